@@ -1,0 +1,158 @@
+"""Every error this package raises on purpose, and the status each answers with by default.
+
+The lowest floor: nobody needs a parser, a reactor or a channel to catch one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
+
+from .events import Break, RequestHead
+from .report import report_error
+
+Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
+
+#: Code -> status of the default answer.  What is not listed is answered 400 when it is a
+#: `ParseError`, and not at all otherwise.  Node's choices (BEHAVIOUR of Node 26.10), then
+#: those for refusals that Node does not make.
+DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "HPE_HEADER_OVERFLOW": 431,
+        "HPE_CHUNK_EXTENSIONS_OVERFLOW": 413,
+        "ERR_HTTP_REQUEST_TIMEOUT": 408,
+        "ERR_HTTP_BODY_TOO_LARGE": 413,
+    }
+)
+
+
+class HangupError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class ClientError(HangupError):
+    """A client went wrong: it sent bytes that are not HTTP, stalled, or hung up.
+
+    Attributes:
+        code: Stable name, Node's where Node has one: ``HPE_*``, ``ERR_*`` or an errno name.
+        reason: What happened, in llhttp's words where it has some.
+        phase: ``"handshake"``, ``"idle"`` (between messages), ``"head"``, ``"body"`` or
+            ``"response"`` (the request was complete, its response was not).
+        request: Method, target and fields received so far; None before the target ended.
+        field: Name of the header or trailer field it broke in, as received, or None.
+        peer: Twisted's address of the client (an ``IAddress``), or None.
+        status: Status code of the default answer, or None where nothing is written.
+        errno: The operating system's error number, or None.
+        raw_packet: The read that held the offending byte (at most 64 KiB); None for the
+            end of input, timeouts, resets, TLS and HTTP/2.
+        bytes_parsed: Node's offset inside *raw_packet*; 0 for the end of input; None
+            without a packet.
+        offset: The same place counted from the first byte after the previous message
+            (empty lines before the request line count); for the end of input the bytes
+            so far; else None.
+        broke_at: The same place told independently of reads, or None; what `report` shows.
+    """
+
+    default_status: int | None = None
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str,
+        phase: Phase,
+        request: RequestHead | None = None,
+        field: bytes | None = None,
+        peer: Any = None,
+        errno: int | None = None,
+        raw_packet: bytes | None = None,
+        bytes_parsed: int | None = None,
+        offset: int | None = None,
+        broke_at: Break | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.phase: Phase = phase
+        self.request = request
+        self.field = field
+        self.peer = peer
+        self.errno = errno
+        self.raw_packet = raw_packet
+        self.bytes_parsed = bytes_parsed
+        self.offset = offset
+        self.broke_at = broke_at
+
+    @property
+    def status(self) -> int | None:
+        return DEFAULT_STATUS.get(self.code, self.default_status)
+
+    def __str__(self) -> str:
+        """One line fit for a log: no byte of the peer's, whatever it sent."""
+        where = "" if self.offset is None else f" at byte {self.offset}"
+        return f"{self.code}: {self.reason} ({self.phase}{where})"
+
+    def report(self, masked: bool = True) -> str:
+        """Say in plain text what the client did wrong, with a caret under the byte.
+
+        Args:
+            masked: Hide the values of credentials, as `twisted_hangup.report` describes.
+
+        Returns:
+            Several lines of printable ASCII, the same however the bytes were cut.
+        """
+        return report_error(self, masked=masked)
+
+
+class ParseError(ClientError):
+    """The bytes break RFC 9112, or a limit: ``HPE_*``, or ``ERR_HTTP_*`` of our own."""
+
+    default_status = 400
+
+
+class HeaderOverflow(ParseError):
+    """``HPE_HEADER_OVERFLOW``: head or trailers too long, or too many fields; 431."""
+
+
+class ChunkExtensionsOverflow(ParseError):
+    """``HPE_CHUNK_EXTENSIONS_OVERFLOW``: the extensions of one chunk are too long; 413."""
+
+
+class BodyTooLarge(ParseError):
+    """``ERR_HTTP_BODY_TOO_LARGE``: the body is longer than ``Limits.body_bytes``; 413."""
+
+
+class UnexpectedEOF(ParseError):
+    """``HPE_INVALID_EOF_STATE``: the client ended its input inside a message; 400."""
+
+
+class RequestTimeout(ClientError):
+    """``ERR_HTTP_REQUEST_TIMEOUT``: head or request not complete in time; 408."""
+
+
+class ClientHangUp(ClientError):
+    """``ECONNRESET``, ``EPIPE`` or ``ETIMEDOUT``: the client reset the connection or left."""
+
+
+class TLSError(ClientError):
+    """``ERR_SSL_*`` or ``ERR_TLS_*``: the handshake failed, or a record was corrupt."""
+
+
+class HTTP2Error(ClientError):
+    """``ERR_HTTP2_*``: an HTTP/2 connection error."""
+
+
+class ServerHangUp(HangupError):
+    """A server hung up on us, the client ("socket hang up")."""
+
+
+#: Code -> class, for the place that turns a refusal into an error.
+PARSE_ERRORS: Final[Mapping[str, type[ParseError]]] = MappingProxyType(
+    {
+        "HPE_HEADER_OVERFLOW": HeaderOverflow,
+        "HPE_CHUNK_EXTENSIONS_OVERFLOW": ChunkExtensionsOverflow,
+        "ERR_HTTP_BODY_TOO_LARGE": BodyTooLarge,
+        "HPE_INVALID_EOF_STATE": UnexpectedEOF,
+    }
+)
