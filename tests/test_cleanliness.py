@@ -1,0 +1,100 @@
+"""The fixture that guards every other test must itself turn red."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import pytest_twisted
+from twisted.internet import defer, protocol, reactor, task
+from twisted.logger import Logger
+from twisted.python import log
+
+
+def test_dirty_timer():
+    reactor.callLater(60, lambda: None)
+
+
+def test_dirty_port():
+    reactor.listenTCP(0, protocol.Factory(), interface="127.0.0.1")
+
+
+def test_dirty_logged_failure():
+    try:
+        raise ValueError("logged and not expected")
+    except ValueError:
+        log.err()
+
+
+def test_dirty_logged_error():
+    Logger().error("an error without a failure")
+
+
+def test_dirty_lost_failure():
+    defer.fail(ValueError("nobody looks"))
+
+
+def test_dirty_lost_failure_in_a_cycle():
+    d = defer.fail(ValueError("nobody looks, and only the collector finds it"))
+    d.myself = d
+
+
+def test_dirty_other_error_than_expected(expected_errors):
+    defer.fail(ValueError("not the one"))
+    assert expected_errors.flush(KeyError) == []
+
+
+def test_clean():
+    pass
+
+
+def test_clean_expected_error(expected_errors):
+    defer.fail(ValueError("the one"))
+    [event] = expected_errors.flush(ValueError)
+    assert event["log_failure"].check(ValueError)
+
+
+def test_clean_closed_port():
+    port = reactor.listenTCP(0, protocol.Factory(), interface="127.0.0.1")
+    return port.stopListening()
+
+
+async def test_clean_after_waiting():
+    await task.deferLater(reactor, 0.01)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a pytest of its own, guarded by the same fixture, says of each test above."""
+    folder = tmp_path_factory.mktemp("inner")
+    (folder / "test_inner.py").write_text(TESTS)
+    (folder / "conftest.py").write_text("from cleanliness import *\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--reactor=default", "-rA", "test_inner.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line.split("::") for line in run.stdout.splitlines() if "::" in line]
+    found: dict[str, str] = {}
+    for outcome, name in lines:
+        # A test that passes and then fails in its teardown is listed twice.
+        test = name.split()[0]
+        if found.get(test) != "ERROR":
+            found[test] = outcome.split()[0]
+    return found
+
+
+@pytest.mark.parametrize("test", re.findall(r"def (test_\w+)", TESTS))
+def test_only_dirt_turns_a_test_red(test: str, outcomes: dict[str, str]) -> None:
+    """Each kind of dirt fails its own test, and never the clean one that follows."""
+    assert outcomes[test] == ("ERROR" if "dirty" in test else "PASSED")
