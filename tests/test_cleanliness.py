@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 TESTS = """
 import pytest_twisted
@@ -98,3 +100,10 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_only_dirt_turns_a_test_red(test: str, outcomes: dict[str, str]) -> None:
     """Each kind of dirt fails its own test, and never the clean one that follows."""
     assert outcomes[test] == ("ERROR" if "dirty" in test else "PASSED")
+
+
+@pytest.mark.parametrize("parameter", [1, 2])
+@given(st.integers())
+def test_a_property_can_have_parameters(parameter: int, drawn: int) -> None:
+    """A test under ``@given`` runs for each of its parameters, not only for the first."""
+    assert isinstance(parameter + drawn, int)

@@ -1,0 +1,83 @@
+"""From a fresh clone to a running server, or to a test run, with nothing but Python.
+
+    python3 bootstrap.py serve [options of twistd hangup]
+    python3 bootstrap.py test  [arguments of pytest]
+
+Both make ``.venv`` beside this file, install what they need into it, and do so only once:
+a stamp in it says for which ``pyproject.toml`` that was done.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+# Before any line that an older Python trips over, such as the annotation ``list[str]``.
+if sys.version_info < (3, 10):  # noqa: UP036
+    sys.exit("bootstrap.py: Python 3.10 or newer is needed, and this is " + sys.version.split()[0])
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+
+#: What each command needs installed, and what it runs.
+REQUIREMENT = {"serve": ".", "test": ".[test]"}
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Set up what the first of *arguments* needs, then become that program."""
+    if not arguments or arguments[0] not in REQUIREMENT:
+        sys.exit("usage: python3 bootstrap.py serve [twistd hangup options] | test [pytest args]")
+    command, *rest = arguments
+    set_up(command)
+    if command == "serve":
+        # No pid file: it runs in the foreground, where two of them must not collide.
+        program = [str(VENV / "bin" / "twistd"), "--nodaemon", "--pidfile=", "hangup", *rest]
+    else:
+        os.chdir(ROOT)
+        program = ["-m", "pytest", *rest]
+    sys.stdout.flush()
+    os.execv(PYTHON, [str(PYTHON), *program])  # signals then reach it directly
+
+
+def set_up(command: str) -> None:
+    """Make the virtual environment and install into it, if that is not done already."""
+    stamp = VENV / f"ready-to-{command}"
+    key = hashlib.sha256((ROOT / "pyproject.toml").read_bytes())
+    key.update(f"{ROOT} {sys.version}".encode())
+    if stamp.is_file() and stamp.read_text() == key.hexdigest():
+        return
+    print(f"bootstrap.py: setting up {VENV}, this once ...", flush=True)
+    if not _works():
+        _make_venv()
+    install = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.run([*install, "--editable", REQUIREMENT[command]], cwd=ROOT).returncode:
+        sys.exit("bootstrap.py: pip could not install it; its reason stands above")
+    stamp.write_text(key.hexdigest())
+
+
+def _works() -> bool:
+    """Whether the environment is there and belongs to this Python and this folder."""
+    if not PYTHON.exists():
+        return False
+    question = "import sys, pip; print(sys.version, sys.prefix)"
+    answer = subprocess.run([str(PYTHON), "-c", question], capture_output=True, text=True)
+    return answer.stdout.strip() == f"{sys.version} {VENV}"
+
+
+def _make_venv() -> None:
+    try:
+        import ensurepip  # noqa: F401  # Debian's python3 has a venv module that cannot work
+        import venv
+    except ImportError:
+        sys.exit(
+            "bootstrap.py: this Python cannot make virtual environments; "
+            "on Debian and Ubuntu: apt-get install python3-venv"
+        )
+    venv.create(VENV, clear=True, with_pip=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
