@@ -1,0 +1,67 @@
+"""Bytes of a peer as text that is safe to show: printable ASCII and nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+_NAMED: Final = {0x09: r"\t", 0x0A: r"\n", 0x0D: r"\r", 0x5C: r"\\"}
+
+#: How each byte is shown.  A backslash is doubled, so that what is shown can be read back.
+_SHOWN: Final = [
+    _NAMED.get(byte) or (chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02x}")
+    for byte in range(256)
+]
+
+
+def visible(data: bytes | str) -> str:
+    """Show *data* with every byte outside 0x20-0x7e escaped, and backslashes doubled.
+
+    A string (an operating system's or OpenSSL's words) is taken as its UTF-8 bytes.
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogateescape")
+    return "".join([_SHOWN[byte] for byte in data])
+
+
+def shortened(data: bytes, columns: int, *, tail: int = 0) -> str:
+    """Show *data* in at most *columns* columns, with ``...`` for what had to go.
+
+    No escape is ever cut in two.
+
+    Args:
+        data: Bytes of the peer's.
+        columns: Room there is; at least 3 more than *tail*.
+        tail: How many of those columns go to the end of *data*; the rest to its start.
+    """
+    # Every byte takes a column at least: what lies further from both ends is never shown.
+    if len(data) <= columns:
+        shown = [_SHOWN[byte] for byte in data]
+        if sum(map(len, shown)) <= columns:
+            return "".join(shown)
+    start = _fitting([_SHOWN[byte] for byte in data[: columns - tail]], columns - tail - 3)
+    end = _fitting([_SHOWN[byte] for byte in reversed(data[-tail:])], tail) if tail else []
+    return "".join([*start, "...", *reversed(end)])
+
+
+def _fitting(shown: list[str], columns: int) -> list[str]:
+    """The longest start of *shown* that fits into *columns* columns."""
+    for count, text in enumerate(shown):
+        columns -= len(text)
+        if columns < 0:
+            return shown[:count]
+    return shown
+
+
+def peer_text(peer: Any) -> str:
+    """An address as ``host:port``; ``[host]:port`` for IPv6; ``unix`` for a UNIX socket.
+
+    Args:
+        peer: Twisted's ``IAddress`` of the client, or None (``unknown``).
+    """
+    if peer is None:
+        return "unknown"
+    host, port = getattr(peer, "host", None), getattr(peer, "port", None)
+    if host is None or port is None:
+        return "unix" if hasattr(peer, "name") else visible(re.sub(r"\(.*", "", repr(peer)))
+    return visible(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")

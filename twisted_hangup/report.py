@@ -1,0 +1,196 @@
+"""A broken request as text: what came, where it broke, what was expected instead.
+
+Everything is told from the parser's state (`Break`), not from reads, so a report is the
+same however the network cut the bytes; for the same reason nothing is shown of what
+stands behind the byte that broke the request.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Final, Protocol
+
+from ._masking import DEFAULT_POLICY, UNMASKED, MaskingPolicy, mask_line, mask_target
+from ._rules import rule_of
+from ._text import shortened, visible
+from .events import Break, Part, RequestHead
+
+#: Width of a report, in columns.
+WIDTH: Final = 80
+
+_INDENT: Final = "  "
+
+#: How much of the end of a line that is cut is shown, in columns.
+_TAIL: Final = 40
+
+_NAME_COLUMNS: Final = 40
+
+_BYTE_NAMES: Final = {0x00: "NUL", 0x09: "tab", 0x0A: "LF", 0x0D: "CR", 0x20: "space", 0x7F: "DEL"}
+
+_PLACES: Final = {
+    Part.EMPTY_LINE: "Before the request line",
+    Part.REQUEST_LINE: "In the request line",
+    Part.FIELD: "In the header fields",
+    Part.CHUNK_SIZE: "In the line with the size of a chunk",
+    Part.BODY: "In the body",
+    Part.TRAILER: "In the trailer fields",
+}
+
+_PHASES: Final = {
+    "handshake": "During the TLS handshake",
+    "idle": "Between requests",
+    "head": "While the head of the request was being received",
+    "body": "While the body of the request was being received",
+    "response": "After the request, before its response was complete",
+}
+
+_DEADLINES: Final = {
+    "idle": "The client sent nothing within Timeouts.head_seconds of connecting.",
+    "head": "The head was not complete within Timeouts.head_seconds.",
+    "body": "The head came in time; the body was not complete within Timeouts.request_seconds.",
+}
+
+
+class Reportable(Protocol):
+    """The attributes of a `twisted_hangup.errors.ClientError` that a report is made of."""
+
+    code: str
+    reason: str
+    field: bytes | None
+    offset: int | None
+    request: RequestHead | None
+    broke_at: Break | None
+
+    @property
+    def phase(self) -> str: ...
+
+    @property
+    def status(self) -> int | None: ...
+
+
+def report_error(
+    error: Reportable, *, masked: bool = True, policy: MaskingPolicy = DEFAULT_POLICY
+) -> str:
+    """Say in plain text what a client did wrong.
+
+    Args:
+        error: A `ClientError`.
+        masked: Whether credentials, queries and bodies are hidden, as `_masking` tells.
+            The byte that broke the request is always named.
+        policy: Which fields are secret besides the usual ones.
+
+    Returns:
+        Lines of printable ASCII, joined by newlines and without one at the end, none
+        longer than `WIDTH` but the first, which holds code and reason.
+    """
+    if not masked:
+        policy = UNMASKED
+    answered = "not answered" if error.status is None else f"answered {error.status}"
+    lines = [f"{visible(error.code)}: {visible(error.reason)}  ({answered})"]
+    lines += _picture(error, policy)
+    return "\n".join(lines + textwrap.wrap(_explanation(error), WIDTH))
+
+
+def _picture(error: Reportable, policy: MaskingPolicy) -> list[str]:
+    """The request line, the line that broke, and a caret under the byte."""
+    where = error.broke_at
+    if where is None:
+        return _arrived(error.request, policy)
+    lines = []
+    if where.request_line and where.part not in (Part.EMPTY_LINE, Part.REQUEST_LINE):
+        line = mask_line(Part.REQUEST_LINE, where.request_line, len(where.request_line), policy)
+        lines.append(_INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL))
+    line = mask_line(
+        where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
+    )
+    before, culprit = line[: where.caret], line[where.caret : where.caret + 1]
+    if not line:
+        return lines
+    shown = visible(culprit)
+    before_shown = shortened(before, WIDTH - len(_INDENT) - len(shown), tail=_TAIL)
+    lines.append(_INDENT + before_shown + shown)
+    lines.append(_pointer(len(_INDENT) + len(before_shown), culprit, error.offset))
+    return lines
+
+
+def _pointer(column: int, culprit: bytes, offset: int | None) -> str:
+    """Carets under *culprit*, and its name on the side where there is room."""
+    carets = "^" * max(1, len(visible(culprit)))
+    said = [] if offset is None else [f"byte {offset}"]
+    if culprit:
+        said.append(byte_name(culprit[0]))
+    label = ": ".join(said)
+    if column + len(carets) + 1 + len(label) <= WIDTH:
+        return f"{' ' * column}{carets} {label}".rstrip()
+    return f"{label:>{column - 1}} {carets}"
+
+
+def byte_name(byte: int) -> str:
+    """A byte in hexadecimal, with its name or character where it has one."""
+    if name := _BYTE_NAMES.get(byte):
+        return f"0x{byte:02x} ({name})"
+    return f"0x{byte:02x} ({chr(byte)})" if 0x21 <= byte <= 0x7E else f"0x{byte:02x}"
+
+
+def follows_secret(error: Reportable, policy: MaskingPolicy) -> bool:
+    """Whether the field line before the one that broke has a secret value."""
+    if error.field is not None and policy.is_secret(error.field):
+        return True
+    where, request = error.broke_at, error.request
+    if where is None or where.part is not Part.FIELD or request is None or not request.fields:
+        return False
+    return policy.is_secret(request.fields[-1][0])
+
+
+def _arrived(request: RequestHead | None, policy: MaskingPolicy) -> list[str]:
+    """What had come of a request that no byte broke."""
+    if request is None:
+        return []
+    version = b" HTTP/" + request.version if request.version else b""
+    line = request.method + b" " + mask_target(request.target, policy) + version
+    count = len(request.fields)
+    return [
+        _INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL),
+        f"{_INDENT}and {count} header field{'' if count == 1 else 's'}",
+    ]
+
+
+def _explanation(error: Reportable) -> str:
+    """One paragraph: the place, the rule in plain words, and where it stands."""
+    rule = rule_of(error.code, error.reason)
+    if error.code == "ERR_HTTP_REQUEST_TIMEOUT" and error.phase in _DEADLINES:
+        said = _DEADLINES[error.phase]
+    elif rule is None:
+        said = f"{_place(error)}: {visible(error.reason)}."
+    else:
+        said = f"{_place(error)}: {rule.text}."
+    if _starts_tls(error):
+        said += (
+            " 0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port"
+            " that serves plain HTTP."
+        )
+    return f"{said} {rule.source}." if rule and rule.source else said
+
+
+def _place(error: Reportable) -> str:
+    where = error.broke_at
+    if where is None:
+        return _PHASES[error.phase]
+    if error.field is None or where.part not in (Part.FIELD, Part.TRAILER):
+        return _PLACES[where.part]
+    name = shortened(error.field, _NAME_COLUMNS)
+    in_value = b":" in where.line[: where.caret]
+    return f'In {"the value of " if in_value else ""}{where.part.value} "{name}"'.replace(
+        "In header", "In the header"
+    )
+
+
+def _starts_tls(error: Reportable) -> bool:
+    """Whether the very first byte was that of a TLS record with a handshake (RFC 8446, 5.1)."""
+    where = error.broke_at
+    return (
+        error.code == "HPE_INVALID_METHOD"
+        and where is not None
+        and where.caret == 0
+        and where.line[:1] == b"\x16"
+    )
