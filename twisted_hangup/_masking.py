@@ -35,20 +35,24 @@ _TCHAR: Final = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
 
 _NOT_TCHAR: Final = re.compile(rb"[^" + _TCHAR + rb"]+")
 _FIRST_TOKEN: Final = re.compile(rb"[^" + _TCHAR + rb"]*([" + _TCHAR + rb"]+)")
-_LINE_END: Final = re.compile(rb"\r*\n|\r")
+# Two CRs, because text that was translated twice ends its lines so.
+_LINE_END: Final = re.compile(rb"\r{0,2}\n|\r")
+
+# The start of a request line, as lenient as this can be read.
 _METHOD: Final = re.compile(rb"[ \t]*(?:[" + _TCHAR + rb"]+[ \t]+)?")
 
-# A request line, as far as it had come: a token and one word, or anything that names HTTP.
-_LIKE_REQUEST_LINE: Final = re.compile(
-    rb"[ \t]*[" + _TCHAR + rb"]+[ \t]+[^ \t]*[ \t]*\Z|.*[ \t]HTTP/", re.I | re.S
+# A request line among fields: only with a target in sight, or HTTP/ at its end.
+_STRAY_REQUEST_LINE: Final = re.compile(
+    rb"[ \t]*[" + _TCHAR + rb"]+[ \t]+(?:/|[A-Za-z]+://|.*[ \t]HTTP/)", re.I | re.S
 )
 
 # The version, at the end of a request line or of what there is of it.  It has few bytes and
 # no others than these, so that a query with a space in it cannot pass for one.
 _VERSION: Final = re.compile(rb"[ \t]+(?:H|HT|HTT|HTTP|HTTP/[0-9.]{0,3})[ \t]*\Z", re.I)
+_VERSION_BYTES: Final = 16
 
-# Where userinfo may start: behind "//" or, without a slash in front, at once (CONNECT).
-_BEFORE_USERINFO: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://|/.*?//|(?!/)|//", re.S)
+# Where userinfo may start: behind "//", or at once without a slash in front (CONNECT).
+_BEFORE_USERINFO: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://|//|/.*?//|(?!/)", re.S)
 
 #: ``*`` for every byte but CR and LF, which keep the lines of a packet apart.
 _STARS: Final = bytes(byte if byte in b"\r\n" else ord("*") for byte in range(256))
@@ -162,63 +166,81 @@ def mask_packet(
     return packet[:start].translate(_STARS) + bytes(out[begun:])
 
 
+def culprit_index(packet: bytes, bytes_parsed: int, where: Break) -> int:
+    """Index in *packet* of the byte that broke the message.
+
+    It is not always *bytes_parsed*: like llhttp's, that offset stands one byte further
+    for a few errors.
+    """
+    for at in (bytes_parsed, bytes_parsed - 1):
+        if at >= 0 and packet[at : at + 1] == where.line[where.caret : where.caret + 1] != b"":
+            before = packet[max(0, at - where.caret) : at]
+            if where.line[: where.caret].endswith(before):
+                return at
+    return bytes_parsed
+
+
 def _hide_message(
     out: bytearray, part: Part, broken: int, where: Break, policy: MaskingPolicy, secret: bool
 ) -> None:
     """Hide the secrets of a message whose first byte stands in *part*."""
-    body_at = 0
-    if part in (Part.BODY, Part.CHUNK_SIZE):
-        pass
-    elif part in (Part.FIELD, Part.TRAILER):
-        body_at = _hide_fields(out, 0, policy, secret)
-    else:
-        for start, end, after in _lines(out, 0):
-            if start == end:
-                continue
-            if _LIKE_REQUEST_LINE.match(out, start, end):
-                _hide_request_line(out, start, end, broken)
-                body_at = _hide_fields(out, after, policy, False)
-            else:
-                body_at = start
-            break
-        else:
-            return
-    _hide_body(out, body_at, broken, where, policy)
+    body = 0
+    if part in (Part.FIELD, Part.TRAILER):
+        body = _hide_section(out, 0, policy, secret)
+    elif part not in (Part.BODY, Part.CHUNK_SIZE):
+        start, end, after = next(
+            (line for line in _lines(out, 0) if line[0] < line[1]), (0, 0, len(out))
+        )
+        body = start
+        if _like_request_line(out[start:end]):
+            _hide_request_line(out, start, end, broken)
+            body = _hide_section(out, after, policy, False)
+    _hide_body(out, body, broken, where, policy, secret)
+
+
+def _hide_section(out: bytearray, start: int, policy: MaskingPolicy, secret: bool) -> int:
+    """Hide the secrets of a field section; return where it has ended."""
+    for begin, until, after in _lines(out, start):
+        if begin == until:
+            return after
+        secret = _hide_line(out, begin, until, policy, secret)
+    return len(out)
 
 
 def _hide_body(
-    out: bytearray, start: int, broken: int, where: Break, policy: MaskingPolicy
+    out: bytearray, start: int, broken: int, where: Break, policy: MaskingPolicy, secret: bool
 ) -> None:
-    """Hide what is behind a head, but for a few bytes around the error."""
-    end = len(out)
-    if where.part is Part.TRAILER and broken - where.caret > start:
-        end = broken - where.caret
-        _hide_fields(out, end, policy, False)
+    """Hide all that is not part of a head, but for a few bytes around the error."""
     first = max(start, broken - BODY_CONTEXT_BYTES)
-    last = min(end, broken + 1 + BODY_CONTEXT_BYTES)
-    # The bytes that stay may be fields or a request line after all.
-    line = max(out.rfind(b"\n", start, first), out.rfind(b"\r", start, first), start - 1) + 1
-    lines = list(_lines(out, line, last))
-    _hide_fields(out, line, policy, False, last)
-    for begin, until, _ in lines:
-        if _VERSION.search(out, begin, until) or b"?" in out[begin:until]:
-            _hide_request_line(out, begin, until, broken)
+    last = min(len(out), broken + 1 + BODY_CONTEXT_BYTES)
+    trailer = broken - where.caret
+    if where.part is Part.TRAILER and trailer >= start:
+        first = min(first, trailer)
+        last = max(last, _hide_section(out, trailer, policy, secret))
+    # What stays visible may hold fields, or the next request, all the same.
+    line = 1 + max(out.rfind(b"\n", start, first), out.rfind(b"\r", start, first), start - 1)
+    after_secret = False
+    for begin, until, _ in _lines(out, line):
+        if begin >= last:
+            break
+        after_secret = _hide_line(out, begin, until, policy, after_secret and begin < until)
     _hide(out, start, first)
-    _hide(out, max(start, last), end)
+    _hide(out, max(start, last), len(out))
 
 
-def _hide_fields(
-    out: bytearray, start: int, policy: MaskingPolicy, secret: bool, end: int | None = None
-) -> int:
-    """Hide the secret values in a field section; return where the section has ended."""
-    for begin, until, after in _lines(out, start, end):
-        if begin == until and end is None:
-            return after
-        if secret and _continues(out[begin:until]):
-            _hide(out, begin, until)
-        else:
-            secret = _hide_value(out, begin, until, policy)
-    return len(out)
+def _hide_line(
+    out: bytearray, start: int, end: int, policy: MaskingPolicy, after_secret: bool
+) -> bool:
+    """Hide the secrets of a line behind the request line; return whether its value was one."""
+    if after_secret and _continues(out[start:end]):
+        _hide(out, start, end)
+        return True
+    if _hide_value(out, start, end, policy):
+        return True
+    # An empty line forgotten or too many, and the next request stands here.
+    if _STRAY_REQUEST_LINE.match(out, start, end):
+        _hide_request_line(out, start, end, end)
+    return False
 
 
 def _continues(line: bytes | bytearray) -> bool:
@@ -243,31 +265,36 @@ def _hide_value(out: bytearray, start: int, end: int, policy: MaskingPolicy) -> 
     return True
 
 
+def _like_request_line(line: bytes | bytearray) -> bool:
+    """Whether *line* is a request line as far as it goes, or names HTTP like one."""
+    words = line.split()
+    if any(word[:5].upper() == b"HTTP/" for word in words[1:]):
+        return True
+    spaced = len(words) == 2 or line[-1:] in (b" ", b"\t")
+    return 0 < len(words) <= 2 and spaced and not _NOT_TCHAR.search(words[0])
+
+
 def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> None:
     """Hide the secrets of the request line at ``out[start:end]``."""
     method = _METHOD.match(out, start, end)
     target = method.end() if method else start
     # A version counts as far as it was right: behind the byte that broke it all is target.
     known = broken if target <= broken < end else end
-    version = _VERSION.search(out, target, known)
-    if version is None:
-        _hide_target(out, target, end)
-    else:
-        kept = out[version.start() : known]
-        _hide_target(out, target, end)
-        out[version.start() : known] = kept
+    version = _VERSION.search(out, max(target, known - _VERSION_BYTES), known)
+    until = version.start() if version else known
+    kept = out[until:known]
+    _hide_target(out, target, end)
+    out[until:known] = kept
 
 
 def _hide_target(out: bytearray, start: int, end: int) -> None:
     userinfo = _BEFORE_USERINFO.match(out, start, end)
-    # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
-    at = out.rfind(b"@", start, end)
-    query = min(
-        (found for mark in b"?#" if (found := out.find(mark, start, end)) >= 0), default=end
-    )
+    marks = [found for mark in b"?#" if (found := out.find(mark, start, end)) >= 0]
     if userinfo is not None:
-        _hide(out, userinfo.end(), at)
-    _hide(out, query + 1, end)
+        # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
+        _hide(out, userinfo.end(), out.rfind(b"@", start, end))
+    if marks:
+        _hide(out, min(marks) + 1, end)
 
 
 def _hide(out: bytearray, start: int, end: int) -> None:
@@ -275,11 +302,10 @@ def _hide(out: bytearray, start: int, end: int) -> None:
         out[start:end] = out[start:end].translate(_STARS)
 
 
-def _lines(out: bytearray, start: int, end: int | None = None) -> Iterator[tuple[int, int, int]]:
-    """Where each line starts, ends without its line end, and where the next one starts."""
-    end = len(out) if end is None else end
-    while start < end:
-        found = _LINE_END.search(out, start, end)
-        until, after = found.span() if found else (end, end)
-        yield start, until, after
+def _lines(out: bytearray, start: int) -> Iterator[tuple[int, int, int]]:
+    """Where each line starts, where it ends without its line end, where the next starts."""
+    while start < len(out):
+        found = _LINE_END.search(out, start)
+        end, after = found.span() if found else (len(out), len(out))
+        yield start, end, after
         start = after

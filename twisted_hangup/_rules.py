@@ -101,6 +101,9 @@ _URL_SERVER: Final = Rule(
     " at most one @ before it",
     "RFC 9112, section 3.2.2",
 )
+_FRAGMENT: Final = Rule(
+    "a fragment (from # on) stays in the client and is never sent", "RFC 9112, section 3.2"
+)
 _H2_PREFACE: Final = Rule(
     "the client speaks HTTP/2 without having agreed on it with the server, which speaks"
     " HTTP/1.1 here",
@@ -112,7 +115,6 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
     {
         # The request line.
         ("HPE_INVALID_METHOD", ""): _METHOD,
-        ("HPE_INVALID_METHOD", "Invalid method encountered"): _METHOD,
         ("HPE_INVALID_METHOD", "Expected space after method"): Rule(
             "one space has to follow the method, and then the target", "RFC 9112, section 3"
         ),
@@ -125,9 +127,13 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "a CR (0x0d) is allowed only at the end of the line, with an LF (0x0a) behind it",
             "RFC 9112, section 2.2",
         ),
-        ("HPE_INVALID_URL", "Invalid char in url fragment start"): Rule(
-            "a fragment (from # on) stays in the client and is never sent",
-            "RFC 9112, section 3.2",
+        ("HPE_INVALID_URL", "Invalid char in url fragment start"): _FRAGMENT,
+        ("HPE_INVALID_URL", "Fragment in the request target"): _FRAGMENT,
+        ("HPE_INVALID_URL", "Request target in none of the four forms"): _URL_FORM,
+        ("HPE_INVALID_URL", "More than one space in the request line"): Rule(
+            "exactly one space stands between method and target, and one between target and"
+            " version; a space inside the target has to be written %20",
+            "RFC 9112, section 3",
         ),
         ("HPE_INVALID_URL", "Invalid char in url path"): Rule(
             "a path " + _TARGET_CHAR, "RFC 3986, section 3.3"
@@ -140,13 +146,9 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("HPE_INVALID_URL", "Unexpected char in url server"): _URL_SERVER,
         ("HPE_INVALID_URL", "Unexpected start char in url"): _URL_FORM,
         ("HPE_INVALID_CONSTANT", ""): _CONSTANT,
-        ("HPE_INVALID_CONSTANT", "Expected HTTP/"): _CONSTANT,
-        ("HPE_INVALID_CONSTANT", "Expected HTTP/, RTSP/ or ICE/"): _CONSTANT,
-        ("HPE_INVALID_CONSTANT", "Expected SOURCE method for ICE/x.x request"): _CONSTANT,
         ("HPE_INVALID_CONSTANT", "Invalid method for HTTP/x.x request"): Rule(
             "this method belongs to another protocol than HTTP", "RFC 9110, section 9.1"
         ),
-        ("HPE_INVALID_CONSTANT", "Invalid method for RTSP/x.x request"): _CONSTANT,
         ("HPE_INVALID_VERSION", ""): _VERSION,
         ("HPE_INVALID_VERSION", "HTTP/0.9 is not supported"): Rule(
             "behind the target comes a space and HTTP/1.1; a request without it is HTTP/0.9,"
@@ -160,12 +162,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("HPE_INVALID_VERSION", "Expected HTTP/2 Connection Preface"): Rule(
             "the method PRI is reserved for the start of HTTP/2", "RFC 9113, section 3.4"
         ),
-        ("HPE_INVALID_VERSION", "Expected dot"): _VERSION,
-        ("HPE_INVALID_VERSION", "Invalid HTTP version"): _VERSION,
-        ("HPE_INVALID_VERSION", "Invalid major version"): _VERSION,
-        ("HPE_INVALID_VERSION", "Invalid minor version"): _VERSION,
         ("HPE_PAUSED_H2_UPGRADE", ""): _H2_PREFACE,
-        ("HPE_PAUSED_H2_UPGRADE", "Pause on PRI/Upgrade"): _H2_PREFACE,
         ("ERR_HTTP_TOO_MANY_EMPTY_LINES", ""): Rule(
             "there are more empty lines before the request than this server skips"
             " (Limits.leading_crlf)",
@@ -176,12 +173,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "no white space may stand between the request line and the first field",
             "RFC 9112, section 2.2",
         ),
-        ("HPE_UNEXPECTED_SPACE", "Unexpected space after start line"): Rule(
-            "no white space may stand between the request line and the first field",
-            "RFC 9112, section 2.2",
-        ),
         ("HPE_INVALID_HEADER_TOKEN", ""): _FIELD_NAME,
-        ("HPE_INVALID_HEADER_TOKEN", "Invalid header token"): _FIELD_NAME,
         ("HPE_INVALID_HEADER_TOKEN", "Invalid header field char"): Rule(
             "a field, or the CR LF (0x0d 0x0a) that ends the head, was expected",
             "RFC 9112, section 2.1",
@@ -195,9 +187,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "RFC 9112, section 5.2",
         ),
         ("HPE_CR_EXPECTED", ""): _FIELD_END,
-        ("HPE_CR_EXPECTED", "Missing expected CR after header value"): _FIELD_END,
         ("HPE_LF_EXPECTED", ""): _FIELD_END,
-        ("HPE_LF_EXPECTED", "Missing expected LF after header value"): _FIELD_END,
         ("HPE_STRICT", ""): Rule(
             "a line ends with CR LF (0x0d 0x0a); neither of the two may stand alone",
             "RFC 9112, section 2.2",
@@ -220,28 +210,23 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "a Content-Length of 2^63 or more is refused: no body is that long",
             "RFC 9110, section 8.6",
         ),
-        ("HPE_INVALID_CONTENT_LENGTH", "Empty Content-Length"): _CL_DIGITS,
-        ("HPE_INVALID_CONTENT_LENGTH", "Invalid character in Content-Length"): _CL_DIGITS,
         ("HPE_UNEXPECTED_CONTENT_LENGTH", ""): Rule(
-            "a request has one Content-Length at most", "RFC 9110, section 8.6"
-        ),
-        ("HPE_UNEXPECTED_CONTENT_LENGTH", "Duplicate Content-Length"): Rule(
             "a request has one Content-Length at most, even where both say the same",
             "RFC 9110, section 8.6",
         ),
         ("HPE_INVALID_TRANSFER_ENCODING", ""): _TE_VALUE,
-        ("HPE_INVALID_TRANSFER_ENCODING", "Empty Transfer-Encoding"): _TE_VALUE,
-        (
-            "HPE_INVALID_TRANSFER_ENCODING",
-            "Invalid `Transfer-Encoding` header value",
-        ): _TE_VALUE,
-        ("HPE_INVALID_TRANSFER_ENCODING", "Request has invalid `Transfer-Encoding`"): _TE_VALUE,
         (
             "HPE_INVALID_TRANSFER_ENCODING",
             "Transfer-Encoding can't be present with Content-Length",
         ): _CL_AND_TE,
         ("HPE_HEADER_OVERFLOW", ""): _HEAD_SIZE,
-        ("HPE_HEADER_OVERFLOW", "Header overflow"): _HEAD_SIZE,
+        ("HPE_INVALID_TRANSFER_ENCODING", "Transfer-Encoding in an HTTP/1.0 request"): Rule(
+            "HTTP/1.0 has no Transfer-Encoding, so that nobody can tell where this body ends",
+            "RFC 9112, section 6.1",
+        ),
+        ("ERR_HTTP_INVALID_HOST", "More than one Host"): Rule(
+            "a request has one Host field only", "RFC 9112, section 3.2"
+        ),
         ("ERR_HTTP_HOST_REQUIRED", ""): Rule(
             "every HTTP/1.1 request needs exactly one Host field", "RFC 9112, section 3.2"
         ),
@@ -264,16 +249,10 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("HPE_STRICT", "Invalid character in chunk extensions quoted value"): _QUOTED,
         ("HPE_STRICT", "Invalid quoted-pair in chunk extensions quoted value"): _QUOTED,
         ("HPE_INVALID_CHUNK_SIZE", ""): _CHUNK_SIZE,
-        ("HPE_INVALID_CHUNK_SIZE", "Invalid character in chunk size"): _CHUNK_SIZE,
         ("HPE_INVALID_CHUNK_SIZE", "Chunk size overflow"): Rule(
             "the size of a chunk has at most 16 hexadecimal digits", "RFC 9112, section 7.1"
         ),
         ("HPE_CHUNK_EXTENSIONS_OVERFLOW", ""): Rule(
-            "the extensions of this chunk are longer than this server takes"
-            " (Limits.chunk_extension_bytes)",
-            "RFC 9112, section 7.1.1",
-        ),
-        ("HPE_CHUNK_EXTENSIONS_OVERFLOW", "Chunk extensions overflow"): Rule(
             "the extensions of this chunk are longer than this server takes"
             " (Limits.chunk_extension_bytes)",
             "RFC 9112, section 7.1.1",
@@ -289,20 +268,11 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("HPE_CLOSED_CONNECTION", ""): Rule(
             "nothing may follow a request that said Connection: close", "RFC 9112, section 9.6"
         ),
-        ("HPE_CLOSED_CONNECTION", "Data after `Connection: close`"): Rule(
-            "nothing may follow a request that said Connection: close", "RFC 9112, section 9.6"
-        ),
         # No byte is to blame.
         ("HPE_INVALID_EOF_STATE", ""): Rule(
             "the client ended its input before the request was complete", "RFC 9112, section 8"
         ),
-        ("HPE_INVALID_EOF_STATE", "Invalid EOF state"): Rule(
-            "the client ended its input before the request was complete", "RFC 9112, section 8"
-        ),
         ("ERR_HTTP_REQUEST_TIMEOUT", ""): Rule(
-            "the client took too long to send its request", "RFC 9110, section 15.5.9"
-        ),
-        ("ERR_HTTP_REQUEST_TIMEOUT", "Request timeout"): Rule(
             "the client took too long to send its request", "RFC 9110, section 15.5.9"
         ),
         ("ECONNRESET", ""): Rule("the client broke the connection off", ""),
@@ -313,24 +283,12 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("ERR_TLS_HANDSHAKE_TIMEOUT", ""): Rule(
             "the client did not finish the TLS handshake in time", "RFC 8446, section 4"
         ),
-        ("ERR_TLS_HANDSHAKE_TIMEOUT", "TLS handshake timeout"): Rule(
-            "the client did not finish the TLS handshake in time", "RFC 8446, section 4"
-        ),
         ("ERR_SSL_HTTP_REQUEST", ""): Rule(
             "the client speaks plain HTTP to a port that serves HTTPS; its URL has to start with"
             " https://",
             "RFC 9110, section 4.2.2",
         ),
-        ("ERR_SSL_HTTP_REQUEST", "http request"): Rule(
-            "the client speaks plain HTTP to a port that serves HTTPS; its URL has to start with"
-            " https://",
-            "RFC 9110, section 4.2.2",
-        ),
         ("ERR_SSL_WRONG_VERSION_NUMBER", ""): Rule(
-            "the client's first bytes are not TLS, or of a version that the server does not speak",
-            "RFC 8446, section 5.1",
-        ),
-        ("ERR_SSL_WRONG_VERSION_NUMBER", "wrong version number"): Rule(
             "the client's first bytes are not TLS, or of a version that the server does not speak",
             "RFC 8446, section 5.1",
         ),

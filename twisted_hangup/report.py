@@ -8,9 +8,17 @@ stands behind the byte that broke the request.
 from __future__ import annotations
 
 import textwrap
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from ._masking import DEFAULT_POLICY, UNMASKED, MaskingPolicy, mask_line, mask_target
+from ._masking import (
+    DEFAULT_POLICY,
+    UNMASKED,
+    MaskingPolicy,
+    culprit_index,
+    mask_line,
+    mask_packet,
+    mask_target,
+)
 from ._rules import rule_of
 from ._text import shortened, visible
 from .events import Break, Part, RequestHead
@@ -60,6 +68,8 @@ class Reportable(Protocol):
     offset: int | None
     request: RequestHead | None
     broke_at: Break | None
+    raw_packet: bytes | None
+    bytes_parsed: int | None
 
     @property
     def phase(self) -> str: ...
@@ -91,38 +101,83 @@ def report_error(
     return "\n".join(lines + textwrap.wrap(_explanation(error), WIDTH))
 
 
+class Excerpt(NamedTuple):
+    """A piece of `ClientError.raw_packet`, fit to leave the process.
+
+    Attributes:
+        data: The bytes around the error, secrets replaced by ``*``.
+        offset: Index in the whole packet of the first of them.
+    """
+
+    data: bytes
+    offset: int
+
+
+def masked_packet(
+    error: Reportable, most: int, policy: MaskingPolicy = DEFAULT_POLICY
+) -> Excerpt | None:
+    """The packet of *error*, or *most* bytes around the error; None without a packet.
+
+    Where the parser's state is not known (`ClientError.broke_at` is None) the packet
+    counts as body.
+    """
+    packet = error.raw_packet
+    if packet is None:
+        return None
+    where = error.broke_at
+    if where is None:
+        where = Break(Part.BODY, b"", b"", 0, packet_part=Part.BODY)
+    at = culprit_index(packet, error.bytes_parsed or 0, where)
+    start = max(0, min(at - most // 2, len(packet) - most))
+    # Judged from the packet's first byte, because only there the parser's state is known.
+    masked = mask_packet(
+        packet[: start + most], at, where, policy, after_secret=follows_secret(error, policy)
+    )
+    return Excerpt(masked[start:], start)
+
+
 def _picture(error: Reportable, policy: MaskingPolicy) -> list[str]:
     """The request line, the line that broke, and a caret under the byte."""
     where = error.broke_at
     if where is None:
-        return _arrived(error.request, policy)
+        return _arrived(error, policy)
     lines = []
-    if where.request_line and where.part not in (Part.EMPTY_LINE, Part.REQUEST_LINE):
-        line = mask_line(Part.REQUEST_LINE, where.request_line, len(where.request_line), policy)
-        lines.append(_INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL))
+    if where.part not in (Part.EMPTY_LINE, Part.REQUEST_LINE) and where.request_line:
+        lines.append(_cut(request_line_of(error, policy)))
     line = mask_line(
         where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
     )
-    before, culprit = line[: where.caret], line[where.caret : where.caret + 1]
     if not line:
         return lines
+    # A caret is drawn even where no byte is left to point at: the input ended there.
+    culprit = line[where.caret :]
     shown = visible(culprit)
-    before_shown = shortened(before, WIDTH - len(_INDENT) - len(shown), tail=_TAIL)
-    lines.append(_INDENT + before_shown + shown)
-    lines.append(_pointer(len(_INDENT) + len(before_shown), culprit, error.offset))
+    before = shortened(line[: where.caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
+    lines.append(_INDENT + before + shown)
+    if culprit or error.code == "HPE_INVALID_EOF_STATE":
+        lines.append(_pointer(len(before), "^" * max(1, len(shown)), _label(error, culprit)))
+    else:
+        lines.append(_pointer(0, "^" * len(before), _label(error, culprit)))
     return lines
 
 
-def _pointer(column: int, culprit: bytes, offset: int | None) -> str:
-    """Carets under *culprit*, and its name on the side where there is room."""
-    carets = "^" * max(1, len(visible(culprit)))
-    said = [] if offset is None else [f"byte {offset}"]
+def _pointer(column: int, carets: str, label: str) -> str:
+    """A line of carets, with *label* on the side where there is room."""
+    if len(_INDENT) + column + len(carets) + 1 + len(label) <= WIDTH:
+        return f"{_INDENT}{' ' * column}{carets} {label}".rstrip()
+    if len(label) < column:
+        return f"{_INDENT}{label:>{column - 1}} {carets}"
+    return f"{_INDENT}{' ' * column}{carets}"
+
+
+def _label(error: Reportable, culprit: bytes) -> str:
+    """What stands beside the carets: the offset, and the byte by name."""
+    if error.code == "HPE_INVALID_EOF_STATE":
+        return "the input ends here"
+    said = [] if error.offset is None else [f"byte {error.offset}"]
     if culprit:
         said.append(byte_name(culprit[0]))
-    label = ": ".join(said)
-    if column + len(carets) + 1 + len(label) <= WIDTH:
-        return f"{' ' * column}{carets} {label}".rstrip()
-    return f"{label:>{column - 1}} {carets}"
+    return ": ".join(said)
 
 
 def byte_name(byte: int) -> str:
@@ -142,17 +197,31 @@ def follows_secret(error: Reportable, policy: MaskingPolicy) -> bool:
     return policy.is_secret(request.fields[-1][0])
 
 
-def _arrived(request: RequestHead | None, policy: MaskingPolicy) -> list[str]:
+def _arrived(error: Reportable, policy: MaskingPolicy) -> list[str]:
     """What had come of a request that no byte broke."""
-    if request is None:
+    if error.request is None:
         return []
+    count = len(error.request.fields)
+    fields = f"and {count} header field{'' if count == 1 else 's'}"
+    return [_cut(request_line_of(error, policy)), _INDENT + fields]
+
+
+def _cut(line: bytes) -> str:
+    return _INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL)
+
+
+def request_line_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
+    """The request line as far as it had come, secrets hidden; ``b""`` where none had."""
+    where, request = error.broke_at, error.request
+    if where is not None:
+        broke = where.part in (Part.EMPTY_LINE, Part.REQUEST_LINE)
+        line = where.line if broke else where.request_line
+        caret = where.caret if broke else len(line)
+        return mask_line(Part.REQUEST_LINE, line, caret, policy)
+    if request is None:
+        return b""
     version = b" HTTP/" + request.version if request.version else b""
-    line = request.method + b" " + mask_target(request.target, policy) + version
-    count = len(request.fields)
-    return [
-        _INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL),
-        f"{_INDENT}and {count} header field{'' if count == 1 else 's'}",
-    ]
+    return request.method + b" " + mask_target(request.target, policy) + version
 
 
 def _explanation(error: Reportable) -> str:
