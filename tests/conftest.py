@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
+import pytest_twisted
 from cleanliness import expected_errors as expected_errors
 from cleanliness import nothing_left_behind as nothing_left_behind
 from cleanliness import small_heap as small_heap
+from twisted.internet import defer
+from twisted.web.server import Site
+from wire import Paths, Served
+
+from twisted_hangup import HangupSite
 
 
 @pytest.hookimpl(wrapper=True)
@@ -25,3 +32,36 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         return (yield)
     finally:
         given.inner_test = inner_test
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    """Serve a resource or site on a free port of the loopback interface.
+
+    Call it with a resource and `HangupSite`'s arguments, or with a whole site; ``tls=``
+    takes a context factory.  When the test is over, everything is closed.
+    """
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    ports: list[Any] = []
+    sites: list[Any] = []
+
+    def start(what: Any = None, *, tls: Any = None, **arguments: Any) -> Served:
+        root = Paths() if what is None else what
+        site = root if isinstance(root, Site) else HangupSite(root, **arguments)
+        if tls is None:
+            port = reactor.listenTCP(0, site, interface="127.0.0.1")
+        else:
+            port = reactor.listenSSL(0, site, tls, interface="127.0.0.1")
+        ports.append(port)
+        sites.append(site)
+        return Served(site, port, root)
+
+    yield start
+    for port in ports:
+        pytest_twisted.blockon(defer.maybeDeferred(port.stopListening))
+    for site in sites:
+        if isinstance(site, HangupSite):
+            site.hang_up_all()
+            pytest_twisted.blockon(site.drain())

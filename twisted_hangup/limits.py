@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 #: The methods that llhttp 9.4 knows and allows with ``HTTP/`` (Node's ``http.METHODS``).
@@ -105,3 +105,7 @@ class Timeouts(_Numbers):
     send_seconds: float = 60.0
     linger_seconds: float = 30.0
     linger_silence_seconds: float = 5.0
+
+    def with_keep_alive(self, seconds: float | None) -> Timeouts:
+        """The same with another keep-alive time; None, as in Twisted, means no limit."""
+        return replace(self, keep_alive_seconds=seconds or 0.0)

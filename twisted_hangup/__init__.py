@@ -1,0 +1,28 @@
+"""What happens when an HTTP client goes wrong, for Twisted.
+
+Node's ``clientError`` and "socket hang up": every client that sends bytes that are not
+HTTP, stalls, or hangs up becomes one `ClientError` with a stable code, the bytes, and the
+offset where they broke.  It runs down a Deferred errback chain that may answer it; if
+nobody does, the client gets the right status and can be sure to read it.
+"""
+
+from .channel import HangupChannel as HangupChannel
+from .client_socket import ClientSocket as ClientSocket
+from .errbacks import ClientErrbacks as ClientErrbacks
+from .errors import BodyTooLarge as BodyTooLarge
+from .errors import ChunkExtensionsOverflow as ChunkExtensionsOverflow
+from .errors import ClientError as ClientError
+from .errors import ClientHangUp as ClientHangUp
+from .errors import HangupError as HangupError
+from .errors import HeaderOverflow as HeaderOverflow
+from .errors import HTTP2Error as HTTP2Error
+from .errors import ParseError as ParseError
+from .errors import RequestTimeout as RequestTimeout
+from .errors import ServerHangUp as ServerHangUp
+from .errors import TLSError as TLSError
+from .errors import UnexpectedEOF as UnexpectedEOF
+from .limits import Limits as Limits
+from .limits import Timeouts as Timeouts
+from .parser import RequestParser as RequestParser
+from .site import HangupSite as HangupSite
+from .site import forward_client_errors as forward_client_errors

@@ -1,0 +1,279 @@
+"""What a handler may do with the connection of a client that went wrong.
+
+It closes so that the client can read the last answer (RFC 9112, section 9.6): closing a
+TCP connection with input unread, or still arriving, makes the kernel send a reset, and
+the reset may destroy an answer that the client has not read yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Any, Final, Protocol, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.web.http import RESPONSES
+
+from .deadlines import Deadline, Deadlines
+from .limits import Limits, Timeouts
+
+Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
+
+#: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
+NODE_PHRASES: Final[Mapping[int, bytes]] = {
+    408: b"Request Timeout",
+    413: b"Payload Too Large",
+    431: b"Request Header Fields Too Large",
+}
+
+
+def status_line(status: int) -> bytes:
+    """The status line for *status* in HTTP/1.1, with Node's reason phrase."""
+    phrase = NODE_PHRASES.get(status) or RESPONSES.get(status, b"Unknown Status")
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase)
+
+
+class Transport(Protocol):
+    """What we use of a stream transport; TCP, UNIX and TLS transports have it all."""
+
+    def write(self, data: bytes) -> object: ...
+    def loseConnection(self) -> object: ...
+    def abortConnection(self) -> object: ...
+    def loseWriteConnection(self) -> object: ...
+    def resumeProducing(self) -> object: ...
+    def getPeer(self) -> IAddress: ...
+    def getHost(self) -> IAddress: ...
+
+
+class ClientSocket:
+    """The client's connection, as `HangupChannel.client_error` and handlers get it.
+
+    Every method is harmless at any time: after the connection has gone, twice, or in any
+    order.  What comes after an `end` or `destroy` does nothing.
+
+    Attributes:
+        peer: Address of the client, an ``IAddress``.
+        host: Address it connected to.
+        secure: Whether TLS protects the connection.
+        headers_sent: Whether a response to the broken message has begun.  Then nothing
+            more can be said to the client: `write`, `respond` and `end` only close.
+        bytes_written: What `write`, `respond` and `end` have written so far.
+        out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
+            errback chain is skipped.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        deadlines: Deadlines,
+        limits: Limits,
+        timeouts: Timeouts,
+        release: Callable[[], object],
+    ) -> None:
+        """*release* is called once, before the connection is closed in any way."""
+        self.peer = transport.getPeer()
+        self.host = transport.getHost()
+        self.secure = ISSLTransport.providedBy(transport)
+        self.headers_sent = False
+        self.bytes_written = 0
+        self.out_of_time = False
+        self._transport: Transport | None = transport
+        self._deadlines = deadlines
+        self._limits = limits
+        self._timeouts = timeouts
+        self._release = release
+        self._deadline = Deadline(self._linger_over)
+        self._linger_until = inf
+        self._lingered_bytes = 0
+        self._heard_at = -inf
+        self._ending = False
+        self._peer_left = False
+        self._body_wanted = True
+        self._waiting: list[Deferred[None]] = []
+
+    def __repr__(self) -> str:
+        state = "closed" if self._transport is None else "open"
+        return f"<ClientSocket {state} peer={self.peer}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has gone."""
+        return self._transport is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether `end` or `destroy` was called, or the connection has gone."""
+        return self._ending or self._transport is None
+
+    @property
+    def writable(self) -> bool:
+        """Whether bytes written now can reach the client."""
+        return self._transport is not None and not self._ending and not self._peer_left
+
+    def write(self, data: bytes) -> None:
+        """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
+        if self.headers_sent:
+            self.destroy()
+        elif self.writable:
+            assert self._transport is not None
+            self._transport.write(data)
+            self.bytes_written += len(data)
+
+    def respond(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
+        """Send a whole response and `end` the connection.
+
+        ``Connection: close`` and the ``Content-Length`` are added.  A body gets the type
+        ``text/plain; charset=utf-8`` unless *headers* name another one, and is left out
+        in answer to HEAD.  After a `write` it only ends the connection: a second
+        response behind the bytes of a first would corrupt both.
+
+        Raises:
+            ValueError: *status* is not a final one, a field name is not a token, a value
+                has a CR, LF or NUL, or a field is one of the two that are added.
+        """
+        head = _response_head(status, body, headers)
+        whole = head + body if self._body_wanted else head
+        self.end(b"" if self.bytes_written else whole)
+
+    def end(self, data: bytes = b"") -> None:
+        """Send *data*, then close so that the client can read all that was written.
+
+        Our half is closed at once, and what the client still sends is read and dropped
+        until it closes its half, falls silent, or sends more than the limits allow
+        (``linger_*`` of `Timeouts` and `Limits`).
+        """
+        if data and self.headers_sent:
+            self.destroy()
+            return
+        if data:
+            self.write(data)
+        transport = self._transport
+        if transport is None or self._ending:
+            return
+        self._ending = True
+        self._release()
+        if self._peer_left or self.secure:
+            # Nothing more can arrive; or TLS, which says close_notify and then reads on
+            # until the peer has said it too.
+            transport.loseConnection()
+        else:
+            transport.loseWriteConnection()
+            transport.resumeProducing()  # a paused one would not see the client's FIN
+        self._start_lingering()
+
+    def destroy(self) -> None:
+        """Abort the connection now; what was not sent yet is lost."""
+        transport = self._transport
+        if transport is None:
+            return
+        if not self._ending:
+            self._ending = True
+            self._release()
+        transport.abortConnection()
+
+    def when_closed(self) -> Deferred[None]:
+        """Return a new Deferred that fires with None once the connection has gone.
+
+        It never fails.  Cancelling it affects no other.
+        """
+        waiter: Deferred[None] = Deferred(self._waiting_no_more)
+        if self._transport is None:
+            waiter.callback(None)
+        else:
+            self._waiting.append(waiter)
+        return waiter
+
+    # What the channel tells us about the connection.
+
+    def request_was(self, method: bytes) -> None:
+        """A response to *method* may be written next (RFC 9110, section 9.3.2: HEAD)."""
+        self._body_wanted = method != b"HEAD"
+
+    def peer_left(self) -> None:
+        """The client has ended its input, so a lingering close is over."""
+        self._peer_left = True
+        if self._ending and self._transport is not None:
+            self._transport.loseConnection()
+
+    def dropped(self, count: int) -> None:
+        """*count* bytes arrived that nobody will parse."""
+        if not self._ending:
+            return
+        self._heard_at = now = self._deadlines.seconds()
+        self._lingered_bytes += count
+        if self._lingered_bytes > self._limits.linger_bytes:
+            self.destroy()
+        else:
+            silence = now + self._timeouts.linger_silence_seconds
+            self._deadlines.set(self._deadline, min(silence, self._linger_until))
+
+    def flushed(self) -> None:
+        """All that was written is with the kernel: the client's time to read starts now."""
+        if self._ending:
+            self._start_lingering()
+
+    def connection_lost(self) -> None:
+        """The connection has gone."""
+        self._transport = None
+        self._deadlines.forget(self._deadline)
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(None)
+
+    def _waiting_no_more(self, waiter: Deferred[None]) -> None:
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def _start_lingering(self) -> None:
+        now = self._deadlines.seconds()
+        self._linger_until = now + self._timeouts.linger_seconds
+        silence = now + self._timeouts.linger_silence_seconds
+        self._deadlines.set(self._deadline, min(silence, self._linger_until))
+
+    def _linger_over(self) -> None:
+        """The client kept its half open for too long."""
+        transport = self._transport
+        if transport is None:
+            return
+        silent_for = self._deadlines.seconds() - self._heard_at
+        if self.secure or silent_for < self._timeouts.linger_silence_seconds:
+            # TLS: no close_notify came, and another loseConnection() changes nothing.
+            # Else it is still sending, and a plain close would reset it all the same.
+            transport.abortConnection()
+        else:
+            # The kernel goes on delivering what we wrote to a client that reads slowly;
+            # aborting would cut that short.
+            transport.loseConnection()
+
+
+def _response_head(status: int, body: bytes, headers: Headers) -> bytes:
+    if not 200 <= status <= 599:
+        raise ValueError(f"{status!r} is not the status of a final response")
+    lines = [status_line(status), b"Connection: close\r\n"]
+    named = set()
+    for raw_name, raw_value in headers.items() if isinstance(headers, Mapping) else headers:
+        name, value = _field_bytes(raw_name), _field_bytes(raw_value)
+        if not name or name.translate(None, _TOKEN_BYTES):
+            raise ValueError(f"{raw_name!r} is not a field name")
+        if any(byte in value for byte in b"\r\n\0"):
+            raise ValueError(f"the value of {raw_name!r} would break the response: {raw_value!r}")
+        if name.lower() in _OURS:
+            raise ValueError(f"{raw_name!r} is set by respond() itself")
+        named.add(name.lower())
+        lines.append(name + b": " + value + b"\r\n")
+    if body and b"content-type" not in named:
+        lines.append(b"Content-Type: text/plain; charset=utf-8\r\n")
+    lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
+    return b"".join(lines)
+
+
+def _field_bytes(text: Any) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode("latin-1")
+
+
+_OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+#: tchar (RFC 9110, section 5.6.2).
+_TOKEN_BYTES: Final = (
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)

@@ -1,0 +1,126 @@
+"""Deadlines for every connection of a site, on one timer.
+
+A connection owns one :class:`Deadline` and moves it freely: moving it later costs one
+attribute and no timer.  The site's `Deadlines` looks twice a second at those that can be
+due by then, so a deadline is never early and less than a second late.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import ceil, inf
+from typing import Final
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+#: Seconds between two looks.
+TICK: Final = 0.5
+
+#: Longest work on expired connections in one reactor turn, in seconds, so that closing
+#: ten thousand of them keeps nobody else waiting.
+SLICE: Final = 0.005
+
+
+class Deadline:
+    """A moment, and what happens when it has passed.
+
+    Attributes:
+        due: The moment, on the clock of the `Deadlines`; ``inf`` for never.  Read it
+            freely, change it through :meth:`Deadlines.set`.
+    """
+
+    __slots__ = ("_expired", "_tick", "due")
+
+    def __init__(self, expired: Callable[[], object]) -> None:
+        self.due = inf
+        self._expired = expired
+        self._tick: int | None = None
+
+
+class Deadlines:
+    """All deadlines of one site.
+
+    Args:
+        clock: Where the time comes from.  Its one timer runs only while some deadline
+            is set, so an idle site leaves nothing behind in the reactor.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self.seconds: Callable[[], float] = clock.seconds
+        self._clock = clock
+        self._by_tick: dict[int, set[Deadline]] = {}
+        self._looked_at = 0
+        self._passed: deque[Deadline] = deque()
+        self._timer: IDelayedCall | None = None
+
+    def set(self, deadline: Deadline, due: float) -> None:
+        """Let *deadline* pass at *due*; ``inf`` turns it off.  Replaces what was set."""
+        deadline.due = due
+        tick = deadline._tick
+        # Later than filed is found out when its tick comes; only sooner must be refiled.
+        if due == inf or (tick is not None and due > tick * TICK - TICK):
+            return
+        self._unfile(deadline)
+        self._file(deadline)
+        if self._timer is None:
+            self._timer = self._clock.callLater(TICK, self._look)
+
+    def forget(self, deadline: Deadline) -> None:
+        """Drop *deadline* for good: it never passes, and nothing here refers to it."""
+        deadline.due = inf
+        self._unfile(deadline)
+        if not self._by_tick and not self._passed and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _file(self, deadline: Deadline) -> None:
+        tick = max(ceil(deadline.due / TICK), self._looked_at + 1)
+        deadline._tick = tick
+        self._by_tick.setdefault(tick, set()).add(deadline)
+
+    def _unfile(self, deadline: Deadline) -> None:
+        if deadline._tick is None:
+            return
+        filed = self._by_tick.get(deadline._tick)
+        if filed is not None:
+            filed.discard(deadline)
+            if not filed:
+                del self._by_tick[deadline._tick]
+        deadline._tick = None
+
+    def _look(self) -> None:
+        """Collect what can be due by now, and expire it slice by slice."""
+        self._timer = None
+        now = self.seconds()
+        self._looked_at = tick_now = int(now / TICK)
+        for tick in [tick for tick in self._by_tick if tick <= tick_now]:
+            for deadline in self._by_tick.pop(tick):
+                deadline._tick = None
+                if deadline.due <= now:
+                    self._passed.append(deadline)
+                elif deadline.due != inf:
+                    self._file(deadline)
+        self._expire()
+
+    def _expire(self) -> None:
+        """Expire collected deadlines for one slice, then give the reactor its turn."""
+        self._timer = None
+        started = self.seconds()
+        while self._passed:
+            deadline = self._passed.popleft()
+            # It may have been moved or forgotten since it was collected.
+            if deadline.due <= self.seconds():
+                deadline.due = inf
+                deadline._expired()
+            if self.seconds() - started >= SLICE:
+                break
+        if self._passed:
+            self._restart_timer(0, self._expire)
+        elif self._by_tick and self._timer is None:
+            self._timer = self._clock.callLater(TICK, self._look)
+
+    def _restart_timer(self, delay: float, call: Callable[[], None]) -> None:
+        if self._timer is not None:  # an expired() has set a deadline
+            self._timer.cancel()
+        self._timer = self._clock.callLater(delay, call)

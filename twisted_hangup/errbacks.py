@@ -1,0 +1,190 @@
+"""The errback chain: who may answer a client error, in which order, and what if nobody does.
+
+One Deferred per error.  Each handler stands behind the same thin guard, which turns what
+it returned or raised into one of three outcomes: handled, not mine, or a bug of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from inspect import iscoroutine
+from typing import Any, TypeAlias, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from .client_socket import ClientSocket, status_line
+from .deadlines import Deadline, Deadlines
+from .errors import ClientError
+
+Outcome: TypeAlias = Failure | bytes | None
+Handler: TypeAlias = Callable[
+    [Failure, ClientSocket], Outcome | Deferred[Outcome] | Coroutine[Any, Any, Outcome]
+]
+HandlerT = TypeVar("HandlerT", bound=Handler)
+
+_log = Logger()
+
+
+def default_answer(status: int) -> bytes:
+    """What a client gets when no handler answers it: Node's bytes."""
+    return status_line(status) + b"Connection: close\r\n\r\n"
+
+
+class ClientErrbacks:
+    """The handlers of one site, oldest first."""
+
+    def __init__(self) -> None:
+        self._handlers: tuple[Handler, ...] = ()
+
+    def add(self, handler: HandlerT) -> HandlerT:
+        """Let *handler* see every client error from now on, after the handlers before it.
+
+        Args:
+            handler: Called as ``handler(failure, socket)``, where ``failure.value`` is
+                the `ClientError` and *socket* the `ClientSocket`.  It returns None when
+                it has handled the error (and closes the socket itself), bytes to be sent
+                before the close, the failure to pass it on, or a Deferred or coroutine
+                of one of these.  Passing on is also done by ``failure.trap()``.
+
+        Returns:
+            The handler, so that this serves as a decorator.
+        """
+        self._handlers = (*self._handlers, handler)
+        return handler
+
+    def run(self, failure: Failure, socket: ClientSocket) -> Deferred[Outcome]:
+        """Run *failure* down the chain.
+
+        Returns:
+            A Deferred that fires with None once a handler has handled the error, and
+            fails with the same error if none has.  Cancelling it cancels the Deferred
+            or coroutine that a handler is waiting for.
+        """
+        error = failure.value
+        assert isinstance(error, ClientError)
+        chain: Deferred[Outcome] = Deferred()
+        for handler in self._handlers:
+            chain.addErrback(_guarded, handler, socket, error)
+        chain.errback(failure)
+        return chain
+
+
+class Settlement:
+    """One client error on its way to exactly one answer.
+
+    Runs the hook under the same guard as any handler, bounds it in time, and answers by
+    default where it did not.
+    """
+
+    def __init__(self, error: ClientError, socket: ClientSocket, deadlines: Deadlines) -> None:
+        self._error = error
+        self._socket = socket
+        self._deadlines = deadlines
+        self._deadline = Deadline(self._out_of_time)
+        self._chain: Deferred[Any] | None = None
+
+    def start(self, hook: Handler, handler_seconds: float) -> None:
+        """Ask *hook*; after *handler_seconds* (0: never) do without it."""
+        if handler_seconds:
+            due = self._deadlines.seconds() + handler_seconds
+            self._deadlines.set(self._deadline, due)
+            self._socket.when_closed().addCallback(self._cb_closed)
+        chain: Deferred[Outcome] = Deferred()
+        self._chain = chain
+        chain.addErrback(_guarded, hook, self._socket, self._error)
+        chain.addCallbacks(self._cb_handled, self._eb_unhandled)
+        chain.addErrback(self._eb_bug)
+        chain.errback(Failure(self._error))
+
+    def _cb_handled(self, _: object) -> None:
+        """A handler took it.  It may still be writing, or have forgotten to close."""
+        self._chain = None
+        if self._socket.ended:
+            self._deadlines.forget(self._deadline)
+
+    def _eb_unhandled(self, _: Failure) -> None:
+        if not self._socket.out_of_time:
+            self._chain = None
+            self._answer()
+
+    def _eb_bug(self, failure: Failure) -> None:
+        _log.failure("Could not answer {log_error}", failure, log_error=str(self._error))
+        self._socket.destroy()
+
+    def _answer(self) -> None:
+        """The last rung: answer by default, unless somebody has begun to."""
+        self._deadlines.forget(self._deadline)
+        socket, status = self._socket, self._error.status
+        if socket.closed:
+            return
+        if status is None or socket.headers_sent or socket.bytes_written or not socket.writable:
+            socket.end()
+        else:
+            socket.end(default_answer(status))
+
+    def _out_of_time(self) -> None:
+        waiting, self._chain = self._chain, None
+        if self._socket.ended and waiting is None:
+            return
+        if waiting is None:
+            _log.warn(
+                "A client error handler said it had handled {log_error} and never closed "
+                "the connection; closed for it",
+                log_error=str(self._error),
+            )
+            self._socket.destroy()
+            return
+        _log.warn(
+            "A client error handler is still waiting over {log_error}; answered without it",
+            log_error=str(self._error),
+        )
+        self._socket.out_of_time = True
+        self._answer()
+        waiting.cancel()
+
+    def _cb_closed(self, _: None) -> None:
+        """Nothing is left to bound, except a handler that goes on waiting for nobody."""
+        if self._chain is None:
+            self._deadlines.forget(self._deadline)
+
+
+def _guarded(
+    failure: Failure, handler: Handler, socket: ClientSocket, error: ClientError
+) -> Outcome | Deferred[Outcome]:
+    """Call *handler* and turn what comes back into one of the outcomes of the chain."""
+    if socket.out_of_time:
+        return failure
+    try:
+        result = handler(failure, socket)
+        if iscoroutine(result):
+            result = Deferred.fromCoroutine(result)
+    except BaseException:
+        return _judged(Failure(), handler, socket, error)
+    if isinstance(result, Deferred):
+        return result.addBoth(_judged, handler, socket, error)
+    return _judged(result, handler, socket, error)
+
+
+def _judged(result: object, handler: Handler, socket: ClientSocket, error: ClientError) -> Outcome:
+    if result is None:
+        return None
+    if isinstance(result, bytes):
+        socket.end(b"" if socket.bytes_written else result)
+        return None
+    if isinstance(result, Failure):
+        if result.value is error:
+            return result
+        if not (socket.out_of_time and result.check(CancelledError)):
+            _log.failure(
+                "A client error handler failed over {log_error}", result, log_error=str(error)
+            )
+    else:
+        _log.error(
+            "A client error handler returned {log_type}, which is none of None, bytes, a "
+            "Failure, a Deferred or a coroutine: {log_handler}",
+            log_type=type(result).__name__,
+            log_handler=repr(handler),
+        )
+    return Failure(error)

@@ -1,0 +1,52 @@
+"""What the channels of one site share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from .deadlines import Deadlines
+from .errbacks import ClientErrbacks
+from .journal import Journal
+from .limits import Limits, Timeouts
+
+
+class Hangups:
+    """The numbers, the handlers, the record, the timer and the connections of one site.
+
+    Attributes:
+        connections: The channels now open, upgraded ones excepted.
+    """
+
+    def __init__(self, limits: Limits, timeouts: Timeouts, clock: IReactorTime) -> None:
+        self.limits = limits
+        self.timeouts = timeouts
+        self.errbacks = ClientErrbacks()
+        self.journal = Journal()
+        self.deadlines = Deadlines(clock)
+        # Typed loosely because the channels stand on a higher floor.
+        self.connections: set[Any] = set()
+        self._waiting_for_none: list[Deferred[None]] = []
+
+    def joined(self, channel: Any) -> None:
+        """*channel* has a connection."""
+        self.connections.add(channel)
+
+    def left(self, channel: Any) -> None:
+        """*channel* has lost its connection, or given it to another protocol."""
+        self.connections.discard(channel)
+        if not self.connections:
+            waiting, self._waiting_for_none = self._waiting_for_none, []
+            for waiter in waiting:
+                waiter.callback(None)
+
+    def when_empty(self) -> Deferred[None]:
+        """Return a new Deferred that fires with None once no connection is open."""
+        waiter: Deferred[None] = Deferred()
+        if self.connections:
+            self._waiting_for_none.append(waiter)
+        else:
+            waiter.callback(None)
+        return waiter

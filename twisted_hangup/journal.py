@@ -1,0 +1,68 @@
+"""What went wrong lately: recent errors, counts, and whoever watches.
+
+It knows no log, no file and no browser; those are watchers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from twisted.logger import Logger
+
+from .errors import ClientError
+
+Watcher: TypeAlias = Callable[[ClientError], object]
+
+#: Errors kept, and bytes of their packets: what an operator scrolls through, at a cost
+#: that a flood of 64 KiB packets cannot raise.
+RECENT_ERRORS: Final = 100
+RECENT_BYTES: Final = 1024 * 1024
+
+_log = Logger()
+
+
+class Journal:
+    """The record of one site's client errors.
+
+    Attributes:
+        counts: Errors so far, by code.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._recent: deque[ClientError] = deque()
+        self._recent_bytes = 0
+        self._watchers: tuple[Watcher, ...] = ()
+
+    @property
+    def recent(self) -> tuple[ClientError, ...]:
+        """The last errors, oldest first."""
+        return tuple(self._recent)
+
+    def record(self, error: ClientError) -> None:
+        """Count and keep *error*, and tell every watcher."""
+        self.counts[error.code] += 1
+        self._recent.append(error)
+        self._recent_bytes += len(error.raw_packet or b"")
+        while len(self._recent) > RECENT_ERRORS or self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft().raw_packet or b"")
+        for watcher in self._watchers:
+            try:
+                watcher(error)
+            except Exception:
+                _log.failure("A watcher of client errors failed and stays on watch")
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Call *watcher* with every error from now on, as it happens.
+
+        Returns:
+            A function that ends the watch; calling it twice is harmless.
+        """
+        self._watchers = (*self._watchers, watcher)
+
+        def unwatch() -> None:
+            self._watchers = tuple(other for other in self._watchers if other is not watcher)
+
+        return unwatch

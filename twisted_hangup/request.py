@@ -1,0 +1,77 @@
+"""The two things we need a request to do differently, for any request class.
+
+An application brings its own ``requestFactory``; what it makes is given a subclass of its
+own class, so that everything else stays the application's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+
+_log = Logger()
+
+
+class HangupRequest(Request):
+    """Mixed in before a request class.
+
+    Attributes:
+        process_begun: Whether the application has been asked yet.  An exception before
+            that comes from parsing what the client sent.
+        client_hung_up: Whether the client left before the response was finished.
+    """
+
+    channel: Any  # a HangupChannel, which stands on the floor above
+    process_begun = False
+    client_hung_up = False
+
+    def process(self) -> None:
+        self.process_begun = True
+        super().process()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Render the failure, unless a response is on its way: then cut that short.
+
+        Twisted appends its error page to the response that has begun, and keeps the
+        connection alive with more bytes on it than were announced.
+        """
+        if self._disconnected:
+            _log.failure("The resource failed after its client had left", reason)
+        elif self.startedWriting:
+            _log.failure("The resource failed after its response had begun", reason)
+            self.channel.cut_response(self)
+        else:
+            return super().processingFailed(reason)  # type: ignore[misc,no-any-return]
+        return reason
+
+
+@lru_cache(maxsize=64)
+def hangup_class(request_class: type[Any]) -> type[Any]:
+    """The class of *request_class* with `HangupRequest` in front of it."""
+    if issubclass(request_class, HangupRequest):
+        return request_class
+    name = request_class.__name__
+    return type(
+        name,
+        (HangupRequest, request_class),
+        {"__module__": request_class.__module__, "__qualname__": request_class.__qualname__},
+    )
+
+
+def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`."""
+    if isinstance(factory, type):
+        return hangup_class(factory)
+
+    def make_request(*args: Any, **kwargs: Any) -> Any:
+        request = factory(*args, **kwargs)
+        made: type[Any] = type(request)
+        request.__class__ = hangup_class(made)  # type: ignore[arg-type]  # mypy#5261
+        return request
+
+    return make_request

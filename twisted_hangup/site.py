@@ -1,0 +1,155 @@
+"""Client errors for a whole site: a drop-in `Site`, and the same for a site of one's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python.failure import Failure
+from twisted.web.http import (
+    HTTPFactory,
+    _GenericHTTPChannelProtocol,
+    _genericHTTPChannelProtocolFactory,
+)
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from .channel import HangupChannel
+from .errbacks import ClientErrbacks, HandlerT
+from .hangups import Hangups
+from .journal import Journal
+from .limits import Limits, Timeouts
+
+
+@implementer(IHalfCloseableProtocol)
+class HangupProtocol(_GenericHTTPChannelProtocol):
+    """Twisted's switch between HTTP/1.1 and HTTP/2, with the half-closes it hides."""
+
+    def readConnectionLost(self) -> None:
+        """The peer ended its input."""
+        if isinstance(self._channel, HangupChannel):
+            self._channel.readConnectionLost()
+        else:
+            transport: Any = self._channel.transport
+            transport.connectionLost(Failure(CONNECTION_DONE))
+
+    def writeConnectionLost(self) -> None:
+        """Our output is with the kernel, and its end too."""
+        if isinstance(self._channel, HangupChannel):
+            self._channel.writeConnectionLost()
+
+
+class HangupSite(Site):
+    """A `twisted.web.server.Site` whose client errors reach the application.
+
+    Args:
+        resource: The root resource.
+        limits: What a connection may cost; `Limits` by default.
+        timeouts: How long it may take; `Timeouts` by default.
+        channel: The channel class for every connection, in place of the class attribute.
+
+    Everything else is `Site`'s.  Its ``timeout``, where given, is the keep-alive time in
+    seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.
+
+    Attributes:
+        channel: The channel class; a subclass of `HangupChannel`.
+        journal: What went wrong lately, and who watches.
+    """
+
+    channel: type[HangupChannel] = HangupChannel
+
+    def __init__(
+        self,
+        resource: Any,
+        *args: Any,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        channel: type[HangupChannel] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        timeouts = timeouts or Timeouts()
+        keep_alive = kwargs.setdefault("timeout", timeouts.keep_alive_seconds)
+        super().__init__(resource, *args, **kwargs)
+        if channel is not None:
+            self.channel = channel
+        timeouts = timeouts.with_keep_alive(keep_alive)
+        self._hangups = _install(self, limits or Limits(), timeouts, lambda: self.channel())
+        self.journal: Journal = self._hangups.journal
+
+    def on_client_error(self, handler: HandlerT) -> HandlerT:
+        """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
+        return self._hangups.errbacks.add(handler)
+
+    @property
+    def open_connections(self) -> int:
+        """How many HTTP/1.1 connections are open now, upgraded ones excepted."""
+        return len(self._hangups.connections)
+
+    def drain(self) -> Deferred[None]:
+        """Read no further request, finish the running ones, and close.
+
+        Returns:
+            A Deferred that fires with None when every connection has gone.
+        """
+        for channel in list(self._hangups.connections):
+            channel.close_when_done()
+        return self._hangups.when_empty()
+
+    def hang_up_all(self) -> None:
+        """Abort every connection now."""
+        for channel in list(self._hangups.connections):
+            channel.transport.abortConnection()
+
+
+def forward_client_errors(
+    site: Site,
+    *,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    channel: type[HangupChannel] = HangupChannel,
+) -> ClientErrbacks:
+    """Give a site of your own what `HangupSite` has.
+
+    Args:
+        site: Any `Site`, before it listens.  Without *timeouts*, its ``timeOut`` stays
+            the keep-alive time.
+
+    Returns:
+        Its handlers: ``errbacks.add(handler)``, also as a decorator.
+
+    Raises:
+        ValueError: ``site.protocol`` is not Twisted's own, so that something would be
+            lost by replacing it.
+    """
+    protocol = getattr(site.protocol, "__func__", site.protocol)
+    if protocol is not _genericHTTPChannelProtocolFactory:
+        raise ValueError(
+            f"site.protocol is {site.protocol!r} and not Twisted's own; "
+            "pass your channel class as channel= instead"
+        )
+    if type(site).buildProtocol is not Site.buildProtocol:
+        warnings.warn(
+            f"{type(site).__name__}.buildProtocol is overridden: client errors are "
+            "forwarded only if it calls super().buildProtocol()",
+            stacklevel=2,
+        )
+    timeouts = timeouts or Timeouts().with_keep_alive(site.timeOut)
+    return _install(site, limits or Limits(), timeouts, channel).errbacks
+
+
+def _install(
+    site: HTTPFactory, limits: Limits, timeouts: Timeouts, channel: Callable[[], HangupChannel]
+) -> Hangups:
+    hangups = Hangups(limits, timeouts, site.reactor)
+
+    def make_protocol() -> HangupProtocol:
+        made = channel()
+        made.hangups = hangups
+        return HangupProtocol(made)
+
+    site.protocol = make_protocol  # type: ignore[method-assign]  # as Twisted does
+    return hangups
