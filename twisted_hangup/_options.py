@@ -1,0 +1,266 @@
+"""The command line of ``twistd hangup``: words to numbers, and which words go together."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from ._grammar import TOKEN
+from ._masking import MaskingPolicy
+from .limits import KIB, MIB, Limits, Timeouts
+
+DEFAULT_PORT: Final = "8000"
+DEFAULT_GRACE_SECONDS: Final = 30.0
+DEFAULT_ERRORS_PER_SECOND: Final = 50
+
+_UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB}
+_SIZE: Final = re.compile(r"([0-9]{1,15})([kmg]?)", re.ASCII)
+_COUNT: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
+
+Coerce = Callable[[str], Any]
+
+
+def size(option: str) -> Coerce:
+    """A number of bytes, with k, m or g for units of 1024."""
+
+    def coerce(text: str) -> int:
+        match = _SIZE.fullmatch(text.lower())
+        if match is None:
+            raise UsageError(f"--{option}: {text!r} is not a number of bytes (such as 16k)")
+        return int(match[1]) * _UNITS[match[2]]
+
+    return coerce
+
+
+def count(option: str) -> Coerce:
+    """A whole number, 0 or more."""
+
+    def coerce(text: str) -> int:
+        if not _COUNT.fullmatch(text):
+            raise UsageError(f"--{option}: {text!r} is not a whole number")
+        return int(text)
+
+    return coerce
+
+
+def seconds(option: str) -> Coerce:
+    """A number of seconds, 0 or more."""
+
+    def coerce(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 <= number < math.inf:
+            raise UsageError(f"--{option}: {text!r} is not a number of seconds")
+        return number
+
+    return coerce
+
+
+class Setting(NamedTuple):
+    """An option that sets one field of `Limits` or `Timeouts`; Node's word where it has one."""
+
+    option: str
+    field: str
+    coerce: Callable[[str], Coerce]
+    help: str
+
+
+LIMITS: Final = [
+    Setting("max-header-size", "head_bytes", size, "Most bytes in a head; more is a 431."),
+    Setting("max-headers-count", "head_fields", count, "Most fields in a head; 0 = no limit."),
+    Setting(
+        "max-chunk-extensions-size",
+        "chunk_extension_bytes",
+        size,
+        "Most bytes in the extensions of one chunk; more is a 413.",
+    ),
+    Setting("max-body-size", "body_bytes", size, "Most bytes in a body; 0 = no limit."),
+    Setting("max-empty-lines", "leading_crlf", count, "Most empty lines before a request."),
+    Setting(
+        "max-backlog-size",
+        "backlog_bytes",
+        size,
+        "Most bytes of further requests taken in while one is being answered.",
+    ),
+    Setting("linger-size", "linger_bytes", size, "Most bytes read and dropped after a refusal."),
+]
+
+TIMEOUTS: Final = [
+    Setting("headers-timeout", "head_seconds", seconds, "For a whole head; 0 = none."),
+    Setting("request-timeout", "request_seconds", seconds, "For a whole request; 0 = none."),
+    Setting("keep-alive-timeout", "keep_alive_seconds", seconds, "Between two requests; 0 = none."),
+    Setting("handler-timeout", "handler_seconds", seconds, "For all handlers of a client error."),
+    Setting("send-timeout", "send_seconds", seconds, "For a client that reads no byte; 0 = none."),
+    Setting("linger-timeout", "linger_seconds", seconds, "For reading on after a refusal."),
+    Setting(
+        "linger-silence",
+        "linger_silence_seconds",
+        seconds,
+        "For the silence that ends the reading after a refusal.",
+    ),
+]
+
+
+def _parameters(settings: Sequence[Setting], defaults: Limits | Timeouts) -> list[list[Any]]:
+    return [
+        [name, None, getattr(defaults, field), text, coerce(name)]
+        for name, field, coerce, text in settings
+    ]
+
+
+class Options(UsageOptions):
+    """What ``twistd hangup`` understands.
+
+    On a command line a mistake ends the program with one line on standard error, where
+    twistd would print its whole help first; elsewhere it is a `UsageError`.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serve HTTP, and tell about every request that was not. Sizes are bytes or "
+        "have a unit (16k, 2m, 1g); times are seconds."
+    )
+
+    optParameters = [
+        ["path", None, None, "Serve the files of this directory."],
+        ["resource", None, None, "Serve this IResource, or what this callable returns."],
+        ["wsgi", None, None, "Serve this WSGI application."],
+        ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
+        ["error-log", None, None, "Write client errors as JSON to this file (- is stdout)."],
+        [
+            "error-log-per-second",
+            None,
+            DEFAULT_ERRORS_PER_SECOND,
+            "Most errors with one code that are written each second.",
+            count("error-log-per-second"),
+        ],
+        [
+            "max-connections",
+            None,
+            0,
+            "Most connections at a time; others wait. 0 = as many as there are files for.",
+            count("max-connections"),
+        ],
+        [
+            "grace",
+            None,
+            DEFAULT_GRACE_SECONDS,
+            "Time for running requests to finish when the server is told to stop.",
+            seconds("grace"),
+        ],
+        *_parameters(LIMITS, Limits()),
+        *_parameters(TIMEOUTS, Timeouts()),
+    ]
+
+    optFlags = [
+        ["dotfiles", None, "With --path: serve names that begin with a dot, too."],
+        ["no-require-host", None, "Accept HTTP/1.1 requests without one valid Host."],
+        ["allow-half-open", None, "Answer clients that have ended their side already."],
+        ["unmasked", None, "Hide no credentials in logs and reports."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ports: list[str] = []
+        self.handlers: list[str] = []
+        self._methods: set[bytes] = set()
+        self._masked: set[bytes] = set()
+
+    def opt_port(self, port: str) -> None:
+        """A port number, or a Twisted endpoint such as unix:/run/web.sock. Repeatable.
+        [default: 8000]"""
+        if port.isascii() and port.isdigit():
+            if int(port) > 0xFFFF:
+                raise UsageError(f"--port: {port} is not a port number (0 to 65535)")
+            port = f"tcp:{port}"
+        elif ":" not in port:
+            raise UsageError(f"--port: {port!r} is neither a port number nor an endpoint")
+        elif re.match(r"haproxy:(ssl|tls)\b", port):
+            # Twisted would expect the PROXY line inside of TLS, where no proxy puts it.
+            raise UsageError(f"--port: {port!r}: the PROXY protocol works without TLS only")
+        self.ports.append(port)
+
+    def opt_on_client_error(self, name: str) -> None:
+        """Call this function with (failure, socket) for each client error. Repeatable."""
+        self.handlers.append(name)
+
+    def opt_method(self, name: str) -> None:
+        """Accept this method, besides those that Node accepts. Repeatable."""
+        self._methods.add(_token("--method", name))
+
+    def opt_mask_field(self, name: str) -> None:
+        """Hide the values of this header field, too, in logs and reports. Repeatable."""
+        self._masked.add(_token("--mask-field", name))
+
+    def parseArgs(self, *rest: str) -> None:
+        if rest:
+            raise UsageError(f"what is {rest[0]!r}? A directory to serve is named with --path")
+
+    def postOptions(self) -> None:
+        """Refuse what does not go together, and what needs a terminal."""
+        chosen = [name for name in ("path", "resource", "wsgi") if self[name] is not None]
+        if len(chosen) > 1:
+            raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+        if self["dotfiles"] and self["path"] is None:
+            raise UsageError("--dotfiles needs --path")
+        if self["unmasked"] and self._masked:
+            raise UsageError("--unmasked and --mask-field exclude each other")
+        for log in ("access-log", "error-log"):
+            if self[log] == "-" and self.daemonizes:
+                raise UsageError(f"--{log} -: a daemon has no standard output; use twistd -n")
+        if not self.ports:
+            self.opt_port(DEFAULT_PORT)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            self.refuse(error)
+
+    def refuse(self, error: UsageError) -> NoReturn:
+        """End the program with the one line of *error*, if there is a command line.
+
+        Raises:
+            SystemExit: With the line, status 1.
+            UsageError: *error*, where somebody's program made these options.
+        """
+        if self.parent is None:
+            raise error
+        raise SystemExit(f"hangup: {error}")
+
+    @property
+    def daemonizes(self) -> bool:
+        """Whether the program goes into the background; ``twist`` never does."""
+        return self.parent is not None and not self.parent.get("nodaemon", True)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            **{setting.field: self[setting.option] for setting in LIMITS},
+            require_host=not self["no-require-host"],
+            allow_half_open=bool(self["allow-half-open"]),
+            methods=Limits().methods | self._methods,
+        )
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return Timeouts(**{setting.field: self[setting.option] for setting in TIMEOUTS})
+
+    @property
+    def masking(self) -> MaskingPolicy:
+        return MaskingPolicy(extra_fields=frozenset(self._masked), unmasked=bool(self["unmasked"]))
+
+
+def _token(option: str, name: str) -> bytes:
+    """A token (RFC 9110, section 5.6.2), which methods and field names are."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if not TOKEN.fullmatch(encoded):
+        raise UsageError(f"{option}: {name!r} is not a token")
+    return encoded
