@@ -48,7 +48,7 @@ _STRAY_REQUEST_LINE: Final = re.compile(
 
 # The version, at the end of a request line or of what there is of it.  It has few bytes and
 # no others than these, so that a query with a space in it cannot pass for one.
-_VERSION: Final = re.compile(rb"[ \t]+(?:H|HT|HTT|HTTP|HTTP/[0-9.]{0,3})[ \t]*\Z", re.I)
+_VERSION: Final = re.compile(rb"[ \t]+(?:H|HT|HTT|HTTP|HTTP/[0-9.]{0,3})?[ \t]*\Z", re.I)
 _VERSION_BYTES: Final = 16
 
 # Where userinfo may start: behind "//", or at once without a slash in front (CONNECT).
@@ -161,7 +161,7 @@ def mask_packet(
     out = bytearray(message)
     broken = at - start + begun
     _hide_message(out, part, broken, where, policy, after_secret)
-    if 0 <= broken < len(out):
+    if where.caret < len(where.line) and 0 <= broken < len(out):
         out[broken] = message[broken]
     return packet[:start].translate(_STARS) + bytes(out[begun:])
 

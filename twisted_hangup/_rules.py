@@ -43,8 +43,8 @@ _CONSTANT: Final = Rule(
 )
 _FIELD_NAME: Final = Rule(
     "a field is a name, a colon and a value; the name may hold letters, digits and"
-    " !#$%&'*+-.^_`|~, and there is no space before the colon",
-    "RFC 9112, section 5.1",
+    " !#$%&'*+-.^_`|~, with no space before the colon; an empty line (CR LF) ends the fields",
+    "RFC 9112, section 5",
 )
 _FIELD_END: Final = Rule(
     "a field line ends with CR LF (0x0d 0x0a); neither of the two may stand alone",
@@ -68,12 +68,10 @@ _CHUNK_SIZE: Final = Rule(
     " the last one is 0",
     "RFC 9112, section 7.1",
 )
-_CHUNK_SIZE_END: Final = Rule(
-    "the line with the size of a chunk ends with CR LF (0x0d 0x0a)", "RFC 9112, section 7.1"
-)
+_CHUNK_SIZE_END: Final = Rule("this line ends with CR LF (0x0d 0x0a)", "RFC 9112, section 7.1")
 _CHUNK_DATA: Final = Rule(
-    "CR LF (0x0d 0x0a) has to follow a chunk's data, exactly as many bytes behind its start"
-    " as its size said",
+    "a chunk is as many bytes as its size said, and then CR LF (0x0d 0x0a); here something"
+    " else follows, so that its size or its end is wrong",
     "RFC 9112, section 7.1",
 )
 _CHUNK_EXT: Final = Rule(
@@ -87,8 +85,9 @@ _QUOTED: Final = Rule(
     "RFC 9110, section 5.6.4",
 )
 _HEAD_SIZE: Final = Rule(
-    "the header fields, or the trailer fields behind the body, are larger or more than this"
-    " server takes (Limits.head_bytes and Limits.head_fields)",
+    "target and header fields together, or the trailer fields behind a body, have more bytes"
+    " than this server takes (Limits.head_bytes), or the fields are too many"
+    " (Limits.head_fields)",
     "RFC 6585, section 5",
 )
 _URL_FORM: Final = Rule(
@@ -119,7 +118,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "one space has to follow the method, and then the target", "RFC 9112, section 3"
         ),
         ("HPE_INVALID_URL", ""): Rule(
-            "the target (the path or URL) is not valid, and it " + _TARGET_CHAR,
+            "the target (a path or a whole URL) " + _TARGET_CHAR,
             "RFC 9112, section 3.2",
         ),
         ("HPE_INVALID_URL", "Double @ in url"): _URL_SERVER,
@@ -141,11 +140,18 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("HPE_INVALID_URL", "Invalid char in url query"): Rule(
             "a query " + _TARGET_CHAR, "RFC 3986, section 3.4"
         ),
-        ("HPE_INVALID_URL", "Invalid characters in url"): _URL_FORM,
-        ("HPE_INVALID_URL", "Unexpected char in url schema"): _URL_FORM,
+        ("HPE_INVALID_URL", "Unexpected char in url schema"): Rule(
+            "a target that does not start with / is a whole URL, such as http://example.org/a;"
+            " perhaps it has been left out",
+            "RFC 9112, section 3.2",
+        ),
         ("HPE_INVALID_URL", "Unexpected char in url server"): _URL_SERVER,
         ("HPE_INVALID_URL", "Unexpected start char in url"): _URL_FORM,
         ("HPE_INVALID_CONSTANT", ""): _CONSTANT,
+        ("HPE_INVALID_CONSTANT", "Expected HTTP/"): Rule(
+            "behind the target comes HTTP/1.1; this server speaks no other protocol",
+            "RFC 9112, section 2.3",
+        ),
         ("HPE_INVALID_CONSTANT", "Invalid method for HTTP/x.x request"): Rule(
             "this method belongs to another protocol than HTTP", "RFC 9110, section 9.1"
         ),
@@ -174,10 +180,6 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "RFC 9112, section 2.2",
         ),
         ("HPE_INVALID_HEADER_TOKEN", ""): _FIELD_NAME,
-        ("HPE_INVALID_HEADER_TOKEN", "Invalid header field char"): Rule(
-            "a field, or the CR LF (0x0d 0x0a) that ends the head, was expected",
-            "RFC 9112, section 2.1",
-        ),
         ("HPE_INVALID_HEADER_TOKEN", "Invalid header value char"): Rule(
             "a control character other than tab is not allowed in a field value",
             "RFC 9110, section 5.5",

@@ -41,7 +41,7 @@ from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import peer_text, shortened, visible
 from .errors import ClientError
 from .limits import KIB
-from .report import masked_packet
+from .report import field_of, masked_packet
 
 #: Most bytes of a packet in one line, before base64.
 RAW_PACKET_BYTES: Final = 4 * KIB
@@ -127,7 +127,7 @@ class ErrorLog:
 
     def _record(self, error: ClientError) -> dict[str, object]:
         packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
-        request = error.request
+        request, field = error.request, field_of(error, self._policy)
         return {
             "code": error.code,
             "reason": visible(error.reason),
@@ -140,7 +140,7 @@ class ErrorLog:
             "peer": None if error.peer is None else peer_text(error.peer),
             "method": request and _text(request.method),
             "target": request and _text(mask_target(request.target, self._policy)),
-            "field": None if error.field is None else _text(error.field),
+            "field": None if field is None else _text(field),
         }
 
     def _suppressed(self, code: str, count: int) -> None:

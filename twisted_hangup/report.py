@@ -98,7 +98,7 @@ def report_error(
     answered = "not answered" if error.status is None else f"answered {error.status}"
     lines = [f"{visible(error.code)}: {visible(error.reason)}  ({answered})"]
     lines += _picture(error, policy)
-    return "\n".join(lines + textwrap.wrap(_explanation(error), WIDTH))
+    return "\n".join(lines + textwrap.wrap(_explanation(error, policy), WIDTH))
 
 
 class Excerpt(NamedTuple):
@@ -144,13 +144,11 @@ def _picture(error: Reportable, policy: MaskingPolicy) -> list[str]:
     lines = []
     if where.part not in (Part.EMPTY_LINE, Part.REQUEST_LINE) and where.request_line:
         lines.append(_cut(request_line_of(error, policy)))
-    line = mask_line(
-        where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
-    )
+    line = masked_line(error, where, policy)
     if not line:
         return lines
     # A caret is drawn even where no byte is left to point at: the input ended there.
-    culprit = line[where.caret :]
+    culprit = line[where.caret : where.caret + 1]
     shown = visible(culprit)
     before = shortened(line[: where.caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
     lines.append(_INDENT + before + shown)
@@ -185,6 +183,13 @@ def byte_name(byte: int) -> str:
     if name := _BYTE_NAMES.get(byte):
         return f"0x{byte:02x} ({name})"
     return f"0x{byte:02x} ({chr(byte)})" if 0x21 <= byte <= 0x7E else f"0x{byte:02x}"
+
+
+def masked_line(error: Reportable, where: Break, policy: MaskingPolicy) -> bytes:
+    """The line that broke, secrets hidden."""
+    return mask_line(
+        where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
+    )
 
 
 def follows_secret(error: Reportable, policy: MaskingPolicy) -> bool:
@@ -224,34 +229,44 @@ def request_line_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -
     return request.method + b" " + mask_target(request.target, policy) + version
 
 
-def _explanation(error: Reportable) -> str:
+def _explanation(error: Reportable, policy: MaskingPolicy) -> str:
     """One paragraph: the place, the rule in plain words, and where it stands."""
     rule = rule_of(error.code, error.reason)
+    text = rule.text if rule else visible(error.reason)
+    if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
+        text += f"; {error.offset:,} bytes of it had come"
+    said = [f"{_place(error, policy)}: {text}."]
     if error.code == "ERR_HTTP_REQUEST_TIMEOUT" and error.phase in _DEADLINES:
-        said = _DEADLINES[error.phase]
-    elif rule is None:
-        said = f"{_place(error)}: {visible(error.reason)}."
-    else:
-        said = f"{_place(error)}: {rule.text}."
+        said = [_DEADLINES[error.phase]]
+    if rule and rule.source:
+        said.append(f"{rule.source}.")
     if _starts_tls(error):
-        said += (
-            " 0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port"
-            " that serves plain HTTP."
+        said.append(
+            "0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port that"
+            " serves plain HTTP."
         )
-    return f"{said} {rule.source}." if rule and rule.source else said
+    return " ".join(said)
 
 
-def _place(error: Reportable) -> str:
+def _place(error: Reportable, policy: MaskingPolicy) -> str:
     where = error.broke_at
     if where is None:
         return _PHASES[error.phase]
-    if error.field is None or where.part not in (Part.FIELD, Part.TRAILER):
+    field = field_of(error, policy)
+    if field is None or where.part not in (Part.FIELD, Part.TRAILER):
         return _PLACES[where.part]
-    name = shortened(error.field, _NAME_COLUMNS)
     in_value = b":" in where.line[: where.caret]
-    return f'In {"the value of " if in_value else ""}{where.part.value} "{name}"'.replace(
-        "In header", "In the header"
-    )
+    place = "In the value of" if in_value else "In the"
+    return f'{place} {where.part.value} "{shortened(field, _NAME_COLUMNS)}"'
+
+
+def field_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
+    """The name of the field that broke; None also where it may be the rest of a secret."""
+    where, field = error.broke_at, error.field
+    if field is None or where is None or where.part not in (Part.FIELD, Part.TRAILER):
+        return field
+    hidden = field in where.line and field not in masked_line(error, where, policy)
+    return None if hidden else field
 
 
 def _starts_tls(error: Reportable) -> bool:
