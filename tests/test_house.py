@@ -21,7 +21,10 @@ FLOORS: Final = [
     # words, standard library only
     {"errors", "events", "limits", "report", "masking", "_grammar"},
     # judging bytes: no I/O, no clock, no Twisted
-    {"_body", "parser"},
+    {
+        *{"_refusals", "_scan", "_facts", "_target", "_request_line", "_fields", "_head_end"},
+        *{"_body", "_blocks", "parser"},
+    },
     # Twisted adapters
     {"client_socket", "errbacks", "deadlines", "journal"},
     # the server

@@ -1,0 +1,299 @@
+"""The states of the exact reader inside a field section: of the head, and of trailers.
+
+RFC 9112, section 5.  The fields that frame a message are judged byte by byte, as llhttp
+does, because it refuses them at a byte; what they mean together is judged in `_head_end`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from . import _grammar
+from . import _refusals as why
+from ._facts import CHUNKED, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, connection_flags
+from ._refusals import after_byte, at_byte, current_line
+from ._scan import Scan, State
+from .events import Part
+
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+_SP: Final = 0x20
+_COLON: Final = ord(":")
+_COMMA: Final = ord(",")
+_ZERO: Final = ord("0")
+_DIGITS: Final = b"0123456789"
+_LARGEST: Final = 2**64 - 1
+_TOKEN_BYTES: Final = frozenset(
+    byte for byte in range(256) if _grammar.TOKEN.fullmatch(bytes([byte]))
+)
+
+#: llhttp looks for these by name, and tells a space behind such a name from one behind
+#: any other.
+_KNOWN_TO_LLHTTP: Final = frozenset(
+    {b"connection", b"content-length", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+#: The lines that the end of the head may have to show.
+_MAY_BE_BLAMED: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
+
+
+def behind_request_line(scan: Scan, data: bytes, at: int) -> int:
+    """Where the head's fields start."""
+    if data[at] == _SP:
+        raise after_byte(why.SPACE_BEFORE_FIELDS, at)
+    scan.state = line_start
+    return at
+
+
+def line_start(scan: Scan, data: bytes, at: int) -> int:
+    """The first byte of a field line, or of the empty line that ends the section."""
+    scan.name = None
+    byte = data[at]
+    if byte == _CR:
+        scan.state = _behind_last_cr
+        return at + 1
+    if byte == _LF:
+        raise after_byte(why.FIELD_CHAR, at)
+    if byte not in _TOKEN_BYTES:
+        raise at_byte(why.FIELD_TOKEN, at)
+    scan.count += 1
+    if 0 < scan.limits.head_fields < scan.count:
+        raise at_byte(why.HEADER_OVERFLOW, at)
+    scan.state = _name
+    return at
+
+
+def _behind_last_cr(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] != _LF:
+        raise at_byte(why.FIELDS_LF, at)
+    assert scan.end_of_fields is not None
+    scan.end_of_fields(scan, at + 1)
+    scan.line_at = at + 1
+    return at + 1
+
+
+def _name(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.TOKEN.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        at = run.end()
+        if at == len(data):
+            return at
+    byte = data[at]
+    scan.name = scan.line(data, at)
+    scan.word = scan.name.lower()
+    if byte != _COLON:
+        if byte == _SP and scan.word in _KNOWN_TO_LLHTTP:
+            raise after_byte(why.FIELD_CHAR, at)
+        raise at_byte(why.FIELD_TOKEN, at)
+    if scan.word == b"content-length" and scan.flags & TRANSFER_ENCODING:
+        raise after_byte(why.CL_AFTER_TE, at)
+    if scan.word == b"transfer-encoding" and scan.flags & CONTENT_LENGTH:
+        raise after_byte(why.TE_AFTER_CL, at)
+    scan.state = _before_value
+    return at + 1
+
+
+def _before_value(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    if data[at] == _CR:
+        scan.state = _behind_empty_value
+        return at + 1
+    if data[at] == _LF:
+        raise after_byte(why.VALUE_CHAR, at)
+    scan.state = _VALUES.get(scan.word, _value)
+    return scan.state(scan, data, at)
+
+
+# --- a value without meaning for the framing --------------------------------------------
+
+
+def _value(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.FIELD_VALUE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        at = run.end()
+        if at == len(data):
+            return at
+    byte = data[at]
+    if byte == _CR:
+        scan.state = _behind_value_cr
+        return at + 1
+    raise at_byte(why.VALUE_CR if byte == _LF else why.VALUE_CHAR, at)
+
+
+def _behind_value_cr(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] != _LF:
+        raise at_byte(why.VALUE_LF, at)
+    scan.state = _behind_value
+    return _keep(scan, data, at + 1)
+
+
+def _behind_value(scan: Scan, data: bytes, at: int) -> int:
+    # The line is over only now: white space here would have continued it (obs-fold).
+    if data[at] in b" \t":
+        raise at_byte(why.VALUE_FOLDED, at)
+    scan.line_at = at
+    scan.state = line_start
+    return line_start(scan, data, at)
+
+
+def _keep(scan: Scan, data: bytes, at: int) -> int:
+    """Take the field whose line ends at *at*."""
+    raw = scan.line(data, at)
+    assert scan.name is not None
+    assert scan.head is not None
+    value = raw[len(scan.name) + 1 : -2].strip(b" \t")
+    if scan.part is Part.TRAILER:
+        assert scan.trailers is not None
+        scan.trailers.append((scan.name, value))
+        return at
+    scan.head.fields.append((scan.name, value))
+    if scan.word in (b"connection", b"proxy-connection"):
+        scan.flags |= connection_flags(value)
+    elif scan.word == b"upgrade" and value:
+        scan.flags |= UPGRADE
+    elif scan.word in _MAY_BE_BLAMED:
+        if scan.blamed is None:
+            scan.blamed = {}
+        scan.blamed[scan.word] = raw
+    return at
+
+
+# --- an empty value ---------------------------------------------------------------------
+
+
+def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] != _LF:
+        raise at_byte(why.EMPTY_VALUE_LF, at)
+    scan.state = _behind_empty_line
+    return _keep(scan, data, at + 1)
+
+
+def _behind_empty_line(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] in b" \t":
+        raise after_byte(why.VALUE_CHAR, at)
+    if scan.word == b"content-length":
+        raise current_line(why.CL_EMPTY, at)
+    if scan.word == b"transfer-encoding":
+        raise current_line(why.TE_EMPTY, at)
+    scan.line_at = at
+    scan.state = line_start
+    return line_start(scan, data, at)
+
+
+# --- Content-Length (RFC 9110, section 8.6) ---------------------------------------------
+
+
+def _length_start(scan: Scan, data: bytes, at: int) -> int:
+    if scan.flags & CONTENT_LENGTH:
+        raise at_byte(why.CL_TWICE, at)
+    scan.state = _length
+    return _length(scan, data, at)
+
+
+def _length(scan: Scan, data: bytes, at: int) -> int:
+    start = at
+    if scan.number == 0 and (zeros := _grammar.ZEROS.match(data, at)):
+        at = zeros.end()
+    # At most 20 digits: the number overflows before there are more.
+    while at < len(data) and data[at] in _DIGITS:
+        scan.number = scan.number * 10 + data[at] - _ZERO
+        at += 1
+        if scan.number > _LARGEST:
+            scan.spend(start, at - 1)
+            raise after_byte(why.CL_OVERFLOW, at - 1)
+    scan.spend(start, at)
+    if at < len(data):
+        scan.state = _behind_length
+    return at
+
+
+def _behind_length(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    if data[at] not in (_CR, _LF):
+        raise at_byte(why.CL_CHAR, at)
+    scan.flags |= CONTENT_LENGTH
+    scan.state = _value
+    return _value(scan, data, at)
+
+
+# --- Transfer-Encoding (RFC 9112, section 6.1) ------------------------------------------
+
+
+def _coding_start(scan: Scan, data: bytes, at: int) -> int:
+    if scan.flags & CHUNKED:
+        raise after_byte(why.TE_VALUE, at)
+    scan.flags |= TRANSFER_ENCODING
+    return _coding_word(scan, data, at)
+
+
+def _coding_word(scan: Scan, data: bytes, at: int) -> int:
+    scan.step = 0
+    scan.state = _coding
+    return _coding(scan, data, at)
+
+
+def _coding(scan: Scan, data: bytes, at: int) -> int:
+    start = at
+    while at < len(data) and scan.step < len(_CHUNKED) and data[at] | 0x20 == _CHUNKED[scan.step]:
+        scan.step += 1
+        at += 1
+    if start < at:
+        scan.spend(start, at)
+    if scan.step == len(_CHUNKED):
+        scan.state = _behind_chunked
+    elif at < len(data):
+        scan.state = _other_coding
+    return at
+
+
+def _behind_chunked(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.SPACES.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    byte = data[at]
+    if byte == _COMMA:
+        raise after_byte(why.TE_VALUE, at)
+    if byte in (_CR, _LF):
+        # An error follows unless this is CR LF, so that the flag cannot come too early.
+        scan.flags |= CHUNKED
+        scan.state = _value
+        return _value(scan, data, at)
+    scan.state = _other_coding
+    return at
+
+
+def _other_coding(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.LIST_ELEMENT.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    if data[at] == _COMMA:
+        scan.spend(at, at + 1)
+        scan.state = _behind_comma
+        return at + 1
+    scan.state = _value
+    return _value(scan, data, at)
+
+
+def _behind_comma(scan: Scan, data: bytes, at: int) -> int:
+    run = _grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    return _coding_word(scan, data, at)
+
+
+_CHUNKED: Final = b"chunked"
+
+_VALUES: Final[dict[bytes, State]] = {
+    b"content-length": _length_start,
+    b"transfer-encoding": _coding_start,
+}

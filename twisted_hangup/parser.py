@@ -1,0 +1,285 @@
+"""RequestParser: bytes in, events or one `ParseError` out.
+
+It decides as llhttp 9.4 strict does (Node 26): same code, reason and offset, however the
+bytes are cut; docs/deviations.md lists where it does not.  It knows no transport and no
+clock.
+
+A head that is complete in one read and has nothing unusual is taken by two pattern matches
+(`_blocks`); everything else goes through the exact reader (`_scan` and its states), which
+looks at each byte once and is the only one to refuse.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import lru_cache
+from typing import Final
+
+from . import _body, _request_line
+from ._blocks import FieldBlock, read_block
+from ._grammar import COMMON_REQUEST_LINE
+from ._refusals import END_OF_INPUT, Refusal
+from ._scan import Methods, Scan
+from .errors import PARSE_ERRORS, ParseError, Phase
+from .events import NEED_DATA, EndOfMessage, Event, Part, RequestHead
+from .limits import Limits
+
+_methods = lru_cache(maxsize=16)(Methods)
+
+_DEFAULT_LIMITS: Final = Limits()
+
+#: The end of every message without trailers; the parser makes no second one.
+_END: Final = EndOfMessage([])
+
+_IN_HEAD: Final = (Part.EMPTY_LINE, Part.REQUEST_LINE, Part.FIELD)
+_IN_FIELDS: Final = (Part.FIELD, Part.TRAILER)
+
+
+class RequestParser:
+    """Reads the requests of one connection, one message at a time.
+
+    Give it each read with `receive`, then call `next_event` until it says `NEED_DATA`.
+    After `EndOfMessage` the next call starts on the next message; a caller that is not
+    ready for one just does not call, and what came meanwhile stays inside.
+
+    Of repeated requests with the very same field section, all heads share one list object
+    in ``RequestHead.fields``: treat it as read-only, and compare it with ``is`` to know
+    that nothing has changed.
+
+    Args:
+        limits: What a request may cost.
+    """
+
+    __slots__ = (
+        *("_at", "_block", "_closed", "_head", "_limits", "_methods", "_offset", "_packet"),
+        *("_queue", "_queued", "_scan"),
+    )
+
+    def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._methods = _methods(limits.methods)
+        #: The packet being read, and the first byte in it that has not been judged.
+        self._packet = b""
+        self._at = 0
+        #: Where the packet's first byte stands, counted from the message's first.
+        self._offset = 0
+        self._queue: deque[bytes] | None = None
+        self._queued = 0
+        #: The exact reader, while it has a message.
+        self._scan: Scan | None = None
+        #: A head without body that was given out, so that its end comes next.
+        self._head: RequestHead | None = None
+        self._block: FieldBlock | None = None
+        self._closed = False
+
+    def receive(self, data: bytes) -> None:
+        """Take in one read, to be judged by `next_event`; drop it if the parser is closed."""
+        if self._closed or not data:
+            return
+        if self._at == len(self._packet) and not self._queued:
+            self._packet = data
+            self._at = 0
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(data)
+        self._queued += len(data)
+
+    def next_event(self) -> Event:
+        """Judge what has been received, up to the next event.
+
+        Returns:
+            `RequestHead`, then any number of `BodyData`, then `EndOfMessage`, for each
+            message; `NEED_DATA` when all bytes are used up, and for good once the parser
+            is closed.  After a message that the connection does not outlive
+            (``RequestHead.keep_alive``) it closes by itself.
+
+        Raises:
+            ParseError: The bytes break RFC 9112 or a limit.  The parser is closed then.
+        """
+        if self._head is not None:
+            return self._end_message(self._head, _END)
+        if self._scan is None:
+            if self._at == len(self._packet) and not self._next_packet():
+                return NEED_DATA
+            self._offset = -self._at
+            head = self._common_head()
+            if head is not None:
+                return head
+            self._scan = Scan(self._limits, self._methods, _request_line.empty_lines)
+            self._scan.line_at = self._at
+        return self._read_on(self._scan)
+
+    def finish(self) -> None:
+        """Take note of the end of input, once `next_event` has said `NEED_DATA`.
+
+        Returns quietly between messages, also behind empty lines, and when closed.
+
+        Raises:
+            UnexpectedEOF: A message is not complete.  The parser is closed then.
+        """
+        scan = self._scan
+        if scan is None or scan.finished or scan.part is Part.EMPTY_LINE:
+            return
+        error = PARSE_ERRORS[END_OF_INPUT.code](
+            END_OF_INPUT.reason,
+            code=END_OF_INPUT.code,
+            phase=_phase_of(scan),
+            request=scan.head,
+            field=scan.name if scan.part in _IN_FIELDS else None,
+            bytes_parsed=0,
+            offset=self._offset + self._at,
+            broke_at=scan.ended_at(),
+        )
+        self.close()
+        raise error
+
+    def close(self) -> None:
+        """Parse nothing more, ever: drop what waits and what is still to come."""
+        self._closed = True
+        self._packet = b""
+        self._at = 0
+        self._queue = None
+        self._queued = 0
+        self._scan = None
+        self._head = None
+        self._block = None
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def unread(self) -> list[bytes]:
+        """Hand over the bytes that have not been judged, read by read, and close."""
+        rest = [self._packet[self._at :]] if self._at < len(self._packet) else []
+        rest += self._queue or ()
+        self.close()
+        return rest
+
+    @property
+    def buffered(self) -> int:
+        """How many bytes have been received and not been judged."""
+        return len(self._packet) - self._at + self._queued
+
+    @property
+    def phase(self) -> Phase:
+        """``"idle"`` between messages, also behind empty lines; ``"head"`` or ``"body"``."""
+        if self._scan is None or self._scan.part is Part.EMPTY_LINE:
+            return "idle" if self._head is None else "body"
+        return _phase_of(self._scan)
+
+    @property
+    def pending_request(self) -> RequestHead | None:
+        """The request being read, with its fields so far; None before its target ended."""
+        return self._head if self._scan is None else self._scan.head
+
+    def _next_packet(self) -> bool:
+        """Let go of the packet, which has been judged to its end; say if there is another."""
+        self._offset += len(self._packet)
+        self._at = 0
+        if not self._queue:
+            self._packet = b""
+            return False
+        self._packet = self._queue.popleft()
+        self._queued -= len(self._packet)
+        return True
+
+    def _common_head(self) -> RequestHead | None:
+        """The head that starts here, if it is complete in this packet and not unusual."""
+        line = COMMON_REQUEST_LINE.match(self._packet, self._at)
+        if line is None:
+            return None
+        method, target, version = line.groups()
+        if method not in self._methods.common:
+            return None
+        fields_at = line.end()
+        block = self._block
+        if (
+            block is None
+            or not self._packet.startswith(block.raw, fields_at)
+            or block.version != version
+        ):
+            block = read_block(self._packet, fields_at, version, self._limits)
+            if block is None:
+                return None
+            self._block = block
+        # More than the limit counts: what is near it is for the exact reader.
+        if len(target) + len(block.raw) >= self._limits.head_bytes:
+            return None
+        head = RequestHead(
+            method,
+            target,
+            version,
+            block.fields,
+            block.content_length,
+            block.chunked,
+            block.keep_alive,
+            block.upgrade,
+        )
+        start = self._at
+        self._at = fields_at + len(block.raw)
+        if not (block.content_length or block.chunked):
+            self._head = head
+            return head
+        scan = self._scan = Scan(self._limits, self._methods, _request_line.empty_lines)
+        scan.head = head
+        scan.request_line = self._packet[start : fields_at - 2]
+        scan.line_at = self._at
+        _body.begin(scan, head)
+        self._leave_packet(scan)
+        return head
+
+    def _read_on(self, scan: Scan) -> Event:
+        """Let the exact reader go on to the next event."""
+        while True:
+            if scan.finished:
+                assert scan.head is not None
+                trailers = scan.trailers
+                return self._end_message(scan.head, EndOfMessage(trailers) if trailers else _END)
+            if not self._packet:
+                return NEED_DATA
+            try:
+                self._at = scan.advance(self._packet, self._at)
+            except Refusal as refusal:
+                raise self._error(scan, refusal) from None
+            self._leave_packet(scan)
+            if (event := scan.event) is not None:
+                scan.event = None
+                return event
+
+    def _leave_packet(self, scan: Scan) -> None:
+        """Go on to the next packet if this one has been judged to its end."""
+        if self._at == len(self._packet):
+            scan.hold(self._packet)
+            self._next_packet()
+
+    def _end_message(self, head: RequestHead, end: EndOfMessage) -> Event:
+        self._head = None
+        self._scan = None
+        if not head.keep_alive:
+            self.close()
+        elif self._at == len(self._packet):
+            self._next_packet()
+        return end
+
+    def _error(self, scan: Scan, refusal: Refusal) -> ParseError:
+        """Make an error of *refusal*, and close."""
+        why, packet = refusal.why, self._packet
+        message_at = max(0, -self._offset)
+        error = PARSE_ERRORS.get(why.code, ParseError)(
+            why.reason,
+            code=why.code,
+            phase=_phase_of(scan),
+            request=scan.head,
+            field=refusal.field or (scan.name if scan.part in _IN_FIELDS else None),
+            raw_packet=packet,
+            bytes_parsed=refusal.offset,
+            offset=self._offset + refusal.offset,
+            broke_at=scan.broke_at(packet, refusal, message_at),
+        )
+        self.close()
+        return error
+
+
+def _phase_of(scan: Scan) -> Phase:
+    return "head" if scan.part in _IN_HEAD else "body"
