@@ -77,12 +77,17 @@ class HangupChannel(HTTPChannel):
         """
         return self.hangups.errbacks.run(failure, socket)
 
+    def getHost(self) -> Any:
+        """The address the client connected to, asked of the kernel once and not per request."""
+        return self._host
+
     # The life of the connection.
 
     def connectionMade(self) -> None:
         """Start the clock: the first message counts from here."""
         self.timeOut = None  # our deadlines replace the timer that every byte resets
         super().connectionMade()
+        self._host = self.transport.getHost()
         hangups = self.hangups
         hangups.joined(self)
         self.requestFactory: Any = hangup_factory(self.requestFactory)
@@ -130,12 +135,13 @@ class HangupChannel(HTTPChannel):
             if error is not None:
                 self._record(error)
                 self._error_waits = True
-        socket = self._client_socket()
-        self._leave()
         if error is not None:
+            self._client_socket()
             self._abandon_requests(error)
+        self._leave()
         super().connectionLost(reason)
-        socket.connection_lost()
+        if self._socket is not None:
+            self._socket.connection_lost()
         if error is not None and self._error_waits:
             self._settle(error)
 
@@ -172,6 +178,7 @@ class HangupChannel(HTTPChannel):
             hangups = self.hangups
             self._socket = ClientSocket(
                 self.transport,
+                self._host,
                 hangups.deadlines,
                 hangups.limits,
                 hangups.timeouts,
@@ -329,8 +336,10 @@ class HangupChannel(HTTPChannel):
         self._fail(error)
 
     def _record(self, error: ClientError) -> None:
-        self._error = error
+        # It outlives the connection, which its traceback would keep alive.
+        error.__traceback__ = error.__context__ = None
         error.peer = self.getPeer()
+        self._error = error
         self.hangups.journal.record(error)
 
     def _settle(self, error: ClientError) -> None:

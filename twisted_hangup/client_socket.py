@@ -54,7 +54,7 @@ class ClientSocket:
 
     Attributes:
         peer: Address of the client, an ``IAddress``.
-        host: Address it connected to.
+        host: Address that it connected to, likewise.
         secure: Whether TLS protects the connection.
         headers_sent: Whether a response to the broken message has begun.  Then nothing
             more can be said to the client: `write`, `respond` and `end` only close.
@@ -66,6 +66,7 @@ class ClientSocket:
     def __init__(
         self,
         transport: Transport,
+        host: Any,
         deadlines: Deadlines,
         limits: Limits,
         timeouts: Timeouts,
@@ -73,7 +74,7 @@ class ClientSocket:
     ) -> None:
         """*release* is called once, before the connection is closed in any way."""
         self.peer = transport.getPeer()
-        self.host = transport.getHost()
+        self.host = host
         self.secure = ISSLTransport.providedBy(transport)
         self.headers_sent = False
         self.bytes_written = 0
@@ -82,7 +83,7 @@ class ClientSocket:
         self._deadlines = deadlines
         self._limits = limits
         self._timeouts = timeouts
-        self._release = release
+        self._release: Callable[[], object] | None = release
         self._deadline = Deadline(self._linger_over)
         self._linger_until = inf
         self._lingered_bytes = 0
@@ -152,7 +153,7 @@ class ClientSocket:
         if transport is None or self._ending:
             return
         self._ending = True
-        self._release()
+        self._let_go()
         if self._peer_left or self.secure:
             # Nothing more can arrive; or TLS, which says close_notify and then reads on
             # until the peer has said it too.
@@ -169,7 +170,7 @@ class ClientSocket:
             return
         if not self._ending:
             self._ending = True
-            self._release()
+            self._let_go()
         transport.abortConnection()
 
     def when_closed(self) -> Deferred[None]:
@@ -215,11 +216,15 @@ class ClientSocket:
 
     def connection_lost(self) -> None:
         """The connection has gone."""
-        self._transport = None
+        self._transport = self._release = None
         self._deadlines.forget(self._deadline)
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             waiter.callback(None)
+
+    def _let_go(self) -> None:
+        if self._release is not None:
+            self._release()
 
     def _waiting_no_more(self, waiter: Deferred[None]) -> None:
         if waiter in self._waiting:

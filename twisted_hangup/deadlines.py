@@ -22,6 +22,10 @@ TICK: Final = 0.5
 SLICE: Final = 0.005
 
 
+def _nothing() -> None:
+    """What happens when a forgotten deadline passes."""
+
+
 class Deadline:
     """A moment, and what happens when it has passed.
 
@@ -67,8 +71,9 @@ class Deadlines:
             self._timer = self._clock.callLater(TICK, self._look)
 
     def forget(self, deadline: Deadline) -> None:
-        """Drop *deadline* for good: it never passes, and nothing here refers to it."""
+        """Drop *deadline* for good: it never passes, and refers to nobody any more."""
         deadline.due = inf
+        deadline._expired = _nothing
         self._unfile(deadline)
         if not self._by_tick and not self._passed and self._timer is not None:
             self._timer.cancel()

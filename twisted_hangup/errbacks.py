@@ -74,79 +74,79 @@ class ClientErrbacks:
 class Settlement:
     """One client error on its way to exactly one answer.
 
-    Runs the hook under the same guard as any handler, bounds it in time, and answers by
-    default where it did not.
+    Judges what the hook made of the error as that of any handler, bounds it in time, and
+    answers by default where it did not.
     """
+
+    __slots__ = ("_deadline", "_deadlines", "_error", "_socket", "_waiting")
 
     def __init__(self, error: ClientError, socket: ClientSocket, deadlines: Deadlines) -> None:
         self._error = error
         self._socket = socket
         self._deadlines = deadlines
-        self._deadline = Deadline(self._out_of_time)
-        self._chain: Deferred[Any] | None = None
+        self._deadline: Deadline | None = None
+        self._waiting: Deferred[Outcome] | None = None
 
     def start(self, hook: Handler, handler_seconds: float) -> None:
         """Ask *hook*; after *handler_seconds* (0: never) do without it."""
-        if handler_seconds:
-            due = self._deadlines.seconds() + handler_seconds
-            self._deadlines.set(self._deadline, due)
+        outcome = _guarded(Failure(self._error), hook, self._socket, self._error)
+        if isinstance(outcome, Deferred):
+            self._waiting = outcome
+            outcome.addCallbacks(self._cb_handled, self._eb_unhandled)
+            outcome.addErrback(self._eb_bug)
+        elif outcome is None:
+            self._cb_handled(None)
+        else:
+            self._eb_unhandled(outcome)
+        if handler_seconds and (self._waiting is not None or not self._socket.ended):
+            self._deadline = Deadline(self._out_of_time)
+            self._deadlines.set(self._deadline, self._deadlines.seconds() + handler_seconds)
             self._socket.when_closed().addCallback(self._cb_closed)
-        chain: Deferred[Outcome] = Deferred()
-        self._chain = chain
-        chain.addErrback(_guarded, hook, self._socket, self._error)
-        chain.addCallbacks(self._cb_handled, self._eb_unhandled)
-        chain.addErrback(self._eb_bug)
-        chain.errback(Failure(self._error))
 
     def _cb_handled(self, _: object) -> None:
         """A handler took it.  It may still be writing, or have forgotten to close."""
-        self._chain = None
+        self._waiting = None
         if self._socket.ended:
-            self._deadlines.forget(self._deadline)
+            self._over()
 
     def _eb_unhandled(self, _: Failure) -> None:
-        if not self._socket.out_of_time:
-            self._chain = None
-            self._answer()
+        """The last rung: answer by default, unless somebody has begun to."""
+        self._waiting = None
+        self._over()
+        socket, status = self._socket, self._error.status
+        if status is None or socket.headers_sent or socket.bytes_written:
+            socket.end()
+        else:
+            socket.end(default_answer(status))
 
     def _eb_bug(self, failure: Failure) -> None:
         _log.failure("Could not answer {log_error}", failure, log_error=str(self._error))
         self._socket.destroy()
 
-    def _answer(self) -> None:
-        """The last rung: answer by default, unless somebody has begun to."""
-        self._deadlines.forget(self._deadline)
-        socket, status = self._socket, self._error.status
-        if socket.closed:
-            return
-        if status is None or socket.headers_sent or socket.bytes_written or not socket.writable:
-            socket.end()
-        else:
-            socket.end(default_answer(status))
-
     def _out_of_time(self) -> None:
-        waiting, self._chain = self._chain, None
-        if self._socket.ended and waiting is None:
-            return
-        if waiting is None:
+        waiting = self._waiting
+        if waiting is not None:
+            _log.warn(
+                "A client error handler is still waiting over {log_error}; answered without it",
+                log_error=str(self._error),
+            )
+            self._socket.out_of_time = True  # the rest of the chain passes the error on
+            waiting.cancel()
+        elif not self._socket.ended:
             _log.warn(
                 "A client error handler said it had handled {log_error} and never closed "
                 "the connection; closed for it",
                 log_error=str(self._error),
             )
             self._socket.destroy()
-            return
-        _log.warn(
-            "A client error handler is still waiting over {log_error}; answered without it",
-            log_error=str(self._error),
-        )
-        self._socket.out_of_time = True
-        self._answer()
-        waiting.cancel()
 
     def _cb_closed(self, _: None) -> None:
         """Nothing is left to bound, except a handler that goes on waiting for nobody."""
-        if self._chain is None:
+        if self._waiting is None:
+            self._over()
+
+    def _over(self) -> None:
+        if self._deadline is not None:
             self._deadlines.forget(self._deadline)
 
 
@@ -164,7 +164,7 @@ def _guarded(
         return _judged(Failure(), handler, socket, error)
     if isinstance(result, Deferred):
         return result.addBoth(_judged, handler, socket, error)
-    return _judged(result, handler, socket, error)
+    return None if result is None else _judged(result, handler, socket, error)
 
 
 def _judged(result: object, handler: Handler, socket: ClientSocket, error: ClientError) -> Outcome:
@@ -175,6 +175,7 @@ def _judged(result: object, handler: Handler, socket: ClientSocket, error: Clien
         return None
     if isinstance(result, Failure):
         if result.value is error:
+            error.__traceback__ = None  # of the raise that passed it on, frames and all
             return result
         if not (socket.out_of_time and result.check(CancelledError)):
             _log.failure(
