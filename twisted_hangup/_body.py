@@ -11,12 +11,11 @@ from typing import Final
 from . import _fields, _grammar
 from . import _refusals as why
 from ._facts import CHUNKED, TRANSFER_ENCODING
+from ._grammar import CR, LF
 from ._refusals import after_byte, at_byte
 from ._scan import Scan
 from .events import BodyData, Part, RequestHead
 
-_CR: Final = 0x0D
-_LF: Final = 0x0A
 _QUOTE: Final = ord('"')
 _EQUALS: Final = ord("=")
 _SEMICOLON: Final = ord(";")
@@ -83,11 +82,11 @@ def _size(scan: Scan, data: bytes, at: int) -> int:
 
 def _behind_size(scan: Scan, data: bytes, at: int) -> int:
     byte = data[at]
-    if byte == _CR:
+    if byte == CR:
         scan.state = _behind_size_cr
     elif byte == _SEMICOLON:
         scan.state = _extension_start
-    elif byte == _LF:
+    elif byte == LF:
         raise after_byte(why.CHUNK_SIZE_CR, at)
     elif byte in b" \t":
         raise after_byte(why.CHUNK_SIZE, at)
@@ -97,7 +96,7 @@ def _behind_size(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _behind_size_cr(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.CHUNK_SIZE_LF, at)
     scan.total += scan.number
     if 0 < scan.limits.body_bytes < scan.total:
@@ -148,9 +147,9 @@ def _extension_name(scan: Scan, data: bytes, at: int) -> int:
         scan.state = _extension_value
     elif byte == _SEMICOLON:
         scan.state = _extension_start
-    elif byte == _CR:
+    elif byte == CR:
         scan.state = _behind_size_cr
-    elif byte == _LF:
+    elif byte == LF:
         raise at_byte(why.CHUNK_EXT_NAME_CR, at)
     else:
         raise after_byte(why.CHUNK_EXT_NAME, at)
@@ -168,9 +167,9 @@ def _extension_value(scan: Scan, data: bytes, at: int) -> int:
         scan.state = _quoted
     elif byte == _SEMICOLON:
         scan.state = _extension_start
-    elif byte == _CR:
+    elif byte == CR:
         scan.state = _behind_size_cr
-    elif byte == _LF:
+    elif byte == LF:
         raise at_byte(why.CHUNK_EXT_VALUE_CR, at)
     else:
         raise after_byte(why.CHUNK_EXT_VALUE, at)
@@ -205,9 +204,9 @@ def _behind_quoted(scan: Scan, data: bytes, at: int) -> int:
     byte = data[at]
     if byte == _SEMICOLON:
         scan.state = _extension_start
-    elif byte == _CR:
+    elif byte == CR:
         scan.state = _behind_size_cr
-    elif byte == _LF:
+    elif byte == LF:
         raise at_byte(why.CHUNK_EXT_VALUE_CR, at)
     else:
         raise at_byte(why.CHUNK_EXT_AFTER_QUOTE, at)
@@ -225,16 +224,16 @@ def _data(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _behind_data(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] == _LF:
+    if data[at] == LF:
         raise after_byte(why.CHUNK_DATA_CR, at)
-    if data[at] != _CR:
+    if data[at] != CR:
         raise at_byte(why.CHUNK_DATA_LF, at)
     scan.state = _behind_data_cr
     return at + 1
 
 
 def _behind_data_cr(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.CHUNK_DATA_LF, at)
     _begin_chunk(scan)
     scan.line_at = at + 1

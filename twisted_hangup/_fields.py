@@ -11,13 +11,11 @@ from typing import Final
 from . import _grammar
 from . import _refusals as why
 from ._facts import CHUNKED, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, connection_flags
+from ._grammar import CR, LF, SP
 from ._refusals import after_byte, at_byte, current_line
 from ._scan import Scan, State
 from .events import Part
 
-_CR: Final = 0x0D
-_LF: Final = 0x0A
-_SP: Final = 0x20
 _COLON: Final = ord(":")
 _COMMA: Final = ord(",")
 _ZERO: Final = ord("0")
@@ -38,7 +36,7 @@ _MAY_BE_BLAMED: Final = frozenset({b"content-length", b"host", b"transfer-encodi
 
 def behind_request_line(scan: Scan, data: bytes, at: int) -> int:
     """Where the head's fields start."""
-    if data[at] == _SP:
+    if data[at] == SP:
         raise after_byte(why.SPACE_BEFORE_FIELDS, at)
     scan.state = line_start
     return at
@@ -48,10 +46,10 @@ def line_start(scan: Scan, data: bytes, at: int) -> int:
     """The first byte of a field line, or of the empty line that ends the section."""
     scan.name = None
     byte = data[at]
-    if byte == _CR:
+    if byte == CR:
         scan.state = _behind_last_cr
         return at + 1
-    if byte == _LF:
+    if byte == LF:
         raise after_byte(why.FIELD_CHAR, at)
     if byte not in _TOKEN_BYTES:
         raise at_byte(why.FIELD_TOKEN, at)
@@ -63,7 +61,7 @@ def line_start(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _behind_last_cr(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.FIELDS_LF, at)
     assert scan.end_of_fields is not None
     scan.end_of_fields(scan, at + 1)
@@ -82,7 +80,7 @@ def _name(scan: Scan, data: bytes, at: int) -> int:
     scan.name = scan.line(data, at)
     scan.word = scan.name.lower()
     if byte != _COLON:
-        if byte == _SP and scan.word in _KNOWN_TO_LLHTTP:
+        if byte == SP and scan.word in _KNOWN_TO_LLHTTP:
             raise after_byte(why.FIELD_CHAR, at)
         raise at_byte(why.FIELD_TOKEN, at)
     if scan.word == b"content-length" and scan.flags & TRANSFER_ENCODING:
@@ -98,10 +96,10 @@ def _before_value(scan: Scan, data: bytes, at: int) -> int:
     if run is not None:
         scan.spend(at, run.end())
         return run.end()
-    if data[at] == _CR:
+    if data[at] == CR:
         scan.state = _behind_empty_value
         return at + 1
-    if data[at] == _LF:
+    if data[at] == LF:
         raise after_byte(why.VALUE_CHAR, at)
     scan.state = _VALUES.get(scan.word, _value)
     return scan.state(scan, data, at)
@@ -118,14 +116,14 @@ def _value(scan: Scan, data: bytes, at: int) -> int:
         if at == len(data):
             return at
     byte = data[at]
-    if byte == _CR:
+    if byte == CR:
         scan.state = _behind_value_cr
         return at + 1
-    raise at_byte(why.VALUE_CR if byte == _LF else why.VALUE_CHAR, at)
+    raise at_byte(why.VALUE_CR if byte == LF else why.VALUE_CHAR, at)
 
 
 def _behind_value_cr(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.VALUE_LF, at)
     scan.state = _behind_value
     return _keep(scan, data, at + 1)
@@ -166,7 +164,7 @@ def _keep(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.EMPTY_VALUE_LF, at)
     scan.state = _behind_empty_line
     return _keep(scan, data, at + 1)
@@ -216,7 +214,7 @@ def _behind_length(scan: Scan, data: bytes, at: int) -> int:
     if run is not None:
         scan.spend(at, run.end())
         return run.end()
-    if data[at] not in (_CR, _LF):
+    if data[at] not in (CR, LF):
         raise at_byte(why.CL_CHAR, at)
     scan.flags |= CONTENT_LENGTH
     scan.state = _value
@@ -261,7 +259,7 @@ def _behind_chunked(scan: Scan, data: bytes, at: int) -> int:
     byte = data[at]
     if byte == _COMMA:
         raise after_byte(why.TE_VALUE, at)
-    if byte in (_CR, _LF):
+    if byte in (CR, LF):
         # An error follows unless this is CR LF, so that the flag cannot come too early.
         scan.flags |= CHUNKED
         scan.state = _value

@@ -17,6 +17,11 @@ ALPHA: Final = rb"A-Za-z"
 DIGIT: Final = rb"0-9"
 HEXDIG: Final = rb"0-9A-Fa-f"
 
+#: Single bytes, as indexing gives them.
+CR: Final = 0x0D
+LF: Final = 0x0A
+SP: Final = 0x20
+
 # RFC 9110, section 5.6.2
 #   tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|"
 #         / "~" / DIGIT / ALPHA

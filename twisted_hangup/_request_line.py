@@ -11,14 +11,12 @@ from typing import Final, NamedTuple
 
 from . import _fields, _grammar, _head_end, _target
 from . import _refusals as why
+from ._grammar import CR, LF, SP
 from ._refusals import Why, after_byte, at_byte, current_line
 from ._scan import Methods, Scan, State
 from ._target import TargetPart
 from .events import Part, RequestHead
 
-_CR: Final = 0x0D
-_LF: Final = 0x0A
-_SP: Final = 0x20
 _DOT: Final = ord(".")
 _SLASH: Final = ord("/")
 _DIGITS: Final = b"0123456789"
@@ -69,14 +67,14 @@ def _method(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _behind_method(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _SP:
+    if data[at] != SP:
         raise at_byte(why.NO_SPACE_AFTER_METHOD, at)
     scan.state = _before_target
     return at + 1
 
 
 def _before_target(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] == _SP:
+    if data[at] == SP:
         return _superfluous_spaces(scan, data, at)
     scan.mark = scan.column(at)
     scan.target_part = _target.AUTHORITY if scan.word == b"CONNECT" else _target.START
@@ -109,15 +107,15 @@ def _in_target(scan: Scan, data: bytes, at: int) -> int:
         return at + 1
     if byte in part.swallowed:
         raise after_byte(part.swallowed[byte], at)
-    if not part.may_end or byte not in (_SP, _CR, _LF):
+    if not part.may_end or byte not in (SP, CR, LF):
         raise at_byte(part.otherwise, at)
     scan.head = RequestHead(scan.word, scan.line(data, at)[scan.mark :])
     scan.state = _AFTER_TARGET[byte]
-    return at + 1 if byte != _LF else at
+    return at + 1 if byte != LF else at
 
 
 def _behind_target_cr(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.URL_CRLF, at)
     return _behind_target_lf(scan, data, at)
 
@@ -135,7 +133,7 @@ def _behind_target(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _before_protocol(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] == _SP:
+    if data[at] == SP:
         return _superfluous_spaces(scan, data, at)
     if data[at] not in _PROTOCOLS:
         raise at_byte(why.NO_PROTOCOL, at)
@@ -225,16 +223,16 @@ def _http2_preface(scan: Scan, data: bytes, at: int) -> int:
 
 
 def _behind_version(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] == _LF:
+    if data[at] == LF:
         raise after_byte(why.VERSION_CRLF, at)
-    if data[at] != _CR:
+    if data[at] != CR:
         raise at_byte(why.VERSION_CRLF, at)
     scan.state = _behind_version_cr
     return at + 1
 
 
 def _behind_version_cr(scan: Scan, data: bytes, at: int) -> int:
-    if data[at] != _LF:
+    if data[at] != LF:
         raise at_byte(why.VERSION_LF, at)
     scan.request_line = scan.line(data, at).removesuffix(b"\r")
     scan.line_at = at + 1
@@ -263,7 +261,7 @@ _PROTOCOLS: Final = {
 }
 
 _AFTER_TARGET: Final[dict[int, State]] = {
-    _SP: _behind_target,
-    _CR: _behind_target_cr,
-    _LF: _behind_target_lf,
+    SP: _behind_target,
+    CR: _behind_target_cr,
+    LF: _behind_target_lf,
 }
