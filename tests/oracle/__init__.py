@@ -1,0 +1,1 @@
+"""Node as the judge of our parser: a differential fuzz, and the rules that explain it."""

@@ -1,0 +1,63 @@
+"""Our parser's verdict, in the same words as `node` gives Node's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted_hangup.errors import ParseError
+from twisted_hangup.events import NEED_DATA, BodyData, EndOfMessage, RequestHead
+from twisted_hangup.limits import Limits
+from twisted_hangup.parser import RequestParser
+
+from .node import Error, Message, Verdict
+
+
+def judge(reads: Sequence[bytes], limits: Limits) -> Verdict:
+    """Read *reads* as one connection, up to the first request that asks for an upgrade."""
+    parser = RequestParser(limits)
+    messages: list[Message] = []
+    before = 0
+    try:
+        for data in reads:
+            parser.receive(data)
+            if _take_events(parser, messages):
+                return Verdict(messages, None)
+            before += len(data)
+        parser.finish()
+    except ParseError as error:
+        return _broken(messages, error, before)
+    return Verdict(messages, None)
+
+
+def _broken(messages: list[Message], error: ParseError, before: int) -> Verdict:
+    if error.raw_packet is None:
+        return Verdict(messages, Error(error.code, error.reason, None))
+    assert error.bytes_parsed is not None
+    assert error.offset is not None
+    broke = Error(error.code, error.reason, before + error.bytes_parsed)
+    return Verdict(messages, broke, before + error.bytes_parsed - error.offset)
+
+
+def _take_events(parser: RequestParser, messages: list[Message]) -> bool:
+    """Add what has come out to *messages*; say whether it asks for an upgrade."""
+    while (event := parser.next_event()) is not NEED_DATA:
+        if isinstance(event, RequestHead):
+            messages.append(
+                Message(
+                    event.method,
+                    event.target,
+                    event.version,
+                    event.fields,
+                    event.keep_alive,
+                    event.upgrade,
+                    trailers=[],
+                )
+            )
+            if event.upgrade:
+                return True
+        elif isinstance(event, BodyData):
+            messages[-1].body += event.data
+        elif isinstance(event, EndOfMessage):
+            messages[-1].trailers = event.trailers
+            messages[-1].complete = True
+    return False
