@@ -154,8 +154,8 @@ FIELD_BLOCK: Final = re.compile(rb"(?:[" + TCHAR + rb"]+:[" + FIELD_CHAR + rb"]*
 FIELD_LINES: Final = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 
 # RFC 9112, section 6.1.  Stricter: "chunked", once and alone.  SP may follow it, HTAB may
-# not, as in llhttp.
-ONLY_CHUNKED: Final = re.compile(rb"transfer-encoding:[ \t]*chunked *\r\n", re.IGNORECASE)
+# not, as in llhttp.  To be searched for in a valid `FIELD_BLOCK`.
+ONLY_CHUNKED: Final = re.compile(rb"(?:\A|\n)transfer-encoding:[ \t]*chunked *\r\n", re.IGNORECASE)
 
 #   Content-Length = 1*DIGIT, and not near any machine's largest   RFC 9110, section 8.6
 COMMON_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
