@@ -142,7 +142,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ),
         ("HPE_INVALID_URL", "Unexpected char in url schema"): Rule(
             "a target that does not start with / is a whole URL, such as http://example.org/a;"
-            " perhaps it has been left out",
+            " perhaps the target has been left out",
             "RFC 9112, section 3.2",
         ),
         ("HPE_INVALID_URL", "Unexpected char in url server"): _URL_SERVER,

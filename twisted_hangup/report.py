@@ -149,7 +149,8 @@ def _picture(error: Reportable, policy: MaskingPolicy) -> list[str]:
         return lines
     # A caret is drawn even where no byte is left to point at: the input ended there.
     culprit = line[where.caret : where.caret + 1]
-    shown = visible(culprit)
+    # White space to blame has to be seen, too.
+    shown = r"\x20" if culprit == b" " else visible(culprit)
     before = shortened(line[: where.caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
     lines.append(_INDENT + before + shown)
     if culprit or error.code == "HPE_INVALID_EOF_STATE":
@@ -194,8 +195,6 @@ def masked_line(error: Reportable, where: Break, policy: MaskingPolicy) -> bytes
 
 def follows_secret(error: Reportable, policy: MaskingPolicy) -> bool:
     """Whether the field line before the one that broke has a secret value."""
-    if error.field is not None and policy.is_secret(error.field):
-        return True
     where, request = error.broke_at, error.request
     if where is None or where.part is not Part.FIELD or request is None or not request.fields:
         return False
