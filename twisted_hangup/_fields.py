@@ -94,7 +94,10 @@ def _name(scan: Scan, data: bytes, at: int) -> int:
 def _before_value(scan: Scan, data: bytes, at: int) -> int:
     run = _grammar.WHITE_SPACE.match(data, at)
     if run is not None:
-        scan.spend(at, run.end())
+        # The one that most clients send is free, as in Node.
+        assert scan.name is not None
+        first = scan.column(at) == len(scan.name) + 1
+        scan.spend(at + first, run.end())
         return run.end()
     if data[at] == CR:
         scan.state = _behind_empty_value

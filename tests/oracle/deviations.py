@@ -11,6 +11,7 @@ import ipaddress
 import re
 import string
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from .node import Error, Message, Verdict
@@ -38,8 +39,13 @@ class Difference:
             return False
         theirs = self.node.error
         later = theirs is None or theirs.offset is None or theirs.offset >= error.offset
-        count = len(self.ours.messages)
-        return later and self.ours.messages == self.node.messages[:count]
+        ours, node = self.ours.messages, self.node.messages[: len(self.ours.messages)]
+        if ours and node and not ours[-1].complete and node[-1].body.startswith(ours[-1].body):
+            # Node has read on in the body that we refused to.
+            node[-1] = replace(
+                node[-1], body=ours[-1].body, trailers=ours[-1].trailers, complete=False
+            )
+        return later and ours == node
 
     @property
     def node_stopped_at_close(self) -> bool:

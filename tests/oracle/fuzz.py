@@ -44,6 +44,8 @@ _EXTRA_SEEDS: Final = [
     b"GET http://[1:2::3.4.5.6]:8080/?# HTTP/1.1\r\nhOST: [v1.x]\r\nConnection:close\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"\r\n\r\n\nGET / HTTP/2.0\r\nA: b\r\n\r\n",
+    b"\r\n" * 15 + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" + b"\n" * 31 + b"GET / HTTP/1.0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0000000000000001\r\nx\r\n0\r\n\r\n",
     b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\nx",
 ]
 
