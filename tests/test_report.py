@@ -116,16 +116,14 @@ REPORTS: Final = [
         """,
     ),
     (
-        b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 17_000,
-        """
-        HPE_HEADER_OVERFLOW: Header overflow  (answered 431)
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 300 + b"\x7f",
+        r"""
+        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
           GET / HTTP/1.1
-          X-Long: xxxxxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
-                                                                  byte 16402: 0x78 (x) ^
-        In the value of header field "X-Long": target and header fields together, or the
-        trailer fields behind a body, have more bytes than this server takes
-        (Limits.head_bytes), or the fields are too many (Limits.head_fields). RFC 6585,
-        section 5.
+          X-Long: xxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\x7f
+                                                               byte 333: 0x7f (DEL) ^^^^
+        In the value of header field "X-Long": a control character other than tab is not
+        allowed in a field value. RFC 9110, section 5.5.
         """,
     ),
     (
