@@ -15,6 +15,10 @@ from ._masking import MaskingPolicy
 from .limits import KIB, MIB, Limits, Timeouts
 
 DEFAULT_PORT: Final = "8000"
+
+#: Connections to a plain port that may wait to be accepted: nginx's number; Twisted's is 50.
+BACKLOG: Final = 511
+
 DEFAULT_GRACE_SECONDS: Final = 30.0
 DEFAULT_ERRORS_PER_SECOND: Final = 50
 
@@ -168,7 +172,8 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ports: list[str] = []
+        #: Endpoint by what the operator called it.
+        self.ports: dict[str, str] = {}
         self.handlers: list[str] = []
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
@@ -179,13 +184,14 @@ class Options(UsageOptions):
         if port.isascii() and port.isdigit():
             if int(port) > 0xFFFF:
                 raise UsageError(f"--port: {port} is not a port number (0 to 65535)")
-            port = f"tcp:{port}"
-        elif ":" not in port:
+            self.ports[f"port {port}"] = f"tcp:{port}:backlog={BACKLOG}"
+            return
+        if ":" not in port:
             raise UsageError(f"--port: {port!r} is neither a port number nor an endpoint")
-        elif re.match(r"haproxy:(ssl|tls)\b", port):
+        if re.match(r"haproxy:(ssl|tls)\b", port):
             # Twisted would expect the PROXY line inside of TLS, where no proxy puts it.
             raise UsageError(f"--port: {port!r}: the PROXY protocol works without TLS only")
-        self.ports.append(port)
+        self.ports[port] = port
 
     def opt_on_client_error(self, name: str) -> None:
         """Call this function with (failure, socket) for each client error. Repeatable."""

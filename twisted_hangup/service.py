@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import Logger
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
 
@@ -26,6 +27,8 @@ from ._welcome import WelcomePage
 from .console import ConsoleLog
 from .error_log import ErrorLog
 from .site import HangupSite
+
+_log = Logger()
 
 
 class LoggedSite(HangupSite):
@@ -54,7 +57,7 @@ def makeService(options: Options) -> IService:
 
 
 def _make_service(options: Options, reactor: Any) -> HangupService:
-    endpoints = [(port, _endpoint(port, reactor)) for port in options.ports]
+    endpoints = [(name, _endpoint(port, reactor)) for name, port in options.ports.items()]
     warn = SeldomWarning(reactor)
     site = LoggedSite(
         _content_of(options, reactor, warn),
@@ -138,4 +141,7 @@ def _most_connections(asked: int) -> int | None:
     bounds = [asked] if asked else []
     if limit is not None:
         bounds.append(_open_files.room_for_connections(limit))
-    return min(bounds, default=None)
+    most = min(bounds, default=None)
+    if most is not None:
+        _log.info("At most {most} connections at a time; further clients wait", most=most)
+    return most
