@@ -82,7 +82,7 @@ DEVIATIONS: Final[dict[str, tuple[str, Error | None]]] = {
     "sample-no-http-version": ("http-0.9", Error(*HTTP_0_9, 7)),
     "junk-after-connection-close": ("data-after-close", None),
     "many-small-headers-overflow": ("overflow-at-limit", Error(*OVERFLOW, 17897)),
-    "max-header-size-default": ("overflow-at-limit", Error(*OVERFLOW, 16403)),
+    "max-header-size-default": ("overflow-at-limit", Error(*OVERFLOW, 16404)),
     "trailer-overflow": ("overflow-at-limit", Error(*OVERFLOW, 16444)),
     "method-announce-request-with-rtsp": ("rtsp-ice", Error(*NOT_HTTP, 36)),
     "method-options-request-with-rtsp": ("rtsp-ice", Error(*NOT_HTTP, 35)),

@@ -37,6 +37,7 @@ def begin(scan: Scan, head: RequestHead) -> None:
         scan.number = head.content_length
         scan.state = _sized
     else:
+        scan.part = Part.BODY
         scan.finished = True
 
 

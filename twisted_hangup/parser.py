@@ -182,6 +182,8 @@ class RequestParser:
             return False
         self._packet = self._queue.popleft()
         self._queued -= len(self._packet)
+        if not self._queue:
+            self._queue = None  # an empty deque weighs more than the rest of an idle parser
         return True
 
     def _common_head(self) -> RequestHead | None:

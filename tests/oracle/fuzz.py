@@ -73,11 +73,12 @@ def mutants(count: int, seed: int) -> Iterator[list[bytes]]:
     for _ in range(count):
         stream = chance.choice(sources)
         for _ in range(chance.choice([0, 1, 1, 1, 2, 2, 3, 5])):
-            stream = _mutate(stream, chance, sources)
+            stream = mutate(stream, chance, sources)
         yield _cut(stream, chance)
 
 
-def _mutate(stream: bytes, chance: random.Random, sources: Sequence[bytes]) -> bytes:
+def mutate(stream: bytes, chance: random.Random, sources: Sequence[bytes]) -> bytes:
+    """Change *stream* in one place, or put one of *sources* behind it."""
     at = chance.randrange(len(stream) + 1)
     end = min(len(stream), at + chance.choice([1, 1, 1, 2, 4, 8, 20]))
     piece = stream[at:end]
