@@ -37,7 +37,8 @@ BROWSER_GET = (
     b"Referer: https://www.example.com/\r\n"
     b"Accept-Encoding: gzip, deflate, br\r\n"
     b"Accept-Language: en-US,en;q=0.9\r\n"
-    b"Cookie: session=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef; theme=dark; seen=1700000000\r\n\r\n"
+    b"Cookie: session=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef; "
+    b"theme=dark; seen=1700000000\r\n\r\n"
 )
 
 

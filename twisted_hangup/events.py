@@ -104,7 +104,8 @@ class Break:
             the packet began; ``b""`` where it began with a fresh line or inside a body.
         packet_part: The part that the first byte of the packet stands in.
         message_at: Index in the packet of the broken message's first byte; 0 where the
-            message began in an earlier read.
+            message began in an earlier read.  Behind another message nothing is told of
+            the packet's first byte: *packet_prefix* and *packet_part* are the defaults.
     """
 
     part: Part
