@@ -64,6 +64,8 @@ def main(kind: str, access_log: str | None = None) -> None:
         site.on_client_error(count)
     else:
         site = Site(Hello(), logPath=access_log)
+    if access_log is None:
+        site.log = lambda request: None  # a Site without logPath logs to twisted's log
     port = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
     print(port.getHost().port, flush=True)
     stdio.StandardIO(UntilEndOfInput())

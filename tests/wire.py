@@ -73,13 +73,16 @@ class Client:
         self.socket.close()
 
 
-def talk(port: int, *segments: bytes, tls: bool = False) -> Deferred[bytes]:
-    """Send *segments*, read to the end of the connection, close; fires with what came."""
+def talk(port: int, *segments: bytes, tls: bool = False, fin: bool = False) -> Deferred[bytes]:
+    """Send *segments*, end the input if *fin*, read to the end, close; fires with what came."""
 
     def run() -> bytes:
         client = Client(port, tls=tls)
         try:
-            return client.send(*segments).read_all()
+            client.send(*segments)
+            if fin:
+                client.end()
+            return client.read_all()
         finally:
             client.close()
 

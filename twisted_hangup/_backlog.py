@@ -14,17 +14,17 @@ READ_AHEAD: Final = 64
 
 
 class Backlog:
-    """The events of one connection, in order, some of them judged before they are due.
+    """Events that were judged before they are due, in order; true while it has some.
 
-    While a request is being answered, `judge_ahead` lets the parser look at what came
-    behind it, so that a broken message is known at once.  `next_event` then hands out
-    what was found, each in its turn.
+    While a request is being answered, `judge` lets the parser look at what came behind
+    it, so that a broken message is known at once.  `next_event` then hands out what was
+    found, each in its turn.
     """
 
-    __slots__ = ("_ahead", "_last_head", "_limit_bytes", "_messages", "parser")
+    __slots__ = ("_ahead", "_last_head", "_limit_bytes", "_messages", "_parser")
 
     def __init__(self, parser: RequestParser, limit_bytes: int) -> None:
-        self.parser = parser
+        self._parser = parser
         self._limit_bytes = limit_bytes
         self._ahead: deque[Event] = deque()
         self._messages = 0
@@ -36,32 +36,30 @@ class Backlog:
     @property
     def full(self) -> bool:
         """Whether more input would be more than the limits allow to wait here."""
-        return self._messages >= READ_AHEAD or self.parser.buffered > self._limit_bytes
+        return self._messages >= READ_AHEAD or self._parser.buffered > self._limit_bytes
 
     def next_event(self) -> Event:
-        """The next event in order, as `RequestParser.next_event`."""
+        """The oldest event; what the parser says next where there is none."""
         if not self._ahead:
-            event = self.parser.next_event()
-            if isinstance(event, RequestHead):
-                self._last_head = event
-            return event
+            return self._parser.next_event()
         event = self._ahead.popleft()
         if event.__class__ is EndOfMessage:
             self._messages -= 1
         return event
 
-    def judge_ahead(self) -> bool:
-        """Judge one more event; False where that has to wait.
+    def judge(self, running: RequestHead) -> bool:
+        """Judge one more event behind the request *running*; False where that has to wait.
 
         Raises:
-            ParseError: A message behind the running request is broken.
+            ParseError: A message behind it is broken.
         """
         if self._messages >= READ_AHEAD:
             return False
-        complete = not self._ahead or self._ahead[-1].__class__ is EndOfMessage
-        if complete and self._last_head is not None and self._last_head.upgrade:
+        last = self._last_head if self._ahead else running
+        assert last is not None
+        if last.upgrade and (not self._ahead or self._ahead[-1].__class__ is EndOfMessage):
             return False  # what follows may be another protocol's
-        event = self.parser.next_event()
+        event = self._parser.next_event()
         if event is NEED_DATA:
             return False
         if isinstance(event, RequestHead):
@@ -73,12 +71,12 @@ class Backlog:
 
     def close(self) -> None:
         """Judge nothing more, and drop what was judged of a message that is not complete."""
-        self.parser.close()
+        self._parser.close()
         while self._ahead and self._ahead[-1].__class__ is not EndOfMessage:
             self._ahead.pop()
 
     def clear(self) -> None:
         """Judge nothing more, and hand out nothing more."""
-        self.parser.close()
+        self._parser.close()
         self._ahead.clear()
         self._messages = 0

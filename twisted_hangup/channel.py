@@ -11,11 +11,13 @@ from math import inf
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import IWriteDescriptor
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 
 from ._backlog import Backlog
 from ._headers import HeadersCache
@@ -63,6 +65,7 @@ class HangupChannel(HTTPChannel):
         self._input_ended = False
         self._left = False
         self._idle_since: float | None = None
+        self._answered = False
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
@@ -108,6 +111,9 @@ class HangupChannel(HTTPChannel):
         self._parser.receive(data)
         self._pump()
         self._after_pump()
+        if self._answered:
+            self._answered = False
+            self._send_now()
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
@@ -187,6 +193,16 @@ class HangupChannel(HTTPChannel):
             hangups.deadlines.forget(self._deadline)
         return self._socket
 
+    def _send_now(self) -> None:
+        """Send what was written, and spare the reactor a turn that only finds it can be.
+
+        This is a fifth of the time of a small request.  The reactor goes on from where it
+        ends: it has been asked to watch the socket, and is still if anything is left.
+        """
+        transport = self.transport
+        if IWriteDescriptor.providedBy(transport) and not transport.disconnecting:
+            transport.doWrite()
+
     def _stop_flow_control(self) -> None:
         """A transport with a producer does not close before the producer has gone."""
         producer: Any = self._networkProducer
@@ -206,10 +222,11 @@ class HangupChannel(HTTPChannel):
         try:
             while self._socket is None and not self._left:
                 if self._handlingRequest:
-                    if self._error is not None or not self._backlog.judge_ahead():
+                    assert self._head is not None
+                    if self._error is not None or not self._backlog.judge(self._head):
                         return
                     continue
-                event = self._backlog.next_event()
+                event = (self._backlog or self._parser).next_event()
                 if event is NEED_DATA:
                     if self._error is not None:
                         self._settle(self._error)
@@ -255,7 +272,7 @@ class HangupChannel(HTTPChannel):
         request.requestHeaders = self._headers.headers(head.fields)
         self._command = head.method
         self._path = head.target
-        self._version = b"HTTP/" + head.version
+        self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"
         self.length = None if head.chunked else head.content_length or 0
         if head.method == b"CONNECT":
             self._refuse(request, 501)
@@ -290,13 +307,28 @@ class HangupChannel(HTTPChannel):
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Whether the connection may outlive the response (RFC 9112, section 9.3)."""
-        if self._head is not None and not self._head.keep_alive:
+        assert self._head is not None
+        if not self._head.keep_alive:
             request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
             return False
-        return bool(super().checkPersistence(request, version))
+        # Twisted's rule: the end of a response may have to be the connection's in 1.0.
+        return version == b"HTTP/1.1"
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        """Write a response head as one piece: the transport checks each piece it is given."""
+        if not isinstance(headers, Headers):
+            super().writeHeaders(version, code, reason, headers)
+            return
+        lines = [b"%b %b %b" % (version, code, reason)]
+        for name, values in headers.getAllRawHeaders():
+            for value in values:
+                lines.append(b"%b: %b" % (name, value))  # noqa: PERF401  # two loops in one read worse
+        lines.append(b"\r\n")
+        self.transport.write(b"\r\n".join(lines))
 
     def setLineMode(self, extra: bytes = b"") -> None:
         """requestDone() calls this when a response is finished: on to the next message."""
+        self._answered = True
         if not self._pumping:
             self._pump()
             self._after_pump()
@@ -345,6 +377,7 @@ class HangupChannel(HTTPChannel):
     def _settle(self, error: ClientError) -> None:
         """Start the chain: everything before the broken message has been answered."""
         self._error_waits = False
+        self._answered = True
         socket = self._client_socket()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:
