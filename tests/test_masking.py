@@ -419,6 +419,13 @@ def test_trailer_line_that_broke_is_shown_as_a_field(cut: int) -> None:
     assert masked(error) == (HEAD_MASKED + known)[cut:]
 
 
+def test_what_follows_the_trailers_is_no_trailer() -> None:
+    """Behind the empty line that ends broken trailers everything is hidden again."""
+    error = broken(HEAD + b"0\r\nA: \x01 and so on and so on\r\n\r\nsecret: s\r\n")
+    told = HEAD_MASKED + b"0\r\nA: \x01 and so on and so on\r\n\r\n*********\r\n"
+    assert masked(error) == told
+
+
 def test_secret_trailer_that_broke_loses_its_value() -> None:
     """A trailer is a field like any other."""
     error = broken(HEAD + b"0\r\nCookie: abcdefgh\x01secret\r\n")
@@ -461,15 +468,47 @@ def test_packet_without_a_known_state_counts_as_body() -> None:
 
 def test_refusal_of_a_whole_line_reveals_no_byte() -> None:
     """Where no single byte is to blame, none is exempt from masking."""
-    error = broken(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"s" * 40, limits=Limits())
-    assert masked(error) == b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n" + b"s" * 17 + b"*" * 23
+    packet = b"GET / HTTP/1.1\r\nCookie: abc\r\n"
+    where = Break(Part.FIELD, b"GET / HTTP/1.1", b"Cookie: abc", 11)
+    assert mask_packet(packet, 25, where) == b"GET / HTTP/1.1\r\nCookie: ***\r\n"
 
 
-@pytest.mark.parametrize("packet", [b"\r" * 65536, b"GET /" + b" " * 65536, b"a\n" * 32768])
-def test_masking_takes_linear_time(packet: bytes) -> None:
-    """No packet a client can send keeps masking busy for long."""
-    error = broken(packet, limits=Limits(leading_crlf=1 << 20)) if packet[0] != 13 else None
-    where = Break(Part.FIELD, b"", b"", 0, packet_part=Part.FIELD)
+CULPRITS: Final = [
+    # Node's offset is the byte's own, or one further; or no byte is to blame.
+    (b"GET / HTTP/1.1\r\nA: \x01", 19, 19),
+    (b"GET / HTTP/1.1\nA: b\r\n", 15, 14),
+    (b"GET  / HTTP/1.1\r\nA: b\r\n", 15, 15),
+]
+
+
+@pytest.mark.parametrize("packet, bytes_parsed, culprit", CULPRITS)
+@pytest.mark.parametrize("cut", range(14))
+def test_byte_to_blame_is_found_at_any_cut(
+    packet: bytes, bytes_parsed: int, culprit: int, cut: int
+) -> None:
+    """The byte to blame is the one the report names, wherever Node's offset points."""
+    error = broken(packet[:cut], packet[cut:])
+    assert error.bytes_parsed == bytes_parsed - cut
+    assert culprit_of(error) == culprit - cut
+
+
+SLOW: Final = [
+    (Part.REQUEST_LINE, b"GET /?" + b" " * 65536 + b"x"),
+    (Part.REQUEST_LINE, b"GET" + b" " * 65536 + b"x HTTP/"),
+    (Part.REQUEST_LINE, b"/" * 65536),
+    (Part.FIELD, b"a\n" * 32768),
+    (Part.FIELD, b"a" + b"\r" * 65536),
+    (Part.FIELD, b"Cookie: a\n" + b" \n" * 32768),
+    (Part.FIELD, b"a" + b" \t" * 32768),
+    (Part.FIELD, b":" * 65536),
+    (Part.BODY, b"\n" * 65536),
+]
+
+
+@pytest.mark.parametrize("part, packet", SLOW)
+def test_masking_takes_linear_time(part: Part, packet: bytes) -> None:
+    """No packet that a client can send keeps masking busy for long."""
+    where = Break(part, b"", b"", 0, packet_part=part)
     began = time.process_time()
-    mask_packet(packet, 0, where if error is None else error.broke_at or where)
+    mask_packet(packet, len(packet), where)
     assert time.process_time() - began < 1.0

@@ -300,6 +300,14 @@ def test_report_is_printable_and_fits(
     assert caret == len(line) or f"0x{line[caret]:02x}" in report
 
 
+def test_long_line_that_is_wrong_as_a_whole_is_underlined_as_a_whole() -> None:
+    """Where there is no room for the offset beside the carets it is left out."""
+    lines = broken(b"GET / HTTP/1.1\r\nHost: a " + b"b" * 100 + b"\r\n\r\n").report().splitlines()
+    assert lines[2].startswith("  Host: a bbb")
+    assert lines[3] == "  " + "^" * (len(lines[2]) - 2)
+    assert len(lines[3]) == WIDTH - 1
+
+
 def test_unmasked_report_shows_everything() -> None:
     """An operator may ask for the whole line."""
     error = broken(b"GET /?q=s HTTP/1.1\r\nHost: a\r\nCookie: a=b\x01")

@@ -43,7 +43,7 @@ _METHOD: Final = re.compile(rb"[ \t]*(?:[" + _TCHAR + rb"]+[ \t]+)?")
 
 # A request line among fields: only with a target in sight, or HTTP/ at its end.
 _STRAY_REQUEST_LINE: Final = re.compile(
-    rb"[ \t]*[" + _TCHAR + rb"]+[ \t]+(?:/|[A-Za-z]+://|.*[ \t]HTTP/)", re.I | re.S
+    rb"[ \t]*[" + _TCHAR + rb"]+[ \t](?:[ \t]*(?:/|[A-Za-z]+://)|.*[ \t]HTTP/)", re.I | re.S
 )
 
 # The version, at the end of a request line or of what there is of it.  It has few bytes and
