@@ -30,7 +30,7 @@ class LoggedErrors:
         self.events: list[LogEvent] = []
 
     def __call__(self, event: LogEvent) -> None:
-        if event.get("log_failure") is None:
+        if failure_of(event) is None:
             # A lost Deferred logs a headline of its own before its failure.
             headline = event.get("log_namespace") == "twisted.internet.defer"
             level = event.get("log_level")
@@ -48,11 +48,16 @@ class LoggedErrors:
         taken = [
             event
             for event in self.events
-            if not types
-            or (event.get("log_failure") is not None and event["log_failure"].check(*types))
+            if not types or ((failure := failure_of(event)) is not None and failure.check(*types))
         ]
         self.events = [event for event in self.events if event not in taken]
         return taken
+
+
+def failure_of(event: LogEvent) -> Failure | None:
+    """The failure of a log event; ``twisted.python.log.err`` has it under another name."""
+    failure: Failure | None = event.get("log_failure") or event.get("failure")
+    return failure
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +122,6 @@ def _clear_away(reactor: Any, left: frozenset[Any]) -> None:
 
 
 def _describe(event: LogEvent) -> str:
-    failure = event.get("log_failure")
+    failure = failure_of(event)
     text = formatEvent(event)
     return f"{text}\n{failure.getTraceback()}" if failure is not None else text

@@ -62,6 +62,11 @@ def test_clean_expected_error(expected_errors):
     assert event["log_failure"].check(ValueError)
 
 
+def test_clean_expected_error_of_the_older_log(expected_errors):
+    log.err(ValueError("the one"))
+    assert len(expected_errors.flush(ValueError)) == 1
+
+
 def test_clean_closed_port():
     port = reactor.listenTCP(0, protocol.Factory(), interface="127.0.0.1")
     return port.stopListening()

@@ -86,11 +86,12 @@ class AccessLog:
 
 def access_line(timestamp: str, request: Any) -> str:
     """The line for a finished `twisted.web.http.Request`, without its line end."""
+    hung_up = getattr(request, "client_hung_up", False)  # HTTP/2 requests do not know
     return _line(
         request.getClientAddress(),
         timestamp,
         f"{_quoted(request.method)} {_quoted(request.uri)} {_quoted(request.clientproto)}",
-        CLIENT_LEFT if request.client_hung_up else request.code,
+        CLIENT_LEFT if hung_up else request.code,
         request.sentLength or "-",
         request.getHeader(b"referer"),
         request.getHeader(b"user-agent"),

@@ -1,0 +1,160 @@
+"""The access log: one line for every request, whatever became of it."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from typing import Any
+
+import pytest
+from twisted.internet.address import IPv4Address, UNIXAddress
+
+from twisted_hangup._access_log import AccessLog, refused_line
+from twisted_hangup._masking import UNMASKED
+from twisted_hangup.errors import (
+    ClientError,
+    ClientHangUp,
+    HeaderOverflow,
+    ParseError,
+    Phase,
+    RequestTimeout,
+    TLSError,
+)
+from twisted_hangup.events import RequestHead
+
+PEER = IPv4Address("TCP", "192.0.2.7", 4711)
+WHEN = "[01/Jan/1970:00:00:00 +0000]"
+
+
+def error(
+    kind: type[ClientError], code: str, phase: Phase, head: RequestHead | None = None
+) -> ClientError:
+    return kind("reason", code=code, phase=phase, request=head, peer=PEER)
+
+
+def head(target: bytes = b"/", version: bytes = b"1.1", *fields: tuple[bytes, bytes]) -> Any:
+    return RequestHead(b"GET", target, version, [*fields])
+
+
+REFUSED = [
+    (error(ParseError, "HPE_INVALID_METHOD", "head"), '"-" 400 - "-" "-"'),
+    (
+        error(HeaderOverflow, "HPE_HEADER_OVERFLOW", "head", head()),
+        '"GET / HTTP/1.1" 431 - "-" "-"',
+    ),
+    (
+        error(ParseError, "HPE_INVALID_VERSION", "head", head(version=b"")),
+        '"GET /" 400 - "-" "-"',
+    ),
+    (error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "idle"), '"-" 408 - "-" "-"'),
+    (
+        error(
+            ParseError,
+            "HPE_INVALID_CHUNK_SIZE",
+            "body",
+            head(b"/", b"1.1", (b"referer", b'"x"'), (b"USER-AGENT", b"a\\b\x1b\xff")),
+        ),
+        r'"GET / HTTP/1.1" 400 - "\x22x\x22" "a\\b\x1b\xff"',
+    ),
+    (error(ClientHangUp, "ECONNRESET", "head"), '"-" 499 - "-" "-"'),
+    (error(ClientHangUp, "ECONNRESET", "body", head()), '"GET / HTTP/1.1" 499 - "-" "-"'),
+]
+
+
+@pytest.mark.parametrize("broken, rest", REFUSED, ids=lambda value: str(value))
+def test_refused(broken: ClientError, rest: str) -> None:
+    """A refused request has a line with its default status, as far as it came."""
+    assert refused_line(WHEN, broken) == f"192.0.2.7 - - {WHEN} {rest}"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        error(ClientHangUp, "ECONNRESET", "idle"),
+        error(ClientHangUp, "ECONNRESET", "handshake"),
+        error(ClientHangUp, "ECONNRESET", "response", head()),
+        error(TLSError, "ERR_SSL_HTTP_REQUEST", "handshake"),
+    ],
+    ids=str,
+)
+def test_no_request_no_line(other: ClientError) -> None:
+    """Without a request there is no line, and a request has only one."""
+    assert refused_line(WHEN, other) is None
+
+
+def test_refused_target_is_masked() -> None:
+    """Whatever stands in a broken request may be a secret."""
+    broken = error(ParseError, "HPE_INVALID_VERSION", "head", head(b"/a?token=1"))
+    assert '"GET /a?*******' in str(refused_line(WHEN, broken))
+    assert '"GET /a?token=1 ' in str(refused_line(WHEN, broken, UNMASKED))
+
+
+class Answered:
+    """As much of a request as the log looks at."""
+
+    method = b"GET"
+    uri = b"/a?b=\x01"
+    clientproto = b"HTTP/1.1"
+    code = 200
+    sentLength = 5
+    client_hung_up = False
+
+    def __init__(self, **fields: bytes) -> None:
+        self.fields = fields
+
+    def getClientAddress(self) -> Any:
+        return PEER
+
+    def getHeader(self, name: bytes) -> bytes | None:
+        return self.fields.get(name.decode().replace("-", "_"))
+
+
+def logged(request: Any) -> str:
+    output = BytesIO()
+    AccessLog(output, complain=pytest.fail, seconds=lambda: 0.0).request(request)
+    return output.getvalue().decode("ascii")
+
+
+def test_answered() -> None:
+    """An answered request has a line in the combined format, its target in full."""
+    assert logged(Answered(user_agent=b"me", referer=b"r")) == (
+        f'192.0.2.7 - - {WHEN} "GET /a?b=\\x01 HTTP/1.1" 200 5 "r" "me"\n'
+    )
+
+
+def test_client_left() -> None:
+    """499 says that nobody waited for the response."""
+    request = Answered()
+    request.client_hung_up = True
+    request.sentLength = 0
+    assert '" 499 - "-" "-"\n' in logged(request)
+
+
+def test_peer_without_a_host() -> None:
+    """A client on a UNIX socket has no host."""
+    request = Answered()
+    request.getClientAddress = lambda: UNIXAddress("/x")  # type: ignore[method-assign]
+    assert logged(request).startswith("- - - [")
+
+
+def test_the_clock_is_read_for_each_line() -> None:
+    """The time is that of the line, though its text is kept for a second."""
+    output, now = BytesIO(), [0.0]
+    log = AccessLog(output, complain=pytest.fail, seconds=lambda: now[0])
+    for now[0] in (0.0, 0.9, 1.0):
+        log.request(Answered())
+    assert re.findall(rb":00:(\d\d) ", output.getvalue()) == [b"00", b"00", b"01"]
+
+
+def test_full_disk_is_complained_of() -> None:
+    """A line that cannot be written costs the client nothing."""
+
+    class Full:
+        def write(self, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None: ...
+
+    complaints: list[dict[str, object]] = []
+    AccessLog(Full(), complain=lambda _, **values: complaints.append(values)).request(Answered())
+    assert complaints == [{"error": "[Errno 28] No space left on device"}]

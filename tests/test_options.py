@@ -1,0 +1,127 @@
+"""The command line: every number of ours has an option, every mistake one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from twisted_hangup._options import LIMITS, TIMEOUTS, Options
+from twisted_hangup.limits import Limits, Timeouts
+
+
+def parse(*arguments: str) -> Options:
+    options = Options()
+    options.parseOptions([*arguments])
+    return options
+
+
+def numbers(record: type[Any]) -> set[str]:
+    """The fields of a record that are numbers; the others have flags and lists."""
+    return {
+        field.name
+        for field in dataclasses.fields(record)
+        if isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+    }
+
+
+def test_every_number_has_an_option() -> None:
+    """What a program may change, an operator may change."""
+    assert {setting.field for setting in LIMITS} == numbers(Limits)
+    assert {setting.field for setting in TIMEOUTS} == numbers(Timeouts)
+
+
+def test_defaults() -> None:
+    """Without options, everything is as for a program that says nothing."""
+    options = parse()
+    assert options.limits == Limits()
+    assert options.timeouts == Timeouts()
+    assert list(options.ports) == ["port 8000"]
+
+
+@pytest.mark.parametrize("setting", LIMITS + TIMEOUTS, ids=lambda setting: setting.option)
+def test_each_number_can_be_set(setting: Any) -> None:
+    """An option sets its own field and no other."""
+    options = parse(f"--{setting.option}", "7")
+    numbers = {**dataclasses.asdict(options.limits), **dataclasses.asdict(options.timeouts)}
+    defaults = {**dataclasses.asdict(Limits()), **dataclasses.asdict(Timeouts())}
+    assert {name for name in numbers if numbers[name] != defaults[name]} == {setting.field}
+    assert numbers[setting.field] == 7
+
+
+@pytest.mark.parametrize(
+    "text, size", [("0", 0), ("512", 512), ("16k", 16384), ("2M", 2097152), ("1g", 1073741824)]
+)
+def test_sizes_have_units(text: str, size: int) -> None:
+    """A size is bytes, or has a unit of 1024."""
+    assert parse("--max-body-size", text).limits.body_bytes == size
+
+
+def test_switches_and_lists() -> None:
+    """What is no number has a flag, or may be said several times."""
+    limits = parse("--no-require-host", "--allow-half-open", "--method", "BREW").limits
+    assert not limits.require_host
+    assert limits.allow_half_open
+    assert limits.methods == Limits().methods | {b"BREW"}
+    assert parse("--mask-field", "X-Key", "--mask-field", "X-Pin").masking.extra_fields == {
+        b"x-key",
+        b"x-pin",
+    }
+    assert parse("--unmasked").masking.unmasked
+
+
+def test_ports() -> None:
+    """A number is a TCP port on all interfaces, anything else an endpoint of Twisted's."""
+    ports = parse("--port", "80", "--port", "unix:/run/web.sock").ports
+    assert ports == {"port 80": "tcp:80:backlog=511", "unix:/run/web.sock": "unix:/run/web.sock"}
+
+
+MISTAKES = [
+    (["--port", "abc"], "neither a port number nor an endpoint"),
+    (["--port", "65536"], "not a port number"),
+    (["--port", "haproxy:ssl:443"], "without TLS"),
+    (["--max-header-size", "16kb"], "--max-header-size: '16kb' is not a number of bytes"),
+    (["--max-header-size", "-1"], "not a number of bytes"),
+    (["--max-headers-count", "1.5"], "not a whole number"),
+    (["--max-headers-count", "9" * 5000], "not a whole number"),
+    (["--headers-timeout", "soon"], "--headers-timeout: 'soon' is not a number of seconds"),
+    (["--headers-timeout", "-1"], "not a number of seconds"),
+    (["--headers-timeout", "nan"], "not a number of seconds"),
+    (["--headers-timeout", "inf"], "not a number of seconds"),
+    (["--headers-timeout"], "requires argument"),
+    (["--method", "GET /"], "is not a token"),
+    (["--mask-field", ""], "is not a token"),
+    (["--nonsense"], "not recognized"),
+    (["./public"], "what is './public'?"),
+    (["--path", ".", "--wsgi", "a.b"], "--path and --wsgi exclude each other"),
+    (["--dotfiles"], "needs --path"),
+    (["--unmasked", "--mask-field", "x"], "exclude each other"),
+]
+
+
+@pytest.mark.parametrize("arguments, complaint", MISTAKES, ids=lambda value: str(value)[:40])
+def test_mistakes(arguments: list[str], complaint: str) -> None:
+    """What cannot be meant is refused in one line that names it."""
+    with pytest.raises(UsageError) as caught:
+        parse(*arguments)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("log", ["--access-log", "--error-log"])
+@pytest.mark.parametrize(
+    "settings, refused", [({"nodaemon": 0}, True), ({"nodaemon": 1}, False), ({}, False)]
+)
+def test_a_daemon_has_no_standard_output(log: str, settings: dict[str, int], refused: bool) -> None:
+    """``-`` is refused where twistd goes into the background; ``twist`` never does."""
+    options = Options()
+    options.parent = UsageOptions()
+    options.parent.update(settings)
+    if refused:
+        with pytest.raises(SystemExit, match="use twistd -n"):
+            options.parseOptions([log, "-"])
+    else:
+        options.parseOptions([log, "-"])

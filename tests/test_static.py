@@ -1,0 +1,116 @@
+"""Static files: what was put there to be served, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from wire import Served, talk
+
+from twisted_hangup._static import StaticFiles
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> StaticFiles:
+    (tmp_path / "page.html").write_text("<p>page")
+    (tmp_path / "README").write_text("no type")
+    (tmp_path / "ünï.txt").write_text("unicode")
+    (tmp_path / ".env").write_text("SECRET=1")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("secret")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("index")
+    os.mkfifo(tmp_path / "pipe")
+    files = StaticFiles(str(tmp_path))
+    files.out_of_files = pytest.fail  # type: ignore[assignment]
+    return files
+
+
+async def get(serve: Serve, files: StaticFiles, target: str, method: str = "GET") -> bytes:
+    served = serve(files)
+    request = f"{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    return await talk(served.port, request.encode())
+
+
+FOUND = [
+    ("/page.html", 200, b"<p>page"),
+    ("/README", 200, b"no type"),
+    ("/%C3%BCn%C3%AF.txt", 200, b"unicode"),
+    ("/site/", 200, b"index"),
+    ("/site", 302, b""),
+    ("/nix", 404, b""),
+    ("/page.html/more", 404, b""),
+    ("/empty/", 403, b""),
+    ("/", 403, b""),
+    ("/.env", 404, b""),
+    ("/%2eenv", 404, b""),
+    ("/.git/config", 404, b""),
+    ("/site/../.env", 404, b""),
+    ("/%2e%2e/%2e%2e/etc/passwd", 404, b""),
+    ("/..%2f..%2fetc/passwd", 404, b""),
+    ("/pipe", 404, b""),
+    ("/%FF", 404, b""),
+    ("/page.html%00", 404, b""),
+    ("/%0d%0aX: y", 400, b""),
+    ("/%0d%0aX:y", 404, b""),
+    ("/" + "a" * 5000, 404, b""),
+]
+
+
+@pytest.mark.parametrize("target, status, body", FOUND, ids=lambda value: str(value)[:30])
+@pytest_twisted.ensureDeferred
+async def test_found(
+    serve: Serve, files: StaticFiles, target: str, status: int, body: bytes
+) -> None:
+    """Files and index pages are served; what is hidden, special or absent is not."""
+    response = await get(serve, files, target)
+    head, _, content = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    if body:
+        assert content == body
+
+
+@pytest.mark.parametrize(
+    "target, kind",
+    [("/page.html", b"text/html"), ("/README", b"application/octet-stream")],
+)
+@pytest_twisted.ensureDeferred
+async def test_types(serve: Serve, files: StaticFiles, target: str, kind: bytes) -> None:
+    """What has no type is no web page: nobody's upload runs as a script."""
+    response = await get(serve, files, target, "HEAD")
+    assert b"\r\nContent-Type: " + kind + b"\r\n" in response
+    assert response.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("target", ["/.env", "/.git/config"])
+@pytest_twisted.ensureDeferred
+async def test_dotfiles_on_request(serve: Serve, files: StaticFiles, target: str) -> None:
+    """With dotfiles allowed they are files like others, in every directory."""
+    files.dotfiles = True
+    assert (await get(serve, files, target)).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_out_of_files(
+    serve: Serve, files: StaticFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file to open the client is told to come back, and no traceback is logged."""
+
+    def none_left(self: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    said: list[str] = []
+    files.out_of_files = lambda text, **_: said.append(text)  # type: ignore[assignment]
+    monkeypatch.setattr(StaticFiles, "openForReading", none_left)
+    response = await get(serve, files, "/page.html")
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 1\r\n" in response
+    assert said == ["Out of files: {path} could not be opened"]
