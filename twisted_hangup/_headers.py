@@ -22,7 +22,7 @@ class HeadersCache:
 
     def __init__(self) -> None:
         self._fields: list[Field] | None = None
-        self._headers = Headers()
+        self._headers: dict[bytes, list[bytes]] = {}
         self.expectation_known = True
 
     def headers(self, fields: list[Field]) -> Headers:
@@ -33,8 +33,8 @@ class HeadersCache:
                 headers.addRawHeader(name, value)
             expected = headers.getRawHeaders(b"Expect", ())
             self.expectation_known = all(value.lower() == b"100-continue" for value in expected)
-            self._fields, self._headers = fields, headers
+            self._fields, self._headers = fields, headers._rawHeaders
         copy = Headers()
         # Headers.copy() encodes each name and value anew, at five times this price.
-        copy._rawHeaders = {name: values[:] for name, values in self._headers._rawHeaders.items()}
+        copy._rawHeaders = {name: values[:] for name, values in self._headers.items()}
         return copy

@@ -54,18 +54,16 @@ class HangupChannel(HTTPChannel):
     transport: Any
     requests: list[Any]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._pumping = False
-        self._head: RequestHead | None = None
-        self._headers = HeadersCache()
-        self._error: ClientError | None = None
-        self._error_waits = False
-        self._socket: ClientSocket | None = None
-        self._input_ended = False
-        self._left = False
-        self._idle_since: float | None = None
-        self._answered = False
+    _pumping = False
+    _head: RequestHead | None = None
+    _error: ClientError | None = None
+    _error_waits = False
+    _socket: ClientSocket | None = None
+    _input_ended = False
+    _left = False
+    _idle_since: float | None = None
+    _answered = False
+    _peer: Any = None
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
@@ -80,8 +78,14 @@ class HangupChannel(HTTPChannel):
         """
         return self.hangups.errbacks.run(failure, socket)
 
+    def getPeer(self) -> Any:
+        """The client's address, made once per connection and not per request."""
+        if self._peer is None:
+            self._peer = super().getPeer()
+        return self._peer
+
     def getHost(self) -> Any:
-        """The address the client connected to, asked of the kernel once and not per request."""
+        """The address the client connected to, asked of the kernel once."""
         return self._host
 
     # The life of the connection.
@@ -96,6 +100,7 @@ class HangupChannel(HTTPChannel):
         self.requestFactory: Any = hangup_factory(self.requestFactory)
         self._parser = RequestParser(hangups.limits)
         self._backlog = Backlog(self._parser, hangups.limits.backlog_bytes)
+        self._headers = HeadersCache()
         self._seconds = hangups.deadlines.seconds
         self._deadline = Deadline(self._out_of_time)
         self._message_began: float | None = self._seconds()
@@ -184,6 +189,7 @@ class HangupChannel(HTTPChannel):
             hangups = self.hangups
             self._socket = ClientSocket(
                 self.transport,
+                self.getPeer(),
                 self._host,
                 hangups.deadlines,
                 hangups.limits,

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, ISSLTransport
+from twisted.internet.interfaces import ISSLTransport
 from twisted.web.http import RESPONSES
 
 from .deadlines import Deadline, Deadlines
@@ -42,8 +42,6 @@ class Transport(Protocol):
     def abortConnection(self) -> object: ...
     def loseWriteConnection(self) -> object: ...
     def resumeProducing(self) -> object: ...
-    def getPeer(self) -> IAddress: ...
-    def getHost(self) -> IAddress: ...
 
 
 class ClientSocket:
@@ -66,6 +64,7 @@ class ClientSocket:
     def __init__(
         self,
         transport: Transport,
+        peer: Any,
         host: Any,
         deadlines: Deadlines,
         limits: Limits,
@@ -73,7 +72,7 @@ class ClientSocket:
         release: Callable[[], object],
     ) -> None:
         """*release* is called once, before the connection is closed in any way."""
-        self.peer = transport.getPeer()
+        self.peer = peer
         self.host = host
         self.secure = ISSLTransport.providedBy(transport)
         self.headers_sent = False

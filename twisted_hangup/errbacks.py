@@ -78,50 +78,48 @@ class Settlement:
     answers by default where it did not.
     """
 
-    __slots__ = ("_deadline", "_deadlines", "_error", "_socket", "_waiting")
+    __slots__ = ("_deadline", "_deadlines", "_error", "_hook", "_socket", "_waiting")
 
     def __init__(self, error: ClientError, socket: ClientSocket, deadlines: Deadlines) -> None:
         self._error = error
         self._socket = socket
         self._deadlines = deadlines
         self._deadline: Deadline | None = None
-        self._waiting: Deferred[Outcome] | None = None
+        self._waiting: Deferred[Any] | None = None
 
     def start(self, hook: Handler, handler_seconds: float) -> None:
         """Ask *hook*; after *handler_seconds* (0: never) do without it."""
-        outcome = _guarded(Failure(self._error), hook, self._socket, self._error)
-        if isinstance(outcome, Deferred):
-            self._waiting = outcome
-            outcome.addCallbacks(self._cb_handled, self._eb_unhandled)
-            outcome.addErrback(self._eb_bug)
-        elif outcome is None:
-            self._cb_handled(None)
+        self._hook = hook
+        result = _called(hook, Failure(self._error), self._socket)
+        if isinstance(result, Deferred):
+            self._waiting = result
+            result.addBoth(self._cb_outcome)
         else:
-            self._eb_unhandled(outcome)
+            self._cb_outcome(result)
         if handler_seconds and (self._waiting is not None or not self._socket.ended):
             self._deadline = Deadline(self._out_of_time)
             self._deadlines.set(self._deadline, self._deadlines.seconds() + handler_seconds)
             self._socket.when_closed().addCallback(self._cb_closed)
 
-    def _cb_handled(self, _: object) -> None:
-        """A handler took it.  It may still be writing, or have forgotten to close."""
+    def _cb_outcome(self, result: object) -> None:
+        """The hook is through.  Whoever took the error may still be writing."""
         self._waiting = None
-        if self._socket.ended:
-            self._over()
+        socket = self._socket
+        try:
+            if _judged(result, self._hook, socket, self._error) is not None:
+                socket.end(self._default())
+        except Exception:
+            _log.failure("Could not answer {log_error}", log_error=str(self._error))
+            socket.destroy()
+        if socket.ended and self._deadline is not None:
+            self._deadlines.forget(self._deadline)
 
-    def _eb_unhandled(self, _: Failure) -> None:
-        """The last rung: answer by default, unless somebody has begun to."""
-        self._waiting = None
-        self._over()
-        socket, status = self._socket, self._error.status
-        if status is None or socket.headers_sent or socket.bytes_written:
-            socket.end()
-        else:
-            socket.end(default_answer(status))
-
-    def _eb_bug(self, failure: Failure) -> None:
-        _log.failure("Could not answer {log_error}", failure, log_error=str(self._error))
-        self._socket.destroy()
+    def _default(self) -> bytes:
+        """The last rung: the default answer, unless somebody has begun another."""
+        status = self._error.status
+        if status is None or self._socket.headers_sent or self._socket.bytes_written:
+            return b""
+        return default_answer(status)
 
     def _out_of_time(self) -> None:
         waiting = self._waiting
@@ -142,11 +140,7 @@ class Settlement:
 
     def _cb_closed(self, _: None) -> None:
         """Nothing is left to bound, except a handler that goes on waiting for nobody."""
-        if self._waiting is None:
-            self._over()
-
-    def _over(self) -> None:
-        if self._deadline is not None:
+        if self._waiting is None and self._deadline is not None:
             self._deadlines.forget(self._deadline)
 
 
@@ -156,15 +150,19 @@ def _guarded(
     """Call *handler* and turn what comes back into one of the outcomes of the chain."""
     if socket.out_of_time:
         return failure
-    try:
-        result = handler(failure, socket)
-        if iscoroutine(result):
-            result = Deferred.fromCoroutine(result)
-    except BaseException:
-        return _judged(Failure(), handler, socket, error)
+    result = _called(handler, failure, socket)
     if isinstance(result, Deferred):
         return result.addBoth(_judged, handler, socket, error)
-    return None if result is None else _judged(result, handler, socket, error)
+    return _judged(result, handler, socket, error)
+
+
+def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
+    """Call *handler*; an exception comes back as a Failure, a coroutine as a Deferred."""
+    try:
+        result = handler(failure, socket)
+    except BaseException:
+        return Failure()
+    return Deferred.fromCoroutine(result) if iscoroutine(result) else result
 
 
 def _judged(result: object, handler: Handler, socket: ClientSocket, error: ClientError) -> Outcome:
