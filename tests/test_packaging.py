@@ -1,0 +1,59 @@
+"""What is shipped: everything that is needed, and nothing that would hurt."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "dist", "tests", "benchmarks")
+
+PLUGIN = "twisted/plugins/twisted_hangup_plugin.py"
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel and an sdist, built where twistd has been run."""
+    tree = tmp_path_factory.mktemp("build") / "tree"
+    shutil.copytree(ROOT, tree, ignore=NOT_SOURCE)
+    shutil.copy(ROOT / ".gitignore", tree)
+    (tree / "twisted" / "plugins" / "dropin.cache").write_bytes(b"stale")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "../archives", "."]
+    subprocess.run(build, cwd=tree, check=True, capture_output=True)
+    return tree.parent / "archives"
+
+
+def names(archives: Path, kind: str) -> set[str]:
+    """Paths in the archive, without the folder that an sdist has around them."""
+    if kind == "wheel":
+        [wheel] = archives.glob("*.whl")
+        return set(zipfile.ZipFile(wheel).namelist())
+    [sdist] = archives.glob("*.tar.gz")
+    with tarfile.open(sdist) as opened:
+        return {name.partition("/")[2] for name in opened.getnames()}
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_contents(archives: Path, kind: str) -> None:
+    """Both hold the plugin, the package and its types, and no cache of the builder's."""
+    found = names(archives, kind)
+    assert {PLUGIN, "twisted_hangup/__init__.py", "twisted_hangup/py.typed"} <= found
+    assert not [name for name in found if name.endswith("dropin.cache")]
+    assert not {"twisted/__init__.py", "twisted/plugins/__init__.py"} & found
+
+
+def test_wheel_owns_its_own_files_only(archives: Path) -> None:
+    """An uninstall removes what is listed: nothing of Twisted's may be."""
+    found = {name for name in names(archives, "wheel") if ".dist-info/" not in name}
+    assert {name for name in found if not name.startswith("twisted_hangup/")} == {PLUGIN}
+
+
+def test_licence_is_shipped(archives: Path) -> None:
+    """The licence travels with the code."""
+    assert [name for name in names(archives, "wheel") if name.endswith("licenses/LICENSE")]
