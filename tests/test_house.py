@@ -120,7 +120,8 @@ def test_low_floors_know_no_twisted(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_a_module_is_about_one_thing(path: Path) -> None:
     """Past this length a file has a second subject."""
-    assert len(path.read_text().splitlines()) < MOST_LINES
+    lines = len(path.read_text().splitlines())
+    assert lines <= MOST_LINES
 
 
 @pytest.mark.parametrize("module", ["", ".service"])
