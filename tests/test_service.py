@@ -94,6 +94,17 @@ async def test_welcome(run: Run) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_welcome_head(run: Run) -> None:
+    """HEAD has the fields of GET and no page."""
+    port = run().port
+    page = await talk(port, CLOSE % b"")
+    head = await talk(port, (CLOSE % b"").replace(b"GET", b"HEAD"))
+    length = len(page.partition(b"\r\n\r\n")[2])
+    assert b"\r\nContent-Length: %d\r\n" % length in head
+    assert head.endswith(b"\r\n\r\n")
+
+
+@pytest_twisted.ensureDeferred
 async def test_welcome_escapes_the_host(run: Run) -> None:
     """A host that is none comes back as text."""
     page = await talk(run("--no-require-host").port, CLOSE.replace(b"Host: a", b"Host: <b>&") % b"")

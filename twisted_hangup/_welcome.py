@@ -76,6 +76,11 @@ class WelcomePage(Resource):
     def getChild(self, path: bytes, request: Any) -> Resource:
         return super().getChild(path, request) if path else self
 
+    def render_HEAD(self, request: Any) -> bytes:
+        # Twisted would take the page, drop it and complain.
+        request.setHeader(b"Content-Length", b"%d" % len(self.render_GET(request)))
+        return b""
+
     def render_GET(self, request: Any) -> bytes:
         host = request.getRequestHostname().decode("ascii", "replace") or "localhost"
         port = getattr(request.getHost(), "port", 80)  # a UNIX socket has none
