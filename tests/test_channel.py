@@ -21,6 +21,7 @@ from wire import BAD, GOOD, Client, Paths, Served, in_thread, talk
 
 from twisted_hangup import (
     ClientErrbacks,
+    ClientError,
     ClientHangUp,
     ClientSocket,
     HangupChannel,
@@ -40,10 +41,16 @@ def statuses(received: bytes) -> list[int]:
     return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
 
 
+def code_of(failure: Failure) -> str:
+    error = failure.value
+    assert isinstance(error, ClientError)
+    return error.code
+
+
 def pause(seconds: float = 0.05) -> Deferred[None]:
     from twisted.internet import reactor
 
-    return deferLater(reactor, seconds, lambda: None)  # type: ignore[arg-type]
+    return deferLater(reactor, seconds, lambda: None)
 
 
 # Order.
@@ -291,7 +298,11 @@ class RaisesInProcess(PlainRequest):
 async def test_request_class_that_raises(serve: Serve, expected_errors: LoggedErrors) -> None:
     """An application's request that raises is answered 500, and logged once."""
     site = HangupSite(Resource())
-    site.requestFactory = lambda channel, queued=False: RaisesInProcess(channel, queued)
+
+    def make_request(*arguments: Any) -> RaisesInProcess:
+        return RaisesInProcess(*arguments)
+
+    site.requestFactory = make_request  # type: ignore[assignment]
     served = serve(site)
     received = await talk(served.port, GOOD)
     assert statuses(received) == [500]
@@ -477,7 +488,7 @@ class Answering(HangupChannel):
     """A channel of an application's own."""
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
-        if failure.value.code == "HPE_INVALID_METHOD":
+        if code_of(failure) == "HPE_INVALID_METHOD":
             return b"mine\n"
         return super().client_error(failure, socket)
 
@@ -515,7 +526,7 @@ async def test_site_of_ones_own(serve: Serve) -> None:
 
     served = serve(site)
     assert await talk(served.port, BAD) == DEFAULT
-    assert [failure.value.code for failure in seen] == ["HPE_INVALID_HEADER_TOKEN"]
+    assert [code_of(failure) for failure in seen] == ["HPE_INVALID_HEADER_TOKEN"]
     assert statuses(await talk(served.port, GOOD)) == [200]
 
 

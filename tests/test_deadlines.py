@@ -96,9 +96,9 @@ class SlowClock(Clock):
         self.rightNow += 0.001
         return super().seconds()
 
-    def callLater(self, when: float, what: Any, *args: Any, **kwargs: Any) -> Any:
-        self.turns += when == 0
-        return super().callLater(when, what, *args, **kwargs)
+    def callLater(self, delay: float, callable: Any, *args: Any, **kw: Any) -> Any:  # noqa: A002
+        self.turns += delay == 0
+        return super().callLater(delay, callable, *args, **kw)
 
 
 def test_slices() -> None:

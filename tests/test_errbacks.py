@@ -22,7 +22,7 @@ Serve = Callable[..., Served]
 def later(value: Any) -> Deferred[Any]:
     from twisted.internet import reactor
 
-    return deferLater(reactor, 0.01, lambda: value)  # type: ignore[arg-type]
+    return deferLater(reactor, 0.01, lambda: value)
 
 
 def not_mine(failure: Failure, socket: ClientSocket) -> Failure:

@@ -28,10 +28,10 @@ FLOORS: Final = [
     # Twisted adapters
     {
         *{"client_socket", "errbacks", "deadlines", "journal", "hangups", "request"},
-        *{"_headers", "_backlog", "_flood", "_seldom", "_open_files"},
+        *{"_headers", "_backlog", "_sending", "_flood", "_seldom", "_open_files"},
     },
     # the server
-    {"channel", "http2", "tls", "endpoint", "site", "_loss"},
+    {"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock"},
     # applications of the above
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},

@@ -143,7 +143,7 @@ class Served:
     """A site on a port, and the errors it has seen."""
 
     def __init__(self, site: Any, port: Any, root: Any) -> None:
-        self.site = site
+        self.site: HangupSite = site
         self.port: int = port.getHost().port
         self.root = root
         self.errors: list[ClientError] = []

@@ -1,4 +1,4 @@
-"""From the parser's fields to Twisted's `Headers`."""
+"""From the parser's fields to Twisted's `Headers`, and from those to a response head."""
 
 from __future__ import annotations
 
@@ -38,3 +38,12 @@ class HeadersCache:
         # Headers.copy() encodes each name and value anew, at five times this price.
         copy._rawHeaders = {name: values[:] for name, values in self._headers.items()}
         return copy
+
+
+def response_head(version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:
+    """The status line and field section of a response, up to and including the empty line."""
+    lines = [b"%b %b %b" % (version, code, reason)]
+    for name, values in headers.getAllRawHeaders():
+        lines += [b"%b: %b" % (name, value) for value in values]
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)

@@ -14,13 +14,6 @@ from .errors import ClientError, ClientHangUp, ParseError, Phase
 from .tls import tls_error
 
 
-class ClientGone(ConnectionLost, ConnectionDone):
-    """The reason a request gets when its client went away; its cause is the `ClientError`.
-
-    Both of Twisted's reasons at once, so that what applications trap today still traps.
-    """
-
-
 def reason_of_loss(
     reason: Failure, transport: Any, phase: Phase, end_of_input: Callable[[], None]
 ) -> ClientError | None:

@@ -7,11 +7,9 @@ no HTTP syntax here.
 
 from __future__ import annotations
 
-from math import inf
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted
-from twisted.internet.interfaces import IWriteDescriptor
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -20,10 +18,11 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from ._backlog import Backlog
-from ._headers import HeadersCache
-from ._loss import ClientGone, reason_of_loss
+from ._headers import HeadersCache, response_head
+from ._loss import reason_of_loss
+from ._message_clock import MessageClock
+from ._sending import send_now
 from .client_socket import ClientSocket
-from .deadlines import Deadline
 from .errbacks import Settlement
 from .errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 from .events import NEED_DATA, BodyData, Event, RequestHead
@@ -61,7 +60,6 @@ class HangupChannel(HTTPChannel):
     _socket: ClientSocket | None = None
     _input_ended = False
     _left = False
-    _idle_since: float | None = None
     _answered = False
     _peer: Any = None
 
@@ -101,10 +99,8 @@ class HangupChannel(HTTPChannel):
         self._parser = RequestParser(hangups.limits)
         self._backlog = Backlog(self._parser, hangups.limits.backlog_bytes)
         self._headers = HeadersCache()
-        self._seconds = hangups.deadlines.seconds
-        self._deadline = Deadline(self._out_of_time)
-        self._message_began: float | None = self._seconds()
-        self._set_deadline()
+        self._clock = MessageClock(hangups.deadlines, hangups.timeouts, self._out_of_time)
+        self._clock.waiting("idle")
 
     def dataReceived(self, data: bytes) -> None:
         """Let the parser judge *data*, then act on what it found."""
@@ -118,7 +114,7 @@ class HangupChannel(HTTPChannel):
         self._after_pump()
         if self._answered:
             self._answered = False
-            self._send_now()
+            send_now(self.transport)
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
@@ -181,7 +177,7 @@ class HangupChannel(HTTPChannel):
         """Drop out of everything that the site keeps about its connections."""
         self._left = True
         self._backlog.clear()
-        self.hangups.deadlines.forget(self._deadline)
+        self._clock.stop()
         self.hangups.left(self)
 
     def _client_socket(self) -> ClientSocket:
@@ -196,18 +192,8 @@ class HangupChannel(HTTPChannel):
                 hangups.timeouts,
                 self._stop_flow_control,
             )
-            hangups.deadlines.forget(self._deadline)
+            self._clock.stop()
         return self._socket
-
-    def _send_now(self) -> None:
-        """Send what was written, and spare the reactor a turn that only finds it can be.
-
-        This is a fifth of the time of a small request.  The reactor goes on from where it
-        ends: it has been asked to watch the socket, and is still if anything is left.
-        """
-        transport = self.transport
-        if IWriteDescriptor.providedBy(transport) and not transport.disconnecting:
-            transport.doWrite()
 
     def _stop_flow_control(self) -> None:
         """A transport with a producer does not close before the producer has gone."""
@@ -251,13 +237,13 @@ class HangupChannel(HTTPChannel):
         if self._error is not None or self._socket is not None or self._left:
             return
         if self._handlingRequest:
-            self._deadline.due = inf
+            self._clock.answering()
             if self._backlog.full:
                 self._networkProducer.pauseProducing()
         elif self._input_ended:
             self._end_of_input()
         else:
-            self._set_deadline()
+            self._clock.waiting(self._parser.phase)
 
     def _act(self, event: Event) -> None:
         if isinstance(event, RequestHead):
@@ -265,7 +251,7 @@ class HangupChannel(HTTPChannel):
         elif isinstance(event, BodyData):
             self.requests[-1].handleContentChunk(event.data)
         else:
-            self._message_began = self._idle_since = None
+            self._clock.message_complete()
             transport = self.transport
             self.allContentReceived()
             if self._left or self.transport is None:
@@ -291,23 +277,17 @@ class HangupChannel(HTTPChannel):
         """Answer a well-formed request that no resource may see, and close."""
         request.method, request.uri = self._command, self._path
         request.clientproto = self._version
-        request.setResponseCode(status)
-        request.setHeader(b"Connection", b"close")
-        request.setHeader(b"Content-Length", b"0")
         self.persistent = False
         self._handlingRequest = True
-        request.finish()
+        request.refuse(status)
 
     def _hand_over(self, transport: Any) -> None:
-        """Another protocol has taken the connection: it gets what came behind the request."""
+        """Another protocol has the connection: it gets what came behind the request."""
         rest = self._parser.unread()
         self._leave()
-        if not rest:
-            return
-        if self.transport is not None:
-            self.dataReceived(rest)  # replaced on this instance
-        else:
-            transport.protocol.dataReceived(rest)
+        for data in rest:
+            # Replaced on this instance by Twisted's websockets; autobahn takes the transport.
+            (self if self.transport is not None else transport.protocol).dataReceived(data)
 
     # What Twisted calls while it drives a request.
 
@@ -322,15 +302,10 @@ class HangupChannel(HTTPChannel):
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         """Write a response head as one piece: the transport checks each piece it is given."""
-        if not isinstance(headers, Headers):
+        if isinstance(headers, Headers):
+            self.transport.write(response_head(version, code, reason, headers))
+        else:
             super().writeHeaders(version, code, reason, headers)
-            return
-        lines = [b"%b %b %b" % (version, code, reason)]
-        for name, values in headers.getAllRawHeaders():
-            for value in values:
-                lines.append(b"%b: %b" % (name, value))  # noqa: PERF401  # two loops in one read worse
-        lines.append(b"\r\n")
-        self.transport.write(b"\r\n".join(lines))
 
     def setLineMode(self, extra: bytes = b"") -> None:
         """requestDone() calls this when a response is finished: on to the next message."""
@@ -421,16 +396,10 @@ class HangupChannel(HTTPChannel):
         """Tell the requests that their client has gone, and the access log too."""
         requests, self.requests = self.requests, []
         for request in requests:
-            gone = ClientGone(error.reason)
-            gone.__cause__ = error
-            if request.process_begun:
-                request.client_hung_up = True
-                request.code = 499  # nginx's "client closed request"
-                self.factory.log(request)
-            request.connectionLost(Failure(gone))
+            request.client_left(error)
 
     def _out_of_time(self) -> None:
-        if self._message_began is None:
+        if self._clock.idle:
             super().loseConnection()  # idle between messages: a quiet close
         else:
             self._fail(
@@ -441,21 +410,6 @@ class HangupChannel(HTTPChannel):
                     request=self._parser.pending_request,
                 )
             )
-
-    def _set_deadline(self) -> None:
-        """Nothing is being answered: set what the client has to do next, and by when."""
-        timeouts, phase = self.hangups.timeouts, self._parser.phase
-        if phase == "idle" and self._message_began is None:
-            if self._idle_since is None:
-                self._idle_since = self._seconds()
-            due = self._idle_since + (timeouts.keep_alive_seconds or inf)
-        else:
-            if self._message_began is None:
-                self._message_began = self._seconds()
-            due = self._message_began + (timeouts.request_seconds or inf)
-            if phase != "body":
-                due = min(due, self._message_began + (timeouts.head_seconds or inf))
-        self.hangups.deadlines.set(self._deadline, due)
 
     def cut_response(self, request: Any) -> None:
         """End the connection in the middle of *request*'s response, visibly so.

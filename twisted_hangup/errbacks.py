@@ -20,7 +20,7 @@ from .errors import ClientError
 
 Outcome: TypeAlias = Failure | bytes | None
 Handler: TypeAlias = Callable[
-    [Failure, ClientSocket], Outcome | Deferred[Outcome] | Coroutine[Any, Any, Outcome]
+    [Failure, ClientSocket], Outcome | Deferred[Any] | Coroutine[Any, Any, Outcome]
 ]
 HandlerT = TypeVar("HandlerT", bound=Handler)
 

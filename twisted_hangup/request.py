@@ -1,4 +1,4 @@
-"""The two things we need a request to do differently, for any request class.
+"""What we need a request to do differently, for any request class.
 
 An application brings its own ``requestFactory``; what it makes is given a subclass of its
 own class, so that everything else stays the application's.
@@ -10,11 +10,21 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 
+from .errors import ClientError
+
 _log = Logger()
+
+
+class ClientGone(ConnectionLost, ConnectionDone):
+    """The reason a request gets when its client went away; its cause is the `ClientError`.
+
+    Both of Twisted's reasons at once, so that what applications trap today still traps.
+    """
 
 
 class HangupRequest(Request):
@@ -33,6 +43,23 @@ class HangupRequest(Request):
     def process(self) -> None:
         self.process_begun = True
         super().process()
+
+    def refuse(self, status: int) -> None:
+        """Answer *status* without asking the application, and close."""
+        self.setResponseCode(status)
+        self.setHeader(b"Connection", b"close")
+        self.setHeader(b"Content-Length", b"0")
+        self.finish()
+
+    def client_left(self, error: ClientError) -> None:
+        """The client went away: tell the access log, and whoever waits for the end."""
+        gone = ClientGone(error.reason)
+        gone.__cause__ = error
+        if self.process_begun:
+            self.client_hung_up = True
+            self.code = 499  # nginx's "client closed request"
+            self.channel.factory.log(self)
+        self.connectionLost(Failure(gone))
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Render the failure, unless a response is on its way: then cut that short.
