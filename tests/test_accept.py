@@ -146,6 +146,7 @@ async def test_connection_that_ends_while_accepting_rests(
     await guarded.pause()
     assert guarded.gate.open == 0
     assert not guarded.accepting()
+    assert len(guarded.clock.getDelayedCalls()) == 1
     second.close()
 
 
@@ -160,6 +161,7 @@ async def test_retired_gate_leaves_the_port_closed(guarded: Guarded) -> None:
     clients[0].close()
     await guarded.pause()
     assert not guarded.accepting()
+    assert guarded.gate.open == 0
     clients[1].close()
 
 

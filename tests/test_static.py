@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,23 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> StaticFiles:
+def files(tmp_path: Path) -> Iterator[StaticFiles]:
     (tmp_path / "page.html").write_text("<p>page")
     (tmp_path / "README").write_text("no type")
     (tmp_path / "ünï.txt").write_text("unicode")
     (tmp_path / ".env").write_text("SECRET=1")
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("secret")
+    (tmp_path / ".git" / ".hidden").write_text("secret")
     (tmp_path / "empty").mkdir()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("index")
     os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # or a server that opens it waits for one
     files = StaticFiles(str(tmp_path))
     files.out_of_files = pytest.fail  # type: ignore[assignment]
-    return files
+    yield files
+    os.close(writer)
 
 
 async def get(serve: Serve, files: StaticFiles, target: str, method: str = "GET") -> bytes:
@@ -90,7 +93,7 @@ async def test_types(serve: Serve, files: StaticFiles, target: str, kind: bytes)
     assert response.endswith(b"\r\n\r\n")
 
 
-@pytest.mark.parametrize("target", ["/.env", "/.git/config"])
+@pytest.mark.parametrize("target", ["/.env", "/.git/config", "/.git/.hidden"])
 @pytest_twisted.ensureDeferred
 async def test_dotfiles_on_request(serve: Serve, files: StaticFiles, target: str) -> None:
     """With dotfiles allowed they are files like others, in every directory."""
