@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[StaticFiles]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticFiles]:
     (tmp_path / "page.html").write_text("<p>page")
     (tmp_path / "README").write_text("no type")
     (tmp_path / "ünï.txt").write_text("unicode")
@@ -29,12 +29,13 @@ def files(tmp_path: Path) -> Iterator[StaticFiles]:
     (tmp_path / "empty").mkdir()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("index")
-    os.mkfifo(tmp_path / "pipe")
-    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # or a server that opens it waits for one
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    special = socket.socket(socket.AF_UNIX)
+    special.bind("special")
     files = StaticFiles(str(tmp_path))
     files.out_of_files = pytest.fail  # type: ignore[assignment]
     yield files
-    os.close(writer)
+    special.close()
 
 
 async def get(serve: Serve, files: StaticFiles, target: str, method: str = "GET") -> bytes:
@@ -59,7 +60,7 @@ FOUND = [
     ("/site/../.env", 404, b""),
     ("/%2e%2e/%2e%2e/etc/passwd", 404, b""),
     ("/..%2f..%2fetc/passwd", 404, b""),
-    ("/pipe", 404, b""),
+    ("/special", 404, b""),
     ("/%FF", 404, b""),
     ("/page.html%00", 404, b""),
     ("/%0d%0aX: y", 400, b""),
