@@ -73,6 +73,7 @@ def test_refused(broken: ClientError, rest: str) -> None:
         error(ClientHangUp, "ECONNRESET", "idle"),
         error(ClientHangUp, "ECONNRESET", "handshake"),
         error(ClientHangUp, "ECONNRESET", "response", head()),
+        error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "response", head()),
         error(TLSError, "ERR_SSL_HTTP_REQUEST", "handshake"),
     ],
     ids=str,

@@ -270,6 +270,17 @@ async def test_grace_ends(run: Run, hurry: bool) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_full_server_ends(run: Run) -> None:
+    """A server at its limit ends like any other, and nobody who waited is let in."""
+    running = run("--max-connections", "1", "--grace", "0.1")
+    clients = [await in_thread(lambda: Client(running.port)) for _ in range(2)]
+    await pause()
+    await running.service.stopService()
+    for client in clients:
+        client.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_library_use_leaves_signals_alone(run: Run) -> None:
     """Only a program that was started from a command line has its signals taken over."""
     before = signal.getsignal(signal.SIGTERM)

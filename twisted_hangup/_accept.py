@@ -65,7 +65,7 @@ class Gate:
         guarded.doRead = partial(self._accept, port)
 
     def retire(self) -> None:
-        """Touch the ports no more; for when they are closed."""
+        """Touch the ports no more; to be called before they are closed."""
         self._ports.clear()
         if self._rest is not None:
             self._rest.cancel()
@@ -110,8 +110,7 @@ class Gate:
     def _reopen(self) -> None:
         self._closed = False
         for port in self._ports:
-            if port.connected and not port.disconnecting:
-                port.startReading()
+            port.startReading()
 
     def connection_made(self) -> None:
         self.open += 1
