@@ -49,7 +49,8 @@ class Running:
         self.service: HangupService = service
         service.privilegedStartService()
         service.startService()
-        self.port: int = service.ports[0].getHost().port
+        [port] = service.ports  # listening once, though both starts would
+        self.port: int = port.getHost().port
 
 
 Run = Callable[..., Running]
