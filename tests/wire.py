@@ -25,7 +25,14 @@ BAD = b"GET /fast HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n"
 class Client:
     """A client that sends what it is told, on a blocking socket in a thread."""
 
-    def __init__(self, port: int, *, tls: bool = False, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        tls: bool = False,
+        alpn: str = "http/1.1",
+        receive_buffer: int | None = None,
+    ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(PATIENCE)
         if receive_buffer is not None:
@@ -36,6 +43,7 @@ class Client:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
+            context.set_alpn_protocols([alpn])
             self.socket = context.wrap_socket(self.socket, suppress_ragged_eofs=True)
 
     def send(self, *segments: bytes) -> Client:

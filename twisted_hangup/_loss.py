@@ -34,7 +34,7 @@ def reason_of_loss(
     if not reason.check(ConnectionDone, ConnectionLost) or reason.check(ConnectionAborted):
         return None
     secure = ISSLTransport.providedBy(transport)
-    if reason.check(ConnectionDone) or (secure and phase == "idle"):
+    if reason.check(ConnectionDone) or (phase == "idle" and secure):
         # A transport that tells of half-closes has told of the client's FIN before, and
         # this is our own close.  Others, TLS among them, turn a FIN straight into this.
         if IHalfCloseableDescriptor.providedBy(transport):

@@ -16,5 +16,7 @@ def send_now(transport: Any) -> None:
     of their own (TLS, wrappers) are left alone, and so is one that is closing: its
     closing is what ``doWrite`` would report, to nobody.
     """
-    if IWriteDescriptor.providedBy(transport) and not transport.disconnecting:
+    if not IWriteDescriptor.providedBy(transport):
+        return
+    if not getattr(transport, "disconnecting", True):
         transport.doWrite()

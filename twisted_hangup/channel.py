@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -53,6 +54,7 @@ class HangupChannel(HTTPChannel):
     transport: Any
     requests: list[Any]
 
+    _heard = False
     _pumping = False
     _head: RequestHead | None = None
     _error: ClientError | None = None
@@ -109,6 +111,7 @@ class HangupChannel(HTTPChannel):
             if self._socket is not None:
                 self._socket.dropped(len(data))
             return
+        self._heard = True
         self._parser.receive(data)
         self._pump()
         self._after_pump()
@@ -145,7 +148,7 @@ class HangupChannel(HTTPChannel):
         if error is not None:
             self._client_socket()
             self._abandon_requests(error)
-        self._leave()
+        self.leave()
         super().connectionLost(reason)
         if self._socket is not None:
             self._socket.connection_lost()
@@ -155,7 +158,11 @@ class HangupChannel(HTTPChannel):
     @property
     def phase(self) -> Phase:
         """Where in a message the connection is now."""
-        return "response" if self._handlingRequest else self._parser.phase
+        if self._handlingRequest:
+            return "response"
+        if not self._heard and ISSLTransport.providedBy(self.transport):
+            return "handshake"
+        return self._parser.phase
 
     def close_when_done(self) -> None:
         """Read no further request; close once the running one, if any, is answered."""
@@ -173,8 +180,8 @@ class HangupChannel(HTTPChannel):
             self._parser.close()
             self._client_socket().end()
 
-    def _leave(self) -> None:
-        """Drop out of everything that the site keeps about its connections."""
+    def leave(self) -> None:
+        """Drop out of everything that the site keeps: another protocol has the connection."""
         self._left = True
         self._backlog.clear()
         self._clock.stop()
@@ -284,7 +291,7 @@ class HangupChannel(HTTPChannel):
     def _hand_over(self, transport: Any) -> None:
         """Another protocol has the connection: it gets what came behind the request."""
         rest = self._parser.unread()
-        self._leave()
+        self.leave()
         for data in rest:
             # Replaced on this instance by Twisted's websockets; autobahn takes the transport.
             (self if self.transport is not None else transport.protocol).dataReceived(data)

@@ -29,6 +29,16 @@ from .limits import Limits, Timeouts
 class HangupProtocol(_GenericHTTPChannelProtocol):
     """Twisted's switch between HTTP/1.1 and HTTP/2, with the half-closes it hides."""
 
+    def dataReceived(self, data: bytes) -> None:
+        """The first read decides on the protocol; over HTTP/2 our channel has no part."""
+        if self._negotiatedProtocol is not None:
+            self._channel.dataReceived(data)
+            return
+        first: Any = self._channel
+        super().dataReceived(data)
+        if self._channel is not first:
+            first.leave()
+
     def readConnectionLost(self) -> None:
         """The peer ended its input."""
         if isinstance(self._channel, HangupChannel):
