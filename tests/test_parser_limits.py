@@ -38,6 +38,7 @@ def test_head_of_the_limit_is_one_too_many(limit: int) -> None:
     ("wire", "offset"),
     [
         (b"GET /" + b"a" * 200, 4 + 99),
+        (b"GET /" + b"a" * 200 + b" HTTP/1.1\r\n", 4 + 99),
         (b"GET " + b" " * 200, 4 + 99),
         (b"GET / " + b" " * 200, 6 + 98),
         (b"GET / HTTP/1.1\r\n" + b"n" * 200, 16 + 98),

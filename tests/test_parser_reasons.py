@@ -155,6 +155,12 @@ REASONS: Final = [
     ),
     Reason(POST + b"Transfer-Encoding: \r\n\r\n", 38, CODING, "Empty Transfer-Encoding"),
     Reason(
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        65,
+        CODING,
+        "Invalid `Transfer-Encoding` header value",
+    ),
+    Reason(
         POST + b"Transfer-Encoding: chunked, x",
         44,
         CODING,
@@ -260,10 +266,14 @@ def label(case: Reason) -> str:
 
 @pytest.mark.parametrize("case", REASONS, ids=label)
 def test_reason(case: Reason) -> None:
-    """Code, reason and offset are llhttp's, however the stream is cut."""
+    """Code, reason and offset are llhttp's, however the stream is cut, and whatever follows.
+
+    What breaks a head that is complete otherwise must be seen by whoever reads it whole.
+    """
     wire = case.wire
+    whole = [[wire + rest] for rest in (b"", b"X", b"\r\n\r\n", b"\r\nA: b\r\n\r\n")]
     bytewise = [wire[at : at + 1] for at in range(len(wire))]
-    for reads in ([wire], [wire + b"X"], bytewise, *([wire[:at], wire[at:]] for at in (1, -1))):
+    for reads in (*whole, bytewise, *([wire[:at], wire[at:]] for at in (1, -1))):
         verdict = ours.judge(reads, LAX)
         assert verdict.error == Error(case.code, case.reason, case.offset)
 

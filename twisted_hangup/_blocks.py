@@ -7,6 +7,7 @@ wrong, is left to the exact reader, which alone refuses; so the two cannot disag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from . import _grammar
 from ._facts import (
@@ -19,6 +20,14 @@ from ._facts import (
 )
 from .events import Field
 from .limits import Limits
+
+#: The fields that say something of the message or the connection: few of those that come.
+_TELLING: Final = frozenset(
+    {
+        *(b"connection", b"content-length", b"host", b"proxy-connection"),
+        *(b"transfer-encoding", b"upgrade"),
+    }
+)
 
 
 @dataclass(slots=True)
@@ -43,13 +52,13 @@ def read_block(data: bytes, at: int, version: bytes, limits: Limits) -> FieldBlo
     fields = _grammar.FIELD_LINES.findall(raw)
     if 0 < limits.head_fields < len(fields):
         return None
-    if b" \r" in raw or b"\t\r" in raw:
-        fields = [(name, value.rstrip(b" \t")) for name, value in fields]
     length: int | None = None
     hosts: list[bytes] = []
     flags = 0
     for name, value in fields:
         lowered = name.lower()
+        if lowered not in _TELLING:
+            continue
         if lowered == b"host":
             hosts.append(value)
         elif lowered == b"connection" or lowered == b"proxy-connection":
@@ -59,7 +68,7 @@ def read_block(data: bytes, at: int, version: bytes, limits: Limits) -> FieldBlo
                 return None
             length = int(value)
         elif lowered == b"transfer-encoding":
-            if flags & CHUNKED or not _grammar.ONLY_CHUNKED.search(raw):
+            if flags & CHUNKED or value.lower() != b"chunked":
                 return None
             flags |= CHUNKED
         elif lowered == b"upgrade" and value:

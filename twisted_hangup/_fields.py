@@ -6,6 +6,7 @@ does, because it refuses them at a byte; what they mean together is judged in `_
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from . import _grammar
@@ -14,7 +15,6 @@ from ._facts import CHUNKED, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, connect
 from ._grammar import CR, LF, SP
 from ._refusals import after_byte, at_byte, current_line
 from ._scan import Scan, State
-from .events import Part
 
 _COLON: Final = ord(":")
 _COMMA: Final = ord(",")
@@ -39,7 +39,7 @@ def behind_request_line(scan: Scan, data: bytes, at: int) -> int:
     if data[at] == SP:
         raise after_byte(why.SPACE_BEFORE_FIELDS, at)
     scan.state = line_start
-    return at
+    return line_start(scan, data, at)
 
 
 def line_start(scan: Scan, data: bytes, at: int) -> int:
@@ -56,8 +56,37 @@ def line_start(scan: Scan, data: bytes, at: int) -> int:
     scan.count += 1
     if 0 < scan.limits.head_fields < scan.count:
         raise at_byte(why.HEADER_OVERFLOW, at)
+    line = _grammar.FIELD_LINE.match(data, at)
+    if line is not None and _take_line(scan, line):
+        return line.end()
     scan.state = _name
     return at
+
+
+def _take_line(scan: Scan, line: re.Match[bytes]) -> bool:
+    """Take *line* in one step, unless one of its bytes might have to be refused."""
+    name, rest = line.groups()
+    word = name.lower()
+    # As the states count it: of the white space in front of a value one byte is free.
+    cost = len(name) + len(rest) - rest.startswith((b" ", b"\t"))
+    value = rest.strip(b" \t")
+    if scan.spent + cost >= scan.limits.head_bytes:
+        return False
+    if word in _VALUES:
+        # Only a length that nothing contradicts; the rest is for the states of each.
+        if (
+            word != b"content-length"
+            or scan.flags & (CONTENT_LENGTH | TRANSFER_ENCODING)
+            or not _grammar.COMMON_LENGTH.fullmatch(value)
+        ):
+            return False
+        scan.flags |= CONTENT_LENGTH
+        scan.number = int(value)
+    scan.spent += cost
+    scan.word = word
+    _keep(scan, name, value, line.group())
+    scan.line_at = line.end()
+    return True
 
 
 def _behind_last_cr(scan: Scan, data: bytes, at: int) -> int:
@@ -98,11 +127,14 @@ def _before_value(scan: Scan, data: bytes, at: int) -> int:
         assert scan.name is not None
         first = scan.column(at) == len(scan.name) + 1
         scan.spend(at + first, run.end())
-        return run.end()
-    if data[at] == CR:
+        at = run.end()
+        if at == len(data):
+            return at
+    byte = data[at]
+    if byte == CR:
         scan.state = _behind_empty_value
         return at + 1
-    if data[at] == LF:
+    if byte == LF:
         raise after_byte(why.VALUE_CHAR, at)
     scan.state = _VALUES.get(scan.word, _value)
     return scan.state(scan, data, at)
@@ -129,7 +161,8 @@ def _behind_value_cr(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.VALUE_LF, at)
     scan.state = _behind_value
-    return _keep(scan, data, at + 1)
+    _end_line(scan, data, at + 1)
+    return at + 1
 
 
 def _behind_value(scan: Scan, data: bytes, at: int) -> int:
@@ -141,26 +174,29 @@ def _behind_value(scan: Scan, data: bytes, at: int) -> int:
     return line_start(scan, data, at)
 
 
-def _keep(scan: Scan, data: bytes, at: int) -> int:
+def _end_line(scan: Scan, data: bytes, at: int) -> None:
     """Take the field whose line ends at *at*."""
     raw = scan.line(data, at)
     assert scan.name is not None
+    _keep(scan, scan.name, raw[len(scan.name) + 1 : -2].strip(b" \t"), raw)
+
+
+def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
+    """Take a field, of which `Scan.word` has the name in lower case and *raw* the line."""
+    if scan.trailers is not None:
+        scan.trailers.append((name, value))
+        return
     assert scan.head is not None
-    value = raw[len(scan.name) + 1 : -2].strip(b" \t")
-    if scan.part is Part.TRAILER:
-        assert scan.trailers is not None
-        scan.trailers.append((scan.name, value))
-        return at
-    scan.head.fields.append((scan.name, value))
-    if scan.word in (b"connection", b"proxy-connection"):
+    scan.head.fields.append((name, value))
+    word = scan.word
+    if word in (b"connection", b"proxy-connection"):
         scan.flags |= connection_flags(value)
-    elif scan.word == b"upgrade" and value:
+    elif word == b"upgrade" and value:
         scan.flags |= UPGRADE
-    elif scan.word in _MAY_BE_BLAMED:
+    elif word in _MAY_BE_BLAMED:
         if scan.blamed is None:
             scan.blamed = {}
-        scan.blamed[scan.word] = raw
-    return at
+        scan.blamed[word] = raw
 
 
 # --- an empty value ---------------------------------------------------------------------
@@ -170,7 +206,8 @@ def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.EMPTY_VALUE_LF, at)
     scan.state = _behind_empty_line
-    return _keep(scan, data, at + 1)
+    _end_line(scan, data, at + 1)
+    return at + 1
 
 
 def _behind_empty_line(scan: Scan, data: bytes, at: int) -> int:

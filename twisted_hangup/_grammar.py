@@ -135,10 +135,11 @@ ABSOLUTE_FORM: Final = re.compile(
 # RFC 9112, section 3
 #   request-line = method SP request-target SP HTTP-version
 # Only what is common: a target in origin-form without fragment.  Everything else is left
-# to the exact reader.  One SP exactly, where section 3 lets a recipient split on any white
-# space: two parsers that split differently are how requests get smuggled (section 11.2).
+# to the exact reader, which goes on behind the target if that was common and the version
+# was not.  One SP exactly, where section 3 lets a recipient split on any white space: two
+# parsers that split differently are how requests get smuggled (section 11.2).
 COMMON_REQUEST_LINE: Final = re.compile(
-    rb"([" + TCHAR + rb"]+) (/[" + TARGET_CHAR + rb"?]*) HTTP/(1\.[01])\r\n"
+    rb"([" + TCHAR + rb"]+) (/[" + TARGET_CHAR + rb"?]*) (?:HTTP/(1\.[01])\r\n)?"
 )
 
 # --- fields -------------------------------------------------------------------------------
@@ -147,15 +148,18 @@ COMMON_REQUEST_LINE: Final = re.compile(
 #   HTTP-message = start-line CRLF *( field-line CRLF ) CRLF [ message-body ]
 #   field-line   = field-name ":" OWS field-value OWS
 # Stricter: CRLF only, where section 2.2 lets a recipient take a bare LF.  obs-fold
-# (section 5.2) is refused, as the RFC allows a server to.
-FIELD_BLOCK: Final = re.compile(rb"(?:[" + TCHAR + rb"]+:[" + FIELD_CHAR + rb"]*\r\n)*\r\n")
+# (section 5.2) is refused, as the RFC allows a server to.  Values with white space behind
+# them are valid, but so rare that they are left to the exact reader.
+FIELD_BLOCK: Final = re.compile(
+    rb"(?:[" + TCHAR + rb"]+:[" + FIELD_CHAR + rb"]*\r(?<![ \t]\r)\n)*\r\n"
+)
 
-#: Name, and value with the white space behind it, of each line of a valid `FIELD_BLOCK`.
+# One line, and what is behind its colon.  That the next line has begun, and not with white
+# space, is part of it: only then is the line not continued.
+FIELD_LINE: Final = re.compile(rb"([" + TCHAR + rb"]+):([" + FIELD_CHAR + rb"]*)\r\n(?=[^ \t])")
+
+#: Name and value of each line of a valid `FIELD_BLOCK`.
 FIELD_LINES: Final = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
-
-# RFC 9112, section 6.1.  Stricter: "chunked", once and alone.  SP may follow it, HTAB may
-# not, as in llhttp.  To be searched for in a valid `FIELD_BLOCK`.
-ONLY_CHUNKED: Final = re.compile(rb"(?:\A|\n)transfer-encoding:[ \t]*chunked *\r\n", re.IGNORECASE)
 
 #   Content-Length = 1*DIGIT, and not near any machine's largest   RFC 9110, section 8.6
 COMMON_LENGTH: Final = re.compile(rb"[0-9]{1,18}")

@@ -27,6 +27,8 @@ class Refusal(Exception):
         field: Name of the field it belongs to, likewise.
     """
 
+    __slots__ = ("culprit", "field", "line", "offset", "why")
+
     def __init__(
         self,
         why: Why,
@@ -35,7 +37,6 @@ class Refusal(Exception):
         line: bytes | None = None,
         field: bytes | None = None,
     ) -> None:
-        super().__init__(why)
         self.why = why
         self.offset = offset
         self.culprit = culprit

@@ -6,6 +6,7 @@ with what RFC 9112 does not allow, we refuse at the end of the target or version
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -27,6 +28,24 @@ _SUPPORTED_VERSIONS: Final = frozenset({b"1.0", b"1.1"})
 
 #: What has to follow the version after PRI (RFC 9113, section 3.4).
 _HTTP2_PREFACE: Final = b"\r\n\r\nSM\r\n\r\n"
+
+
+def begin_behind(scan: Scan, line: re.Match[bytes], head: RequestHead) -> None:
+    """Let *scan* go on behind *line*, a `COMMON_REQUEST_LINE`, as if it had read it itself.
+
+    Args:
+        scan: A new one.
+        line: With a method that is known, and a target below ``Limits.head_bytes``.
+        head: Its method, target and version.
+    """
+    scan.head = head
+    scan.spent = len(head.target)
+    if head.version:
+        _end_line(scan, line.group()[:-2], line.end())
+    else:
+        scan.line_at = line.start()
+        scan.part = Part.REQUEST_LINE
+        scan.state = _behind_target
 
 
 def empty_lines(scan: Scan, data: bytes, at: int) -> int:
@@ -234,12 +253,17 @@ def _behind_version(scan: Scan, data: bytes, at: int) -> int:
 def _behind_version_cr(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.VERSION_LF, at)
-    scan.request_line = scan.line(data, at).removesuffix(b"\r")
-    scan.line_at = at + 1
+    _end_line(scan, scan.line(data, at).removesuffix(b"\r"), at + 1)
+    return at + 1
+
+
+def _end_line(scan: Scan, line: bytes, end: int) -> None:
+    """Take the request line, which ends at index *end*."""
+    scan.request_line = line
+    scan.line_at = end
     scan.part = Part.FIELD
     scan.end_of_fields = _head_end.end_of_head
     scan.state = _fields.behind_request_line
-    return at + 1
 
 
 class _Protocol(NamedTuple):

@@ -5,8 +5,9 @@ knows the way, sets ``scan.state`` where another one has to go on, and returns t
 the first byte it has left.  The states are `_request_line`, `_fields` and `_body`, in the
 order of a message; this module knows none of them.
 
-No byte is looked at twice.  Of what earlier reads brought, only the unfinished line is
-kept, for the field or target it becomes and for the report if it breaks.
+No byte is judged twice: a line that cannot be taken whole is gone through once more, and
+none of what earlier reads brought.  Of that only the unfinished line is kept, for the field
+or target it becomes and for the report if it breaks.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Scan:
         request_line: The request line once it is complete, without its line end.
         event: What has come out and not been fetched.
         finished: Whether the message has ended.
-        trailers: The trailer fields so far.
+        trailers: The trailer fields so far; None before the part where they stand.
         spent: Bytes of this section (head, trailers, one chunk's extensions) that count
             against a limit.
         count: Field lines of this section; before the request line, its line ends.
@@ -91,8 +92,7 @@ class Scan:
         self.limits = limits
         self.methods = methods
         self.state = state
-        self.part = Part.EMPTY_LINE
-        self.packet_part = Part.EMPTY_LINE
+        self.part = self.packet_part = Part.EMPTY_LINE
         self.held: bytearray | None = None
         self.line_at = 0
         self.head: RequestHead | None = None

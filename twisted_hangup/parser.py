@@ -6,7 +6,8 @@ clock.
 
 A head that is complete in one read and has nothing unusual is taken by two pattern matches
 (`_blocks`); everything else goes through the exact reader (`_scan` and its states), which
-looks at each byte once and is the only one to refuse.
+alone refuses.  It begins behind a request line that is common, takes such field lines
+whole, and goes byte by byte through the rest.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ class RequestParser:
     After `EndOfMessage` the next call starts on the next message; a caller that is not
     ready for one just does not call, and what came meanwhile stays inside.
 
-    Of repeated requests with the very same field section, all heads share one list object
-    in ``RequestHead.fields``: treat it as read-only, and compare it with ``is`` to know
-    that nothing has changed.
+    Repeated requests with the very same field section share one list object in
+    ``RequestHead.fields``, unless something in it is unusual: treat it as read-only, and
+    compare it with ``is`` to know that nothing has changed.
 
     Args:
         limits: What a request may cost.
@@ -103,12 +104,10 @@ class RequestParser:
             if self._at == len(self._packet) and not self._next_packet():
                 return NEED_DATA
             self._offset = -self._at
-            head = self._common_head()
+            head = self._begin_message()
             if head is not None:
                 return head
-            self._scan = Scan(self._limits, self._methods, _request_line.empty_lines)
-            self._scan.line_at = self._at
-        return self._read_on(self._scan)
+        return self._read_on()
 
     def finish(self) -> None:
         """Take note of the end of input, once `next_event` has said `NEED_DATA`.
@@ -186,53 +185,72 @@ class RequestParser:
             self._queue = None  # an empty deque weighs more than the rest of an idle parser
         return True
 
-    def _common_head(self) -> RequestHead | None:
-        """The head that starts here, if it is complete in this packet and not unusual."""
+    def _begin_message(self) -> RequestHead | None:
+        """Read the head that starts here, if it is complete in this packet and not unusual.
+
+        Otherwise let the exact reader begin, behind what is common of the request line.
+        """
         line = COMMON_REQUEST_LINE.match(self._packet, self._at)
         if line is None:
+            self._begin_scan()
             return None
         method, target, version = line.groups()
-        if method not in self._methods.common:
+        if method not in self._methods.common or len(target) >= self._limits.head_bytes:
+            self._begin_scan()
             return None
-        fields_at = line.end()
-        block = self._block
-        if (
-            block is None
-            or not self._packet.startswith(block.raw, fields_at)
-            or block.version != version
-        ):
-            block = read_block(self._packet, fields_at, version, self._limits)
-            if block is None:
-                return None
-            self._block = block
-        # More than the limit counts: what is near it is for the exact reader.
-        if len(target) + len(block.raw) >= self._limits.head_bytes:
+        self._at = line.end()
+        block = version and self._common_fields(version, len(target))
+        if not block:
+            head = RequestHead(method, target, version or b"")
+        else:
+            head = RequestHead(
+                method,
+                target,
+                version,
+                block.fields,
+                block.content_length,
+                block.chunked,
+                block.keep_alive,
+                block.upgrade,
+            )
+            self._at += len(block.raw)
+            if not (block.content_length or block.chunked):
+                self._head = head
+                return head
+        scan = self._begin_scan()
+        _request_line.begin_behind(scan, line, head)
+        if not block:
             return None
-        head = RequestHead(
-            method,
-            target,
-            version,
-            block.fields,
-            block.content_length,
-            block.chunked,
-            block.keep_alive,
-            block.upgrade,
-        )
-        start = self._at
-        self._at = fields_at + len(block.raw)
-        if not (block.content_length or block.chunked):
-            self._head = head
-            return head
-        scan = self._scan = Scan(self._limits, self._methods, _request_line.empty_lines)
-        scan.head = head
-        scan.request_line = self._packet[start : fields_at - 2]
         scan.line_at = self._at
         _body.begin(scan, head)
         self._leave_packet(scan)
         return head
 
-    def _read_on(self, scan: Scan) -> Event:
+    def _common_fields(self, version: bytes, spent: int) -> FieldBlock | None:
+        """The field section that starts here, if it is complete and not unusual."""
+        block = self._block
+        if (
+            block is None
+            or not self._packet.startswith(block.raw, self._at)
+            or block.version != version
+        ):
+            block = read_block(self._packet, self._at, version, self._limits)
+            if block is None:
+                return None
+            self._block = block
+        # More than the limit counts: what is near it is for the exact reader.
+        return block if spent + len(block.raw) < self._limits.head_bytes else None
+
+    def _begin_scan(self) -> Scan:
+        """Give the message that starts here to the exact reader."""
+        scan = self._scan = Scan(self._limits, self._methods, _request_line.empty_lines)
+        scan.line_at = self._at
+        return scan
+
+    def _read_on(self) -> Event:
         """Let the exact reader go on to the next event."""
+        scan = self._scan
+        assert scan is not None
         while True:
             if scan.finished:
                 assert scan.head is not None
