@@ -101,9 +101,9 @@ REPORTS: Final = [
           GET / HTTP/1.1
           Host: a b
           ^^^^^^^^^ byte 29
-        In the value of header field "Host": the value of Host is a host name or
-        address, and a port where there is one, such as example.org:8080. RFC 9110,
-        section 7.2.
+        In the value of header field "Host": a Host is a host name or an address (an
+        IPv6 address in brackets), and a colon and a port where there is one, such as
+        example.org:8080; not a URL, and no list. RFC 9110, section 7.2.
         """,
     ),
     (
@@ -111,8 +111,8 @@ REPORTS: Final = [
         """
         ERR_HTTP_HOST_REQUIRED: Missing Host  (answered 400)
           GET / HTTP/1.1
-        In the header fields: every HTTP/1.1 request needs exactly one Host field. RFC
-        9112, section 3.2.
+        In the header fields: there is no Host among them, and an HTTP/1.1 request has
+        to have one, even where its target is a whole URL. RFC 9112, section 3.2.
         """,
     ),
     (

@@ -128,7 +128,11 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ),
         ("HPE_INVALID_URL", "Invalid char in url fragment start"): _FRAGMENT,
         ("HPE_INVALID_URL", "Fragment in the request target"): _FRAGMENT,
-        ("HPE_INVALID_URL", "Request target in none of the four forms"): _URL_FORM,
+        ("HPE_INVALID_URL", "Request target in none of the four forms"): Rule(
+            "the target is a path that starts with / (such as /search?q=1), a whole URL with a"
+            " host in it (such as http://example.org/a), or * and nothing else",
+            "RFC 9112, section 3.2",
+        ),
         ("HPE_INVALID_URL", "More than one space in the request line"): Rule(
             "exactly one space stands between method and target, and one between target and"
             " version; a space inside the target has to be written %20",
@@ -170,8 +174,8 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ),
         ("HPE_PAUSED_H2_UPGRADE", ""): _H2_PREFACE,
         ("ERR_HTTP_TOO_MANY_EMPTY_LINES", ""): Rule(
-            "there are more empty lines before the request than this server skips"
-            " (Limits.leading_crlf)",
+            "a request starts with its request line; there are more empty lines in front of it"
+            " than this server skips (Limits.leading_crlf)",
             "RFC 9112, section 2.2",
         ),
         # Fields.
@@ -226,15 +230,27 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "HTTP/1.0 has no Transfer-Encoding, so that nobody can tell where this body ends",
             "RFC 9112, section 6.1",
         ),
-        ("ERR_HTTP_INVALID_HOST", "More than one Host"): Rule(
-            "a request has one Host field only", "RFC 9112, section 3.2"
+        (
+            "HPE_INVALID_TRANSFER_ENCODING",
+            "Transfer-Encoding other than a single `chunked`",
+        ): Rule(
+            "the one coding that this server decodes is chunked; it stands alone, once, in one"
+            " field, because servers disagree about lists of codings",
+            "RFC 9112, section 6.1",
         ),
         ("ERR_HTTP_HOST_REQUIRED", ""): Rule(
-            "every HTTP/1.1 request needs exactly one Host field", "RFC 9112, section 3.2"
+            "there is no Host among them, and an HTTP/1.1 request has to have one, even where"
+            " its target is a whole URL",
+            "RFC 9112, section 3.2",
+        ),
+        ("ERR_HTTP_INVALID_HOST", "More than one Host"): Rule(
+            "a request has one Host field only, even where both say the same: servers that"
+            " believe the first see another site than servers that believe the last",
+            "RFC 9112, section 3.2",
         ),
         ("ERR_HTTP_INVALID_HOST", ""): Rule(
-            "the value of Host is a host name or address, and a port where there is one, such"
-            " as example.org:8080",
+            "a Host is a host name or an address (an IPv6 address in brackets), and a colon and"
+            " a port where there is one, such as example.org:8080; not a URL, and no list",
             "RFC 9110, section 7.2",
         ),
         # The body.
@@ -260,11 +276,12 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             "RFC 9112, section 7.1.1",
         ),
         ("ERR_HTTP_BODY_TOO_LARGE", ""): Rule(
-            "the body is larger than this server takes (Limits.body_bytes)",
+            "the body has more bytes than this server takes (Limits.body_bytes)",
             "RFC 9110, section 15.5.14",
         ),
         ("ERR_HTTP_MULTIPART", ""): Rule(
-            "the body says that it is multipart/form-data and cannot be read as that",
+            "its Content-Type says multipart/form-data, where parts stand between"
+            " lines with the boundary that Content-Type names, each with a Content-Disposition",
             "RFC 7578, section 4",
         ),
         ("HPE_CLOSED_CONNECTION", ""): Rule(
