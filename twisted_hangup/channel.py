@@ -19,10 +19,10 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from ._backlog import Backlog
+from ._cork import Cork
 from ._headers import HeadersCache, response_head
 from ._loss import reason_of_loss
 from ._message_clock import MessageClock
-from ._sending import send_now
 from .client_socket import ClientSocket
 from .errbacks import Settlement
 from .errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
@@ -62,7 +62,6 @@ class HangupChannel(HTTPChannel):
     _socket: ClientSocket | None = None
     _input_ended = False
     _left = False
-    _answered = False
     _peer: Any = None
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
@@ -101,6 +100,7 @@ class HangupChannel(HTTPChannel):
         self._parser = RequestParser(hangups.limits)
         self._backlog = Backlog(self._parser, hangups.limits.backlog_bytes)
         self._headers = HeadersCache()
+        self._cork = Cork(self.transport, hangups.corks)
         self._clock = MessageClock(hangups.deadlines, hangups.timeouts, self._out_of_time)
         self._clock.waiting("idle")
 
@@ -113,11 +113,9 @@ class HangupChannel(HTTPChannel):
             return
         self._heard = True
         self._parser.receive(data)
+        self._cork.put_in()
         self._pump()
         self._after_pump()
-        if self._answered:
-            self._answered = False
-            send_now(self.transport)
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
@@ -316,7 +314,6 @@ class HangupChannel(HTTPChannel):
 
     def setLineMode(self, extra: bytes = b"") -> None:
         """requestDone() calls this when a response is finished: on to the next message."""
-        self._answered = True
         if not self._pumping:
             self._pump()
             self._after_pump()
@@ -365,7 +362,6 @@ class HangupChannel(HTTPChannel):
     def _settle(self, error: ClientError) -> None:
         """Start the chain: everything before the broken message has been answered."""
         self._error_waits = False
-        self._answered = True
         socket = self._client_socket()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from ._cork import Corks
 from .deadlines import Deadlines
 from .errbacks import ClientErrbacks
 from .journal import Journal
@@ -26,6 +27,7 @@ class Hangups:
         self.errbacks = ClientErrbacks()
         self.journal = Journal()
         self.deadlines = Deadlines(clock)
+        self.corks = Corks(clock)
         # Typed loosely because the channels stand on a higher floor.
         self.connections: set[Any] = set()
         self._waiting_for_none: list[Deferred[None]] = []
