@@ -31,7 +31,7 @@ FLOORS: Final = [
         *{"_headers", "_backlog", "_cork", "_flood", "_seldom", "_open_files"},
     },
     # the server
-    {"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock"},
+    {"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock", "_driver"},
     # applications of the above
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},

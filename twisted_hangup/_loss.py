@@ -7,7 +7,8 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableDescriptor, ISSLTransport
+from twisted.internet.interfaces import ISSLTransport
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from .errors import ClientError, ClientHangUp, ParseError, Phase
@@ -34,10 +35,13 @@ def reason_of_loss(
     if not reason.check(ConnectionDone, ConnectionLost) or reason.check(ConnectionAborted):
         return None
     secure = ISSLTransport.providedBy(transport)
+    if secure and transport.disconnecting:
+        return None  # closed by the application
     if reason.check(ConnectionDone) or (phase == "idle" and secure):
-        # A transport that tells of half-closes has told of the client's FIN before, and
-        # this is our own close.  Others, TLS among them, turn a FIN straight into this.
-        if IHalfCloseableDescriptor.providedBy(transport):
+        # A plain transport has told of the client's FIN before, and this is our own
+        # close.  TLS and other wrappers turn a FIN straight into this (and claim every
+        # interface of the transport they wrap).
+        if not isinstance(transport, ProtocolWrapper):
             return None
         if phase == "response":
             return _hang_up("socket hang up", phase, reason)

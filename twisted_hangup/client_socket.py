@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import RESPONSES
 
 from .deadlines import Deadline, Deadlines
@@ -89,6 +90,7 @@ class ClientSocket:
         self._heard_at = -inf
         self._ending = False
         self._peer_left = False
+        self._input_ended = False
         self._body_wanted = True
         self._waiting: list[Deferred[None]] = []
 
@@ -152,12 +154,14 @@ class ClientSocket:
         if transport is None or self._ending:
             return
         self._ending = True
-        self._let_go()
-        if self._peer_left or self.secure:
+        if self._input_ended or self.secure:
             # Nothing more can arrive; or TLS, which says close_notify and then reads on
-            # until the peer has said it too.
+            # until the peer has said it too.  TLS gathers small writes, and sends them
+            # before it closes only if it is told to close before its producer goes.
             transport.loseConnection()
+            self._let_go()
         else:
+            self._let_go()
             transport.loseWriteConnection()
             transport.resumeProducing()  # a paused one would not see the client's FIN
         self._start_lingering()
@@ -191,8 +195,13 @@ class ClientSocket:
         self._body_wanted = method != b"HEAD"
 
     def peer_left(self) -> None:
-        """The client has ended its input, so a lingering close is over."""
+        """The client has gone: nothing written from now on can reach it."""
         self._peer_left = True
+        self.input_ended()
+
+    def input_ended(self) -> None:
+        """The client has sent its last byte, so a lingering close is over."""
+        self._input_ended = True
         if self._ending and self._transport is not None:
             self._transport.loseConnection()
 
@@ -241,14 +250,17 @@ class ClientSocket:
         if transport is None:
             return
         silent_for = self._deadlines.seconds() - self._heard_at
-        if self.secure or silent_for < self._timeouts.linger_silence_seconds:
-            # TLS: no close_notify came, and another loseConnection() changes nothing.
-            # Else it is still sending, and a plain close would reset it all the same.
+        if silent_for < self._timeouts.linger_silence_seconds:
+            # It is still sending, and a plain close would reset it all the same.
             transport.abortConnection()
-        else:
-            # The kernel goes on delivering what we wrote to a client that reads slowly;
-            # aborting would cut that short.
-            transport.loseConnection()
+            return
+        # The kernel goes on delivering what we wrote to a client that reads slowly;
+        # aborting would cut that short.  TLS waits for the peer's close_notify and does
+        # not close twice: its own transport does.
+        beneath: Any = transport
+        while isinstance(beneath, ProtocolWrapper):
+            beneath = beneath.transport
+        beneath.loseConnection()
 
 
 def _response_head(status: int, body: bytes, headers: Headers) -> bytes:

@@ -130,6 +130,8 @@ class Settlement:
             )
             self._socket.out_of_time = True  # the rest of the chain passes the error on
             waiting.cancel()
+            if self._waiting is waiting:  # a coroutine that goes on all the same
+                self._cb_outcome(Failure(self._error))
         elif not self._socket.ended:
             _log.warn(
                 "A client error handler said it had handled {log_error} and never closed "

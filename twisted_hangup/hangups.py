@@ -36,6 +36,13 @@ class Hangups:
         """*channel* has a connection."""
         self.connections.add(channel)
 
+    def open(self) -> list[Any]:
+        """The channels that have a connection, without those that autobahn has emptied."""
+        for channel in list(self.connections):
+            if channel.transport is None:
+                channel.leave()
+        return list(self.connections)
+
     def left(self, channel: Any) -> None:
         """*channel* has lost its connection, or given it to another protocol."""
         self.connections.discard(channel)

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
+from twisted.web.iweb import INonQueuedRequestFactory
 
 from .errors import ClientError
 
@@ -67,8 +68,8 @@ class HangupRequest(Request):
         Twisted appends its error page to the response that has begun, and keeps the
         connection alive with more bytes on it than were announced.
         """
-        if self._disconnected:
-            _log.failure("The resource failed after its client had left", reason)
+        if self._disconnected or self.finished:
+            _log.failure("The resource failed when nobody waited for it any more", reason)
         elif self.startedWriting:
             _log.failure("The resource failed after its response had begun", reason)
             self.channel.cut_response(self)
@@ -91,12 +92,17 @@ def hangup_class(request_class: type[Any]) -> type[Any]:
 
 
 def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`."""
-    if isinstance(factory, type):
+    """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`.
+
+    Returns:
+        A callable of ``(channel, queued)``, whether *factory* takes the second or not.
+    """
+    alone = INonQueuedRequestFactory.providedBy(factory)
+    if isinstance(factory, type) and not alone:
         return hangup_class(factory)
 
-    def make_request(*args: Any, **kwargs: Any) -> Any:
-        request = factory(*args, **kwargs)
+    def make_request(channel: Any, queued: object) -> Any:
+        request = factory(channel) if alone else factory(channel, queued)
         made: type[Any] = type(request)
         request.__class__ = hangup_class(made)  # type: ignore[arg-type]  # mypy#5261
         return request

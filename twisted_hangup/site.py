@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -23,6 +23,9 @@ from .errbacks import ClientErrbacks, HandlerT
 from .hangups import Hangups
 from .journal import Journal
 from .limits import Limits, Timeouts
+
+#: Site(resource, requestFactory, logPath, timeout, ...)
+_POSITION_OF_TIMEOUT: Final = 3
 
 
 @implementer(IHalfCloseableProtocol)
@@ -82,11 +85,12 @@ class HangupSite(Site):
         **kwargs: Any,
     ) -> None:
         timeouts = timeouts or Timeouts()
-        keep_alive = kwargs.setdefault("timeout", timeouts.keep_alive_seconds)
+        if len(args) < _POSITION_OF_TIMEOUT:
+            kwargs.setdefault("timeout", timeouts.keep_alive_seconds)
         super().__init__(resource, *args, **kwargs)
         if channel is not None:
             self.channel = channel
-        timeouts = timeouts.with_keep_alive(keep_alive)
+        timeouts = timeouts.with_keep_alive(self.timeOut)
         self._hangups = _install(self, limits or Limits(), timeouts, lambda: self.channel())
         self.journal: Journal = self._hangups.journal
 
@@ -97,7 +101,7 @@ class HangupSite(Site):
     @property
     def open_connections(self) -> int:
         """How many HTTP/1.1 connections are open now, upgraded ones excepted."""
-        return len(self._hangups.connections)
+        return len(self._hangups.open())
 
     def drain(self) -> Deferred[None]:
         """Read no further request, finish the running ones, and close.
@@ -105,13 +109,13 @@ class HangupSite(Site):
         Returns:
             A Deferred that fires with None when every connection has gone.
         """
-        for channel in list(self._hangups.connections):
+        for channel in self._hangups.open():
             channel.close_when_done()
         return self._hangups.when_empty()
 
     def hang_up_all(self) -> None:
         """Abort every connection now."""
-        for channel in list(self._hangups.connections):
+        for channel in self._hangups.open():
             channel.transport.abortConnection()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from .errors import Phase, TLSError
 
@@ -26,3 +26,9 @@ def tls_error(error: Exception, phase: Phase) -> TLSError:
     reason = str(queue[0][-1]) if isinstance(queue, list) and queue else "unknown"
     code = "ERR_SSL_" + _NOT_IN_CODES.sub("_", reason.upper()).strip("_")
     return TLSError(reason, code=code, phase=phase)
+
+
+def in_handshake(transport: Any) -> bool:
+    """Whether the handshake on a TLS *transport* is not over yet."""
+    handle = transport.getHandle()
+    return handle is None or handle.get_cipher_name() is None

@@ -1,0 +1,268 @@
+"""From the parser's events to Twisted's requests, one at a time and in order.
+
+This half of the channel knows how a good conversation goes.  What goes wrong in one is
+handed to the other half, `twisted_hangup.channel`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.interfaces import ISSLTransport
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+
+from ._backlog import Backlog
+from ._cork import Cork
+from ._headers import HeadersCache, response_head
+from ._message_clock import MessageClock
+from .errors import ClientError, ParseError, Phase
+from .events import NEED_DATA, BodyData, Event, RequestHead
+from .hangups import Hangups
+from .parser import RequestParser
+from .request import hangup_factory
+from .tls import in_handshake
+
+
+class RequestDriver(HTTPChannel):
+    """An `HTTPChannel` that leaves the judging of bytes to `RequestParser`.
+
+    Requests go through HTTPChannel's own ``allHeadersReceived``, ``allContentReceived`` and
+    ``requestDone``, so that cookies, ``100 Continue``, producers and upgrades are Twisted's.
+
+    Attributes:
+        hangups: What it shares with the site's other channels; set by the site.
+        transport: The connection; None once another protocol has taken it over.
+    """
+
+    hangups: Hangups
+    transport: Any
+    requests: list[Any]
+
+    _heard = False
+    _pumping = False
+    _last = False
+    _left = False
+    _head: RequestHead | None = None
+    _error: ClientError | None = None
+    _peer: Any = None
+
+    # For the other half.
+
+    #: Whether the connection is being closed, or has another protocol; nothing is acted on.
+    _over = False
+
+    def _fail(self, error: ClientError) -> None:
+        raise NotImplementedError
+
+    def _settle(self, error: ClientError) -> None:
+        raise NotImplementedError
+
+    def _eb_request(self, failure: Failure) -> None:
+        raise NotImplementedError
+
+    def _out_of_time(self) -> None:
+        raise NotImplementedError
+
+    def _end_of_input(self) -> None:
+        raise NotImplementedError
+
+    # The life of the connection.
+
+    def connectionMade(self) -> None:
+        """Start the clock: the first message counts from here."""
+        self.timeOut = None  # our deadlines replace the timer that every byte resets
+        super().connectionMade()
+        hangups = self.hangups
+        hangups.joined(self)
+        self._host = self.transport.getHost()
+        self.requestFactory: Any = hangup_factory(self.requestFactory)
+        self._parser = RequestParser(hangups.limits)
+        self._backlog = Backlog(self._parser, hangups.limits.backlog_bytes)
+        self._headers = HeadersCache()
+        self._cork = Cork(self.transport, hangups.corks)
+        self._clock = MessageClock(hangups.deadlines, hangups.timeouts, self._out_of_time)
+        self._clock.waiting("idle")
+
+    def _take_in(self, data: bytes) -> None:
+        """Let the parser judge *data*, then act on what it found."""
+        if not self._heard:
+            self._heard = True
+            if isinstance(self.transport, ProtocolWrapper):
+                self._host = self.transport.getHost()  # what a PROXY line has said
+        self._parser.receive(data)
+        self._cork.put_in()
+        self._pump()
+        self._after_pump()
+
+    def getPeer(self) -> Any:
+        """The client's address, made once per connection and not per request."""
+        if self._peer is None:
+            self._peer = super().getPeer()
+        return self._peer
+
+    def getHost(self) -> Any:
+        """The address the client connected to, asked of the kernel once."""
+        return self._host
+
+    @property
+    def phase(self) -> Phase:
+        """Where in a message the connection is now."""
+        if self._handlingRequest:
+            return "response"
+        if (
+            not self._heard
+            and ISSLTransport.providedBy(self.transport)
+            and in_handshake(self.transport)
+        ):
+            return "handshake"
+        return self._parser.phase
+
+    def leave(self) -> None:
+        """Drop out of everything that the site keeps: another protocol has the connection."""
+        self._left = self._over = True
+        self._backlog.clear()
+        self._clock.stop()
+        self.hangups.left(self)
+
+    # Messages.
+
+    def _pump(self) -> None:
+        """Act on events until bytes are missing, or a request or its client takes time.
+
+        Meanwhile what follows is judged ahead, so that a broken message is known at once;
+        it is acted on in its turn.
+        """
+        if self._pumping:
+            return  # a request was finished inside the loop below, which goes on
+        self._pumping = True
+        try:
+            while not self._over:
+                if self._handlingRequest:
+                    assert self._head is not None
+                    if self._error is not None or not self._backlog.judge(self._head):
+                        return
+                    continue
+                if self._waitingForTransport:
+                    return  # its responses are as many as the client has room for
+                event = (self._backlog or self._parser).next_event()
+                if event is NEED_DATA:
+                    if self._error is not None:
+                        self._settle(self._error)
+                    return
+                try:
+                    self._act(event)
+                except Exception:
+                    if self._left:
+                        raise  # another protocol's, and the reactor's to handle
+                    self._eb_request(Failure())
+        except ParseError as error:
+            self._fail(error)
+        finally:
+            self._pumping = False
+
+    def _after_pump(self) -> None:
+        """Set the deadline, or the back-pressure, that fits where the pump stopped."""
+        if self._over:
+            return
+        if self._handlingRequest or self._waitingForTransport:
+            self._clock.answering()
+            if self._error is None and self._backlog.full:
+                self._networkProducer.pauseProducing()
+        elif self._error is None:
+            self._clock.waiting(self._parser.phase)
+            self._end_of_input()
+
+    def _act(self, event: Event) -> None:
+        if isinstance(event, RequestHead):
+            self._begin_request(event)
+        elif isinstance(event, BodyData):
+            self.requests[-1].handleContentChunk(event.data)
+        else:
+            self._clock.message_complete()
+            transport = self.transport
+            self.allContentReceived()
+            if self.transport is None and not self._left:
+                self._hand_over(transport)
+
+    def _begin_request(self, head: RequestHead) -> None:
+        self._head = head
+        request = self.requestFactory(self, len(self.requests))
+        self.requests.append(request)
+        request.requestHeaders = self._headers.headers(head.fields)
+        self._command = head.method
+        self._path = head.target
+        self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"
+        self.length = None if head.chunked else head.content_length or 0
+        if head.method == b"CONNECT":
+            self._refuse(request, 501)
+        elif not self._headers.expectation_known and head.version == b"1.1":
+            self._refuse(request, 417)
+        else:
+            self.allHeadersReceived()
+
+    def _refuse(self, request: Any, status: int) -> None:
+        """Answer a well-formed request that no resource may see, and close."""
+        request.method, request.uri = self._command, self._path
+        request.clientproto = self._version
+        self.persistent = False
+        self._handlingRequest = True
+        request.refuse(status)
+
+    def _hand_over(self, transport: Any) -> None:
+        """Another protocol has the connection: it gets what came behind the request."""
+        rest = self._parser.unread()
+        self.leave()
+        if self.transport is not None:
+            heir: Any = self  # Twisted's websockets replace dataReceived on this instance
+        else:
+            # autobahn takes the transport away and puts its protocol on top of it.
+            heir = transport if isinstance(transport, ProtocolWrapper) else transport.protocol
+            while isinstance(heir, ProtocolWrapper):
+                heir = heir.wrappedProtocol
+        for data in rest:
+            heir.dataReceived(data)
+
+    # What Twisted calls while it drives a request.
+
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether the connection may outlive the response (RFC 9112, section 9.3)."""
+        assert self._head is not None
+        if self._last or not self._head.keep_alive:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        # Twisted's rule: the end of a response may have to be the connection's in 1.0.
+        return version == b"HTTP/1.1"
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        """Write a response head as one piece: the transport checks each piece it is given."""
+        if isinstance(headers, Headers):
+            self.transport.write(response_head(version, code, reason, headers))
+        else:
+            super().writeHeaders(version, code, reason, headers)
+
+    def setLineMode(self, extra: bytes = b"") -> None:
+        """requestDone() calls this when a response is finished: on to the next message."""
+        if getattr(self.transport, "disconnecting", False):
+            self.loseConnection()  # the application has closed the transport
+        elif not self._pumping:
+            self._pump()
+            self._after_pump()
+
+    def resumeProducing(self) -> None:
+        """The client has taken what was written: on with its next request."""
+        super().resumeProducing()
+        if not self._handlingRequest and not self._pumping:
+            self._pump()
+            self._after_pump()
+
+    def stopProducing(self) -> None:
+        """The transport has gone: what the producer still finishes starts nothing new."""
+        self._over = True
+        super().stopProducing()
+
+    def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:
+        super()._protocolUpgradeForWebsockets(protocol)
+        self._hand_over(self.transport)
