@@ -123,7 +123,7 @@ async def test_request_factory_that_raises(serve: Serve, expected_errors: Logged
     def make_request(*arguments: Any) -> Any:
         raise ZeroDivisionError("a bug")
 
-    site.requestFactory = make_request
+    site.requestFactory = make_request  # type: ignore[assignment]
     assert statuses(await talk(serve(site).port, GOOD)) == [500]
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
 
