@@ -152,6 +152,10 @@ class RequestDriver(HTTPChannel):
                     if self._error is not None:
                         self._settle(self._error)
                     return
+                if isinstance(event, RequestHead) and event.has_body:
+                    # A body that breaks in the same read never makes a request: that would
+                    # cost a file for nothing.
+                    self._backlog.judge(event)
                 try:
                     self._act(event)
                 except Exception:

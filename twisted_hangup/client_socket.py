@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import RESPONSES
 
@@ -91,6 +92,7 @@ class ClientSocket:
         self._ending = False
         self._peer_left = False
         self._input_ended = False
+        self._flushed = False
         self._body_wanted = True
         self._waiting: list[Deferred[None]] = []
 
@@ -202,8 +204,13 @@ class ClientSocket:
     def input_ended(self) -> None:
         """The client has sent its last byte, so a lingering close is over."""
         self._input_ended = True
-        if self._ending and self._transport is not None:
-            self._transport.loseConnection()
+        transport: Any = self._transport
+        if transport is None or not self._ending:
+            return
+        if self._flushed:  # then both halves are closed, and there is nothing to wait for
+            transport.connectionLost(connectionDone)
+        else:
+            transport.loseConnection()
 
     def dropped(self, count: int) -> None:
         """*count* bytes arrived that nobody will parse."""
@@ -219,6 +226,7 @@ class ClientSocket:
 
     def flushed(self) -> None:
         """All that was written is with the kernel: the client's time to read starts now."""
+        self._flushed = True
         if self._ending:
             self._start_lingering()
 
