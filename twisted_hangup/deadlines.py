@@ -22,6 +22,10 @@ TICK: Final = 0.5
 SLICE: Final = 0.005
 
 
+#: Stands for the tick of a deadline that is not filed under one yet.
+_NEW: Final = -1
+
+
 def _nothing() -> None:
     """What happens when a forgotten deadline passes."""
 
@@ -53,6 +57,9 @@ class Deadlines:
     def __init__(self, clock: IReactorTime) -> None:
         self.seconds: Callable[[], float] = clock.seconds
         self._clock = clock
+        #: Set since the last look, and not filed yet: most are forgotten before it.
+        self._new: list[Deadline] = []
+        self._waiting = 0
         self._by_tick: dict[int, set[Deadline]] = {}
         self._looked_at = 0
         self._passed: deque[Deadline] = deque()
@@ -63,10 +70,12 @@ class Deadlines:
         deadline.due = due
         tick = deadline._tick
         # Later than filed is found out when its tick comes; only sooner must be refiled.
-        if due == inf or (tick is not None and due > tick * TICK - TICK):
+        if due == inf or tick == _NEW or (tick is not None and due > tick * TICK - TICK):
             return
         self._unfile(deadline)
-        self._file(deadline)
+        deadline._tick = _NEW
+        self._new.append(deadline)
+        self._waiting += 1
         if self._timer is None:
             self._timer = self._clock.callLater(TICK, self._look)
 
@@ -75,9 +84,10 @@ class Deadlines:
         deadline.due = inf
         deadline._expired = _nothing
         self._unfile(deadline)
-        if not self._by_tick and not self._passed and self._timer is not None:
+        if not self._waiting and not self._passed and self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._new.clear()
 
     def _file(self, deadline: Deadline) -> None:
         tick = max(ceil(deadline.due / TICK), self._looked_at + 1)
@@ -85,27 +95,34 @@ class Deadlines:
         self._by_tick.setdefault(tick, set()).add(deadline)
 
     def _unfile(self, deadline: Deadline) -> None:
-        if deadline._tick is None:
+        tick = deadline._tick
+        if tick is None:
             return
-        filed = self._by_tick.get(deadline._tick)
+        deadline._tick = None
+        self._waiting -= 1
+        filed = self._by_tick.get(tick)  # none where it is new: the next look drops it
         if filed is not None:
             filed.discard(deadline)
             if not filed:
-                del self._by_tick[deadline._tick]
-        deadline._tick = None
+                del self._by_tick[tick]
 
     def _look(self) -> None:
         """Collect what can be due by now, and expire it slice by slice."""
         self._timer = None
         now = self.seconds()
         self._looked_at = tick_now = int(now / TICK)
+        new, self._new = self._new, []
+        candidates = [deadline for deadline in new if deadline._tick == _NEW]
         for tick in [tick for tick in self._by_tick if tick <= tick_now]:
-            for deadline in self._by_tick.pop(tick):
+            candidates += self._by_tick.pop(tick)
+        for deadline in candidates:
+            if now < deadline.due < inf:
+                self._file(deadline)
+            else:
                 deadline._tick = None
+                self._waiting -= 1
                 if deadline.due <= now:
                     self._passed.append(deadline)
-                elif deadline.due != inf:
-                    self._file(deadline)
         self._expire()
 
     def _expire(self) -> None:
@@ -122,7 +139,7 @@ class Deadlines:
                 break
         if self._passed:
             self._restart_timer(0, self._expire)
-        elif self._by_tick and self._timer is None:
+        elif self._waiting and self._timer is None:
             self._timer = self._clock.callLater(TICK, self._look)
 
     def _restart_timer(self, delay: float, call: Callable[[], None]) -> None:

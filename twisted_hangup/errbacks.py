@@ -7,6 +7,7 @@ it returned or raised into one of three outcomes: handled, not mine, or a bug of
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import cache
 from inspect import iscoroutine
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,6 +28,7 @@ HandlerT = TypeVar("HandlerT", bound=Handler)
 _log = Logger()
 
 
+@cache
 def default_answer(status: int) -> bytes:
     """What a client gets when no handler answers it: Node's bytes."""
     return status_line(status) + b"Connection: close\r\n\r\n"
