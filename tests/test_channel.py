@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import pytest_twisted
 from cleanliness import LoggedErrors
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http import Request as PlainRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
-from wire import BAD, GOOD, Client, Paths, Served, in_thread, talk
+from wire import BAD, DEFAULT, GOOD, SLOW, Client, Paths, Served, in_thread, pause, statuses, talk
 
 from twisted_hangup import (
     ClientErrbacks,
@@ -33,24 +30,12 @@ from twisted_hangup import (
 )
 
 Serve = Callable[..., Served]
-DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def statuses(received: bytes) -> list[int]:
-    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
 
 
 def code_of(failure: Failure) -> str:
     error = failure.value
     assert isinstance(error, ClientError)
     return error.code
-
-
-def pause(seconds: float = 0.05) -> Deferred[None]:
-    from twisted.internet import reactor
-
-    return deferLater(reactor, seconds, lambda: None)
 
 
 # Order.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,30 +11,30 @@ from certificates import server_context
 from cleanliness import LoggedErrors
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
-from wire import BAD, GOOD, Client, Fast, Paths, Served, in_thread, talk
+from wire import (
+    BAD,
+    DEFAULT,
+    GOOD,
+    SLOW,
+    Client,
+    Fast,
+    Paths,
+    Served,
+    in_thread,
+    pause,
+    statuses,
+    talk,
+)
 from zope.interface import implementer, provider
 
 from twisted_hangup import ClientSocket, HangupSite, Limits, Timeouts
 
 Serve = Callable[..., Served]
-DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-def statuses(received: bytes) -> list[int]:
-    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
-
-
-def pause(seconds: float = 0.05) -> Deferred[None]:
-    from twisted.internet import reactor
-
-    return deferLater(reactor, seconds, lambda: None)
 
 
 @pytest_twisted.ensureDeferred

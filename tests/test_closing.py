@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import pytest_twisted
 import treq
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
-from wire import BAD, Client, Served, in_thread, talk
+from wire import BAD, DEFAULT, Client, Served, in_thread, pause, talk
 
 from twisted_hangup import ClientSocket, Limits, Timeouts
 from twisted_hangup.deadlines import Deadlines
@@ -23,13 +22,6 @@ from twisted_hangup.deadlines import Deadlines
 Serve = Callable[..., Served]
 MIB = 1024 * 1024
 UPLOAD = 8 * MIB
-DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-
-
-def pause(seconds: float) -> Deferred[None]:
-    from twisted.internet import reactor
-
-    return deferLater(reactor, seconds, lambda: None)
 
 
 def upload_with_http_client(port: int) -> int:

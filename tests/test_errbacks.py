@@ -11,11 +11,10 @@ from cleanliness import LoggedErrors
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from wire import BAD, Served, talk
+from wire import BAD, DEFAULT, GOOD, Served, talk
 
 from twisted_hangup import ClientSocket, HeaderOverflow, ParseError, Timeouts
 
-DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 Serve = Callable[..., Served]
 
 
@@ -126,6 +125,27 @@ async def test_answer(serve: Serve, handlers: list[Any], answer: bytes) -> None:
         served.site.on_client_error(handler)
     assert await talk(served.port, BAD) == answer
     assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
+
+
+CHUNKED = b"POST /fast HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "wire, status_line",
+    [
+        (BAD, b"400 Bad Request"),
+        (b"GET /", b"408 Request Timeout"),
+        (CHUNKED + b"1;a=" + b"b" * 20_000, b"413 Payload Too Large"),
+        (GOOD[:-2] + b"X: " + b"a" * 20_000, b"431 Request Header Fields Too Large"),
+        (GOOD[:-2] + b"X: a\r\n" * 1001, b"431 Request Header Fields Too Large"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_default_answers(serve: Serve, wire: bytes, status_line: bytes) -> None:
+    """The default answers are Node's, byte for byte."""
+    served = serve(timeouts=Timeouts(head_seconds=0.3))
+    answer = b"HTTP/1.1 " + status_line + b"\r\nConnection: close\r\n\r\n"
+    assert await talk(served.port, wire) == answer
 
 
 def crash(failure: Failure, socket: ClientSocket) -> None:

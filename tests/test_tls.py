@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,16 +12,11 @@ from certificates import server_context
 from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from twisted.python.failure import Failure
-from wire import BAD, GOOD, Client, Served, in_thread, talk
+from wire import BAD, DEFAULT, GOOD, Client, Served, in_thread, talk
 
 from twisted_hangup import ClientSocket, Timeouts, TLSError
 
 Serve = Callable[..., Served]
-DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
-
-
-def statuses(received: bytes) -> list[int]:
-    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import struct
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -20,6 +22,10 @@ PATIENCE = 10.0
 
 GOOD = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"
 BAD = b"GET /fast HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+
+#: What a client reads where no handler answers.
+DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
 
 class Client:
@@ -100,6 +106,18 @@ def talk(port: int, *segments: bytes, tls: bool = False, fin: bool = False) -> D
 def in_thread(function: Callable[[], Any]) -> Deferred[Any]:
     """Run a blocking client beside the reactor."""
     return deferToThread(function)
+
+
+def statuses(received: bytes) -> list[int]:
+    """The status codes of the responses in *received*, in order."""
+    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def pause(seconds: float = 0.05) -> Deferred[None]:
+    """Let the reactor run for so long."""
+    from twisted.internet import reactor
+
+    return deferLater(reactor, seconds, lambda: None)
 
 
 class Fast(Resource):
