@@ -45,6 +45,7 @@ class RequestDriver(HTTPChannel):
     _pumping = False
     _last = False
     _left = False
+    _paused: int | None = None
     _head: RequestHead | None = None
     _error: ClientError | None = None
     _peer: Any = None
@@ -64,6 +65,9 @@ class RequestDriver(HTTPChannel):
         raise NotImplementedError
 
     def _out_of_time(self) -> None:
+        raise NotImplementedError
+
+    def _client_gone(self, reset: bool) -> None:
         raise NotImplementedError
 
     def _end_of_input(self) -> None:
@@ -123,6 +127,7 @@ class RequestDriver(HTTPChannel):
     def leave(self) -> None:
         """Drop out of everything that the site keeps: another protocol has the connection."""
         self._left = self._over = True
+        self._read_again()
         self._backlog.clear()
         self._clock.stop()
         self.hangups.left(self)
@@ -175,6 +180,8 @@ class RequestDriver(HTTPChannel):
             self._clock.answering()
             if self._error is None and self._backlog.full:
                 self._networkProducer.pauseProducing()
+                if self._paused is None:
+                    self._paused = self.hangups.paused.add(self.transport, self._client_gone)
         elif self._error is None:
             self._clock.waiting(self._parser.phase)
             self._end_of_input()
@@ -190,6 +197,12 @@ class RequestDriver(HTTPChannel):
             self.allContentReceived()
             if self.transport is None and not self._left:
                 self._hand_over(transport)
+
+    def _read_again(self) -> None:
+        """Reading is not paused any more, or there is nothing left to read from."""
+        if self._paused is not None:
+            self.hangups.paused.remove(self._paused)
+            self._paused = None
 
     def _begin_request(self, head: RequestHead) -> None:
         self._head = head
@@ -249,6 +262,8 @@ class RequestDriver(HTTPChannel):
 
     def setLineMode(self, extra: bytes = b"") -> None:
         """requestDone() calls this when a response is finished: on to the next message."""
+        if self._paused is not None:
+            self._read_again()
         if getattr(self.transport, "disconnecting", False):
             self.loseConnection()  # the application has closed the transport
         elif not self._pumping:

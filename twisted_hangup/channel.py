@@ -144,6 +144,7 @@ class HangupChannel(RequestDriver):
         if self._socket is None:
             hangups = self.hangups
             self._over = True
+            self._read_again()
             self._clock.stop()
             self._socket = ClientSocket(
                 self.transport,
@@ -211,12 +212,30 @@ class HangupChannel(RequestDriver):
                 self._record(error)
                 self._client_left(error)
             return
+        if self._waitingForTransport:
+            # It has its answers still to take, and requests may wait behind them.
+            if not self.hangups.limits.allow_half_open:
+                self._over = True
+                self._backlog.clear()
+                super().loseConnection()
+            return
         try:
             self._parser.finish()
         except ParseError as error:
             self._fail(error)
         else:
             super().loseConnection()
+
+    def _client_gone(self, reset: bool) -> None:
+        """The client hung up while reading from it was paused."""
+        if not reset and self.hangups.limits.allow_half_open:
+            return  # the end of its input, which will be read in its turn
+        error = self._error
+        if error is None:
+            reason = "read ECONNRESET" if reset else "socket hang up"
+            error = ClientHangUp(reason, code="ECONNRESET", phase=self.phase, request=self._head)
+            self._record(error)
+        self._client_left(error)
 
     def _client_left(self, error: ClientError) -> None:
         """Nobody waits for the responses any more: stop the work, close, settle."""

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from ._cork import Corks
+from ._paused import PausedSockets
 from .deadlines import Deadlines
 from .errbacks import ClientErrbacks
 from .journal import Journal
@@ -28,6 +29,7 @@ class Hangups:
         self.journal = Journal()
         self.deadlines = Deadlines(clock)
         self.corks = Corks(clock)
+        self.paused = PausedSockets(clock)
         # Typed loosely because the channels stand on a higher floor.
         self.connections: set[Any] = set()
         self._waiting_for_none: list[Deferred[None]] = []
