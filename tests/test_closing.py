@@ -149,7 +149,14 @@ class Ended:
         limits = Limits(linger_bytes=1000)
         timeouts = Timeouts(linger_seconds=30, linger_silence_seconds=5)
         self.socket = ClientSocket(
-            self.transport, "peer", "host", Deadlines(self.clock), limits, timeouts, self.release
+            self.transport,
+            "peer",
+            "host",
+            Deadlines(self.clock),
+            limits,
+            timeouts,
+            self.release,
+            lambda: None,
         )
 
     def release(self) -> None:

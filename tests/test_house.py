@@ -28,7 +28,16 @@ FLOORS: Final = [
     # Twisted adapters
     {
         *{"client_socket", "errbacks", "deadlines", "journal", "hangups", "request"},
-        *{"_headers", "_backlog", "_cork", "_paused", "_flood", "_seldom", "_open_files"},
+        *{
+            "_headers",
+            "_backlog",
+            "_cork",
+            "_paused",
+            "_stalled",
+            "_flood",
+            "_seldom",
+            "_open_files",
+        },
     },
     # the server
     {"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock", "_driver"},

@@ -18,6 +18,7 @@ from ._backlog import Backlog
 from ._cork import Cork
 from ._headers import HeadersCache, response_head
 from ._message_clock import MessageClock
+from ._stalled import SendWatch
 from .errors import ClientError, ParseError, Phase
 from .events import NEED_DATA, BodyData, Event, RequestHead
 from .hangups import Hangups
@@ -46,6 +47,7 @@ class RequestDriver(HTTPChannel):
     _last = False
     _left = False
     _paused: int | None = None
+    _send_watch: SendWatch | None = None
     _head: RequestHead | None = None
     _error: ClientError | None = None
     _peer: Any = None
@@ -65,6 +67,9 @@ class RequestDriver(HTTPChannel):
         raise NotImplementedError
 
     def _out_of_time(self) -> None:
+        raise NotImplementedError
+
+    def _stalled(self) -> None:
         raise NotImplementedError
 
     def _client_gone(self, reset: bool) -> None:
@@ -128,6 +133,8 @@ class RequestDriver(HTTPChannel):
         """Drop out of everything that the site keeps: another protocol has the connection."""
         self._left = self._over = True
         self._read_again()
+        if self._send_watch is not None:
+            self._send_watch.forget()
         self._backlog.clear()
         self._clock.stop()
         self.hangups.left(self)
@@ -270,9 +277,25 @@ class RequestDriver(HTTPChannel):
             self._pump()
             self._after_pump()
 
+    def pauseProducing(self) -> None:
+        """The client takes less than is written to it."""
+        super().pauseProducing()
+        self._watch_sending()
+
+    def _watch_sending(self) -> None:
+        """More is waiting to be sent than the client has room for."""
+        if self._send_watch is None:
+            hangups = self.hangups
+            self._send_watch = SendWatch(
+                self.transport, hangups.deadlines, hangups.timeouts.send_seconds, self._stalled
+            )
+        self._send_watch.start()
+
     def resumeProducing(self) -> None:
         """The client has taken what was written: on with its next request."""
         super().resumeProducing()
+        if self._send_watch is not None:
+            self._send_watch.stop()
         if not self._handlingRequest and not self._pumping:
             self._pump()
             self._after_pump()

@@ -82,6 +82,8 @@ class HangupChannel(RequestDriver):
 
     def writeConnectionLost(self) -> None:
         """Our half is closed: everything written is with the kernel."""
+        if self._send_watch is not None:
+            self._send_watch.stop()
         if self._socket is not None:
             self._socket.flushed()
 
@@ -154,6 +156,7 @@ class HangupChannel(RequestDriver):
                 hangups.limits,
                 hangups.timeouts,
                 self._stop_flow_control,
+                self._watch_sending,
             )
             if self._input_ended:
                 self._socket.input_ended()
@@ -236,6 +239,16 @@ class HangupChannel(RequestDriver):
             error = ClientHangUp(reason, code="ECONNRESET", phase=self.phase, request=self._head)
             self._record(error)
         self._client_left(error)
+
+    def _stalled(self) -> None:
+        """The client has taken no byte of its response for ``send_seconds``."""
+        if self._error is None and self._socket is None:
+            error = ClientHangUp(
+                "write ETIMEDOUT", code="ETIMEDOUT", phase="response", request=self._head
+            )
+            self._record(error)
+            self._client_left(error)
+        self.transport.abortConnection()
 
     def _client_left(self, error: ClientError) -> None:
         """Nobody waits for the responses any more: stop the work, close, settle."""

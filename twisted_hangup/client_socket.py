@@ -72,8 +72,10 @@ class ClientSocket:
         limits: Limits,
         timeouts: Timeouts,
         release: Callable[[], object],
+        watch_sending: Callable[[], object],
     ) -> None:
-        """*release* is called once, before the connection is closed in any way."""
+        """*release* is called when the connection is going to be closed in any way, and
+        *watch_sending* when the transport is left alone with what it has still to send."""
         self.peer = peer
         self.host = host
         self.secure = ISSLTransport.providedBy(transport)
@@ -85,6 +87,7 @@ class ClientSocket:
         self._limits = limits
         self._timeouts = timeouts
         self._release: Callable[[], object] | None = release
+        self._watch_sending: Callable[[], object] | None = watch_sending
         self._deadline = Deadline(self._linger_over)
         self._linger_until = inf
         self._lingered_bytes = 0
@@ -232,7 +235,7 @@ class ClientSocket:
 
     def connection_lost(self) -> None:
         """The connection has gone."""
-        self._transport = self._release = None
+        self._transport = self._release = self._watch_sending = None
         self._deadlines.forget(self._deadline)
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
@@ -268,6 +271,8 @@ class ClientSocket:
         beneath: Any = transport
         while isinstance(beneath, ProtocolWrapper):
             beneath = beneath.transport
+        if self._watch_sending is not None:
+            self._watch_sending()
         beneath.loseConnection()
 
 
