@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterable
-from typing import Final
+from types import FunctionType
+from typing import Any, Final
 
 import pytest
 
+from twisted_hangup._scan import Methods
+from twisted_hangup._target import TargetPart
 from twisted_hangup.errors import ParseError
-from twisted_hangup.events import NEED_DATA, Event, RequestHead
+from twisted_hangup.events import NEED_DATA, Event, Part, RequestHead
 from twisted_hangup.limits import Limits
 from twisted_hangup.parser import RequestParser
 
@@ -47,3 +52,21 @@ def bytewise(data: bytes) -> list[bytes]:
 
 def behind_head(*lines: bytes, version: bytes = b"1.1") -> bytes:
     return b"GET / HTTP/" + version + b"\r\n" + b"".join(line + b"\r\n" for line in (*lines, b""))
+
+
+#: What parsers have in common: limits, methods, the grammar, and the code.
+_SHARED: Final = (Limits, Methods, Part, TargetPart, FunctionType)
+
+
+def own_size(thing: Any) -> int:
+    """Bytes of *thing* and of all that only it refers to."""
+    seen: set[int] = set()
+    waiting, total = [thing], 0
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, (type, *_SHARED)):
+            continue
+        seen.add(id(item))
+        total += sys.getsizeof(item)
+        waiting += gc.get_referents(item)
+    return total

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import product
 from time import process_time
-from types import FunctionType
-from typing import Any, Final
+from typing import Final
 
 import pytest
+from parsing import own_size
 
-from twisted_hangup._scan import Methods
-from twisted_hangup._target import TargetPart
 from twisted_hangup.errors import ParseError
 from twisted_hangup.events import (
     NEED_DATA,
     BodyData,
     EndOfMessage,
     Event,
-    Part,
     RequestHead,
 )
 from twisted_hangup.limits import Limits
@@ -316,37 +311,19 @@ def test_repeated_block_near_the_limit() -> None:
 # --- cost -------------------------------------------------------------------------------
 
 
-def own_size(thing: Any, shared: tuple[type, ...]) -> int:
-    """Bytes of *thing* and of all that only it refers to."""
-    seen: set[int] = set()
-    waiting, total = [thing], 0
-    while waiting:
-        item = waiting.pop()
-        if id(item) in seen or isinstance(item, (type, *shared)):
-            continue
-        seen.add(id(item))
-        total += sys.getsizeof(item)
-        waiting += gc.get_referents(item)
-    return total
-
-
-#: What parsers have in common: limits, methods, the grammar, and the code.
-SHARED: Final = (Limits, Methods, Part, TargetPart, FunctionType)
-
-
 def test_an_idle_parser_is_small() -> None:
     """Ten thousand connections that have sent nothing cost few bytes each."""
-    assert own_size(RequestParser(), SHARED) < 500
+    assert own_size(RequestParser()) < 500
     parser = fed(b"GET / HTTP/1.1\r\nHost: a", b"\r\n\r\n")
     drain(parser)
-    assert own_size(parser, SHARED) < 500
+    assert own_size(parser) < 500
 
 
 def test_a_parser_in_a_head_is_small() -> None:
     """So do ten thousand that send a head slowly, over what they have sent."""
     parser = fed(b"GET / HTTP/1.1\r\n", b"H")
     drain(parser)
-    assert own_size(parser, SHARED) < 2000
+    assert own_size(parser) < 2000
 
 
 def test_reads_are_let_go() -> None:
@@ -356,7 +333,7 @@ def test_reads_are_let_go() -> None:
     for _ in range(100):
         parser.receive(b"x" * 1000)
         drain(parser)
-    assert own_size(parser, SHARED) < 2000
+    assert own_size(parser) < 2000
 
 
 def duration(work: Callable[[], object]) -> float:

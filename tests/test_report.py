@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
-from pathlib import Path
 from textwrap import dedent
 from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle.record import recorded
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from twisted_hangup import _refusals
@@ -379,9 +378,8 @@ def test_rules_are_sentences_that_follow_a_colon(pair: tuple[str, str]) -> None:
     assert rule.source.startswith("RFC ") or (rule.source == "" and pair[0].startswith("E"))
 
 
-NODE_CASES: Final = json.loads((Path(__file__).parent / "cases" / "node26.json").read_text())
 NODE_PAIRS: Final = sorted(
-    {(case["error"]["code"], case["error"]["reason"]) for case in NODE_CASES if "error" in case}
+    {(case.error.code, case.error.reason) for case in recorded().cases.values() if case.error}
 )
 
 
