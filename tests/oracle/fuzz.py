@@ -10,25 +10,22 @@ exit status 1.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 from twisted_hangup.limits import Limits
 
-from . import node, ours
+from . import node, ours, pages
 from .deviations import Difference, name_of
 
-_CASES: Final = Path(__file__).parent.parent / "cases" / "node26.json"
 _MOST_SEED_BYTES: Final = 2000  # limits are tested on their own; long streams cost time
 _BATCH: Final = 5000
 _SHOWN: Final = 10
 
-#: Streams that the recorded cases lack: two messages, trailers, every framing field.
+#: Streams that the cases lack: many things at once, for one mutation to bring together.
 _EXTRA_SEEDS: Final = [
     b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\nPOST /d HTTP/1.1\r\nHost: b:80\r\n"
     b"Content-Length: 3\r\n\r\nxyzGET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
@@ -60,10 +57,8 @@ _PIECES: Final = [
 
 def seeds() -> list[bytes]:
     """The streams to start from."""
-    recorded = [
-        "".join(case["segments"]).encode("latin-1") for case in json.loads(_CASES.read_text())
-    ]
-    return [seed for seed in recorded if len(seed) <= _MOST_SEED_BYTES] + _EXTRA_SEEDS
+    streams = [case.stream for case in pages.load()]
+    return [seed for seed in streams if len(seed) <= _MOST_SEED_BYTES] + _EXTRA_SEEDS
 
 
 def mutants(count: int, seed: int) -> Iterator[list[bytes]]:

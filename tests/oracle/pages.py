@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -63,10 +63,11 @@ def wire(text: str) -> bytes:
     return long.encode("ascii").decode("unicode_escape").encode("latin-1")
 
 
-def load() -> list[Case]:
+@cache
+def load() -> tuple[Case, ...]:
     """All cases, page by page."""
     pages = sorted(path for path in PAGES.glob("*.md") if path.stem != "README")
-    return [case for page in pages for case in _cases(page.stem, page.read_text())]
+    return tuple(case for page in pages for case in _cases(page.stem, page.read_text()))
 
 
 def _cases(page: str, text: str) -> Iterator[Case]:
