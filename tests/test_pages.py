@@ -74,6 +74,20 @@ def test_as_node_does(case: Case) -> None:
 
 @pytest.mark.parametrize(
     "case",
+    [case for case in CASES if case.deviation == "overflow-at-limit"],
+    ids=lambda case: case.name,
+)
+def test_overflow_is_nodes_but_for_the_place(case: Case) -> None:
+    """Where both count, both say the same; white space in front of a value only we count."""
+    mine = judge(case, [case.stream]).error
+    theirs = RECORDED.cases[case.name].error
+    assert mine is not None
+    assert theirs is None or mine[:2] == theirs[:2]
+    assert (theirs is None) == ("White space" in case.name)
+
+
+@pytest.mark.parametrize(
+    "case",
     [case for case in CASES if RECORDED.cases[case.name].error and case.deviation is None],
     ids=lambda case: case.name,
 )
