@@ -422,6 +422,7 @@ async def test_reset_in_each_phase(serve: Serve, wire: bytes, phase: str) -> Non
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.code, error.reason, error.phase) == ("ECONNRESET", "read ECONNRESET", phase)
+    assert (error.request is not None) == (phase != "idle")
 
 
 # Time.

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 from wire import BAD, DEFAULT, GOOD, Served, talk
 
 from twisted_hangup import ClientSocket, HeaderOverflow, ParseError, Timeouts
+from twisted_hangup._masking import MaskingPolicy
 
 Serve = Callable[..., Served]
 
@@ -275,3 +276,26 @@ async def test_late_answer_goes_nowhere(serve: Serve) -> None:
     received = talk(served.port, BAD)
     served.site.on_client_error(lambda failure, socket: succeed(b"never"))
     assert await received == DEFAULT
+
+
+@pytest_twisted.ensureDeferred
+async def test_bug_in_a_flood(serve: Serve, expected_errors: LoggedErrors) -> None:
+    """A handler that fails every time is told about ever more seldom."""
+    served = serve()
+
+    @served.site.on_client_error
+    def crash_each_time(failure: Failure, socket: ClientSocket) -> None:
+        raise KeyError("a bug")
+
+    for _ in range(20):
+        await talk(served.port, BAD)
+    assert len(expected_errors.flush()) == 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_report_masks_what_the_site_masks(serve: Serve) -> None:
+    """The site's policy decides what report() hides."""
+    served = serve(masking=MaskingPolicy(extra_fields=frozenset({b"x-api-key"})))
+    await talk(served.port, b"GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: TOPSECRET\x01\r\n\r\n")
+    assert "TOPSECRET" not in served.errors[0].report()
+    assert "TOPSECRET" in served.errors[0].report(masked=False)

@@ -129,6 +129,11 @@ class RequestDriver(HTTPChannel):
             return "handshake"
         return self._parser.phase
 
+    @property
+    def _request_so_far(self) -> RequestHead | None:
+        """The request that is being answered, or else what has come of the next one."""
+        return self._head if self._handlingRequest else self._parser.pending_request
+
     def leave(self) -> None:
         """Drop out of everything that the site keeps: another protocol has the connection."""
         self._left = self._over = True

@@ -93,6 +93,7 @@ class HangupChannel(RequestDriver):
         if error is None and self._socket is None:
             error = reason_of_loss(reason, self.transport, self.phase, self._parser.finish)
             if error is not None:
+                error.request = self._request_so_far
                 self._record(error)
                 self._error_waits = True
         if error is not None:
@@ -138,6 +139,7 @@ class HangupChannel(RequestDriver):
             socket.end()
         else:
             socket.destroy()
+        self.factory.log(request)
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
 
@@ -190,6 +192,7 @@ class HangupChannel(RequestDriver):
         # It outlives the connection, which its traceback would keep alive.
         error.__traceback__ = error.__context__ = None
         error.peer = self.getPeer()
+        error.masking = self.hangups.masking
         self._error = error
         self.hangups.journal.record(error)
 
@@ -274,7 +277,7 @@ class HangupChannel(RequestDriver):
                     "Request timeout",
                     code="ERR_HTTP_REQUEST_TIMEOUT",
                     phase=self.phase,
-                    request=self._parser.pending_request,
+                    request=self._request_so_far,
                 )
             )
 

@@ -6,10 +6,11 @@ it returned or raised into one of three outcomes: handled, not mine, or a bug of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import cache
 from inspect import iscoroutine
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -148,6 +149,41 @@ class Settlement:
             self._deadlines.forget(self._deadline)
 
 
+class HandlerBugs:
+    """Tells of exceptions in handlers: with a traceback at first, then ever more seldom.
+
+    A client decides how often a handler runs, and must not be able to fill a disk.
+    """
+
+    #: Kinds of bug that are told apart; further ones count as one.
+    MOST_KINDS: Final = 100
+
+    def __init__(self) -> None:
+        self._times: Counter[tuple[str, str]] = Counter()
+
+    def tell(self, handler: Handler, failure: Failure, error: ClientError) -> None:
+        """*handler* has failed over *error*."""
+        name = getattr(handler, "__qualname__", repr(handler))
+        kind = (name, type(failure.value).__name__)
+        if kind not in self._times and len(self._times) >= self.MOST_KINDS:
+            kind = ("", "")
+        self._times[kind] += 1
+        times = self._times[kind]
+        if times == 1:
+            words = "Client error handler {log_handler} failed over {log_error}"
+            _log.failure(words, failure, log_handler=name, log_error=str(error))
+        elif times & (times - 1) == 0:  # the 2nd, 4th, 8th ...
+            _log.error(
+                "Client error handler {log_handler} failed, {log_times} times so far: {log_kind}",
+                log_handler=name,
+                log_times=times,
+                log_kind=kind[1],
+            )
+
+
+_bugs = HandlerBugs()
+
+
 def _guarded(
     failure: Failure, handler: Handler, socket: ClientSocket, error: ClientError
 ) -> Outcome | Deferred[Outcome]:
@@ -180,9 +216,7 @@ def _judged(result: object, handler: Handler, socket: ClientSocket, error: Clien
             error.__traceback__ = None  # of the raise that passed it on, frames and all
             return result
         if not (socket.out_of_time and result.check(CancelledError)):
-            _log.failure(
-                "A client error handler failed over {log_error}", result, log_error=str(error)
-            )
+            _bugs.tell(handler, result, error)
     else:
         _log.error(
             "A client error handler returned {log_type}, which is none of None, bytes, a "

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
+from ._masking import DEFAULT_POLICY
 from .events import Break, RequestHead
 from .report import report_error
 
@@ -52,6 +53,7 @@ class ClientError(HangupError):
             (empty lines before the request line count); for the end of input the bytes
             so far; else None.
         broke_at: The same place told independently of reads, or None; what `report` shows.
+        masking: What `report` hides: the site's policy.
     """
 
     # One is made per refused request, in two thirds of the time it takes without.
@@ -89,6 +91,7 @@ class ClientError(HangupError):
         self.bytes_parsed = bytes_parsed
         self.offset = offset
         self.broke_at = broke_at
+        self.masking = DEFAULT_POLICY
 
     @property
     def status(self) -> int | None:
@@ -108,7 +111,7 @@ class ClientError(HangupError):
         Returns:
             Several lines of printable ASCII, the same however the bytes were cut.
         """
-        return report_error(self, masked=masked)
+        return report_error(self, masked=masked, policy=self.masking)
 
 
 class ParseError(ClientError):

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from ._cork import Corks
+from ._masking import MaskingPolicy
 from ._paused import PausedSockets
 from .deadlines import Deadlines
 from .errbacks import ClientErrbacks
@@ -22,9 +23,12 @@ class Hangups:
         connections: The channels now open, upgraded ones excepted.
     """
 
-    def __init__(self, limits: Limits, timeouts: Timeouts, clock: IReactorTime) -> None:
+    def __init__(
+        self, limits: Limits, timeouts: Timeouts, masking: MaskingPolicy, clock: IReactorTime
+    ) -> None:
         self.limits = limits
         self.timeouts = timeouts
+        self.masking = masking
         self.errbacks = ClientErrbacks()
         self.journal = Journal()
         self.deadlines = Deadlines(clock)

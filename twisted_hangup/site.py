@@ -18,6 +18,7 @@ from twisted.web.http import (
 from twisted.web.server import Site
 from zope.interface import implementer
 
+from ._masking import DEFAULT_POLICY, MaskingPolicy
 from .channel import HangupChannel
 from .errbacks import ClientErrbacks, HandlerT
 from .hangups import Hangups
@@ -64,6 +65,7 @@ class HangupSite(Site):
         limits: What a connection may cost; `Limits` by default.
         timeouts: How long it may take; `Timeouts` by default.
         channel: The channel class for every connection, in place of the class attribute.
+        masking: What ``ClientError.report()`` hides; credentials by default.
 
     Everything else is `Site`'s.  Its ``timeout``, where given, is the keep-alive time in
     seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.
@@ -82,6 +84,7 @@ class HangupSite(Site):
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         channel: type[HangupChannel] | None = None,
+        masking: MaskingPolicy = DEFAULT_POLICY,
         **kwargs: Any,
     ) -> None:
         timeouts = timeouts or Timeouts()
@@ -91,7 +94,8 @@ class HangupSite(Site):
         if channel is not None:
             self.channel = channel
         timeouts = timeouts.with_keep_alive(self.timeOut)
-        self._hangups = _install(self, limits or Limits(), timeouts, lambda: self.channel())
+        hangups = Hangups(limits or Limits(), timeouts, masking, self.reactor)
+        self._hangups = _install(self, hangups, lambda: self.channel())
         self.journal: Journal = self._hangups.journal
 
     def on_client_error(self, handler: HandlerT) -> HandlerT:
@@ -125,6 +129,7 @@ def forward_client_errors(
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
     channel: type[HangupChannel] = HangupChannel,
+    masking: MaskingPolicy = DEFAULT_POLICY,
 ) -> ClientErrbacks:
     """Give a site of your own what `HangupSite` has.
 
@@ -152,14 +157,11 @@ def forward_client_errors(
             stacklevel=2,
         )
     timeouts = timeouts or Timeouts().with_keep_alive(site.timeOut)
-    return _install(site, limits or Limits(), timeouts, channel).errbacks
+    hangups = Hangups(limits or Limits(), timeouts, masking, site.reactor)
+    return _install(site, hangups, channel).errbacks
 
 
-def _install(
-    site: HTTPFactory, limits: Limits, timeouts: Timeouts, channel: Callable[[], HangupChannel]
-) -> Hangups:
-    hangups = Hangups(limits, timeouts, site.reactor)
-
+def _install(site: HTTPFactory, hangups: Hangups, channel: Callable[[], HangupChannel]) -> Hangups:
     def make_protocol() -> HangupProtocol:
         made = channel()
         made.hangups = hangups
