@@ -41,6 +41,7 @@ class HangupChannel(RequestDriver):
     """
 
     _error_waits = False
+    _settled = False
     _socket: ClientSocket | None = None
     _input_ended = False
 
@@ -103,6 +104,7 @@ class HangupChannel(RequestDriver):
         super().connectionLost(reason)
         if self._socket is not None:
             self._socket.connection_lost()
+            self._tell_settled()
         if error is not None and self._error_waits:
             self._settle(error)
 
@@ -157,17 +159,24 @@ class HangupChannel(RequestDriver):
                 hangups.deadlines,
                 hangups.limits,
                 hangups.timeouts,
-                self._stop_flow_control,
+                self._closing,
                 self._watch_sending,
             )
             if self._input_ended:
                 self._socket.input_ended()
         return self._socket
 
-    def _stop_flow_control(self) -> None:
-        """A transport with a producer does not close before the producer has gone."""
+    def _closing(self) -> None:
+        """The client socket has been ended or destroyed, and nothing more is said."""
+        # A transport with a producer does not close before the producer has gone.
         producer: Any = self._networkProducer
         producer.unregisterProducer()
+        self._tell_settled()
+
+    def _tell_settled(self) -> None:
+        if self._error is not None and self._socket is not None and not self._settled:
+            self._settled = True
+            self.hangups.journal.settle(self._error, self._socket.status_sent)
 
     # What goes wrong.
 

@@ -7,6 +7,7 @@ the reset may destroy an answer that the client has not read yet.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any, Final, Protocol, TypeAlias
@@ -28,6 +29,9 @@ NODE_PHRASES: Final[Mapping[int, bytes]] = {
     413: b"Payload Too Large",
     431: b"Request Header Fields Too Large",
 }
+
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
 
 
 def status_line(status: int) -> bytes:
@@ -59,6 +63,7 @@ class ClientSocket:
         headers_sent: Whether a response to the broken message has begun.  Then nothing
             more can be said to the client: `write`, `respond` and `end` only close.
         bytes_written: What `write`, `respond` and `end` have written so far.
+        status_sent: Status code of the response that these bytes begin with, or None.
         out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
             errback chain is skipped.
     """
@@ -81,6 +86,7 @@ class ClientSocket:
         self.secure = ISSLTransport.providedBy(transport)
         self.headers_sent = False
         self.bytes_written = 0
+        self.status_sent: int | None = None
         self.out_of_time = False
         self._transport: Transport | None = transport
         self._deadlines = deadlines
@@ -124,6 +130,8 @@ class ClientSocket:
             self.destroy()
         elif self.writable:
             assert self._transport is not None
+            if not self.bytes_written and (found := _STATUS_LINE.match(data)):
+                self.status_sent = int(found[1])
             self._transport.write(data)
             self.bytes_written += len(data)
 

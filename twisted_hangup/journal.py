@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from .errors import ClientError
 
 Watcher: TypeAlias = Callable[[ClientError], object]
+SettledWatcher: TypeAlias = Callable[[ClientError, int | None], object]
 
 #: Errors kept, and bytes of their packets: what an operator scrolls through, at a cost
 #: that a flood of 64 KiB packets cannot raise.
@@ -35,6 +36,7 @@ class Journal:
         self._recent: deque[ClientError] = deque()
         self._recent_bytes = 0
         self._watchers: tuple[Watcher, ...] = ()
+        self._settled_watchers: tuple[SettledWatcher, ...] = ()
 
     @property
     def recent(self) -> tuple[ClientError, ...]:
@@ -53,6 +55,31 @@ class Journal:
                 watcher(error)
             except Exception:
                 _log.failure("A watcher of client errors failed and stays on watch")
+
+    def settle(self, error: ClientError, status: int | None) -> None:
+        """Tell who watches for it what *error* was answered."""
+        for watcher in self._settled_watchers:
+            try:
+                watcher(error, status)
+            except Exception:
+                _log.failure("A watcher of answers failed and stays on watch")
+
+    def watch_settled(self, watcher: SettledWatcher) -> Callable[[], None]:
+        """Call *watcher* with each error, and the status code that was sent, once it was.
+
+        That is when the connection is closed for it: after `watch`, and later where a
+        handler takes its time.  The status is None where nothing was sent, or no response.
+
+        Returns:
+            A function that ends the watch; calling it twice is harmless.
+        """
+        self._settled_watchers = (*self._settled_watchers, watcher)
+
+        def unwatch() -> None:
+            others = (other for other in self._settled_watchers if other is not watcher)
+            self._settled_watchers = tuple(others)
+
+        return unwatch
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call *watcher* with every error from now on, as it happens.
