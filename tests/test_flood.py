@@ -27,7 +27,7 @@ def test_rest_is_told_when_the_second_is_over_without_another_event() -> None:
     """A flood that ends leaves nothing untold and no timer behind."""
     told = Told(2)
     told.clock.advance(10.25)
-    assert [told.gate.admit(code) for code in "AAAB"] == [True, True, False, False]
+    assert [told.gate.admit(code) for code in "AABAB"] == [True, True, True, False, False]
     told.clock.advance(0.7)
     assert told.suppressed == []
     told.clock.advance(0.05)
@@ -84,12 +84,23 @@ def test_closing_tells_the_rest() -> None:
 def test_codes_are_bounded() -> None:
     """However many codes there are in a second, memory and lines are not."""
     told = Told(1)
-    told.gate.admit("A")
-    for number in range(MOST_CODES + 50):
-        told.gate.admit(f"ERR_{number}")
+    codes = [f"ERR_{number}" for number in range(MOST_CODES + 50)]
+    assert [code for code in codes if told.gate.admit(code)] == codes[:MOST_CODES]
+    for code in codes:
+        assert not told.gate.admit(code)
     told.gate.close()
     assert len(told.suppressed) == MOST_CODES + 1
-    assert told.suppressed[-1] == (OTHER_CODES, 50)
+    assert dict(told.suppressed)[OTHER_CODES] == 100
+
+
+def test_flood_of_one_kind_hides_no_other() -> None:
+    """The first event of each code in a second is told, whatever has used up the number."""
+    told = Told(2)
+    for _ in range(2):
+        assert [told.gate.admit("A") for _ in range(4)] == [True, True, False, False]
+        assert [told.gate.admit(code) for code in "BCBC"] == [True, True, False, False]
+        told.clock.advance(1)
+    assert told.suppressed == [("A", 2), ("B", 1), ("C", 1)] * 2
 
 
 @given(
@@ -99,7 +110,7 @@ def test_codes_are_bounded() -> None:
 def test_every_event_is_admitted_or_counted(
     per_second: int, events: list[tuple[str, float]]
 ) -> None:
-    """Nothing is lost, and no second admits more than its number."""
+    """Nothing is lost, and no second admits more than its number and one of each code."""
     told = Told(per_second)
     admitted: Counter[str] = Counter()
     seconds: Counter[int] = Counter()
@@ -112,7 +123,7 @@ def test_every_event_is_admitted_or_counted(
     for code, count in told.suppressed:
         admitted[code] += count
     assert admitted == Counter(code for code, _ in events)
-    assert all(count <= per_second for count in seconds.values())
+    assert all(count <= per_second + len("AB") for count in seconds.values())
 
 
 @pytest.mark.parametrize("start", [0.0, 0.999999999, 1_700_000_000.123456])

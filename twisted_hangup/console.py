@@ -1,4 +1,4 @@
-"""Client errors in the server's own log: one line each, and one per code in a flood.
+"""Client errors in the server's own log: one line each; in a flood some, and a count.
 
 The line goes through Twisted's Logger as a structured event.  What a peer sent is only
 ever a value of the event, never part of its format, and is printable ASCII by then.
@@ -42,7 +42,8 @@ class ConsoleLog:
         """
         Args:
             clock: Seconds and timers, to tell floods.
-            per_second: Lines in each second, for each level; 0 for no limit.
+            per_second: Lines in each second, for each level, besides the first line of
+                each code; 0 for no limit.
             policy: What is secret besides the usual.
             logger: Where the lines go; a logger of this module's name by default.
         """

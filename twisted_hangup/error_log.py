@@ -74,7 +74,8 @@ class ErrorLog:
         Args:
             file: A path, appended to; or a binary file, which is left open by `close`.
             clock: Seconds and timers, to tell floods.
-            per_second: Errors told one by one in each second; 0 for all of them.
+            per_second: Errors told one by one in each second, besides the first of each
+                code; 0 for all of them.
             policy: What is secret besides the usual.
             now: Wall-clock time in seconds since 1970.
 
