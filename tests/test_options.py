@@ -94,6 +94,7 @@ MISTAKES = [
     (["--headers-timeout"], "requires argument"),
     (["--method", "GET /"], "is not a token"),
     (["--mask-field", ""], "is not a token"),
+    (["--lenient", "all"], "none of bare-lf, control-bytes, obs-fold, spaces-after-chunk-size"),
     (["--nonsense"], "not recognized"),
     (["./public"], "what is './public'?"),
     (["--path", ".", "--wsgi", "a.b"], "--path and --wsgi exclude each other"),

@@ -21,6 +21,7 @@ from .errors import RequestTimeout as RequestTimeout
 from .errors import ServerHangUp as ServerHangUp
 from .errors import TLSError as TLSError
 from .errors import UnexpectedEOF as UnexpectedEOF
+from .limits import Lenience as Lenience
 from .limits import Limits as Limits
 from .limits import Timeouts as Timeouts
 from .parser import RequestParser as RequestParser

@@ -12,7 +12,7 @@ from . import _fields, _grammar
 from . import _refusals as why
 from ._facts import CHUNKED, TRANSFER_ENCODING
 from ._grammar import CR, LF
-from ._refusals import after_byte, at_byte
+from ._refusals import Refusal, after_byte, at_byte
 from ._scan import Scan
 from .events import BodyData, Part, RequestHead
 
@@ -88,12 +88,21 @@ def _behind_size(scan: Scan, data: bytes, at: int) -> int:
     elif byte == _SEMICOLON:
         scan.state = _extension_start
     elif byte == LF:
-        raise after_byte(why.CHUNK_SIZE_CR, at)
+        return _bare_lf(scan, data, at, after_byte(why.CHUNK_SIZE_CR, at))
     elif byte in b" \t":
-        raise after_byte(why.CHUNK_SIZE, at)
+        if not scan.limits.lenience.spaces_after_chunk_size:
+            raise after_byte(why.CHUNK_SIZE, at)
+        _spend(scan, at, at + 1)  # or a line of nothing else would have no limit
     else:
         raise at_byte(why.CHUNK_SIZE, at)
     return at + 1
+
+
+def _bare_lf(scan: Scan, data: bytes, at: int, refusal: Refusal) -> int:
+    """End the chunk-size line at an LF without CR, or raise *refusal*."""
+    if not scan.limits.lenience.bare_lf:
+        raise refusal
+    return _behind_size_cr(scan, data, at)
 
 
 def _behind_size_cr(scan: Scan, data: bytes, at: int) -> int:
@@ -151,7 +160,7 @@ def _extension_name(scan: Scan, data: bytes, at: int) -> int:
     elif byte == CR:
         scan.state = _behind_size_cr
     elif byte == LF:
-        raise at_byte(why.CHUNK_EXT_NAME_CR, at)
+        return _bare_lf(scan, data, at, at_byte(why.CHUNK_EXT_NAME_CR, at))
     else:
         raise after_byte(why.CHUNK_EXT_NAME, at)
     return at + 1
@@ -171,7 +180,7 @@ def _extension_value(scan: Scan, data: bytes, at: int) -> int:
     elif byte == CR:
         scan.state = _behind_size_cr
     elif byte == LF:
-        raise at_byte(why.CHUNK_EXT_VALUE_CR, at)
+        return _bare_lf(scan, data, at, at_byte(why.CHUNK_EXT_VALUE_CR, at))
     else:
         raise after_byte(why.CHUNK_EXT_VALUE, at)
     return at + 1
@@ -208,7 +217,7 @@ def _behind_quoted(scan: Scan, data: bytes, at: int) -> int:
     elif byte == CR:
         scan.state = _behind_size_cr
     elif byte == LF:
-        raise at_byte(why.CHUNK_EXT_VALUE_CR, at)
+        return _bare_lf(scan, data, at, at_byte(why.CHUNK_EXT_VALUE_CR, at))
     else:
         raise at_byte(why.CHUNK_EXT_AFTER_QUOTE, at)
     return at + 1
@@ -226,7 +235,9 @@ def _data(scan: Scan, data: bytes, at: int) -> int:
 
 def _behind_data(scan: Scan, data: bytes, at: int) -> int:
     if data[at] == LF:
-        raise after_byte(why.CHUNK_DATA_CR, at)
+        if not scan.limits.lenience.bare_lf:
+            raise after_byte(why.CHUNK_DATA_CR, at)
+        return _behind_data_cr(scan, data, at)
     if data[at] != CR:
         raise at_byte(why.CHUNK_DATA_LF, at)
     scan.state = _behind_data_cr

@@ -30,6 +30,10 @@ _TOKEN_BYTES: Final = frozenset(
 _KNOWN_TO_LLHTTP: Final = frozenset(
     {b"connection", b"content-length", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
+#: Fields that frame or route a message.  `Lenience` never reaches their values: who read
+#: one of them otherwise would see another message, or another host.
+_NEVER_LENIENT: Final = _KNOWN_TO_LLHTTP | {b"host"}
+
 #: The lines that the end of the head may have to show.
 _MAY_BE_BLAMED: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
 
@@ -50,7 +54,9 @@ def line_start(scan: Scan, data: bytes, at: int) -> int:
         scan.state = _behind_last_cr
         return at + 1
     if byte == LF:
-        raise after_byte(why.FIELD_CHAR, at)
+        if not scan.limits.lenience.bare_lf:
+            raise after_byte(why.FIELD_CHAR, at)
+        return _behind_last_cr(scan, data, at)
     if byte not in _TOKEN_BYTES:
         raise at_byte(why.FIELD_TOKEN, at)
     scan.count += 1
@@ -135,7 +141,9 @@ def _before_value(scan: Scan, data: bytes, at: int) -> int:
         scan.state = _behind_empty_value
         return at + 1
     if byte == LF:
-        raise after_byte(why.VALUE_CHAR, at)
+        if not scan.limits.lenience.bare_lf:
+            raise after_byte(why.VALUE_CHAR, at)
+        return _behind_empty_value(scan, data, at)
     scan.state = _VALUES.get(scan.word, _value)
     return scan.state(scan, data, at)
 
@@ -154,31 +162,63 @@ def _value(scan: Scan, data: bytes, at: int) -> int:
     if byte == CR:
         scan.state = _behind_value_cr
         return at + 1
-    raise at_byte(why.VALUE_CR if byte == LF else why.VALUE_CHAR, at)
+    lenience = scan.limits.lenience
+    if byte == LF:
+        if not lenience.bare_lf:
+            raise at_byte(why.VALUE_CR, at)
+        return _behind_value_cr(scan, data, at)
+    # NUL never: C code behind us would see the value end there (RFC 9110, section 5.5).
+    if not (lenience.control_bytes and byte and scan.word not in _NEVER_LENIENT):
+        raise at_byte(why.VALUE_CHAR, at)
+    scan.spend(at, at + 1)
+    return at + 1
 
 
 def _behind_value_cr(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.VALUE_LF, at)
     scan.state = _behind_value
-    _end_line(scan, data, at + 1)
+    if not _may_fold(scan):
+        _end_line(scan, data, at + 1)
     return at + 1
 
 
 def _behind_value(scan: Scan, data: bytes, at: int) -> int:
     # The line is over only now: white space here would have continued it (obs-fold).
     if data[at] in b" \t":
-        raise at_byte(why.VALUE_FOLDED, at)
+        if not _may_fold(scan):
+            raise at_byte(why.VALUE_FOLDED, at)
+        return _fold(scan, at, _value)
+    if _may_fold(scan):
+        _end_line(scan, data, at)
     scan.line_at = at
     scan.state = line_start
     return line_start(scan, data, at)
+
+
+def _may_fold(scan: Scan) -> bool:
+    """Whether the next line may continue the value, which is taken only behind that one."""
+    return scan.limits.lenience.obs_fold and scan.word not in _NEVER_LENIENT
+
+
+def _fold(scan: Scan, at: int, rest: State) -> int:
+    """Let *rest* read on in the value, behind a line end."""
+    # It counts as CR LF: no other limit is on how many there are.
+    scan.spent += 2
+    scan.state = rest
+    return at
 
 
 def _end_line(scan: Scan, data: bytes, at: int) -> None:
     """Take the field whose line ends at *at*."""
     raw = scan.line(data, at)
     assert scan.name is not None
-    _keep(scan, scan.name, raw[len(scan.name) + 1 : -2].strip(b" \t"), raw)
+    value = raw[len(scan.name) + 1 :].strip(b" \t\r\n")
+    if LF in value:
+        #   obs-fold = OWS CRLF RWS                               RFC 9112, section 5.2
+        # A server has to replace each with at least one SP.
+        value = b" ".join(line.strip(b" \t\r") for line in value.split(b"\n"))
+    _keep(scan, scan.name, value, raw)
 
 
 def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
@@ -206,13 +246,18 @@ def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.EMPTY_VALUE_LF, at)
     scan.state = _behind_empty_line
-    _end_line(scan, data, at + 1)
+    if not _may_fold(scan):
+        _end_line(scan, data, at + 1)
     return at + 1
 
 
 def _behind_empty_line(scan: Scan, data: bytes, at: int) -> int:
     if data[at] in b" \t":
-        raise after_byte(why.VALUE_CHAR, at)
+        if not _may_fold(scan):
+            raise after_byte(why.VALUE_CHAR, at)
+        return _fold(scan, at, _before_value)
+    if _may_fold(scan):
+        _end_line(scan, data, at)
     if scan.word == b"content-length":
         raise current_line(why.CL_EMPTY, at)
     if scan.word == b"transfer-encoding":
@@ -300,7 +345,7 @@ def _behind_chunked(scan: Scan, data: bytes, at: int) -> int:
     if byte == _COMMA:
         raise after_byte(why.TE_VALUE, at)
     if byte in (CR, LF):
-        # An error follows unless this is CR LF, so that the flag cannot come too early.
+        # An error follows unless this is a line end, so that the flag cannot come too early.
         scan.flags |= CHUNKED
         scan.state = _value
         return _value(scan, data, at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Final, NamedTuple, NoReturn
 
 from twisted.python.usage import Options as UsageOptions
@@ -12,7 +13,7 @@ from twisted.python.usage import UsageError
 
 from ._grammar import TOKEN
 from ._masking import MaskingPolicy
-from .limits import KIB, MIB, Limits, Timeouts
+from .limits import KIB, MIB, Lenience, Limits, Timeouts
 
 DEFAULT_PORT: Final = "8000"
 
@@ -21,6 +22,9 @@ BACKLOG: Final = 511
 
 DEFAULT_GRACE_SECONDS: Final = 30.0
 DEFAULT_ERRORS_PER_SECOND: Final = 50
+
+#: What ``--lenient`` understands -> the field of `Lenience`.
+LENIENCE: Final = {field.name.replace("_", "-"): field.name for field in fields(Lenience)}
 
 _UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB}
 _SIZE: Final = re.compile(r"([0-9]{1,15})([kmg]?)", re.ASCII)
@@ -177,6 +181,7 @@ class Options(UsageOptions):
         self.handlers: list[str] = []
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
+        self._lenience: set[str] = set()
 
     def opt_port(self, port: str) -> None:
         """A port number, or a Twisted endpoint such as unix:/run/web.sock. Repeatable.
@@ -200,6 +205,12 @@ class Options(UsageOptions):
     def opt_method(self, name: str) -> None:
         """Accept this method, besides those that Node accepts. Repeatable."""
         self._methods.add(_token("--method", name))
+
+    def opt_lenient(self, name: str) -> None:
+        """Accept bare-lf, control-bytes, obs-fold, spaces-after-chunk-size (risky). Repeatable."""
+        if name not in LENIENCE:
+            raise UsageError(f"--lenient: {name!r} is none of {', '.join(LENIENCE)}")
+        self._lenience.add(LENIENCE[name])
 
     def opt_mask_field(self, name: str) -> None:
         """Hide the values of this header field, too, in logs and reports. Repeatable."""
@@ -253,6 +264,7 @@ class Options(UsageOptions):
             require_host=not self["no-require-host"],
             allow_half_open=bool(self["allow-half-open"]),
             methods=Limits().methods | self._methods,
+            lenience=Lenience(**dict.fromkeys(self._lenience, True)),
         )
 
     @property

@@ -243,7 +243,9 @@ def _http2_preface(scan: Scan, data: bytes, at: int) -> int:
 
 def _behind_version(scan: Scan, data: bytes, at: int) -> int:
     if data[at] == LF:
-        raise after_byte(why.VERSION_CRLF, at)
+        if not scan.limits.lenience.bare_lf:
+            raise after_byte(why.VERSION_CRLF, at)
+        return _behind_version_cr(scan, data, at)
     if data[at] != CR:
         raise at_byte(why.VERSION_CRLF, at)
     scan.state = _behind_version_cr

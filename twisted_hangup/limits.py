@@ -1,4 +1,4 @@
-"""Every number an operator may change, with its unit, default and precedent."""
+"""All that an operator may change: numbers with unit, default and precedent, and switches."""
 
 from __future__ import annotations
 
@@ -33,6 +33,45 @@ class _Numbers:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Lenience:
+    """What old clients send and HTTP/1.1 forbids, each behind a switch; all are off.
+
+    A switch makes the parser read bytes that another parser on the way refuses or reads
+    otherwise, which is what request smuggling is made of (RFC 9112, section 11.2).  Turn
+    one on for clients that cannot be mended, where nothing in front of this server reads
+    requests, or it is known to read them alike.  docs/lenience.md has Node's name of each,
+    and what there is no switch for.
+
+    None of them ever lets CR, LF or NUL into a value, or touches the value of a field that
+    frames or routes a message: Connection, Content-Length, Host, Proxy-Connection,
+    Transfer-Encoding, Upgrade.
+
+    Attributes:
+        bare_lf: A line may end with LF alone, and so may the data of a chunk (RFC 9112,
+            section 2.2, allows it for the head).  Danger: where another parser takes the
+            LF for a part of a value or of a chunk extension, it does not see the fields,
+            or the next request, that are seen here.
+        control_bytes: Field values may hold control bytes other than CR, LF and NUL.
+            Danger: escape sequences in a terminal, forged lines in a log (0x0b, 0x0c and
+            0x1c to 0x1e end a line for `str.splitlines`), and values that an
+            application's own parser cuts short.
+        obs_fold: A field value may go on in the next line, behind white space (RFC 9112,
+            section 5.2); each such line end becomes one space.  Danger: who does not
+            know folding takes the second line for a field of its own, or does not see
+            what is in it.
+        spaces_after_chunk_size: Spaces and tabs may follow the size of a chunk.  They
+            count against ``Limits.chunk_extension_bytes``.  Danger: where another
+            parser ends the number or the line elsewhere, the chunks differ, and so does
+            the place where the next request starts.
+    """
+
+    bare_lf: bool = False
+    control_bytes: bool = False
+    obs_fold: bool = False
+    spaces_after_chunk_size: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Limits(_Numbers):
     """Bounds on what one connection may cost, and what it may ask.
 
@@ -53,12 +92,14 @@ class Limits(_Numbers):
         backlog_bytes: Bytes of pipelined requests taken in while a request is being
             answered; beyond it reading pauses.  Twisted: 16 KiB.
         linger_bytes: Bytes read and dropped after an answer to an error, so that the
-            client can read it.  Ours: an upload's worth; nginx bounds the time only.
+            client can read it; 0 = no lingering, and the client may lose the answer.
+            Ours: an upload's worth; nginx bounds the time only.
         require_host: Whether an HTTP/1.1 request needs exactly one valid Host (RFC 9112,
             section 3.2).  Node's ``requireHostHeader`` asks for presence only.
         allow_half_open: Whether a client that has ended its input (FIN) still gets the
             response to its complete request.  Node's ``httpAllowHalfOpen``; off in both.
         methods: The methods that are accepted; any token may be added.  Node's list.
+        lenience: What is accepted of clients that break the rules; nothing.
     """
 
     head_bytes: int = 16 * KIB
@@ -71,11 +112,12 @@ class Limits(_Numbers):
     require_host: bool = True
     allow_half_open: bool = False
     methods: frozenset[bytes] = NODE_METHODS
+    lenience: Lenience = Lenience()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts(_Numbers):
-    """How long a connection may take, in seconds; 0 turns a deadline off.
+    """How long a connection may take, in seconds; 0 turns a deadline off, but for linger_*.
 
     Every deadline is fixed from its start: a byte now and then stretches none of them.
 
@@ -93,7 +135,8 @@ class Timeouts(_Numbers):
         send_seconds: How long a peer may take no byte of a response that waits for it.
             nginx's ``send_timeout``: 60.
         linger_seconds: How long in all input is read and dropped after the answer to an
-            error (RFC 9112, section 9.6).  nginx's ``lingering_time``: 30.
+            error (RFC 9112, section 9.6); 0 = not at all, and the client may lose the
+            answer.  nginx's ``lingering_time``: 30.
         linger_silence_seconds: How long of silence ends that.  nginx's
             ``lingering_timeout``: 5.
     """

@@ -1,6 +1,7 @@
 """Mutate requests and hold our parser against Node's.
 
     python -m tests.oracle.fuzz --count 300000 --seed 1 --node /usr/bin/node
+    python -m tests.oracle.fuzz --count 100000 --lenient obs_fold --lenient bare_lf
 
 Every difference in what comes out of a stream, and in code, reason or offset of the error
 that ends it, has to be one of the deviations by name; any other is printed and makes the
@@ -14,11 +15,12 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Final
 
-from twisted_hangup.limits import Limits
+from twisted_hangup.limits import Lenience, Limits
 
-from . import node, ours, pages
+from . import lenience, node, ours, pages
 from .deviations import Difference, name_of
 
 _MOST_SEED_BYTES: Final = 2000  # limits are tested on their own; long streams cost time
@@ -61,15 +63,30 @@ def seeds() -> list[bytes]:
     return [seed for seed in streams if len(seed) <= _MOST_SEED_BYTES] + _EXTRA_SEEDS
 
 
-def mutants(count: int, seed: int) -> Iterator[list[bytes]]:
-    """Give *count* streams, each cut into reads; the same ones for the same *seed*."""
+def mutants(count: int, seed: int, more: Sequence[bytes] = ()) -> Iterator[list[bytes]]:
+    """Give *count* streams, each cut into reads; the same ones for the same *seed*.
+
+    Args:
+        count: How many.
+        seed: Which ones.
+        more: Streams to start from, besides `seeds`.
+    """
     chance = random.Random(seed)  # repeatable on purpose
-    sources = seeds()
+    sources = [*seeds(), *more]
     for _ in range(count):
         stream = chance.choice(sources)
         for _ in range(chance.choice([0, 1, 1, 1, 2, 2, 3, 5])):
             stream = mutate(stream, chance, sources)
         yield _cut(stream, chance)
+
+
+def lenient_mutants(count: int, seed: int, switches: Lenience) -> list[list[bytes]]:
+    """The same as a list, with more of what *switches* let pass, and nothing Node dies of."""
+    return [
+        reads
+        for reads in mutants(count, seed, lenience.seeds(seeds(), switches))
+        if reads and lenience.node_returns(b"".join(reads), switches)
+    ]
 
 
 def mutate(stream: bytes, chance: random.Random, sources: Sequence[bytes]) -> bytes:
@@ -117,17 +134,45 @@ def compare(
     """
     named: Counter[str] = Counter()
     unexplained = []
-    for reads, theirs in zip(streams, node.judge(command, streams), strict=True):
+    flags = lenience.node_flags(limits.lenience)
+    for reads, theirs in zip(streams, node.judge(command, streams, flags), strict=True):
         verdict = ours.judge(reads, limits)
         if verdict[:2] == theirs[:2]:
             continue
         difference = Difference(b"".join(reads), verdict, theirs)
-        name = name_of(difference)
+        name = _explain(command, difference, limits)
         if name is None:
             unexplained.append(difference)
         else:
             named[name] += 1
     return named, unexplained
+
+
+def _explain(command: str, difference: Difference, limits: Limits) -> str | None:
+    """Name the deviation that explains *difference*; None where nothing does."""
+    switches = limits.lenience
+    if switches.obs_fold:
+        difference = lenience.with_one_space(difference)
+        if difference.ours[:2] == difference.node[:2]:
+            return "fold-one-space"
+    name = name_of(difference) or lenience.name_of(difference, switches)
+    if name is None and switches.bare_lf and _took_two_lf(command, difference.stream, limits):
+        return "lf-one-line-end"
+    return name
+
+
+def _took_two_lf(command: str, stream: bytes, limits: Limits) -> bool:
+    """Whether Node took two LF of *stream* for one line end, and nothing else is amiss.
+
+    With CR LF in the place of the first one, we decide the same, and so does Node.
+    """
+    verdict = ours.judge([stream], limits)
+    for at in lenience.doubled_line_ends(stream):
+        mended = stream[:at] + b"\r" + stream[at:]
+        same = ours.judge([mended], limits)[:2] == lenience.moved(verdict, at)[:2]
+        if same and not compare(command, [[mended]], limits)[1]:
+            return True
+    return False
 
 
 def _say(line: str) -> None:
@@ -139,22 +184,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = argparse.ArgumentParser(description="Hold our parser against Node's.")
     options.add_argument("--count", type=int, default=20_000, help="how many mutants")
     options.add_argument("--seed", type=int, default=0, help="which ones")
+    options.add_argument(
+        "--lenient",
+        action="append",
+        default=[],
+        choices=[field.name for field in fields(Lenience)],
+        help="turn this switch on, in Node too (repeatable)",
+    )
     options.add_argument("--node", help="a node binary (default: $NODE, or the one on PATH)")
     chosen = options.parse_args(arguments)
     command = node.find_node(chosen.node)
     if command is None:
         _say(f"skipped: no node {node.OLDEST} or newer (name one with --node or $NODE)")
         return 0
+    switches = Lenience(**dict.fromkeys(chosen.lenient, True))
     total: Counter[str] = Counter()
     unexplained: list[Difference] = []
     for done in range(0, chosen.count, _BATCH):
         size = min(_BATCH, chosen.count - done)
-        streams = [s for s in mutants(size, chosen.seed + done) if s]
+        streams = lenient_mutants(size, chosen.seed + done, switches)
         # Every other batch with Host required, as every other stream would need it.
-        limits = Limits(require_host=bool(done // _BATCH % 2))
-        named, more = compare(command, streams, limits)
+        limits = Limits(require_host=bool(done // _BATCH % 2), lenience=switches)
+        named, open_questions = compare(command, streams, limits)
         total += named
-        unexplained += more
+        unexplained += open_questions
         if len(unexplained) > _SHOWN:
             break
     for difference in unexplained[:_SHOWN]:

@@ -1,7 +1,8 @@
-// Tells what Node's own HTTP parser (llhttp, strict) makes of streams of bytes.
+// Tells what Node's own HTTP parser (llhttp) makes of streams of bytes.
 //
-//   node --expose-internals --no-warnings judge.js
+//   node --expose-internals --no-warnings judge.js [flag ...]
 //
+// A flag:     a constant of HTTPParser, such as kLenientHeaders; without one it is strict.
 // A line in:  base64 segments with a space between; each is one execute() of a fresh
 //             parser, as one read of a socket would be.
 // A line out: JSON {"messages": [...], "error": {"code", "reason", "offset"} or null}
@@ -15,6 +16,7 @@ const { internalBinding } = require('internal/test/binding');
 const { HTTPParser, allMethods } = internalBinding('http_parser');
 
 const NO_LIMIT = 1 << 30; // where a limit is crossed Node's verdict depends on the cut
+const LENIENCE = process.argv.slice(2).reduce((flags, name) => flags | HTTPParser[name], 0);
 const UPGRADE = 2; // as lib/_http_common.js answers kOnHeadersComplete
 
 function judge(segments) {
@@ -23,7 +25,7 @@ function judge(segments) {
   let flushed = { fields: [], target: '' }; // what came before the head was complete
 
   const parser = new HTTPParser();
-  parser.initialize(HTTPParser.REQUEST, {}, NO_LIMIT, HTTPParser.kLenientNone);
+  parser.initialize(HTTPParser.REQUEST, {}, NO_LIMIT, LENIENCE);
   parser[HTTPParser.kOnMessageBegin] = () => {
     flushed = { fields: [], target: '' };
   };
