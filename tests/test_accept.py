@@ -150,6 +150,18 @@ async def test_connection_that_ends_while_accepting_rests(
     second.close()
 
 
+def test_ports_that_are_ready_at_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ports rest together, for one second and on one timer; so does one that comes later."""
+    monkeypatch.setattr(_open_files, "any_left", lambda: False)
+    guarded.port.doRead()
+    guarded.port.doRead()
+    assert len(guarded.clock.getDelayedCalls()) == 1
+    later = guarded.reactor.listenTCP(0, guarded.port.factory, interface="127.0.0.1")
+    guarded.gate.guard(later)
+    assert later not in guarded.reactor.getReaders()
+    later.stopListening()
+
+
 @pytest.mark.parametrize("guarded", [1], indirect=True)
 @pytest_twisted.ensureDeferred
 async def test_retired_gate_leaves_the_port_closed(guarded: Guarded) -> None:

@@ -98,7 +98,6 @@ class Answered:
     clientproto = b"HTTP/1.1"
     code = 200
     sentLength = 5
-    client_hung_up = False
 
     def __init__(self, **fields: bytes) -> None:
         self.fields = fields
@@ -126,7 +125,7 @@ def test_answered() -> None:
 def test_client_left() -> None:
     """499 says that nobody waited for the response."""
     request = Answered()
-    request.client_hung_up = True
+    request.code = 499
     request.sentLength = 0
     assert '" 499 - "-" "-"\n' in logged(request)
 
@@ -147,11 +146,32 @@ def test_the_clock_is_read_for_each_line() -> None:
     assert re.findall(rb":00:(\d\d) ", output.getvalue()) == [b"00", b"00", b"01"]
 
 
+def test_short_writes() -> None:
+    """What the file did not take is offered again; half a line has no other glued to it."""
+    written = bytearray()
+    room = [0]
+
+    class Filling(BytesIO):
+        def write(self, data: Any, /) -> Any:
+            taken = min(len(data), 9, room[0])
+            room[0] -= taken
+            written.extend(data[:taken])
+            return taken or None
+
+    complaints: list[dict[str, object]] = []
+    log = AccessLog(Filling(), complain=lambda _, **v: complaints.append(v), seconds=lambda: 0.0)
+    for room[0] in (1000, 20, 1000):
+        log.request(Answered())
+    whole = logged(Answered()).encode()
+    assert bytes(written) == whole + whole[:20] + b"\n" + whole
+    assert complaints == [{"error": "the file takes no more now"}]
+
+
 def test_full_disk_is_complained_of() -> None:
     """A line that cannot be written costs the client nothing."""
 
     class Full:
-        def write(self, data: bytes) -> None:
+        def write(self, data: bytes) -> int:
             raise OSError(28, "No space left on device")
 
         def close(self) -> None: ...

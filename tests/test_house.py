@@ -44,12 +44,12 @@ FLOORS: Final = [
     # applications of the above
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},
-        *{"_access_log", "_accept", "_static", "_welcome"},
+        *{"_access_log", "_accept", "_static", "_welcome", "_plain_page"},
     },
     # wiring
     {
         *{"service", "__main__", "testing", "__init__"},
-        *{"_options", "_content", "_serving", "_command_line"},
+        *{"_options", "_ports", "_content", "_serving", "_command_line"},
     },
 ]
 FLOOR: Final = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -99,6 +99,8 @@ MISTAKES = [
     (["./public"], "what is './public'?"),
     (["--path", ".", "--wsgi", "a.b"], "--path and --wsgi exclude each other"),
     (["--dotfiles"], "needs --path"),
+    (["--follow-symlinks"], "needs --path"),
+    (["--max-header-size", "0"], "--max-header-size: must be at least 1"),
     (["--unmasked", "--mask-field", "x"], "exclude each other"),
 ]
 
@@ -110,6 +112,14 @@ def test_mistakes(arguments: list[str], complaint: str) -> None:
         parse(*arguments)
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_help_has_units() -> None:
+    """A default is shown as it may be typed, and what it is of."""
+    shown = " ".join(Options().getUsage(width=1000).split())
+    assert "Bytes in a head; so many are a 431. [default: 16k]" in shown
+    assert "may lose the answer. [default: 64m]" in shown
+    assert "Seconds for a whole head; 0 = no limit. [default: 60]" in shown
 
 
 @pytest.mark.parametrize("log", ["--access-log", "--error-log"])

@@ -197,8 +197,16 @@ MISTAKES = [
     (["--on-client-error", "test_service.number"], "cannot be called"),
     (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
     (["--error-log", "/"], "cannot write '/': Is a directory"),
-    (["--port", "nonsense:1"], "Unknown endpoint type: 'nonsense'"),
-    (["--port", "tcp:x"], "--port: 'tcp:x': "),
+    (["--port", "nonsense:1"], "'nonsense' is no kind of endpoint"),
+    (["--port", "tcp:x"], "--port: 'tcp:x': 'x' is not a number"),
+    (["--port", "127.0.0.1:8000"], "on one address, write tcp:8000:interface=127.0.0.1"),
+    (["--port", "[::1]:8000"], r"on one address, write tcp6:8000:interface=\:\:1"),
+    (["--port", "systemd:domain=INET:index=0"], "systemd has handed over no such socket"),
+    (["--port", "tcp:1:foo=bar"], "tcp has no option 'foo'"),
+    (["--port", "haproxy:tcp"], "haproxy needs 'port'"),
+    (["--port", "tcp6:1:interface=::1"], "a colon without a backslash before it"),
+    (["--port", "unix:"], "the path of the socket is missing"),
+    (["--port", "unix::mode=600"], "the path of the socket is missing"),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.logger import capturedLogs
 from wire import Served, talk
 
 from twisted_hangup._static import StaticFiles
@@ -100,6 +101,46 @@ async def test_dotfiles_on_request(serve: Serve, files: StaticFiles, target: str
     """With dotfiles allowed they are files like others, in every directory."""
     files.dotfiles = True
     assert (await get(serve, files, target)).startswith(b"HTTP/1.1 200 ")
+
+
+LINKS = [
+    ("/out", False, 404),
+    ("/up/secret", False, 404),
+    ("/out", True, 200),
+    ("/up/secret", True, 200),
+    ("/in", False, 200),
+    ("/in-dir/index.html", False, 200),
+]
+
+
+@pytest.mark.parametrize("target, follow, status", LINKS)
+@pytest_twisted.ensureDeferred
+async def test_links(
+    serve: Serve, files: StaticFiles, tmp_path: Path, target: str, follow: bool, status: int
+) -> None:
+    """A link may point at what is served anyway; out of the directory only on request."""
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"  # has the name of the root in front
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (tmp_path / "out").symlink_to(outside / "secret")
+    (tmp_path / "up").symlink_to(outside)
+    (tmp_path / "in").symlink_to("page.html")
+    (tmp_path / "in-dir").symlink_to("site")
+    files.follow_links = follow
+    assert (await get(serve, files, target)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("target", ["/nix?token=SECRET", "/empty/?token=SECRET", "/site"])
+@pytest_twisted.ensureDeferred
+async def test_head_of_an_error(serve: Serve, files: StaticFiles, target: str) -> None:
+    """HEAD has the fields of GET, and nothing of the target comes into the log."""
+    with capturedLogs() as said:
+        page = await get(serve, files, target)
+        head = await get(serve, files, target, "HEAD")
+    length = len(page.partition(b"\r\n\r\n")[2])
+    assert b"\r\nContent-Length: %d\r\n" % length in head
+    assert head.endswith(b"\r\n\r\n")
+    assert not [event for event in said if "HEAD request" in str(event.get("log_format"))]
 
 
 @pytest_twisted.ensureDeferred

@@ -63,6 +63,8 @@ class Gate:
         guarded: Any = port
         guarded.transport = type("CountedServer", (_Counted, port.transport), {"gate": self})
         guarded.doRead = partial(self._accept, port)
+        if self._closed:
+            port.stopReading()
 
     def retire(self) -> None:
         """Touch the ports no more; to be called before they are closed."""
@@ -82,6 +84,8 @@ class Gate:
                 return  # doRead() raises the number when it accepts as many as allowed
 
     def _is_full(self) -> bool:
+        if self._closed:
+            return True  # found by another port in this same turn
         if self.most is not None and self.open >= self.most:
             self._close()
             self._warn(

@@ -20,9 +20,7 @@ from twisted.web.http import datetimeToLogString
 from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import visible
 from .errors import ClientError, ClientHangUp
-
-#: nginx's "client closed request".
-CLIENT_LEFT: Final = 499
+from .request import CLIENT_LEFT
 
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 
@@ -30,7 +28,7 @@ _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 class Output(Protocol):
     """What the lines are written to: an unbuffered binary file, opened for appending."""
 
-    def write(self, data: bytes, /) -> object: ...
+    def write(self, data: bytes, /) -> int | None: ...
     def close(self) -> object: ...
 
 
@@ -52,6 +50,7 @@ class AccessLog:
         self._seconds = seconds
         self._second = -1
         self._timestamp = ""
+        self._torn = False
 
     def request(self, request: Any) -> None:
         """Write the line of a request that was answered, or whose client left."""
@@ -79,19 +78,29 @@ class AccessLog:
 
     def _write(self, line: str) -> None:
         try:
-            self._output.write(line.encode("ascii") + b"\n")
+            self._write_all(line.encode("ascii") + b"\n")
         except OSError as error:
             self._complain("The access log cannot be written: {error}", error=str(error))
+
+    def _write_all(self, line: bytes) -> None:
+        """Write *line*, in as many pieces as the file takes it."""
+        # A full disk takes half a line; the next one must not be glued to it.
+        rest = b"\n" + line if self._torn else line
+        while rest:
+            taken = self._output.write(rest)
+            if not taken:
+                raise BlockingIOError("the file takes no more now")
+            rest = rest[taken:]
+            self._torn = rest != b""
 
 
 def access_line(timestamp: str, request: Any) -> str:
     """The line for a finished `twisted.web.http.Request`, without its line end."""
-    hung_up = getattr(request, "client_hung_up", False)  # HTTP/2 requests do not know
     return _line(
         request.getClientAddress(),
         timestamp,
         f"{_quoted(request.method)} {_quoted(request.uri)} {_quoted(request.clientproto)}",
-        CLIENT_LEFT if hung_up else request.code,
+        request.code,
         request.sentLength or "-",
         request.getHeader(b"referer"),
         request.getHeader(b"user-agent"),

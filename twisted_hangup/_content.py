@@ -20,7 +20,9 @@ from ._seldom import SeldomWarning
 from ._static import StaticFiles
 
 
-def directory(path: str, *, dotfiles: bool, out_of_files: SeldomWarning) -> IResource:
+def directory(
+    path: str, *, dotfiles: bool, follow_links: bool, out_of_files: SeldomWarning
+) -> IResource:
     """The files under *path*.
 
     Raises:
@@ -33,6 +35,7 @@ def directory(path: str, *, dotfiles: bool, out_of_files: SeldomWarning) -> IRes
         raise UsageError(f"--path: {path!r} may not be read")
     files = StaticFiles(path)
     files.dotfiles = dotfiles
+    files.follow_links = follow_links
     files.out_of_files = out_of_files
     return files
 

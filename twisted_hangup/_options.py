@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn
 
 from twisted.python.usage import Options as UsageOptions
@@ -33,16 +34,27 @@ _COUNT: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 Coerce = Callable[[str], Any]
 
 
-def size(option: str) -> Coerce:
-    """A number of bytes, with k, m or g for units of 1024."""
+def size(option: str, least: int = 0) -> Coerce:
+    """A number of bytes, *least* or more, with k, m or g for units of 1024."""
 
     def coerce(text: str) -> int:
         match = _SIZE.fullmatch(text.lower())
         if match is None:
             raise UsageError(f"--{option}: {text!r} is not a number of bytes (such as 16k)")
-        return int(match[1]) * _UNITS[match[2]]
+        number = int(match[1]) * _UNITS[match[2]]
+        if number < least:
+            raise UsageError(f"--{option}: must be at least {least}")
+        return number
 
     return coerce
+
+
+def size_text(number: int) -> str:
+    """*number* of bytes as `size` reads it, in the largest unit that fits."""
+    for unit in ("g", "m", "k"):
+        if number and number % _UNITS[unit] == 0:
+            return f"{number // _UNITS[unit]}{unit}"
+    return str(number)
 
 
 def count(option: str) -> Coerce:
@@ -81,37 +93,69 @@ class Setting(NamedTuple):
 
 
 LIMITS: Final = [
-    Setting("max-header-size", "head_bytes", size, "Most bytes in a head; more is a 431."),
+    Setting(
+        "max-header-size",
+        "head_bytes",
+        partial(size, least=1),
+        "Bytes in a head; so many are a 431.",
+    ),
     Setting("max-headers-count", "head_fields", count, "Most fields in a head; 0 = no limit."),
     Setting(
         "max-chunk-extensions-size",
         "chunk_extension_bytes",
         size,
-        "Most bytes in the extensions of one chunk; more is a 413.",
+        "Bytes in the extensions of one chunk; more is a 413.",
     ),
-    Setting("max-body-size", "body_bytes", size, "Most bytes in a body; 0 = no limit."),
+    Setting("max-body-size", "body_bytes", size, "Bytes in a body; more is a 413; 0 = no limit."),
     Setting("max-empty-lines", "leading_crlf", count, "Most empty lines before a request."),
     Setting(
         "max-backlog-size",
         "backlog_bytes",
         size,
-        "Most bytes of further requests taken in while one is being answered.",
+        "Bytes of further requests taken in while one is being answered.",
     ),
-    Setting("linger-size", "linger_bytes", size, "Most bytes read and dropped after a refusal."),
+    Setting(
+        "linger-size",
+        "linger_bytes",
+        size,
+        "Bytes read and dropped after a refusal; 0 = none, and the client may lose the answer.",
+    ),
 ]
 
 TIMEOUTS: Final = [
-    Setting("headers-timeout", "head_seconds", seconds, "For a whole head; 0 = none."),
-    Setting("request-timeout", "request_seconds", seconds, "For a whole request; 0 = none."),
-    Setting("keep-alive-timeout", "keep_alive_seconds", seconds, "Between two requests; 0 = none."),
-    Setting("handler-timeout", "handler_seconds", seconds, "For all handlers of a client error."),
-    Setting("send-timeout", "send_seconds", seconds, "For a client that reads no byte; 0 = none."),
-    Setting("linger-timeout", "linger_seconds", seconds, "For reading on after a refusal."),
+    Setting("headers-timeout", "head_seconds", seconds, "Seconds for a whole head; 0 = no limit."),
+    Setting(
+        "request-timeout", "request_seconds", seconds, "Seconds for a whole request; 0 = no limit."
+    ),
+    Setting(
+        "keep-alive-timeout",
+        "keep_alive_seconds",
+        seconds,
+        "Seconds between two requests; 0 = no limit.",
+    ),
+    Setting(
+        "handler-timeout",
+        "handler_seconds",
+        seconds,
+        "Seconds for all handlers of a client error; 0 = no limit.",
+    ),
+    Setting(
+        "send-timeout",
+        "send_seconds",
+        seconds,
+        "Seconds for a client that reads no byte of its response; 0 = no limit.",
+    ),
+    Setting(
+        "linger-timeout",
+        "linger_seconds",
+        seconds,
+        "Seconds of reading on after a refusal; 0 = none, and the client may lose the answer.",
+    ),
     Setting(
         "linger-silence",
         "linger_silence_seconds",
         seconds,
-        "For the silence that ends the reading after a refusal.",
+        "Seconds of silence that end the reading after a refusal; 0 = as --linger-timeout says.",
     ),
 ]
 
@@ -132,35 +176,43 @@ class Options(UsageOptions):
 
     synopsis = "[options]"
     longdesc = (
-        "Serve HTTP, and tell about every request that was not. Sizes are bytes or "
+        "Serve HTTP, and tell about every request that was not. --path, --resource and --wsgi "
+        "exclude each other; without any of them there is a welcome page. Sizes are bytes or "
         "have a unit (16k, 2m, 1g); times are seconds."
     )
 
     optParameters = [
         ["path", None, None, "Serve the files of this directory."],
-        ["resource", None, None, "Serve this IResource, or what this callable returns."],
-        ["wsgi", None, None, "Serve this WSGI application."],
+        [
+            "resource",
+            None,
+            None,
+            "Serve this IResource, or what this callable returns: a dotted Python name such as "
+            "mysite.root; the current directory is on the path.",
+        ],
+        ["wsgi", None, None, "Serve this WSGI application, named as for --resource."],
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
         ["error-log", None, None, "Write client errors as JSON to this file (- is stdout)."],
         [
             "error-log-per-second",
             None,
             DEFAULT_ERRORS_PER_SECOND,
-            "Most errors with one code that are written each second.",
+            "Errors written each second, of all codes together; the first of each code is always "
+            "written, the rest is counted. 0 = all.",
             count("error-log-per-second"),
         ],
         [
             "max-connections",
             None,
             0,
-            "Most connections at a time; others wait. 0 = as many as there are files for.",
+            "Connections at a time; others wait. 0 = as many as there are files for.",
             count("max-connections"),
         ],
         [
             "grace",
             None,
             DEFAULT_GRACE_SECONDS,
-            "Time for running requests to finish when the server is told to stop.",
+            "Seconds for running requests to finish when the server is told to stop.",
             seconds("grace"),
         ],
         *_parameters(LIMITS, Limits()),
@@ -169,6 +221,7 @@ class Options(UsageOptions):
 
     optFlags = [
         ["dotfiles", None, "With --path: serve names that begin with a dot, too."],
+        ["follow-symlinks", None, "With --path: serve links that lead out of it, too."],
         ["no-require-host", None, "Accept HTTP/1.1 requests without one valid Host."],
         ["allow-half-open", None, "Answer clients that have ended their side already."],
         ["unmasked", None, "Hide no credentials in logs and reports."],
@@ -176,6 +229,8 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()
+        # What --help shows; the values themselves stay numbers.
+        self.defaults.update(_default_texts())
         #: Endpoint by what the operator called it.
         self.ports: dict[str, str] = {}
         self.handlers: list[str] = []
@@ -184,8 +239,8 @@ class Options(UsageOptions):
         self._lenience: set[str] = set()
 
     def opt_port(self, port: str) -> None:
-        """A port number, or a Twisted endpoint such as unix:/run/web.sock. Repeatable.
-        [default: 8000]"""
+        """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
+        tcp:8000:interface=127.0.0.1, unix:/run/web.sock. Repeatable. [default: 8000]"""
         if port.isascii() and port.isdigit():
             if int(port) > 0xFFFF:
                 raise UsageError(f"--port: {port} is not a port number (0 to 65535)")
@@ -199,7 +254,8 @@ class Options(UsageOptions):
         self.ports[port] = port
 
     def opt_on_client_error(self, name: str) -> None:
-        """Call this function with (failure, socket) for each client error. Repeatable."""
+        """Call this function, such as mysite.note, with (failure, socket) for each client
+        error; the current directory is on the path. Repeatable."""
         self.handlers.append(name)
 
     def opt_method(self, name: str) -> None:
@@ -225,8 +281,9 @@ class Options(UsageOptions):
         chosen = [name for name in ("path", "resource", "wsgi") if self[name] is not None]
         if len(chosen) > 1:
             raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
-        if self["dotfiles"] and self["path"] is None:
-            raise UsageError("--dotfiles needs --path")
+        for flag in ("dotfiles", "follow-symlinks"):
+            if self[flag] and self["path"] is None:
+                raise UsageError(f"--{flag} needs --path")
         if self["unmasked"] and self._masked:
             raise UsageError("--unmasked and --mask-field exclude each other")
         for log in ("access-log", "error-log"):
@@ -274,6 +331,15 @@ class Options(UsageOptions):
     @property
     def masking(self) -> MaskingPolicy:
         return MaskingPolicy(extra_fields=frozenset(self._masked), unmasked=bool(self["unmasked"]))
+
+
+def _default_texts() -> dict[str, str]:
+    sizes, times = Limits(), Timeouts()
+    return {
+        **{setting.option: size_text(getattr(sizes, setting.field)) for setting in LIMITS},
+        **{setting.option: f"{getattr(times, setting.field):g}" for setting in TIMEOUTS},
+        "grace": f"{DEFAULT_GRACE_SECONDS:g}",
+    }
 
 
 def _token(option: str, name: str) -> bytes:

@@ -127,8 +127,8 @@ class HangupService(Service):
         gone = self.site.drain()
         if connections:
             _log.info(
-                "Stopping: {connections} open connections have {seconds:g} seconds to finish",
-                connections=connections,
+                "Stopping: {connections} to finish in {seconds:g} seconds",
+                connections=_counted(connections, "open connection"),
                 seconds=self._grace_seconds,
             )
             gone.addTimeout(self._grace_seconds, self._reactor)
@@ -139,7 +139,7 @@ class HangupService(Service):
     def _eb_grace_is_over(self, failure: Failure) -> Deferred[None]:
         failure.trap(DeferredTimeout, CancelledError)
         self._grace = None
-        _log.warn("Hanging up on {connections} clients", connections=self.site.open_connections)
+        _log.warn("Hanging up on {clients}", clients=_counted(self.site.open_connections, "client"))
         gone = self.site.drain()
         self.site.hang_up_all()
         return gone
@@ -148,6 +148,10 @@ class HangupService(Service):
         for close in self._closers:
             close()
         return result
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _address_text(address: Any) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from html import escape
 from string import Template
 from typing import Any, Final
 
-from twisted.web.resource import Resource
+from twisted.internet.address import UNIXAddress
+from twisted.web.resource import IResource, Resource
+
+from ._plain_page import PAGE_NOT_FOUND, without_body
 
 _PAGE: Final = Template("""\
 <!DOCTYPE html>
@@ -29,7 +33,8 @@ _PAGE: Final = Template("""\
   p { margin: .4rem 0; }
   .soft { color: var(--soft); }
   pre { background: var(--box); border: 1px solid var(--line); border-radius: 6px;
-        padding: .7rem .9rem; overflow-x: auto; margin: .5rem 0; }
+        padding: .7rem .9rem; margin: .5rem 0;
+        white-space: pre-wrap; overflow-wrap: anywhere; }
   code { font: .9rem/1.5 ui-monospace, SFMono-Regular, Menlo, monospace; }
 </style>
 </head>
@@ -67,29 +72,40 @@ def too_large(failure, socket):
 #: A shell line that sends a broken request.
 _BROKEN: Final = r"printf 'GET / HTTP/1.1\r\nHost: {host}\r\nBad Name: 1\r\n\r\n' | {client}"
 _PLAIN: Final = "nc {host} {port}"
-_TLS: Final = "openssl s_client -quiet -connect {host}:{port}"
+_TLS: Final = "openssl s_client -quiet -connect {authority}:{port}"
+_UNIX: Final = "nc -U {path}"
 
 
 class WelcomePage(Resource):
     """Answers ``/``, for the address that the browser asked; everything else is not found."""
 
-    def getChild(self, path: bytes, request: Any) -> Resource:
-        return super().getChild(path, request) if path else self
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        return PAGE_NOT_FOUND if path else self
 
     def render_HEAD(self, request: Any) -> bytes:
-        # Twisted would take the page, drop it and complain.
-        request.setHeader(b"Content-Length", b"%d" % len(self.render_GET(request)))
-        return b""
+        return without_body(request, self.render_GET(request))
 
     def render_GET(self, request: Any) -> bytes:
-        host = request.getRequestHostname().decode("ascii", "replace") or "localhost"
-        port = getattr(request.getHost(), "port", 80)  # a UNIX socket has none
-        client = (_TLS if request.isSecure() else _PLAIN).format(host=host, port=port)
         request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
         # Nothing is loaded from anywhere, and nothing could be.
         request.setHeader(
             b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'"
         )
-        return _PAGE.substitute(
-            broken=escape(_BROKEN.format(host=host, client=client), quote=False)
-        ).encode("utf-8")
+        return _PAGE.substitute(broken=escape(_broken_request(request), quote=False)).encode(
+            "utf-8"
+        )
+
+
+def _broken_request(request: Any) -> str:
+    """A shell line that sends a broken request the way *request* came."""
+    address = request.getHost()
+    if isinstance(address, UNIXAddress):
+        path = (address.name or b"SOCKET").decode("utf-8", "replace")
+        return _BROKEN.format(host="localhost", client=_UNIX.format(path=shlex.quote(path)))
+    host = request.getRequestHostname().decode("ascii", "replace").strip("[]") or "localhost"
+    authority = f"[{host}]" if ":" in host else host
+    client = _TLS if request.isSecure() else _PLAIN
+    return _BROKEN.format(
+        host=authority,
+        client=client.format(host=host, authority=authority, port=address.port),
+    )

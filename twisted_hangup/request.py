@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
@@ -17,6 +17,9 @@ from twisted.web.http import Request
 from twisted.web.iweb import INonQueuedRequestFactory
 
 from .errors import ClientError
+
+#: nginx's "client closed request": the status that the access log gives such a request.
+CLIENT_LEFT: Final = 499
 
 _log = Logger()
 
@@ -58,7 +61,7 @@ class HangupRequest(Request):
         gone.__cause__ = error
         if self.process_begun:
             self.client_hung_up = True
-            self.code = 499  # nginx's "client closed request"
+            self.code = CLIENT_LEFT
             self.channel.factory.log(self)
         self.connectionLost(Failure(gone))
 

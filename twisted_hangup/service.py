@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from twisted.application.service import IService
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
@@ -21,6 +19,7 @@ from ._accept import Gate
 from ._access_log import AccessLog
 from ._command_line import CommandLineService
 from ._options import Options as Options
+from ._ports import endpoint
 from ._seldom import SeldomWarning
 from ._serving import HangupService
 from ._welcome import WelcomePage
@@ -57,12 +56,13 @@ def makeService(options: Options) -> IService:
 
 
 def _make_service(options: Options, reactor: Any) -> HangupService:
-    endpoints = [(name, _endpoint(port, reactor)) for name, port in options.ports.items()]
+    endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
     warn = SeldomWarning(reactor)
     site = LoggedSite(
         _content_of(options, reactor, warn),
         limits=options.limits,
         timeouts=options.timeouts,
+        masking=options.masking,
         reactor=reactor,
     )
     for name in options.handlers:
@@ -85,21 +85,16 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
 def _content_of(options: Options, reactor: Any, warn: SeldomWarning) -> IResource:
     if options["path"] is not None:
         return _content.directory(
-            options["path"], dotfiles=bool(options["dotfiles"]), out_of_files=warn
+            options["path"],
+            dotfiles=bool(options["dotfiles"]),
+            follow_links=bool(options["follow-symlinks"]),
+            out_of_files=warn,
         )
     if options["resource"] is not None:
         return _content.resource(options["resource"])
     if options["wsgi"] is not None:
         return _content.wsgi(options["wsgi"], reactor)
     return WelcomePage()
-
-
-def _endpoint(description: str, reactor: Any) -> IStreamServerEndpoint:
-    try:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, description)
-    except Exception as error:  # whatever the parser of somebody's endpoint raises
-        raise UsageError(f"--port: {description!r}: {error}") from error
-    return endpoint
 
 
 def _open_logs(
