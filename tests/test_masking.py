@@ -48,6 +48,17 @@ TARGETS: Final = [
     (b"/proxy/http://u:p@host/", b"/proxy/http://***@host/"),
     (b"u:p@host:443", b"***@host:443"),
     (b"http:/u:p@host/", b"*********@host/"),
+    (b"http://u:p", b"http://***"),
+    (b"http://u:p/w", b"http://*****"),
+    (b"//u:p", b"//***"),
+    (b"u:p", b"u:*"),
+    (b"http://host:80", b"http://host:80"),
+    (b"http://[::1]:80", b"http://[::1]:80"),
+    (b"http://u@[::1]:80/", b"http://*@[::1]:80/"),
+    (b"host:443", b"host:443"),
+    (b"[::1]:443", b"[::1]:443"),
+    (b"/a//b:c", b"/a//***"),
+    (b"/a:b", b"/a:b"),
 ]
 
 
@@ -71,6 +82,13 @@ REQUEST_LINES: Final = [
     (b"http://u:p@host/?q=s HTTP/1.1", b"http://***@host/?*** HTTP/1.1"),
     (b"GET", b"GET"),
     (b"", b""),
+    (b"GET http://host HTTP/1.1", b"GET http://host HTTP/1.1"),
+    (b"GET http://host/a", b"GET http://host/a"),
+    (b"GET http://host", b"GET http://****"),
+    (b"GET http://u:p HTTP/1.1", b"GET http://*** HTTP/1.1"),
+    (b"CONNECT h:443 HTTP/1.1", b"CONNECT h:443 HTTP/1.1"),
+    (b"CONNECT h:443", b"CONNECT h:***"),
+    (b"OPTIONS *", b"OPTIONS *"),
 ]
 
 
@@ -84,6 +102,46 @@ def test_version_counts_up_to_the_byte_that_broke_it() -> None:
     """A version that breaks is shown as far as it came, and nothing of the rest."""
     line = b"GET /?q=s HTTP/1.x secret"
     assert mask_line(Part.REQUEST_LINE, line, 17) == b"GET /?*** HTTP/1.x*******"
+
+
+TORN_TARGETS: Final = [
+    (b"GET ", b"http://u:", b"@h/p"),
+    (b"GET ", b"//u:", b"@h"),
+    (b"GET ", b"/proxy/http://u:", b"@h/"),
+    (b"CONNECT ", b"u:", b"@h:1"),
+]
+
+
+@given(
+    st.sampled_from(TORN_TARGETS),
+    st.text("KQVWXYZ0123456789", min_size=3, max_size=12),
+    st.sampled_from([b'"', b"\n", b"\r", b" ", b"\t", b"\x00", b"\x01", b"\xff", b"|", b"^"]),
+    st.sampled_from([b"", b" HTTP/1.1", b" HTTP/1.1\r\nHost: h\r\n"]),
+    st.data(),
+)
+def test_password_stays_hidden_where_a_target_breaks(
+    target: tuple[bytes, bytes, bytes], word: str, culprit: bytes, rest: bytes, data: st.DataObject
+) -> None:
+    """A target that breaks before its "@" came, or behind it, shows nothing of a password."""
+    method, before, after = target
+    secret = word.encode()
+    whole = method + before + secret + after
+    at = data.draw(st.integers(len(method), len(whole)), label="index of the culprit")
+    line = whole[:at] + culprit
+    # A break before the password may take away all that would tell it is one ("/ /u:p@h").
+    cut = at < len(method + before) or data.draw(st.booleans(), label="nothing behind it")
+    packet = line if cut else line + whole[at:] + rest
+    where = Break(Part.REQUEST_LINE, b"", line, at)
+    shown_line = mask_line(Part.REQUEST_LINE, line, at)
+    for told in (shown_line, mask_line(Part.REQUEST_LINE, whole[:at], at)):
+        assert not shows(told, secret)
+    assert not shows(mask_packet(packet, at, where), secret)
+    assert shown_line.endswith(culprit)
+
+
+def shows(told: bytes, secret: bytes) -> bool:
+    """Whether *told* has three bytes in a row of *secret*."""
+    return any(secret[i : i + 3] in told for i in range(len(secret) - 2))
 
 
 FIELDS: Final = [
@@ -309,7 +367,7 @@ def softened(stream: bytes, fates: list[str]) -> list[str]:
     secret = False
     for line in re.finditer(rb"[^\r\n]+", stream):
         start, end = line.span()
-        if secret and (line[0][:1] in b" \t" or b":" not in line[0]):
+        if secret and (line[0][:1] in b" \t:" or b":" not in line[0]):
             fates[start:end] = [MAY if fate == SHOWN else fate for fate in fates[start:end]]
         else:
             # A target's secret is not continued.
@@ -457,6 +515,15 @@ def test_wrapped_credential_is_hidden_with_the_name_it_seems_to_be() -> None:
     error = broken(b"GET / HTTP/1.1\r\nAuthorization: Basic AAAA\r\n", b"BBBB==\r\nHost: a\r\n")
     assert masked(error) == b"****=*\r\nHost: a\r\n"
     assert "BBBB" not in error.report()
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
+@pytest.mark.parametrize("name", [b"Cookie", b"Coo kie", b"Cookie\x00"])
+def test_name_torn_from_its_colon_still_names_a_secret(name: bytes, end: bytes) -> None:
+    """Behind an error a line may end between the name and the colon; the value is hidden."""
+    error = broken(b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b": a=SECRET\r\nHost: a\r\n")
+    told = b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b"**********\r\nHost: a\r\n"
+    assert masked(error) == told
 
 
 def test_packet_without_a_known_state_counts_as_body() -> None:

@@ -4,7 +4,8 @@ Hidden are, each byte replaced by ``*``:
 
 - the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie`` and of the fields
   an operator names, with the lines that continue them;
-- userinfo, query and fragment of the request target;
+- userinfo, query and fragment of the request target, and what may be userinfo whose ``@``
+  did not come: an authority that is cut off, or has a port that is no number;
 - body bytes further than 16 from the error, and what stands where a request line should
   but does not look like one (it usually is a body whose length was announced wrongly);
 - in a packet, the finished messages before the broken one, except their line ends.
@@ -43,7 +44,8 @@ _METHOD: Final = re.compile(rb"[ \t]*(?:[" + _TCHAR + rb"]+[ \t]+)?")
 
 # A request line among fields: only with a target in sight, or HTTP/ at its end.
 _STRAY_REQUEST_LINE: Final = re.compile(
-    rb"[ \t]*[" + _TCHAR + rb"]+[ \t](?:[ \t]*(?:/|[A-Za-z]+://)|.*[ \t]HTTP/)", re.I | re.S
+    rb"[ \t]*(?:CONNECT[ \t]|[" + _TCHAR + rb"]+[ \t](?:[ \t]*(?:/|[A-Za-z]+://)|.*[ \t]HTTP/))",
+    re.I | re.S,
 )
 
 # The version, at the end of a request line or of what there is of it.  It has few bytes and
@@ -53,6 +55,11 @@ _VERSION_BYTES: Final = 16
 
 # Where userinfo may start: behind "//", or at once without a slash in front (CONNECT).
 _BEFORE_USERINFO: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://|//|/.*?//|(?!/)", re.S)
+
+# Host and port (RFC 3986, section 3.2), as far as they can be told from "user:password".
+_HOST_AND_PORT: Final = re.compile(
+    rb"(?:\[[0-9A-Za-z:.%]*\]|[0-9A-Za-z\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?([/?]|\Z)"
+)
 
 #: ``*`` for every byte but CR and LF, which keep the lines of a packet apart.
 _STARS: Final = bytes(byte if byte in b"\r\n" else ord("*") for byte in range(256))
@@ -89,7 +96,7 @@ def mask_target(target: bytes, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
     if policy.unmasked:
         return target
     out = bytearray(target)
-    _hide_target(out, 0, len(out))
+    _hide_target(out, 0, len(out), len(out))
     return bytes(out)
 
 
@@ -193,8 +200,12 @@ def _hide_message(
         )
         body = start
         if _like_request_line(out[start:end]):
-            _hide_request_line(out, start, end, broken)
-            body = _hide_section(out, after, policy, False)
+            torn = _hide_request_line(out, start, end, broken)
+            if torn:
+                # The "@" that did not come may be in the next line, a colon before it.
+                next_end = next((until for _, until, _ in _lines(out, after)), after)
+                _hide(out, after, out.rfind(b"@", after, next_end))
+            body = _hide_section(out, after, policy, torn)
     _hide_body(out, body, broken, where, policy, secret)
 
 
@@ -231,7 +242,7 @@ def _hide_body(
 def _hide_line(
     out: bytearray, start: int, end: int, policy: MaskingPolicy, after_secret: bool
 ) -> bool:
-    """Hide the secrets of a line behind the request line; return whether its value was one."""
+    """Hide the secrets of a line behind the request line; return whether it ended in one."""
     if after_secret and _continues(out[start:end]):
         _hide(out, start, end)
         return True
@@ -239,20 +250,23 @@ def _hide_line(
         return True
     # An empty line forgotten or too many, and the next request stands here.
     if _STRAY_REQUEST_LINE.match(out, start, end):
-        _hide_request_line(out, start, end, end)
+        return _hide_request_line(out, start, end, end)
     return False
 
 
 def _continues(line: bytes | bytearray) -> bool:
-    """Whether *line* may be the rest of the value before it: a fold, or no field at all."""
-    return line[:1] in (b" ", b"\t") or b":" not in line
+    """Whether *line* may go on where the one before it broke off.
+
+    It is a fold, or no field at all, or the colon that the name before it waits for.
+    """
+    return line[:1] in (b" ", b"\t", b":") or b":" not in line
 
 
 def _hide_value(out: bytearray, start: int, end: int, policy: MaskingPolicy) -> bool:
     """Hide the value of a field line if it is secret; return whether it is."""
     colon = out.find(b":", start, end)
-    if colon >= 0 and policy.is_secret(bytes(out[start:colon])):
-        value = colon + 1
+    if policy.is_secret(bytes(out[start : colon if colon >= 0 else end])):
+        value = colon + 1 if colon >= 0 else end
     else:
         # No colon, or junk in its stead: "Authorization Basic dTpw", ": Cookie: a=b".
         token = _FIRST_TOKEN.match(out, start, end)
@@ -274,8 +288,12 @@ def _like_request_line(line: bytes | bytearray) -> bool:
     return 0 < len(words) <= 2 and spaced and not _NOT_TCHAR.search(words[0])
 
 
-def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> None:
-    """Hide the secrets of the request line at ``out[start:end]``."""
+def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> bool:
+    """Hide the secrets of the request line at ``out[start:end]``.
+
+    Returns:
+        Whether it may have broken off in userinfo, so that more of that follows.
+    """
     method = _METHOD.match(out, start, end)
     target = method.end() if method else start
     # A version counts as far as it was right: behind the byte that broke it all is target.
@@ -283,18 +301,50 @@ def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> Non
     version = _VERSION.search(out, max(target, known - _VERSION_BYTES), known)
     until = version.start() if version else known
     kept = out[until:known]
-    _hide_target(out, target, end)
+    # A space alone ends no target: it may as well stand in a password.
+    ended = version is not None and not version[0].isspace()
+    torn = _hide_target(out, target, end, until if ended else None)
     out[until:known] = kept
+    return torn
 
 
-def _hide_target(out: bytearray, start: int, end: int) -> None:
+def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> bool:
+    """Hide the secrets of the request target at ``out[start:end]``.
+
+    Args:
+        out: Where to hide them.
+        start: Its first byte.
+        end: Where all ends that may belong to it.
+        ended: Where it ended as a target should, or ``None`` if it broke off.
+
+    Returns:
+        Whether it may have broken off in userinfo.
+    """
     userinfo = _BEFORE_USERINFO.match(out, start, end)
     marks = [found for mark in b"?#" if (found := out.find(mark, start, end)) >= 0]
+    torn: int | None = None
     if userinfo is not None:
         # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
-        _hide(out, userinfo.end(), out.rfind(b"@", start, end))
+        at = out.rfind(b"@", userinfo.end(), end)
+        _hide(out, userinfo.end(), at)
+        torn = _torn_authority(out, max(userinfo.end(), at + 1), end, ended)
+        if torn is not None:
+            _hide(out, torn, end)
     if marks:
         _hide(out, min(marks) + 1, end)
+    return torn is not None
+
+
+def _torn_authority(out: bytearray, start: int, end: int, ended: int | None) -> int | None:
+    """Where userinfo may stand whose "@" did not come."""
+    host = _HOST_AND_PORT.match(out, start, end if ended is None else ended)
+    if host is not None and (host[1] or ended is not None):
+        return None
+    if start and out[start - 1] in b"/@":
+        return start
+    # Not everything without "//" is an authority: what has no colon stays.
+    colon = out.find(b":", start, end)
+    return None if colon < 0 else colon + 1
 
 
 def _hide(out: bytearray, start: int, end: int) -> None:
