@@ -63,8 +63,15 @@ REFUSED = [
 
 @pytest.mark.parametrize("broken, rest", REFUSED, ids=lambda value: str(value))
 def test_refused(broken: ClientError, rest: str) -> None:
-    """A refused request has a line with its default status, as far as it came."""
-    assert refused_line(WHEN, broken) == f"192.0.2.7 - - {WHEN} {rest}"
+    """A refused request has a line with the status that was sent, as far as it came."""
+    assert refused_line(WHEN, broken, broken.status) == f"192.0.2.7 - - {WHEN} {rest}"
+
+
+@pytest.mark.parametrize("sent, told", [(418, "418"), (None, "444")])
+def test_status_that_was_sent(sent: int | None, told: str) -> None:
+    """What a handler answered is what the log says; 444 where it closed without a word."""
+    broken = error(ParseError, "HPE_INVALID_METHOD", "head")
+    assert refused_line(WHEN, broken, sent) == f'192.0.2.7 - - {WHEN} "-" {told} - "-" "-"'
 
 
 @pytest.mark.parametrize(
@@ -80,14 +87,14 @@ def test_refused(broken: ClientError, rest: str) -> None:
 )
 def test_no_request_no_line(other: ClientError) -> None:
     """Without a request there is no line, and a request has only one."""
-    assert refused_line(WHEN, other) is None
+    assert refused_line(WHEN, other, None) is None
 
 
 def test_refused_target_is_masked() -> None:
     """Whatever stands in a broken request may be a secret."""
     broken = error(ParseError, "HPE_INVALID_VERSION", "head", head(b"/a?token=1"))
-    assert '"GET /a?*******' in str(refused_line(WHEN, broken))
-    assert '"GET /a?token=1 ' in str(refused_line(WHEN, broken, UNMASKED))
+    assert '"GET /a?*******' in str(refused_line(WHEN, broken, 400))
+    assert '"GET /a?token=1 ' in str(refused_line(WHEN, broken, 400, UNMASKED))
 
 
 class Answered:

@@ -22,6 +22,9 @@ from ._text import visible
 from .errors import ClientError, ClientHangUp
 from .request import CLIENT_LEFT
 
+#: nginx's status for a connection that the server closed without a response.
+NO_RESPONSE: Final = 444
+
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 
 
@@ -56,13 +59,16 @@ class AccessLog:
         """Write the line of a request that was answered, or whose client left."""
         self._write(access_line(self._now(), request))
 
-    def refused(self, error: ClientError) -> None:
+    def refused(self, error: ClientError, sent: int | None) -> None:
         """Write the line of a request that *error* ended before anybody saw it.
+
+        Args:
+            sent: Status code of the answer; None where none was sent.
 
         Nothing is written where no request was begun, or where the request is one whose
         response had been asked for: that is logged by `request`.
         """
-        line = refused_line(self._now(), error, self._policy)
+        line = refused_line(self._now(), error, sent, self._policy)
         if line is not None:
             self._write(line)
 
@@ -108,21 +114,26 @@ def access_line(timestamp: str, request: Any) -> str:
 
 
 def refused_line(
-    timestamp: str, error: ClientError, policy: MaskingPolicy = DEFAULT_POLICY
+    timestamp: str,
+    error: ClientError,
+    sent: int | None,
+    policy: MaskingPolicy = DEFAULT_POLICY,
 ) -> str | None:
     """The line for a request that went wrong before it was complete.
 
-    The status is the one we answer by default: what a handler answered instead is not
-    known here.
+    Args:
+        sent: Status code of the answer; where none was sent, the line has nginx's 499 for
+            a client that left, and its 444 for a connection closed without a response.
 
     Returns:
         The line without its line end; None where no request was refused.
     """
-    status = error.status
     if isinstance(error, ClientHangUp) and error.phase in ("head", "body"):
         status = CLIENT_LEFT
-    if status is None or error.phase == "response":
+    elif error.status is None or error.phase == "response":
         return None
+    else:
+        status = sent or NO_RESPONSE
     head = error.request
     if head is None:
         return _line(error.peer, timestamp, "-", status, "-", None, None)

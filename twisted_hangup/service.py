@@ -109,7 +109,7 @@ def _open_logs(
             complain=warn,
         )
         site.access_log = access_log
-        closers += [site.journal.watch(access_log.refused), access_log.close]
+        closers += [site.journal.watch_settled(access_log.refused), access_log.close]
     if options["error-log"] is not None:
         output = _open_log("--error-log", options["error-log"])
         error_log = ErrorLog(
