@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 from twisted.python.usage import UsageError
+from twisted.web.test.requesthelper import DummyRequest
 from wire import BAD, GOOD, Client, Paths, in_thread, talk
 
 from twisted_hangup._serving import CannotListen, HangupService
+from twisted_hangup._welcome import WelcomePage
 from twisted_hangup.service import Options, makeService
 
 CLOSE = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -111,6 +115,33 @@ async def test_welcome_escapes_the_host(run: Run) -> None:
     page = await talk(run("--no-require-host").port, CLOSE.replace(b"Host: a", b"Host: <b>&") % b"")
     assert b"<b>" not in page
     assert b"&lt;b&gt;&amp;" in page
+
+
+@pytest_twisted.ensureDeferred
+async def test_welcome_on_ipv6(run: Run) -> None:
+    """A literal address keeps its brackets where Host needs them, and nowhere else."""
+    port = run().port
+    page = await talk(port, CLOSE.replace(b"Host: a", b"Host: [::1]:80") % b"")
+    assert rf"Host: [::1]\r\nBad Name: 1\r\n\r\n' | nc ::1 {port}".encode() in page
+
+
+class OnUnixSocket(DummyRequest):
+    def getHost(self) -> UNIXAddress:
+        return UNIXAddress("/run/my web.sock")
+
+
+def test_welcome_on_a_unix_socket() -> None:
+    """On a UNIX socket the broken request goes to its path."""
+    assert b"| nc -U '/run/my web.sock'</code>" in WelcomePage().render_GET(OnUnixSocket([b""]))
+
+
+@pytest.mark.parametrize("target", [b"", b"nope?token=SECRET"])
+@pytest_twisted.ensureDeferred
+async def test_head_is_not_logged(run: Run, target: bytes) -> None:
+    """Neither page makes Twisted log the target of a HEAD."""
+    with capturedLogs() as said:
+        await talk(run().port, (CLOSE % target).replace(b"GET", b"HEAD"))
+    assert not [event for event in said if "HEAD request" in str(event.get("log_format"))]
 
 
 @pytest_twisted.ensureDeferred
