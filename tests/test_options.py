@@ -116,7 +116,9 @@ def test_mistakes(arguments: list[str], complaint: str) -> None:
 
 def test_help_has_units() -> None:
     """A default is shown as it may be typed, and what it is of."""
-    shown = " ".join(Options().getUsage(width=1000).split())
+    usage = Options().getUsage(width=1000)
+    assert "for each client error;" in usage
+    shown = " ".join(usage.split())
     assert "Bytes in a head; so many are a 431. [default: 16k]" in shown
     assert "may lose the answer. [default: 64m]" in shown
     assert "Seconds for a whole head; 0 = no limit. [default: 60]" in shown

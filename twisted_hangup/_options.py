@@ -155,7 +155,7 @@ TIMEOUTS: Final = [
         "linger-silence",
         "linger_silence_seconds",
         seconds,
-        "Seconds of silence that end the reading after a refusal; 0 = as --linger-timeout says.",
+        "Seconds of silence that end the reading after a refusal; 0 = no reading.",
     ),
 ]
 
@@ -229,6 +229,8 @@ class Options(UsageOptions):
 
     def __init__(self) -> None:
         super().__init__()
+        # The indentation of a docstring is none of the reader's.
+        self.docs = {option: " ".join(text.split()) for option, text in self.docs.items() if text}
         # What --help shows; the values themselves stay numbers.
         self.defaults.update(_default_texts())
         #: Endpoint by what the operator called it.
