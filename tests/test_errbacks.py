@@ -13,8 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from wire import BAD, DEFAULT, GOOD, Served, talk
 
-from twisted_hangup import ClientSocket, HeaderOverflow, ParseError, Timeouts
-from twisted_hangup._masking import MaskingPolicy
+from twisted_hangup import ClientSocket, HeaderOverflow, MaskingPolicy, ParseError, Timeouts
 
 Serve = Callable[..., Served]
 

@@ -6,6 +6,7 @@ offset where they broke.  It runs down a Deferred errback chain that may answer 
 nobody does, the client gets the right status and can be sure to read it.
 """
 
+from ._masking import MaskingPolicy as MaskingPolicy
 from .channel import HangupChannel as HangupChannel
 from .client_socket import ClientSocket as ClientSocket
 from .errbacks import ClientErrbacks as ClientErrbacks
