@@ -35,6 +35,7 @@ FLOORS: Final = [
             "_paused",
             "_stalled",
             "_flood",
+            "_whole_lines",
             "_seldom",
             "_open_files",
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +13,7 @@ from certificates import server_context
 from h2.connection import H2Connection
 from h2.events import ResponseReceived
 from twisted.python.failure import Failure
-from wire import BAD, DEFAULT, GOOD, Client, Served, in_thread, talk
+from wire import BAD, DEFAULT, GOOD, Client, Served, in_thread, pause, talk
 
 from twisted_hangup import ClientSocket, Timeouts, TLSError
 
@@ -125,3 +126,23 @@ async def test_http2_is_still_served(serve: Serve) -> None:
             client.close()
 
     assert (await in_thread(run))[b":status"] == b"200"
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_of_input_over_tls_knows_its_request(serve: Serve) -> None:
+    """A close_notify inside a message is reported with the request that it ended."""
+    served = serve(tls=server_context())
+
+    def run() -> None:
+        client = Client(served.port, tls=True).send(b"GET /fast HTTP/1.1\r\nHost: a\r\nX")
+        assert isinstance(client.socket, ssl.SSLSocket)
+        with suppress(OSError):
+            client.socket.unwrap()
+        client.close()
+
+    await in_thread(run)
+    await pause(0.2)
+    (error,) = served.errors
+    assert error.code == "HPE_INVALID_EOF_STATE"
+    assert error.request is not None
+    assert error.request.target == b"/fast"

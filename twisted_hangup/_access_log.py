@@ -19,6 +19,7 @@ from twisted.web.http import datetimeToLogString
 
 from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import visible
+from ._whole_lines import WholeLines
 from .errors import ClientError, ClientHangUp
 from .request import CLIENT_LEFT
 
@@ -53,7 +54,7 @@ class AccessLog:
         self._seconds = seconds
         self._second = -1
         self._timestamp = ""
-        self._torn = False
+        self._lines = WholeLines()
 
     def request(self, request: Any) -> None:
         """Write the line of a request that was answered, or whose client left."""
@@ -84,20 +85,9 @@ class AccessLog:
 
     def _write(self, line: str) -> None:
         try:
-            self._write_all(line.encode("ascii") + b"\n")
+            self._lines.write(self._output, line.encode("ascii") + b"\n")
         except OSError as error:
             self._complain("The access log cannot be written: {error}", error=str(error))
-
-    def _write_all(self, line: bytes) -> None:
-        """Write *line*, in as many pieces as the file takes it."""
-        # A full disk takes half a line; the next one must not be glued to it.
-        rest = b"\n" + line if self._torn else line
-        while rest:
-            taken = self._output.write(rest)
-            if not taken:
-                raise BlockingIOError("the file takes no more now")
-            rest = rest[taken:]
-            self._torn = rest != b""
 
 
 def access_line(timestamp: str, request: Any) -> str:

@@ -42,9 +42,12 @@ class RequestDriver(HTTPChannel):
     transport: Any
     requests: list[Any]
 
+    #: Whether the first byte has come, and whether events are being acted on now.
     _heard = False
     _pumping = False
+    #: Whether the message being read is the last one that will be.
     _last = False
+    #: Whether the connection has gone, or has another protocol.
     _left = False
     _paused: int | None = None
     _send_watch: SendWatch | None = None
@@ -52,10 +55,10 @@ class RequestDriver(HTTPChannel):
     _error: ClientError | None = None
     _peer: Any = None
 
-    # For the other half.
-
-    #: Whether the connection is being closed, or has another protocol; nothing is acted on.
+    #: Whether the connection is being closed, or has left; nothing is acted on any more.
     _over = False
+
+    # What the other half does.
 
     def _fail(self, error: ClientError) -> None:
         raise NotImplementedError

@@ -19,7 +19,7 @@ from ._driver import RequestDriver
 from ._loss import reason_of_loss
 from .client_socket import ClientSocket
 from .errbacks import Settlement
-from .errors import ClientError, ClientHangUp, ParseError, RequestTimeout
+from .errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 
 _log = Logger()
 
@@ -92,9 +92,10 @@ class HangupChannel(RequestDriver):
         """Settle what is open: a waiting error, a running request, a lost client."""
         error = self._error
         if error is None and self._socket is None:
+            request = self._request_so_far  # before the end of input closes the parser
             error = reason_of_loss(reason, self.transport, self.phase, self._parser.finish)
             if error is not None:
-                error.request = self._request_so_far
+                error.request = request
                 self._record(error)
                 self._error_waits = True
         if error is not None:
@@ -221,11 +222,7 @@ class HangupChannel(RequestDriver):
             return
         if self._handlingRequest:
             if not self.hangups.limits.allow_half_open:
-                error = ClientHangUp(
-                    "socket hang up", code="ECONNRESET", phase="response", request=self._head
-                )
-                self._record(error)
-                self._client_left(error)
+                self._hung_up("socket hang up", "ECONNRESET", "response")
             return
         if self._waitingForTransport:
             # It has its answers still to take, and requests may wait behind them.
@@ -245,22 +242,23 @@ class HangupChannel(RequestDriver):
         """The client hung up while reading from it was paused."""
         if not reset and self.hangups.limits.allow_half_open:
             return  # the end of its input, which will be read in its turn
-        error = self._error
-        if error is None:
+        if self._error is None:
             reason = "read ECONNRESET" if reset else "socket hang up"
-            error = ClientHangUp(reason, code="ECONNRESET", phase=self.phase, request=self._head)
-            self._record(error)
-        self._client_left(error)
+            self._hung_up(reason, "ECONNRESET", self.phase)
+        else:
+            self._client_left(self._error)
 
     def _stalled(self) -> None:
         """The client has taken no byte of its response for ``send_seconds``."""
         if self._error is None and self._socket is None:
-            error = ClientHangUp(
-                "write ETIMEDOUT", code="ETIMEDOUT", phase="response", request=self._head
-            )
-            self._record(error)
-            self._client_left(error)
+            self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
         self.transport.abortConnection()
+
+    def _hung_up(self, reason: str, code: str, phase: Phase) -> None:
+        """What is wrong with the client is that it has gone."""
+        error = ClientHangUp(reason, code=code, phase=phase, request=self._head)
+        self._record(error)
+        self._client_left(error)
 
     def _client_left(self, error: ClientError) -> None:
         """Nobody waits for the responses any more: stop the work, close, settle."""

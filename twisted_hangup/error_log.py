@@ -39,6 +39,7 @@ from twisted.logger import Logger
 from ._flood import FloodGate
 from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import peer_text, shortened, visible
+from ._whole_lines import WholeLines
 from .errors import ClientError
 from .limits import KIB
 from .report import field_of, masked_packet
@@ -90,7 +91,7 @@ class ErrorLog:
         self._policy = policy
         self._now = now
         self._failing = False
-        self._torn = False
+        self._lines = WholeLines()
         self.lost_lines = 0
 
     def __call__(self, error: ClientError) -> None:
@@ -117,7 +118,7 @@ class ErrorLog:
             return
         self._file.close()
         self._file = reopened
-        self._torn = False
+        self._lines = WholeLines()
 
     def close(self) -> None:
         """Tell what a flood has suppressed so far, and close the file.  Twice is harmless."""
@@ -153,7 +154,8 @@ class ErrorLog:
             return
         try:
             line = json.dumps({"time": _timestamp(self._now()), **record()}) + "\n"
-            self._write_all(self._file, line.encode("ascii"))
+            self._lines.write(self._file, line.encode("ascii"))
+            self._file.flush()
         except Exception as error:
             self.lost_lines += 1
             if not self._failing:
@@ -168,18 +170,6 @@ class ErrorLog:
             if self._failing:
                 self._failing = False
                 _log.warn("The error log works again; {lost} lines are lost", lost=self.lost_lines)
-
-    def _write_all(self, file: BinaryIO, line: bytes) -> None:
-        """Write and flush *line*, in as many pieces as a raw file wants."""
-        # A full disk takes half a line; the next one must not be glued to it.
-        rest = b"\n" + line if self._torn else line
-        while rest:
-            taken = file.write(rest)
-            if not taken:
-                raise BlockingIOError("the file takes no more now")
-            rest = rest[taken:]
-            self._torn = rest != b""
-        file.flush()
 
 
 def _opened(path: str | os.PathLike[str]) -> BinaryIO:
