@@ -39,7 +39,8 @@ def serve() -> Iterator[Callable[..., Served]]:
     """Serve a resource or site on a free port of the loopback interface.
 
     Call it with a resource and `HangupSite`'s arguments, or with a whole site; ``tls=``
-    takes a context factory.  When the test is over, everything is closed.
+    takes a context factory, ``unix=`` the path of a UNIX socket to serve on instead.  When
+    the test is over, everything is closed.
     """
     from twisted.internet import reactor as installed
 
@@ -47,10 +48,14 @@ def serve() -> Iterator[Callable[..., Served]]:
     ports: list[Any] = []
     sites: list[Any] = []
 
-    def start(what: Any = None, *, tls: Any = None, **arguments: Any) -> Served:
+    def start(
+        what: Any = None, *, tls: Any = None, unix: str | None = None, **arguments: Any
+    ) -> Served:
         root = Paths() if what is None else what
         site = root if isinstance(root, Site) else HangupSite(root, **arguments)
-        if tls is None:
+        if unix is not None:
+            port = reactor.listenUNIX(unix, site)
+        elif tls is None:
             port = reactor.listenTCP(0, site, interface="127.0.0.1")
         else:
             port = reactor.listenSSL(0, site, tls, interface="127.0.0.1")

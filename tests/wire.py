@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -33,18 +34,23 @@ class Client:
 
     def __init__(
         self,
-        port: int,
+        port: int | str,
         *,
         tls: bool = False,
         alpn: str = "http/1.1",
         receive_buffer: int | None = None,
     ) -> None:
-        self.socket = socket.socket()
+        """Connect to a TCP port of this machine, or to the UNIX socket of that path."""
+        family = socket.AF_UNIX if isinstance(port, str) else socket.AF_INET
+        self.socket = socket.socket(family)
         self.socket.settimeout(PATIENCE)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.connect(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(port, str):
+            self.socket.connect(port)
+        else:
+            self.socket.connect(("127.0.0.1", port))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname = False
@@ -87,7 +93,9 @@ class Client:
         self.socket.close()
 
 
-def talk(port: int, *segments: bytes, tls: bool = False, fin: bool = False) -> Deferred[bytes]:
+def talk(
+    port: int | str, *segments: bytes, tls: bool = False, fin: bool = False
+) -> Deferred[bytes]:
     """Send *segments*, end the input if *fin*, read to the end, close; fires with what came."""
 
     def run() -> bytes:
@@ -170,7 +178,9 @@ class Served:
 
     def __init__(self, site: Any, port: Any, root: Any) -> None:
         self.site: HangupSite = site
-        self.port: int = port.getHost().port
+        host = port.getHost()
+        #: What a `Client` connects to: the port's number, or the path of a UNIX socket.
+        self.port: Any = host.name if isinstance(host, UNIXAddress) else host.port
         self.root = root
         self.errors: list[ClientError] = []
         if isinstance(site, HangupSite):
