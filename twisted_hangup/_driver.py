@@ -122,7 +122,7 @@ class RequestDriver(HTTPChannel):
     @property
     def phase(self) -> Phase:
         """Where in a message the connection is now."""
-        if self._handlingRequest:
+        if self._handlingRequest or self._waitingForTransport:
             return "response"
         if (
             not self._heard
@@ -135,7 +135,8 @@ class RequestDriver(HTTPChannel):
     @property
     def _request_so_far(self) -> RequestHead | None:
         """The request that is being answered, or else what has come of the next one."""
-        return self._head if self._handlingRequest else self._parser.pending_request
+        answering = self._handlingRequest or self._waitingForTransport
+        return self._head if answering else self._parser.pending_request
 
     def leave(self) -> None:
         """Drop out of everything that the site keeps: another protocol has the connection."""

@@ -20,6 +20,7 @@ from ._loss import reason_of_loss
 from .client_socket import ClientSocket
 from .errbacks import Settlement
 from .errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
+from .events import RequestHead
 
 _log = Logger()
 
@@ -44,6 +45,8 @@ class HangupChannel(RequestDriver):
     _settled = False
     _socket: ClientSocket | None = None
     _input_ended = False
+    #: Phase and request at the moment when the transport went.
+    _lost_in: tuple[Phase, RequestHead | None] | None = None
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
@@ -88,12 +91,28 @@ class HangupChannel(RequestDriver):
         if self._socket is not None:
             self._socket.flushed()
 
+    def stopProducing(self) -> None:
+        """The transport has gone; why, `connectionLost` is told next.
+
+        A producer may finish its request now, which would look like an idle connection.
+        """
+        if self._error is None and self._socket is None:
+            self._lost_in = self._place
+        super().stopProducing()
+
+    @property
+    def _place(self) -> tuple[Phase, RequestHead | None]:
+        """The phase, and the request it belongs to."""
+        if self._socket is not None:
+            return "response", self._head
+        return self.phase, self._request_so_far
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Settle what is open: a waiting error, a running request, a lost client."""
         error = self._error
-        if error is None and self._socket is None:
-            request = self._request_so_far  # before the end of input closes the parser
-            error = reason_of_loss(reason, self.transport, self.phase, self._parser.finish)
+        if error is None and (self._socket is None or self._socket.unsent or self._lost_in):
+            phase, request = self._lost_in or self._place
+            error = reason_of_loss(reason, self.transport, phase, self._parser.finish)
             if error is not None:
                 error.request = request
                 self._record(error)
@@ -250,7 +269,7 @@ class HangupChannel(RequestDriver):
 
     def _stalled(self) -> None:
         """The client has taken no byte of its response for ``send_seconds``."""
-        if self._error is None and self._socket is None:
+        if self._error is None:
             self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
         self.transport.abortConnection()
 

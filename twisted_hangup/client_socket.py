@@ -124,6 +124,14 @@ class ClientSocket:
         """Whether bytes written now can reach the client."""
         return self._transport is not None and not self._ending and not self._peer_left
 
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes written to the connection wait until the client has room for them."""
+        beneath: Any = self._transport
+        while isinstance(beneath, ProtocolWrapper):
+            beneath = beneath.transport
+        return bool(getattr(beneath, "dataBuffer", b""))
+
     def write(self, data: bytes) -> None:
         """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
         if self.headers_sent:
