@@ -11,10 +11,11 @@ from cleanliness import expected_errors as expected_errors
 from cleanliness import nothing_left_behind as nothing_left_behind
 from cleanliness import small_heap as small_heap
 from twisted.internet import defer
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.server import Site
 from wire import Paths, Served
 
-from twisted_hangup import HangupSite
+from twisted_hangup import HangupSite, hangup_endpoint
 
 
 @pytest.hookimpl(wrapper=True)
@@ -39,8 +40,9 @@ def serve() -> Iterator[Callable[..., Served]]:
     """Serve a resource or site on a free port of the loopback interface.
 
     Call it with a resource and `HangupSite`'s arguments, or with a whole site; ``tls=``
-    takes a context factory, ``unix=`` the path of a UNIX socket to serve on instead.  When
-    the test is over, everything is closed.
+    takes a context factory, ``unix=`` the path of a UNIX socket to serve on instead,
+    ``endpoint=`` an endpoint that is wrapped in `hangup_endpoint`.  When the test is over,
+    everything is closed.
     """
     from twisted.internet import reactor as installed
 
@@ -49,11 +51,20 @@ def serve() -> Iterator[Callable[..., Served]]:
     sites: list[Any] = []
 
     def start(
-        what: Any = None, *, tls: Any = None, unix: str | None = None, **arguments: Any
+        what: Any = None,
+        *,
+        tls: Any = None,
+        unix: str | None = None,
+        endpoint: IStreamServerEndpoint | None = None,
+        **arguments: Any,
     ) -> Served:
         root = Paths() if what is None else what
         site = root if isinstance(root, Site) else HangupSite(root, **arguments)
-        if unix is not None:
+        if endpoint is not None:
+            listening: list[Any] = []
+            hangup_endpoint(endpoint).listen(site).addCallback(listening.append)
+            (port,) = listening  # those of Twisted's that tests use listen at once
+        elif unix is not None:
             port = reactor.listenUNIX(unix, site)
         elif tls is None:
             port = reactor.listenTCP(0, site, interface="127.0.0.1")

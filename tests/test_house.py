@@ -23,7 +23,7 @@ FLOORS: Final = [
     # judging bytes: no I/O, no clock, no Twisted
     {
         *{"parser", "_body", "_request_line", "_target", "_fields", "_head_end", "_blocks"},
-        *{"_scan", "_facts", "_refusals"},
+        *{"_scan", "_facts", "_refusals", "_proxy_header"},
     },
     # Twisted adapters
     {
@@ -38,10 +38,15 @@ FLOORS: Final = [
             "_whole_lines",
             "_seldom",
             "_open_files",
+            "_errno",
+            "_layers",
         },
     },
     # the server
-    {"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock", "_driver"},
+    {
+        *{"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock", "_driver"},
+        *{"_preamble", "_proxy_protocol"},
+    },
     # applications of the above
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},

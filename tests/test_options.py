@@ -82,7 +82,7 @@ def test_ports() -> None:
 MISTAKES = [
     (["--port", "abc"], "neither a port number nor an endpoint"),
     (["--port", "65536"], "not a port number"),
-    (["--port", "haproxy:ssl:443"], "without TLS"),
+    (["--port", "haproxy:ssl:443"], "use haproxy:tcp:PORT"),
     (["--max-header-size", "16kb"], "--max-header-size: '16kb' is not a number of bytes"),
     (["--max-header-size", "-1"], "not a number of bytes"),
     (["--max-headers-count", "1.5"], "not a whole number"),

@@ -9,6 +9,7 @@ nobody does, the client gets the right status and can be sure to read it.
 from ._masking import MaskingPolicy as MaskingPolicy
 from .channel import HangupChannel as HangupChannel
 from .client_socket import ClientSocket as ClientSocket
+from .endpoint import hangup_endpoint as hangup_endpoint
 from .errbacks import ClientErrbacks as ClientErrbacks
 from .errors import BodyTooLarge as BodyTooLarge
 from .errors import ChunkExtensionsOverflow as ChunkExtensionsOverflow

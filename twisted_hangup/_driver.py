@@ -75,7 +75,7 @@ class RequestDriver(HTTPChannel):
     def _stalled(self) -> None:
         raise NotImplementedError
 
-    def _client_gone(self, reset: bool) -> None:
+    def _client_gone(self, errno: int) -> None:
         raise NotImplementedError
 
     def _end_of_input(self) -> None:
@@ -96,7 +96,7 @@ class RequestDriver(HTTPChannel):
         self._headers = HeadersCache()
         self._cork = Cork(self.transport, hangups.corks)
         self._clock = MessageClock(hangups.deadlines, hangups.timeouts, self._out_of_time)
-        self._clock.waiting("idle")
+        self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
 
     def _take_in(self, data: bytes) -> None:
         """Let the parser judge *data*, then act on what it found."""

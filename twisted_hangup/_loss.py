@@ -11,8 +11,9 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
+from ._errno import ConnectionBroken
 from .errors import ClientError, ClientHangUp, ParseError, Phase
-from .tls import tls_error
+from .tls import EndedWithoutNotify, tls_error
 
 
 def reason_of_loss(
@@ -30,30 +31,36 @@ def reason_of_loss(
     Returns:
         The error, or None where we closed, or the client did so between two messages.
     """
-    if isinstance(reason.value, SSL.Error):
-        return tls_error(reason.value, phase)
+    lost = reason.value
+    if isinstance(lost, SSL.Error):
+        return tls_error(lost, phase)
+    if isinstance(lost, ConnectionBroken):
+        return ClientHangUp(str(lost), code=lost.code, phase=phase, errno=lost.errno)
     if not reason.check(ConnectionDone, ConnectionLost) or reason.check(ConnectionAborted):
         return None
-    secure = ISSLTransport.providedBy(transport)
-    if secure and transport.disconnecting:
+    wrapped = isinstance(transport, ProtocolWrapper)
+    if wrapped and transport.disconnecting:
         return None  # closed by the application
-    if reason.check(ConnectionDone) or (phase == "idle" and secure):
+    if reason.check(ConnectionDone, EndedWithoutNotify):
         # A plain transport has told of the client's FIN before, and this is our own
-        # close.  TLS and other wrappers turn a FIN straight into this (and claim every
-        # interface of the transport they wrap).
-        if not isinstance(transport, ProtocolWrapper):
-            return None
-        if phase == "response":
-            return _hang_up("socket hang up", phase, reason)
-        try:
-            end_of_input()
-        except ParseError as error:
-            return error
-        return None
-    return _hang_up("socket hang up" if secure else "read ECONNRESET", phase, reason)
+        # close.  Wrappers turn a FIN straight into this.
+        return _ended(phase, end_of_input) if wrapped else None
+    if ISSLTransport.providedBy(transport):
+        # FIN or reset: Twisted's own TLS does not tell, and the first is no error here.
+        return None if phase == "idle" else _hang_up("socket hang up", phase)
+    return _hang_up("read ECONNRESET", phase)
 
 
-def _hang_up(words: str, phase: Phase, reason: Failure) -> ClientHangUp:
-    return ClientHangUp(
-        words, code="ECONNRESET", phase=phase, errno=getattr(reason.value, "errno", None)
-    )
+def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None:
+    """What the end of the client's input means, where nothing can be answered any more."""
+    if phase in ("handshake", "response"):
+        return _hang_up("socket hang up", phase)
+    try:
+        end_of_input()
+    except ParseError as error:
+        return error
+    return None
+
+
+def _hang_up(reason: str, phase: Phase) -> ClientHangUp:
+    return ClientHangUp(reason, code="ECONNRESET", phase=phase)

@@ -18,7 +18,7 @@ class MessageClock:
     the keep-alive time counts from that end.  No byte moves a deadline once it is set.
     """
 
-    __slots__ = ("_began", "_deadline", "_deadlines", "_idle_since", "_timeouts")
+    __slots__ = ("_began", "_deadline", "_deadlines", "_idle_since", "_timeouts", "in_handshake")
 
     def __init__(
         self, deadlines: Deadlines, timeouts: Timeouts, out_of_time: Callable[[], object]
@@ -28,6 +28,8 @@ class MessageClock:
         self._deadline = Deadline(out_of_time)
         self._began: float | None = deadlines.seconds()
         self._idle_since: float | None = None
+        #: Whether what the client was given time for last is the TLS handshake.
+        self.in_handshake = False
 
     @property
     def idle(self) -> bool:
@@ -45,7 +47,15 @@ class MessageClock:
     def waiting(self, phase: Phase) -> None:
         """It is the client's turn, and this is how far its message has come."""
         timeouts = self._timeouts
-        if phase == "idle" and self._began is None:
+        self.in_handshake = phase == "handshake"
+        if self.in_handshake:
+            due = self._deadlines.seconds() + (
+                timeouts.handshake_seconds
+                or timeouts.head_seconds
+                or timeouts.request_seconds
+                or inf
+            )
+        elif phase == "idle" and self._began is None:
             if self._idle_since is None:
                 self._idle_since = self._deadlines.seconds()
             due = self._idle_since + (timeouts.keep_alive_seconds or inf)

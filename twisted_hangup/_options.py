@@ -128,6 +128,12 @@ TIMEOUTS: Final = [
         "request-timeout", "request_seconds", seconds, "Seconds for a whole request; 0 = no limit."
     ),
     Setting(
+        "handshake-timeout",
+        "handshake_seconds",
+        seconds,
+        "Seconds for a TLS handshake; 0 = no limit.",
+    ),
+    Setting(
         "keep-alive-timeout",
         "keep_alive_seconds",
         seconds,
@@ -252,7 +258,10 @@ class Options(UsageOptions):
             raise UsageError(f"--port: {port!r} is neither a port number nor an endpoint")
         if re.match(r"haproxy:(ssl|tls)\b", port):
             # Twisted would expect the PROXY line inside of TLS, where no proxy puts it.
-            raise UsageError(f"--port: {port!r}: the PROXY protocol works without TLS only")
+            raise UsageError(
+                f"--port: {port!r}: the PROXY header comes before TLS, not inside it; let the "
+                "proxy end TLS and use haproxy:tcp:PORT"
+            )
         self.ports[port] = port
 
     def opt_on_client_error(self, name: str) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
+from errno import ECONNRESET
 from typing import Any, Final, TypeAlias
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.protocols.policies import ProtocolWrapper
 
-#: Called with whether it was a reset (else the client has ended its input, or closed).
-Gone: TypeAlias = Callable[[bool], object]
+from ._errno import socket_error
+from ._layers import transport_beneath
+
+#: Called with the error number of a reset; 0 where the client has ended its input, or closed.
+Gone: TypeAlias = Callable[[int], object]
 
 #: Seconds between two looks.
 INTERVAL: Final = 0.5
@@ -32,7 +35,7 @@ class PausedSockets:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._gone: dict[int, Gone] = {}
+        self._gone: dict[int, tuple[FileDescriptor, Gone]] = {}
         self._poll = select.poll() if _PEER_CLOSED else None
         self._timer: IDelayedCall | None = None
 
@@ -43,14 +46,13 @@ class PausedSockets:
             What to give to `remove` before the transport is read again or closed; None
             where this platform or transport does not tell.
         """
-        while isinstance(transport, ProtocolWrapper):
-            transport = transport.transport
+        transport = transport_beneath(transport)
         if self._poll is None or not isinstance(transport, FileDescriptor):
             return None
         descriptor: int = transport.fileno()
         if descriptor < 0:
             return None
-        self._gone[descriptor] = gone
+        self._gone[descriptor] = (transport, gone)
         self._poll.register(descriptor, _PEER_CLOSED)
         if self._timer is None:
             self._timer = self._clock.callLater(INTERVAL, self._look)
@@ -69,9 +71,10 @@ class PausedSockets:
         self._timer = None
         assert self._poll is not None
         for descriptor, what in self._poll.poll(0):
-            gone = self._gone.get(descriptor)
-            if gone is not None:  # not removed by what another one's end has caused
+            # None where what another one's end has caused removed it.
+            if (found := self._gone.get(descriptor)) is not None:
                 self.remove(descriptor)
-                gone(bool(what & select.POLLERR))
+                transport, gone = found
+                gone(socket_error(transport) or ECONNRESET if what & select.POLLERR else 0)
         if self._gone and self._timer is None:
             self._timer = self._clock.callLater(INTERVAL, self._look)

@@ -9,6 +9,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
+from .endpoint import hangup_endpoint
+
 _HOST_AND_PORT: Final = re.compile(r"\[?(?P<host>[^][]+)\]?:(?P<port>[0-9]+)")
 _UNKNOWN_WORD: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING: Final = re.compile(r"missing \d+ required positional arguments?: (.+)")
@@ -26,7 +28,7 @@ def endpoint(description: str, reactor: Any) -> IStreamServerEndpoint:
         made: IStreamServerEndpoint = serverFromString(reactor, description)
     except Exception as error:  # whatever the parser of somebody's endpoint raises
         raise UsageError(f"--port: {description!r}: {_reworded(description, error)}") from error
-    return made
+    return hangup_endpoint(made)
 
 
 def _reworded(description: str, error: Exception) -> str:

@@ -299,6 +299,11 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
         ("ECONNRESET", "socket hang up"): Rule("the client hung up", ""),
         ("EPIPE", ""): Rule("the client had closed the connection", ""),
         ("ETIMEDOUT", ""): Rule("the client stopped answering on the network", ""),
+        ("ERR_PROXY_PROTOCOL", ""): Rule(
+            "this port expects a PROXY header first, as load balancers send it, such as"
+            " PROXY TCP4 192.0.2.7 203.0.113.1 51410 443 and CR LF",
+            "PROXY protocol, section 2",
+        ),
         ("ERR_TLS_HANDSHAKE_TIMEOUT", ""): Rule(
             "the client did not finish the TLS handshake in time", "RFC 8446, section 4"
         ),

@@ -7,8 +7,8 @@ from math import inf
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
-from twisted.protocols.policies import ProtocolWrapper
 
+from ._layers import transport_beneath
 from .deadlines import Deadline, Deadlines
 
 
@@ -34,8 +34,7 @@ class SendWatch:
         seconds: float,
         stalled: Callable[[], object],
     ) -> None:
-        while isinstance(transport, ProtocolWrapper):
-            transport = transport.transport
+        transport = transport_beneath(transport)
         self._descriptor = transport if isinstance(transport, FileDescriptor) else None
         self._deadlines = deadlines
         self._deadline = Deadline(stalled)

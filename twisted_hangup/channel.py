@@ -16,11 +16,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ._driver import RequestDriver
+from ._errno import ConnectionBroken
 from ._loss import reason_of_loss
 from .client_socket import ClientSocket
 from .errbacks import Settlement
 from .errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 from .events import RequestHead
+from .tls import handshake_timeout
 
 _log = Logger()
 
@@ -165,7 +167,14 @@ class HangupChannel(RequestDriver):
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
 
-    def _client_socket(self) -> ClientSocket:
+    def preamble_failed(self, error: ClientError, transport: Any) -> None:
+        """Take over where a PROXY header or TLS has failed; see `IPreambleListener`."""
+        if self._error is None and self._socket is None:
+            self._record(error)
+            self._client_socket(transport)
+            self._settle(error)
+
+    def _client_socket(self, transport: Any = None) -> ClientSocket:
         """The connection as a handler gets it; from now on nothing is parsed or run."""
         if self._socket is None:
             hangups = self.hangups
@@ -173,7 +182,7 @@ class HangupChannel(RequestDriver):
             self._read_again()
             self._clock.stop()
             self._socket = ClientSocket(
-                self.transport,
+                transport or self.transport,
                 self.getPeer(),
                 self._host,
                 hangups.deadlines,
@@ -229,6 +238,8 @@ class HangupChannel(RequestDriver):
         """Start the chain: everything before the broken message has been answered."""
         self._error_waits = False
         socket = self._client_socket()
+        if socket.secure and (error.phase == "handshake" or self._speaks_http2()):
+            socket.peer_left()  # it could not read an answer in HTTP/1.1
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:
             socket.request_was(error.request.method)
@@ -257,13 +268,16 @@ class HangupChannel(RequestDriver):
         else:
             super().loseConnection()
 
-    def _client_gone(self, reset: bool) -> None:
-        """The client hung up while reading from it was paused."""
-        if not reset and self.hangups.limits.allow_half_open:
+    def _client_gone(self, errno: int) -> None:
+        """The client hung up while reading from it was paused; *errno* is 0 for a FIN."""
+        if not errno and self.hangups.limits.allow_half_open:
             return  # the end of its input, which will be read in its turn
         if self._error is None:
-            reason = "read ECONNRESET" if reset else "socket hang up"
-            self._hung_up(reason, "ECONNRESET", self.phase)
+            if errno:
+                lost = ConnectionBroken(errno, "read")
+                self._hung_up(str(lost), lost.code, self.phase, errno)
+            else:
+                self._hung_up("socket hang up", "ECONNRESET", self.phase)
         else:
             self._client_left(self._error)
 
@@ -273,9 +287,9 @@ class HangupChannel(RequestDriver):
             self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
         self.transport.abortConnection()
 
-    def _hung_up(self, reason: str, code: str, phase: Phase) -> None:
+    def _hung_up(self, reason: str, code: str, phase: Phase, errno: int | None = None) -> None:
         """What is wrong with the client is that it has gone."""
-        error = ClientHangUp(reason, code=code, phase=phase, request=self._head)
+        error = ClientHangUp(reason, code=code, phase=phase, request=self._head, errno=errno)
         self._record(error)
         self._client_left(error)
 
@@ -295,7 +309,11 @@ class HangupChannel(RequestDriver):
             request.client_left(error)
 
     def _out_of_time(self) -> None:
-        if self._clock.idle:
+        if self.phase == "handshake":
+            self._fail(handshake_timeout())
+        elif self._clock.in_handshake:
+            self._clock.waiting("idle")  # the handshake is over, and the request is due
+        elif self._clock.idle:
             self.loseConnection()  # idle between messages: a quiet close
         else:
             self._fail(
@@ -306,6 +324,9 @@ class HangupChannel(RequestDriver):
                     request=self._request_so_far,
                 )
             )
+
+    def _speaks_http2(self) -> bool:
+        return getattr(self.transport, "negotiatedProtocol", None) == b"h2"
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """`Request` calls this when it cannot parse a multipart body."""

@@ -27,8 +27,9 @@ class ConsoleLog:
 
     Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
     ``peer`` and ``request`` (the request line so far), all of them text or numbers fit to
-    show; the line that ends a flood holds ``code`` and ``suppressed``.  A connection that
-    was idle when the client reset it is told at debug level: load balancers do that.
+    show; the line that ends a flood holds ``code`` and ``suppressed``.  A client
+    that leaves an idle connection with a reset, or in the TLS handshake, is told at debug
+    level: load balancers do that to see whether we live.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ConsoleLog:
 
     def __call__(self, error: ClientError) -> None:
         """Log *error*, or count it in a flood."""
-        idle = isinstance(error, ClientHangUp) and error.phase == "idle"
+        idle = isinstance(error, ClientHangUp) and error.phase in ("idle", "handshake")
         level = self._idle if idle else self._warning
         if not level.gate.admit(error.code):
             return

@@ -110,19 +110,22 @@ class Settlement:
         socket = self._socket
         try:
             if _judged(result, self._hook, socket, self._error) is not None:
-                socket.end(self._default())
+                self._answer()
         except Exception:
             _log.failure("Could not answer {log_error}", log_error=str(self._error))
             socket.destroy()
         if socket.ended and self._deadline is not None:
             self._deadlines.forget(self._deadline)
 
-    def _default(self) -> bytes:
+    def _answer(self) -> None:
         """The last rung: the default answer, unless somebody has begun another."""
-        status = self._error.status
-        if status is None or self._socket.headers_sent or self._socket.bytes_written:
-            return b""
-        return default_answer(status)
+        error, socket = self._error, self._socket
+        if error.status is None or socket.headers_sent or socket.bytes_written:
+            socket.end()
+        elif error.default_body:
+            socket.respond(error.status, error.default_body)
+        else:
+            socket.end(default_answer(error.status))
 
     def _out_of_time(self) -> None:
         waiting = self._waiting

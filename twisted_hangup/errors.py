@@ -64,6 +64,9 @@ class ClientError(HangupError):
 
     default_status: int | None = None
 
+    #: What the default answer says in its body, as text; nothing, as in Node.
+    default_body = b""
+
     def __init__(
         self,
         reason: str,

@@ -127,6 +127,9 @@ class Timeouts(_Numbers):
             ``RequestReadTimeout header`` 20 to 40, nginx 60.
         request_seconds: From the same start to the end of the body; past it 408.  Node's
             ``requestTimeout``: 300.
+        handshake_seconds: From accept to the end of the TLS handshake; past it the connection
+            is closed, and a first message that waits for it has no more time than without.
+            Node's ``handshakeTimeout`` is 120, nginx's ``client_header_timeout`` 60.
         keep_alive_seconds: How long a connection may stay idle after a response; past it
             a quiet close.  65 is longer than the 60 of common load balancers, which must
             be the ones to close (Node after 26: 65; nginx 75, Apache 5).
@@ -143,6 +146,7 @@ class Timeouts(_Numbers):
 
     head_seconds: float = 60.0
     request_seconds: float = 300.0
+    handshake_seconds: float = 30.0
     keep_alive_seconds: float = 65.0
     handler_seconds: float = 30.0
     send_seconds: float = 60.0

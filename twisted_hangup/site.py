@@ -19,8 +19,10 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from ._masking import DEFAULT_POLICY, MaskingPolicy
+from ._preamble import IPreambleListener
 from .channel import HangupChannel
 from .errbacks import ClientErrbacks, HandlerT
+from .errors import ClientError
 from .hangups import Hangups
 from .journal import Journal
 from .limits import Limits, Timeouts
@@ -29,7 +31,7 @@ from .limits import Limits, Timeouts
 _POSITION_OF_TIMEOUT: Final = 3
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPreambleListener)
 class HangupProtocol(_GenericHTTPChannelProtocol):
     """Twisted's switch between HTTP/1.1 and HTTP/2, with the half-closes it hides."""
 
@@ -42,6 +44,11 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
         super().dataReceived(data)
         if self._channel is not first:
             first.leave()
+
+    def preamble_failed(self, error: ClientError, transport: Any) -> None:
+        """A PROXY header or the TLS handshake is broken."""
+        channel: Any = self._channel
+        channel.preamble_failed(error, transport)
 
     def readConnectionLost(self) -> None:
         """The peer ended its input."""
