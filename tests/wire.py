@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable
+from os import fsdecode
 from typing import Any
 
 from twisted.internet.address import UNIXAddress
@@ -180,7 +181,7 @@ class Served:
         self.site: HangupSite = site
         host = port.getHost()
         #: What a `Client` connects to: the port's number, or the path of a UNIX socket.
-        self.port: Any = host.name if isinstance(host, UNIXAddress) else host.port
+        self.port: Any = fsdecode(host.name) if isinstance(host, UNIXAddress) else host.port
         self.root = root
         self.errors: list[ClientError] = []
         if isinstance(site, HangupSite):
