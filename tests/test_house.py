@@ -44,7 +44,18 @@ FLOORS: Final = [
     },
     # the server
     {
-        *{"channel", "http2", "tls", "endpoint", "site", "_loss", "_message_clock", "_driver"},
+        *{
+            "channel",
+            "http2",
+            "_h2_sending",
+            "_h2_stream",
+            "tls",
+            "endpoint",
+            "site",
+            "_loss",
+            "_message_clock",
+            "_driver",
+        },
         *{"_preamble", "_proxy_protocol"},
     },
     # applications of the above

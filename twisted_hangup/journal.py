@@ -29,10 +29,13 @@ class Journal:
 
     Attributes:
         counts: Errors so far, by code.
+        stream_resets: Requests so far that an HTTP/2 client has given up with RST_STREAM,
+            which is no error.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.stream_resets = 0
         self._recent: deque[ClientError] = deque()
         self._recent_bytes = 0
         self._watchers: tuple[Watcher, ...] = ()

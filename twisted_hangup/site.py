@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.main import CONNECTION_DONE
 from twisted.python.failure import Failure
 from twisted.web.http import (
+    H2_ENABLED,
     HTTPFactory,
     _GenericHTTPChannelProtocol,
     _genericHTTPChannelProtocolFactory,
@@ -27,6 +28,9 @@ from .hangups import Hangups
 from .journal import Journal
 from .limits import Limits, Timeouts
 
+if H2_ENABLED:  # the extra [http2] is installed
+    from .http2 import HangupHTTP2
+
 #: Site(resource, requestFactory, logPath, timeout, ...)
 _POSITION_OF_TIMEOUT: Final = 3
 
@@ -40,10 +44,23 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
         if self._negotiatedProtocol is not None:
             self._channel.dataReceived(data)
             return
-        first: Any = self._channel
+        transport: Any = self._channel.transport
+        if H2_ENABLED and getattr(transport, "negotiatedProtocol", None) == b"h2":
+            self._speak_http2(transport)
         super().dataReceived(data)
-        if self._channel is not first:
-            first.leave()
+
+    def _speak_http2(self, transport: Any) -> None:
+        """Let a `HangupHTTP2` have the connection; our channel keeps its ``client_error``."""
+        first: Any = self._channel
+        first._networkProducer.unregisterProducer()
+        heir: Any = HangupHTTP2(first, first.factory.reactor)
+        heir.requestFactory = self._requestFactory
+        heir.site, heir.factory = self._site, self._factory
+        self._channel = heir
+        heir.makeConnection(transport)
+        transport.registerProducer(heir, True)
+        first.leave()  # last, so that the site is never without this connection
+        self._negotiatedProtocol = b"h2"  # type: ignore[assignment]  # Twisted's is untyped
 
     def preamble_failed(self, error: ClientError, transport: Any) -> None:
         """A PROXY header or the TLS handshake is broken."""
@@ -111,7 +128,7 @@ class HangupSite(Site):
 
     @property
     def open_connections(self) -> int:
-        """How many HTTP/1.1 connections are open now, upgraded ones excepted."""
+        """How many connections are open now, without those that speak another protocol."""
         return len(self._hangups.open())
 
     def drain(self) -> Deferred[None]:

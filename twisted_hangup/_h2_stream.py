@@ -1,0 +1,180 @@
+"""One request over HTTP/2, and its response: what a request takes for its channel."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.error import ConnectionAborted
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web._http2 import H2Stream
+from twisted.web.http_headers import Headers
+
+from ._h2_rules import refusal
+from ._refusals import BODY_TOO_LARGE, Why
+from .deadlines import Deadline
+from .errors import ClientError
+from .events import RequestHead
+
+_NOT_MULTIPART: Final = Why("ERR_HTTP_MULTIPART", "Invalid multipart body")
+
+_log = Logger()
+
+
+class HangupStream(H2Stream):
+    """A stream whose request is a `HangupRequest`.
+
+    Whatever the application does with it after it has gone does nothing.
+
+    Attributes:
+        head: What was asked.
+        complete: Whether the request has arrived as a whole.
+        deadline: By when it has to.
+        queued: Bytes of the response that wait to be sent.
+        waiting_since: When the client last took some of them, or the first were queued.
+    """
+
+    _conn: Any
+    _request: Any
+
+    def __init__(self, stream_id: int, connection: Any, head: RequestHead, bodiless: bool) -> None:
+        self.head = head
+        self.complete = False
+        self.queued = 0
+        self.waiting_since = 0.0
+        self._bodiless = bodiless
+        self._received = 0
+        self.deadline = Deadline(self._out_of_time)
+        factory = connection.factory
+        super().__init__(
+            stream_id, connection, head, connection.requestFactory, connection.site, factory
+        )
+
+    def _convertHeaders(self, head: RequestHead) -> None:
+        """Give the request what it knows from HTTP/1."""
+        request = self._request
+        self.command, self.path = head.method, head.target
+        request.requestHeaders = headers = Headers()
+        for name, value in head.fields:
+            headers.addRawHeader(name, value)
+        request.gotLength(0 if self._bodiless else head.content_length)
+        request.parseCookies()
+
+    def begin(self) -> None:
+        """Ask for the body, or refuse what no resource may see."""
+        expected = self._request.requestHeaders.getRawHeaders(b"Expect", ())
+        if self.command == b"CONNECT":
+            self._refuse(501)
+        elif any(value.lower() != b"100-continue" for value in expected):
+            self._refuse(417)
+        elif expected and not self._bodiless:
+            self._send100Continue()
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has arrived of the body and was not taken, as the connection's window counts."""
+        return sum(length or 0 for _, length in self._inboundDataBuffer)
+
+    def lost(self, reason: Failure) -> None:
+        """The connection has gone, and the client is not to blame."""
+        self._stop_producer()
+        self._request.connectionLost(reason)
+
+    def _stop_producer(self) -> None:
+        producer = self.producer
+        if producer is not None:
+            self.unregisterProducer()
+            producer.stopProducing()
+
+    def client_left(self, error: ClientError) -> None:
+        """Nobody waits for the response any more: stop what produces it, tell the request."""
+        self._stop_producer()
+        self._request.client_left(error)
+
+    def cut_response(self, request: Any) -> None:
+        """End the stream in the middle of its response, visibly so."""
+        self.factory.log(request)
+        self._abort(ConnectionAborted("the response was cut short"))
+
+    def _abort(self, reason: Exception) -> None:
+        if self._is_open:
+            request = self._request
+            self._conn.abort_stream(self)
+            self._stop_producer()
+            request.connectionLost(Failure(reason))
+
+    @property
+    def _is_open(self) -> bool:
+        return self._conn.streams.get(self.streamID) is self
+
+    # What arrives.
+
+    def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
+        """Some of the body."""
+        self._received += len(data)
+        most = self._conn.hangups.limits.body_bytes
+        if self._request.finished:
+            self._conn.openStreamWindow(self.streamID, flowControlledLength)
+        elif most and self._received > most:
+            self._conn.openStreamWindow(self.streamID, flowControlledLength)
+            self.refuse(refusal(BODY_TOO_LARGE, self.head, None, "body"))
+        else:
+            super().receiveDataChunk(data, flowControlledLength)
+
+    def requestComplete(self) -> None:
+        """The end of the request: run it, unless its consumer wants to wait."""
+        self.complete = True
+        self._conn.hangups.deadlines.forget(self.deadline)
+        request = self._request
+        if request.finished:
+            return  # answered without its body
+        try:
+            super().requestComplete()
+        except Exception:
+            self._failed(request)
+
+    def _failed(self, request: Any) -> None:
+        """The request raised outside of its resource."""
+        if not request.process_begun:
+            # Only the client's own bytes have been looked at yet: Twisted's multipart
+            # parser lets several exceptions of the email package through.
+            self._respondToBadRequestAndDisconnect()
+            return
+        _log.failure("A request failed outside of its resource")
+        if request.startedWriting:
+            self.cut_response(request)
+        else:
+            request.refuse(500)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """`Request` calls this when it cannot parse a multipart body."""
+        self.refuse(refusal(_NOT_MULTIPART, self.head, b"content-type", "body"))
+
+    def refuse(self, error: ClientError) -> None:
+        """Answer the request with an error, and let no resource see it."""
+        self._conn.refuse_stream(self.streamID, error)
+
+    def _refuse(self, status: int) -> None:
+        """Answer a well-formed request that no resource may see."""
+        request = self._request
+        request.method, request.uri, request.clientproto = self.command, self.path, b"HTTP/2"
+        request.refuse(status)
+
+    def _out_of_time(self) -> None:
+        self._conn.stream_out_of_time(self)
+
+    # What the application does.
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Send the head of the response."""
+        if self._is_open:
+            super().writeHeaders(version, code, reason, headers)
+
+    def abortConnection(self) -> None:
+        """Reset the stream."""
+        self._abort(ConnectionAborted("the stream was reset"))
+
+    def resumeProducing(self) -> None:
+        """The application takes more of the body."""
+        if self._is_open:
+            super().resumeProducing()
