@@ -6,6 +6,7 @@ handed to the other half, `twisted_hangup.channel`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.interfaces import ISSLTransport
@@ -54,6 +55,8 @@ class RequestDriver(HTTPChannel):
     _head: RequestHead | None = None
     _error: ClientError | None = None
     _peer: Any = None
+    #: What came behind a request for an upgrade, until the new protocol is ready for it.
+    _behind: Sequence[bytes] = ()
 
     #: Whether the connection is being closed, or has left; nothing is acted on any more.
     _over = False
@@ -211,8 +214,7 @@ class RequestDriver(HTTPChannel):
             self._clock.message_complete()
             transport = self.transport
             self.allContentReceived()
-            if self.transport is None and not self._left:
-                self._hand_over(transport)
+            self.rendered(transport)
 
     def _read_again(self) -> None:
         """Reading is not paused any more, or there is nothing left to read from."""
@@ -244,19 +246,36 @@ class RequestDriver(HTTPChannel):
         self._handlingRequest = True
         request.refuse(status)
 
-    def _hand_over(self, transport: Any) -> None:
-        """Another protocol has the connection: it gets what came behind the request."""
-        rest = self._parser.unread()
-        self.leave()
-        if self.transport is not None:
-            heir: Any = self  # Twisted's websockets replace dataReceived on this instance
-        else:
+    def rendered(self, transport: Any) -> None:
+        """A resource was asked, and may have put another protocol in our place.
+
+        That gets what came behind the request, after all that the resource has written.
+
+        Args:
+            transport: What our transport was before.
+        """
+        heir: Any = self  # Twisted's websockets replace dataReceived on this instance
+        if self.transport is None:
             # autobahn takes the transport away and puts its protocol on top of it.
             heir = transport if isinstance(transport, ProtocolWrapper) else transport.protocol
             while isinstance(heir, ProtocolWrapper):
                 heir = heir.wrappedProtocol
-        for data in rest:
+            self._upgraded()
+        behind, self._behind = self._behind, []
+        for data in behind:
             heir.dataReceived(data)
+
+    def _upgraded(self) -> None:
+        """Another protocol has the connection."""
+        if self._left:
+            return
+        self._behind = self._parser.unread()
+        self.leave()
+        # As its producer we would pause reading for the new protocol, keep it from having
+        # a producer of its own, and keep TLS from closing.
+        producer: Any = self._networkProducer
+        producer.resumeProducing()
+        producer.unregisterProducer()
 
     # What Twisted calls while it drives a request.
 
@@ -316,4 +335,4 @@ class RequestDriver(HTTPChannel):
 
     def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:
         super()._protocolUpgradeForWebsockets(protocol)
-        self._hand_over(self.transport)
+        self._upgraded()

@@ -48,6 +48,13 @@ class HangupRequest(Request):
         self.process_begun = True
         super().process()
 
+    def render(self, resource: Any) -> None:
+        """Ask *resource*, now or when the one before it has found it."""
+        channel, transport = self.channel, self.channel.transport
+        super().render(resource)  # type: ignore[misc]
+        if hasattr(channel, "rendered"):  # a stream of HTTP/2 is never upgraded
+            channel.rendered(transport)
+
     def refuse(self, status: int) -> None:
         """Answer *status* without asking the application, and close."""
         self.setResponseCode(status)
