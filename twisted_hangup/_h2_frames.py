@@ -29,11 +29,13 @@ class FrameWatch:
             unfinished, or CONTINUATION frames are to follow.
         block_bytes: Bytes of that block so far, compressed as they are.
         blocks: Field blocks that have begun so far.
+        largest: Length of the longest frame that has begun so far.  h2 would take in all of
+            a frame, up to 16 MiB, before it finds it too long.
     """
 
     __slots__ = (
         *("_header", "_last_of_block", "_left"),
-        *("block_bytes", "blocks", "in_block", "preface_left"),
+        *("block_bytes", "blocks", "in_block", "largest", "preface_left"),
     )
 
     def __init__(self) -> None:
@@ -41,6 +43,7 @@ class FrameWatch:
         self.in_block = False
         self.block_bytes = 0
         self.blocks = 0
+        self.largest = 0
         self._header = b""
         self._left = 0
         self._last_of_block = False
@@ -68,6 +71,7 @@ class FrameWatch:
 
     def _begin(self, header: bytes) -> None:
         self._left = int.from_bytes(header[:_TYPE], "big")
+        self.largest = max(self.largest, self._left)
         kind = header[_TYPE]
         if kind == _HEADERS:
             self.in_block = True

@@ -91,7 +91,9 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
         or _refused_length(head, limits)
     )
     if broken is None and not connects:
-        broken = _refused_request(head, pseudo) or _refused_authority(head, authority, limits)
+        broken = _refused_request(head, pseudo, limits) or _refused_authority(
+            head, authority, limits
+        )
     if authority is not None:
         others = [field for field in head.fields if field[0] != b"host"]
         head.fields = [(b"host", authority), *others]
@@ -154,8 +156,10 @@ def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | No
     return None
 
 
-def _refused_request(head: RequestHead, pseudo: dict[bytes, bytes]) -> tuple[Why, bytes] | None:
-    if not _grammar.TOKEN.fullmatch(head.method):
+def _refused_request(
+    head: RequestHead, pseudo: dict[bytes, bytes], limits: Limits
+) -> tuple[Why, bytes] | None:
+    if head.method not in limits.methods:
         return why.INVALID_METHOD, b":method"
     refused = refused_path(head.method, head.target)
     if refused is not None:

@@ -71,6 +71,11 @@ class HangupStream(H2Stream):
             self._send100Continue()
 
     @property
+    def answered(self) -> bool:
+        """Whether the response is complete, though perhaps not sent yet."""
+        return bool(self._request.finished)
+
+    @property
     def unread_bytes(self) -> int:
         """What has arrived of the body and was not taken, as the connection's window counts."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
@@ -78,7 +83,8 @@ class HangupStream(H2Stream):
     def lost(self, reason: Failure) -> None:
         """The connection has gone, and the client is not to blame."""
         self._stop_producer()
-        self._request.connectionLost(reason)
+        if not self.answered:
+            self._request.connectionLost(reason)
 
     def _stop_producer(self) -> None:
         producer = self.producer
@@ -87,9 +93,13 @@ class HangupStream(H2Stream):
             producer.stopProducing()
 
     def client_left(self, error: ClientError) -> None:
-        """Nobody waits for the response any more: stop what produces it, tell the request."""
+        """Nobody waits for the response any more: stop what produces it, tell the request.
+
+        A request that is finished, though its response was not sent yet, is not told.
+        """
         self._stop_producer()
-        self._request.client_left(error)
+        if not self.answered:
+            self._request.client_left(error)
 
     def cut_response(self, request: Any) -> None:
         """End the stream in the middle of its response, visibly so."""
@@ -113,7 +123,7 @@ class HangupStream(H2Stream):
         """Some of the body."""
         self._received += len(data)
         most = self._conn.hangups.limits.body_bytes
-        if self._request.finished:
+        if self.answered:
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
         elif most and self._received > most:
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
@@ -126,8 +136,8 @@ class HangupStream(H2Stream):
         self.complete = True
         self._conn.hangups.deadlines.forget(self.deadline)
         request = self._request
-        if request.finished:
-            return  # answered without its body
+        if self.answered:
+            return  # without its body
         try:
             super().requestComplete()
         except Exception:

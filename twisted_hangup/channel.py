@@ -193,6 +193,8 @@ class HangupChannel(RequestDriver):
             )
             if self._input_ended:
                 self._socket.input_ended()
+            if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
+                self._socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
         return self._socket
 
     def _closing(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from h2 import events
 from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
+from h2.exceptions import FrameTooLargeError, ProtocolError
 from hpack import HPACKError, OversizedHeaderListError
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
@@ -93,14 +93,19 @@ class HangupHTTP2(SendingConnection):
             if self._socket is not None:
                 self._socket.dropped(len(data))
             return
-        in_preface, blocks = bool(self._frames.preface_left), self._frames.blocks
-        had_block = self._frames.in_block
-        self._frames.feed(data)
+        frames = self._frames
+        in_preface, blocks, had_block = frames.preface_left, frames.blocks, frames.in_block
+        frames.feed(data)
         try:
             received = self.conn.receive_data(data)
+            most = self.conn.max_inbound_frame_size
+            if frames.largest > most:
+                raise FrameTooLargeError(
+                    f"A frame of {frames.largest} bytes, where {most} are most"
+                )
         except ProtocolError as error:
             # What came before it in this same read has not been begun, and is not.
-            had_block = had_block or self._frames.blocks > blocks
+            had_block = had_block or frames.blocks > blocks
             self._break(_code_of(error), _words_of(error), had_block)
             return
         for event in received:
@@ -110,7 +115,7 @@ class HangupHTTP2(SendingConnection):
             if self._over:
                 return
         self._tryToWriteControlData()
-        self._watch_input(in_preface)
+        self._watch_input(bool(in_preface))
 
     def stopProducing(self) -> None:
         """The transport has gone; `connectionLost` will tell why."""
@@ -241,6 +246,9 @@ class HangupHTTP2(SendingConnection):
 
     def refuse_stream(self, stream_id: int, error: ClientError) -> None:
         """Answer one request with the status of *error*, and let no resource see it."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.answered:
+            return  # 417 or 501 is on its way already
         journal = self.hangups.journal
         journal.record(self._known(error))
         fields = [(b":status", b"%d" % (error.status or 400)), (b"content-length", b"0")]
@@ -398,6 +406,8 @@ class HangupHTTP2(SendingConnection):
 
     def _error_of(self, reason: Failure) -> ClientError | None:
         """What the loss of the connection says about the client."""
+        if self.transport.disconnecting:
+            return None  # aborted by us, or closed by the application
         phase, stream = self.phase, self._furthest()
         # Whatever is unfinished, there is nothing that could still be answered: as in a
         # response, the client has hung up.
