@@ -23,7 +23,15 @@ FLOORS: Final = [
     # judging bytes: no I/O, no clock, no Twisted
     {
         *{"parser", "_body", "_request_line", "_target", "_fields", "_head_end", "_blocks"},
-        *{"_scan", "_facts", "_refusals", "_proxy_header"},
+        *{
+            "_scan",
+            "_facts",
+            "_refusals",
+            "_h2_frames",
+            "_h2_rules",
+            "_proxy_header",
+            "_forwarding",
+        },
     },
     # Twisted adapters
     {
@@ -40,6 +48,7 @@ FLOORS: Final = [
             "_open_files",
             "_errno",
             "_layers",
+            "_quiet",
         },
     },
     # the server
@@ -47,6 +56,7 @@ FLOORS: Final = [
         *{
             "channel",
             "http2",
+            "_h2_requests",
             "_h2_sending",
             "_h2_stream",
             "tls",
@@ -62,6 +72,8 @@ FLOORS: Final = [
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},
         *{"_access_log", "_accept", "_static", "_welcome", "_plain_page"},
+        *{"_outbound", "_tunnel"},
+        *{"async_resource", "wsgi"},
     },
     # wiring
     {

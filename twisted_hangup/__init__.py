@@ -7,6 +7,10 @@ nobody does, the client gets the right status and can be sure to read it.
 """
 
 from ._masking import MaskingPolicy as MaskingPolicy
+from .async_resource import AsyncResource as AsyncResource
+from .cancel import cancel_on_hangup as cancel_on_hangup
+from .cancel import cancellable as cancellable
+from .cancel import shield as shield
 from .channel import HangupChannel as HangupChannel
 from .client_socket import ClientSocket as ClientSocket
 from .endpoint import hangup_endpoint as hangup_endpoint
@@ -29,3 +33,4 @@ from .limits import Timeouts as Timeouts
 from .parser import RequestParser as RequestParser
 from .site import HangupSite as HangupSite
 from .site import forward_client_errors as forward_client_errors
+from .wsgi import HangupWSGIResource as HangupWSGIResource

@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
+from weakref import finalize
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import INonQueuedRequestFactory
 
+from ._quiet import fail_quietly
 from .errors import ClientError
 
 #: nginx's "client closed request": the status that the access log gives such a request.
@@ -34,6 +37,9 @@ class ClientGone(ConnectionLost, ConnectionDone):
 class HangupRequest(Request):
     """Mixed in before a request class.
 
+    Once there is nobody to answer any more, whatever an application still does with its
+    request does nothing, and no method raises for that.
+
     Attributes:
         process_begun: Whether the application has been asked yet.  An exception before
             that comes from parsing what the client sent.
@@ -43,6 +49,10 @@ class HangupRequest(Request):
     channel: Any  # a HangupChannel, which stands on the floor above
     process_begun = False
     client_hung_up = False
+
+    #: Why there is nobody to answer any more; None while there is.
+    _lost: Failure | None = None
+    _was_secure = False
 
     def process(self) -> None:
         self.process_begun = True
@@ -71,6 +81,67 @@ class HangupRequest(Request):
             self.code = CLIENT_LEFT
             self.channel.factory.log(self)
         self.connectionLost(Failure(gone))
+
+    def connectionLost(self, reason: Failure) -> None:
+        """There is no longer a connection to respond over."""
+        self._lost = reason
+        self._was_secure = self.isSecure()
+        # A callback that forgets another one's Deferred must not disturb the loop below.
+        waiting, self.notifications = self.notifications, []
+        content = self.content
+        if self.process_begun and content is not None:
+            # The application may go on reading what the client has sent.
+            finalize(self, content.close)
+            self.content = None
+        super().connectionLost(reason)
+        self.content = content
+        for waiter in waiting:
+            fail_quietly(waiter, reason)
+
+    # What the application calls.
+
+    def notifyFinish(self) -> Deferred[None]:
+        """A new Deferred that fires when the response is finished, or has been.
+
+        It fails with a `ClientGone` when the client leaves before that, and with another
+        reason when the connection is lost otherwise; nothing is logged for a Deferred
+        whose failure nobody handles.
+        """
+        if self._lost is not None:
+            waiter: Deferred[None] = Deferred()
+            fail_quietly(waiter, self._lost)
+            return waiter
+        if self.finished:
+            return succeed(None)
+        return super().notifyFinish()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let *producer* write the response; it is stopped at once if nobody waits for it."""
+        if self._disconnected:
+            producer.stopProducing()  # as Twisted's transports do
+        else:
+            super().registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """The producer is done."""
+        if self._disconnected:
+            self.producer = None
+        else:
+            super().unregisterProducer()
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status; one that was logged for a lost response stays."""
+        if not self._disconnected:
+            super().setResponseCode(code, message)
+
+    def finish(self) -> None:
+        """The response is complete."""
+        if not self._disconnected:
+            super().finish()
+
+    def isSecure(self) -> bool:
+        """Whether the request came over TLS; the answer is the same when its client has left."""
+        return self._was_secure or bool(super().isSecure())
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Render the failure, unless a response is on its way: then cut that short.

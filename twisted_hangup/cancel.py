@@ -1,0 +1,254 @@
+"""An application's work ends when its client leaves, if the application wants that.
+
+Nothing is cancelled by itself, because work that has begun to change something often has
+to finish.  `cancellable` and `cancel_on_hangup` say what may end early, and `shield` says
+what must not, inside of something that may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from inspect import iscoroutine
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, FirstError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import RequestTransmissionFailed, ResponseFailed
+from twisted.web.iweb import IRequest
+
+from ._quiet import fail_quietly
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+#: What `cancel_on_hangup` and `shield` take: what is going on, or would go on if awaited.
+Work: TypeAlias = "Deferred[T] | Coroutine[Deferred[Any], Any, T]"
+
+_log = Logger()
+
+
+def cancel_on_hangup(request: Any, work: Work[T]) -> Deferred[T]:
+    """Cancel *work* when the client of *request* leaves before its response is finished.
+
+    Args:
+        request: The request that the work is for.
+        work: A Deferred or a coroutine.  Nobody else may be waiting for the same Deferred,
+            because it would be cancelled for them, too.
+
+    Returns:
+        A new Deferred with the result of *work*; go on with this one.  After a hang-up it
+        fails with a `CancelledError` whose ``__cause__`` is the `ClientHangUp`, also where
+        the work has wrapped it (``gatherResults`` and ``treq`` do); nothing is logged if
+        nobody handles that.  Work that answers the cancelling with another result or
+        error gives that.
+
+        To cancel it cancels *work*, once: whoever cancels it after the hang-up does not
+        disturb what the work does to clean up.  An error of work that nobody waits for any
+        more is logged.
+
+    A coroutine sees the same `CancelledError` where it waits.  If the client has left
+    already, a Deferred is cancelled at once and a coroutine is never begun.  After
+    ``finish()`` nothing is cancelled any more.
+    """
+    return _Errand(request, work).waiter
+
+
+def cancellable(function: Callable[P, Any]) -> Callable[P, Any]:
+    """Let what *function* does for a request end when the client leaves.
+
+    A decorator for methods of an `AsyncResource`, klein routes, and whatever else takes a
+    request and is a coroutine function or returns a Deferred::
+
+        class Report(AsyncResource):
+            @cancellable
+            async def render_GET(self, request):
+                return await self.database.query("...")
+
+    In a klein application it stands below ``@app.route``.
+
+    Returns:
+        A function that returns what `cancel_on_hangup` does, or any other result as it is.
+        It raises TypeError where no argument is a request.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        request = _request_among(*args, *kwargs.values())
+        result = function(*args, **kwargs)
+        if isinstance(result, Deferred) or iscoroutine(result):
+            return cancel_on_hangup(request, result)
+        return result
+
+    return call
+
+
+def shield(work: Work[T]) -> Deferred[T]:
+    """Go on with *work* even when who waits for it is cancelled.
+
+    ::
+
+        @cancellable
+        async def render_POST(self, request):
+            order = await self.check(request)        # may end early
+            await shield(self.place(order))          # ends when it is done
+            return b"placed"
+
+    Args:
+        work: A Deferred or a coroutine; a coroutine is begun now.
+
+    Returns:
+        A new Deferred with the result of *work*.  To cancel it makes it fail with a
+        `CancelledError` at once and leaves the work alone; if that fails after that, its
+        error is logged, and its result is lost.
+    """
+
+    def pass_on(result: Any) -> None:
+        if not waiter.called:
+            _fire(waiter, result)
+        elif isinstance(result, Failure):
+            _log.failure("Shielded work failed when nobody waited for it any more", result)
+
+    # A canceller that does nothing: Twisted then fails the Deferred itself.
+    waiter: Deferred[T] = Deferred(lambda _: None)
+    _begin(work).addBoth(pass_on)
+    return waiter
+
+
+def cancellation_in(error: BaseException | None) -> CancelledError | None:
+    """The `CancelledError` that *error* is, or has come of; None where there is none.
+
+    What runs things in parallel wraps what one of them failed with, and Twisted's HTTP
+    client wraps everything.
+    """
+    if isinstance(error, CancelledError):
+        return error
+    reasons: list[Failure] = []
+    if isinstance(error, FirstError):
+        reasons = [error.subFailure]
+    elif isinstance(error, (ResponseFailed, RequestTransmissionFailed)):
+        reasons = error.reasons
+    for reason in reasons:
+        found = cancellation_in(reason.value)
+        if found is not None:
+            return found
+    return None
+
+
+class _Errand(Generic[T]):
+    """Work that is done for one request.
+
+    Attributes:
+        waiter: Fires with the result.
+    """
+
+    _work: Deferred[T] | None = None
+    #: Why it was cancelled.
+    _reason: BaseException | None = None
+
+    def __init__(self, request: Any, work: Work[T]) -> None:
+        self.waiter: Deferred[T] = Deferred(self._cancel)
+        self._request = request
+        self._notice: Deferred[None] = request.notifyFinish()
+        self._notice.addErrback(self._ebRequest)
+        if isinstance(work, Deferred):
+            self._work = work
+        elif self._reason is None:
+            self._work = Deferred.fromCoroutine(_Told(work, self._tell))
+        else:
+            work.close()
+            self._work = Deferred()
+        if self._reason is not None:
+            self._work.cancel()
+        self._work.addBoth(self._cbDone)
+
+    def _ebRequest(self, failure: Failure) -> None:
+        """The client has left: its `ClientHangUp` is the cause of what a request is told."""
+        gone = failure.value
+        assert gone is not None
+        self._reason = gone.__cause__ or gone
+        if self._work is not None:
+            self._work.cancel()
+
+    def _cancel(self, waiter: Deferred[T]) -> None:
+        """Whoever waits does so no longer."""
+        if self._reason is None:
+            assert self._work is not None
+            self._work.cancel()
+        else:
+            error = CancelledError()
+            error.__cause__ = self._reason
+            fail_quietly(waiter, Failure(error))
+
+    def _tell(self, error: BaseException | None) -> CancelledError | None:
+        """Put the reason into the `CancelledError` in *error*, if that has come of a hang-up."""
+        if self._reason is None:
+            return None
+        cancelled = cancellation_in(error)
+        if cancelled is not None and cancelled.__cause__ is None:
+            cancelled.__cause__ = self._reason
+        return cancelled
+
+    def _cbDone(self, result: T | Failure) -> None:
+        self._forget_request()
+        cancelled = self._tell(result.value) if isinstance(result, Failure) else None
+        if not self.waiter.called:
+            if cancelled is not None:
+                fail_quietly(self.waiter, Failure(cancelled))
+            else:
+                _fire(self.waiter, result)
+        elif isinstance(result, Failure) and cancellation_in(result.value) is None:
+            _log.failure("Cancelled work failed when nobody waited for it any more", result)
+
+    def _forget_request(self) -> None:
+        """An endless response may wait for many things, one after the other."""
+        waiting = getattr(self._request, "notifications", [])
+        if self._notice in waiting:
+            self._request.notifications = [each for each in waiting if each is not self._notice]
+
+
+class _Told(Coroutine[Deferred[Any], Any, T]):
+    """A coroutine; *tell* is called with each exception before that is thrown into it."""
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Deferred[Any], Any, T],
+        tell: Callable[[BaseException | None], object],
+    ) -> None:
+        self._coroutine = coroutine
+        self._tell = tell
+
+    def send(self, value: Any) -> Deferred[Any]:
+        return self._coroutine.send(value)
+
+    def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Deferred[Any]:
+        try:
+            self._tell(error)  # Twisted throws the exception, and nothing else
+            return self._coroutine.throw(error)
+        finally:
+            del error  # its traceback has this frame
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+
+def _begin(work: Work[T]) -> Deferred[T]:
+    return work if isinstance(work, Deferred) else Deferred.fromCoroutine(work)
+
+
+def _fire(deferred: Deferred[T], result: T | Failure) -> None:
+    if isinstance(result, Failure):
+        deferred.errback(result)
+    else:
+        deferred.callback(result)
+
+
+def _request_among(*arguments: object) -> Any:
+    for argument in arguments:
+        if IRequest.providedBy(argument):
+            return argument
+    raise TypeError("cancellable: none of the arguments is a request")

@@ -1,0 +1,120 @@
+"""WSGI applications that can tell when their client has left."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator
+from threading import Event
+from typing import Any, Final
+
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from twisted.web.resource import IResource
+from twisted.web.wsgi import WSGIResource
+from zope.interface import implementer
+
+#: Key in the WSGI environment: a `threading.Event` that is set when the client has left.
+CLIENT_GONE: Final = "twisted_hangup.client_gone"
+
+
+class _NobodyReads(BrokenPipeError):
+    """What ``write()`` raises in an application whose client has left."""
+
+
+@implementer(IResource)
+class HangupWSGIResource:
+    """Twisted's `WSGIResource`, for applications whose clients leave.
+
+    A thread cannot be cancelled, so an application has to look for itself::
+
+        def application(environ, start_response):
+            gone = environ["twisted_hangup.client_gone"]
+            start_response("200 OK", [])
+            for row in rows():
+                if gone.is_set():       # or gone.wait(seconds), instead of sleeping
+                    break
+                ...
+
+    But also one that does not look is stopped where that can be done: when the client has
+    left, an application that has still been waiting for a thread is not called, the next
+    piece of its response is not asked for, and ``write()`` raises BrokenPipeError (nothing
+    is logged if that comes back out).  The ``close()`` of what it returned is called in any
+    case, errors included (PEP 3333).
+
+    Args:
+        reactor: What runs the site.
+        threadpool: The threads that the application is called in.
+        application: The WSGI application.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self, reactor: IReactorFromThreads, threadpool: ThreadPool, application: Callable[..., Any]
+    ) -> None:
+        self._reactor = reactor
+        self._threadpool = threadpool
+        self._application = application
+
+    def render(self, request: Any) -> Any:
+        """Call the application in a thread."""
+        call = _Call(self._application)
+        request.notifyFinish().addErrback(call.client_left)
+        return WSGIResource(self._reactor, self._threadpool, call).render(request)
+
+    def getChildWithDefault(self, name: bytes, request: Any) -> IResource:
+        raise RuntimeError("a WSGI application has no child resources")
+
+    def putChild(self, path: bytes, child: IResource) -> None:
+        raise RuntimeError("a WSGI application has no child resources")
+
+
+class _Call:
+    """One call of an application, itself a WSGI application."""
+
+    def __init__(self, application: Callable[..., Any]) -> None:
+        self._application = application
+        self._gone = Event()
+
+    def client_left(self, failure: Failure) -> None:
+        self._gone.set()
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        if self._gone.is_set():
+            return ()
+
+        def start(*arguments: Any) -> Callable[[bytes], None]:
+            write = start_response(*arguments)
+
+            def checked(data: bytes) -> None:
+                if self._gone.is_set():
+                    raise _NobodyReads(errno.EPIPE, "the client has left")
+                write(data)
+
+            return checked
+
+        environ[CLIENT_GONE] = self._gone
+        try:
+            return self._pieces(self._application(environ, start))
+        except _NobodyReads:
+            return ()
+
+    def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        """What the application gives, as long as there is somebody to send it to."""
+        try:
+            pieces = iter(body)
+            while not self._gone.is_set():
+                try:
+                    piece = next(pieces)
+                except StopIteration:
+                    break
+                yield piece
+        except _NobodyReads:
+            pass
+        finally:
+            close = getattr(body, "close", None)
+            if close is not None:
+                close()
