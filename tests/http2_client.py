@@ -170,7 +170,8 @@ class H2Client:
                     update = WindowUpdateFrame(stream_id, window_increment=len(frame.data))
                     self.send(update)
         elif isinstance(frame, RstStreamFrame):
-            stream.reset = frame.error_code
+            if stream.reset is None:  # frames on their way are answered by more of them
+                stream.reset = frame.error_code
         elif isinstance(frame, GoAwayFrame):
             self.goaways.append((frame.error_code, frame.last_stream_id))
         elif isinstance(frame, SettingsFrame):

@@ -10,8 +10,6 @@ from contextlib import suppress
 import pytest
 import pytest_twisted
 from certificates import server_context
-from h2.connection import H2Connection
-from h2.events import ResponseReceived
 from twisted.python.failure import Failure
 from wire import BAD, DEFAULT, GOOD, Client, Served, in_thread, pause, talk
 
@@ -103,29 +101,6 @@ async def test_failed_handshake(serve: Serve, wire: bytes, code: str) -> None:
     (error,) = served.errors
     assert isinstance(error, TLSError)
     assert (error.code, error.phase, error.status) == (code, "handshake", None)
-
-
-@pytest_twisted.ensureDeferred
-async def test_http2_is_still_served(serve: Serve) -> None:
-    """A client that negotiates HTTP/2 gets it."""
-    served = serve(tls=server_context())
-
-    def run() -> dict[bytes, bytes]:
-        client = Client(served.port, tls=True, alpn="h2")
-        connection = H2Connection()
-        connection.initiate_connection()
-        fields = [(":method", "GET"), (":path", "/fast"), (":scheme", "https")]
-        connection.send_headers(1, [*fields, (":authority", "localhost")], end_stream=True)
-        client.send(connection.data_to_send())
-        try:
-            while True:
-                for event in connection.receive_data(client.socket.recv(65536)):
-                    if isinstance(event, ResponseReceived):
-                        return dict(event.headers)
-        finally:
-            client.close()
-
-    assert (await in_thread(run))[b":status"] == b"200"
 
 
 @pytest_twisted.ensureDeferred
