@@ -19,10 +19,15 @@ MOST_LINES: Final = 450
 #: floors know no Twisted.
 FLOORS: Final = [
     # words, standard library only
-    {"errors", "events", "limits", "report", "_grammar", "_masking", "_rules", "_text"},
+    {
+        *{"errors", "events", "limits", "report", "_grammar", "_masking", "_rules", "_text"},
+        *{"_response_rules"},
+    },
     # judging bytes: no I/O, no clock, no Twisted
     {
         *{"parser", "_body", "_request_line", "_target", "_fields", "_head_end", "_blocks"},
+        *{"response_parser", "_reads", "_status_line", "_response_head", "_response_scan"},
+        *{"_response_refusals"},
         *{
             "_scan",
             "_facts",

@@ -23,14 +23,17 @@ from .errors import HangupError as HangupError
 from .errors import HeaderOverflow as HeaderOverflow
 from .errors import HTTP2Error as HTTP2Error
 from .errors import ParseError as ParseError
+from .errors import ResponseParseError as ResponseParseError
 from .errors import RequestTimeout as RequestTimeout
 from .errors import ServerHangUp as ServerHangUp
 from .errors import TLSError as TLSError
 from .errors import UnexpectedEOF as UnexpectedEOF
+from .events import ResponseHead as ResponseHead
 from .limits import Lenience as Lenience
 from .limits import Limits as Limits
 from .limits import Timeouts as Timeouts
 from .parser import RequestParser as RequestParser
+from .response_parser import ResponseParser as ResponseParser
 from .site import HangupSite as HangupSite
 from .site import forward_client_errors as forward_client_errors
 from .wsgi import HangupWSGIResource as HangupWSGIResource

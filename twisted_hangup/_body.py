@@ -14,7 +14,7 @@ from ._facts import CHUNKED, TRANSFER_ENCODING
 from ._grammar import CR, LF
 from ._refusals import Refusal, after_byte, at_byte
 from ._scan import Scan
-from .events import BodyData, Part, RequestHead
+from .events import BodyData, Part, RequestHead, ResponseHead
 
 _QUOTE: Final = ord('"')
 _EQUALS: Final = ord("=")
@@ -26,7 +26,7 @@ _MOST_SIZE_DIGITS: Final = 16
 _HEX: Final = {byte: int(chr(byte), 16) for byte in b"0123456789ABCDEFabcdef"}
 
 
-def begin(scan: Scan, head: RequestHead) -> None:
+def begin(scan: Scan, head: RequestHead | ResponseHead) -> None:
     """Let the body of *head* follow (RFC 9112, section 6.3), or the end of the message."""
     if head.chunked:
         # Trailers are judged in the light of it (RFC 9110, section 6.5.1).

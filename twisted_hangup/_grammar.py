@@ -142,6 +142,17 @@ COMMON_REQUEST_LINE: Final = re.compile(
     rb"([" + TCHAR + rb"]+) (/[" + TARGET_CHAR + rb"?]*) (?:HTTP/(1\.[01])\r\n)?"
 )
 
+# --- status line --------------------------------------------------------------------------
+
+# RFC 9112, section 4
+#   status-line   = HTTP-version SP status-code SP [ reason-phrase ]
+#   reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )
+# Laxer: the SP may be missing where no reason follows, as several servers write it.
+# Stricter: a status is 100 or more; none below has a meaning (RFC 9110, section 15).
+COMMON_STATUS_LINE: Final = re.compile(
+    rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([" + FIELD_CHAR + rb"]*))?\r\n"
+)
+
 # --- fields -------------------------------------------------------------------------------
 
 # RFC 9112, sections 2.1 and 5

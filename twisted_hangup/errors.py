@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 from ._masking import DEFAULT_POLICY
-from .events import Break, RequestHead
+from .events import Break, RequestHead, ResponseHead
 from .report import report_error
 
 Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
@@ -63,6 +63,9 @@ class ClientError(HangupError):
     )
 
     default_status: int | None = None
+
+    #: What `report` tells of.
+    about: Literal["request", "response"] = "request"
 
     #: What the default answer says in its body, as text; nothing, as in Node.
     default_body = b""
@@ -137,6 +140,27 @@ class BodyTooLarge(ParseError):
 
 class UnexpectedEOF(ParseError):
     """``HPE_INVALID_EOF_STATE``: the client ended its input inside a message; 400."""
+
+
+class ResponseParseError(ParseError):
+    """The bytes of a server's response break RFC 9112, or a limit; nobody is answered.
+
+    Codes and reasons are those of a `ParseError`, with ``HPE_INVALID_STATUS`` and ours for
+    what no request asked for.  ``request`` is None, and *status* too.
+
+    Attributes:
+        response: Status and fields received so far; None before the status was complete.
+    """
+
+    about = "response"
+
+    def __init__(self, reason: str, *, response: ResponseHead | None = None, **told: Any) -> None:
+        super().__init__(reason, **told)
+        self.response = response
+
+    @property
+    def status(self) -> None:
+        return None
 
 
 class RequestTimeout(ClientError):

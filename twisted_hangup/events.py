@@ -1,6 +1,6 @@
 """What the parser emits: small records with the RFC's words.
 
-They hold bytes as the client sent them and know nothing of connections.  All are
+They hold bytes as the peer sent them and know nothing of connections.  All are
 plain slotted dataclasses: the parser builds two or three per request, and a frozen one
 costs three times as much to build.  Treat them as read-only all the same.
 """
@@ -49,6 +49,48 @@ class RequestHead:
 
 
 @dataclass(slots=True)
+class ResponseHead:
+    """A status line and its field section (RFC 9112, sections 4 and 5).
+
+    Attributes:
+        status: From 100 to 999; what is 600 or more means 500 (RFC 9110, section 15).
+        reason: The reason phrase as received, often empty; it means nothing.
+        version: ``b"1.0"`` or ``b"1.1"``; ``b""`` where the line broke before its end.
+        fields: Field lines in the order received.
+        content_length: The Content-Length, or None without the field.  In the answer to
+            HEAD, and in a 304, it is that of a body which does not come.
+        chunked: Whether Transfer-Encoding is ``chunked``; the same is true of it.
+        keep_alive: Whether another request may be sent on the connection when this message
+            has ended (RFC 9112, section 9.3): never where the body ends with it.
+        upgrade: Whether the connection belongs to another protocol behind this message:
+            a 101, or a 2xx that answers CONNECT.
+        has_body: Whether a body follows, which may still turn out to be empty.
+    """
+
+    status: int
+    reason: bytes = b""
+    version: bytes = b""
+    fields: list[Field] = field(default_factory=list)
+    content_length: int | None = None
+    chunked: bool = False
+    keep_alive: bool = True
+    upgrade: bool = False
+    has_body: bool = False
+
+    @property
+    def interim(self) -> bool:
+        """Whether no `EndOfMessage` follows, but the head of the response itself, or
+        one more of this kind (RFC 9110, section 15.2; a 101 is not interim).
+        """
+        return 100 <= self.status < 200 and self.status != 101
+
+    @property
+    def until_close(self) -> bool:
+        """Whether the body ends where the connection does (RFC 9112, section 6.3)."""
+        return self.has_body and not self.chunked and self.content_length is None
+
+
+@dataclass(slots=True)
 class BodyData:
     """Some octets of the body, transfer coding removed; never empty."""
 
@@ -76,13 +118,15 @@ class NeedData(Enum):
 NEED_DATA: Final = NeedData.NEED_DATA
 
 Event: TypeAlias = RequestHead | BodyData | EndOfMessage | NeedData
+ResponseEvent: TypeAlias = ResponseHead | BodyData | EndOfMessage | NeedData
 
 
 class Part(Enum):
     """The part of a message a byte stands in."""
 
-    EMPTY_LINE = "empty line before the request"
+    EMPTY_LINE = "empty line before the message"
     REQUEST_LINE = "request line"
+    STATUS_LINE = "status line"
     FIELD = "header field"
     CHUNK_SIZE = "chunk size line"
     BODY = "body"
@@ -91,12 +135,12 @@ class Part(Enum):
 
 @dataclass(slots=True)
 class Break:
-    """Where in its message a request broke, told independently of how the bytes were cut.
+    """Where in its message a request or response broke, however its bytes were cut.
 
     Attributes:
         part: What the line that broke is.
-        request_line: The request line as received, without its line end; so far, where
-            it is the line that broke.
+        request_line: The request line (of a response: its status line) as received,
+            without its line end; so far, where it is the line that broke.
         line: The line that broke, from its first byte up to and including the byte that
             broke it (all of it where no single byte is to blame).
         caret: Index in *line* of the byte that broke it; ``len(line)`` where no byte did.
