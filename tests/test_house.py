@@ -50,6 +50,7 @@ FLOORS: Final = [
             "_flood",
             "_whole_lines",
             "_seldom",
+            "_handler_log",
             "_open_files",
             "_errno",
             "_layers",

@@ -18,7 +18,9 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import RESPONSES
 
+from ._handler_log import handler_log
 from .deadlines import Deadline, Deadlines
+from .errors import ClientError
 from .limits import Limits, Timeouts
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
@@ -64,9 +66,13 @@ class ClientSocket:
             more can be said to the client: `write`, `respond` and `end` only close.
         bytes_written: What `write`, `respond` and `end` have written so far.
         status_sent: Status code of the response that these bytes begin with, or None.
+        handler: The handler that got it last, or None; for the log.
         out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
             errback chain is skipped.
     """
+
+    handler: object = None
+    _error: ClientError | None = None
 
     def __init__(
         self,
@@ -136,7 +142,9 @@ class ClientSocket:
         """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
         if self.headers_sent:
             self.destroy()
-        elif self.writable:
+        elif not self.writable:
+            self._tell_in_vain(data)
+        else:
             assert self._transport is not None
             if not self.bytes_written and (found := _STATUS_LINE.match(data)):
                 self.status_sent = int(found[1])
@@ -166,14 +174,15 @@ class ClientSocket:
         until it closes its half, falls silent, or sends more than the limits allow
         (``linger_*`` of `Timeouts` and `Limits`).
         """
+        transport = self._transport
+        if transport is None or self._ending:
+            self._tell_in_vain(data)
+            return
         if data and self.headers_sent:
             self.destroy()
             return
         if data:
             self.write(data)
-        transport = self._transport
-        if transport is None or self._ending:
-            return
         self._ending = True
         if self._input_ended or self.secure:
             # Nothing more can arrive; or TLS, which says close_notify and then reads on
@@ -208,6 +217,20 @@ class ClientSocket:
         else:
             self._waiting.append(waiter)
         return waiter
+
+    # What the chain tells us about who has the socket.
+
+    def handed_to(self, handler: object, error: ClientError) -> None:
+        """*handler* has it now, because of *error*."""
+        self.handler, self._error = handler, error
+
+    def _tell_in_vain(self, data: bytes) -> None:
+        """Nothing comes of what was called; to close what has gone by itself is no mistake."""
+        gone = self._peer_left or not self._ending
+        if self._error is not None and (data or not gone):
+            handler_log.answered_in_vain(
+                self.handler, self._error, late=self.out_of_time, client_gone=gone
+            )
 
     # What the channel tells us about the connection.
 

@@ -6,16 +6,16 @@ it returned or raised into one of three outcomes: handled, not mine, or a bug of
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import cache
 from inspect import iscoroutine
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ._handler_log import handler_log
 from .client_socket import ClientSocket, status_line
 from .deadlines import Deadline, Deadlines
 from .errors import ClientError
@@ -93,6 +93,7 @@ class Settlement:
     def start(self, hook: Handler, handler_seconds: float) -> None:
         """Ask *hook*; after *handler_seconds* (0: never) do without it."""
         self._hook = hook
+        self._socket.handed_to(hook, self._error)
         result = _called(hook, Failure(self._error), self._socket)
         if isinstance(result, Deferred):
             self._waiting = result
@@ -120,7 +121,10 @@ class Settlement:
     def _answer(self) -> None:
         """The last rung: the default answer, unless somebody has begun another."""
         error, socket = self._error, self._socket
-        if error.status is None or socket.headers_sent or socket.bytes_written:
+        if socket.ended:
+            return
+        written = socket.headers_sent or socket.bytes_written
+        if error.status is None or not socket.writable or written:
             socket.end()
         elif error.default_body:
             socket.respond(error.status, error.default_body)
@@ -130,20 +134,13 @@ class Settlement:
     def _out_of_time(self) -> None:
         waiting = self._waiting
         if waiting is not None:
-            _log.warn(
-                "A client error handler is still waiting over {log_error}; answered without it",
-                log_error=str(self._error),
-            )
+            handler_log.still_waits(self._socket.handler, self._error)
             self._socket.out_of_time = True  # the rest of the chain passes the error on
             waiting.cancel()
             if self._waiting is waiting:  # a coroutine that goes on all the same
                 self._cb_outcome(Failure(self._error))
         elif not self._socket.ended:
-            _log.warn(
-                "A client error handler said it had handled {log_error} and never closed "
-                "the connection; closed for it",
-                log_error=str(self._error),
-            )
+            handler_log.never_closed(self._socket.handler, self._error)
             self._socket.destroy()
 
     def _cb_closed(self, _: None) -> None:
@@ -152,47 +149,13 @@ class Settlement:
             self._deadlines.forget(self._deadline)
 
 
-class HandlerBugs:
-    """Tells of exceptions in handlers: with a traceback at first, then ever more seldom.
-
-    A client decides how often a handler runs, and must not be able to fill a disk.
-    """
-
-    #: Kinds of bug that are told apart; further ones count as one.
-    MOST_KINDS: Final = 100
-
-    def __init__(self) -> None:
-        self._times: Counter[tuple[str, str]] = Counter()
-
-    def tell(self, handler: Handler, failure: Failure, error: ClientError) -> None:
-        """*handler* has failed over *error*."""
-        name = getattr(handler, "__qualname__", repr(handler))
-        kind = (name, type(failure.value).__name__)
-        if kind not in self._times and len(self._times) >= self.MOST_KINDS:
-            kind = ("", "")
-        self._times[kind] += 1
-        times = self._times[kind]
-        if times == 1:
-            words = "Client error handler {log_handler} failed over {log_error}"
-            _log.failure(words, failure, log_handler=name, log_error=str(error))
-        elif times & (times - 1) == 0:  # the 2nd, 4th, 8th ...
-            _log.error(
-                "Client error handler {log_handler} failed, {log_times} times so far: {log_kind}",
-                log_handler=name,
-                log_times=times,
-                log_kind=kind[1],
-            )
-
-
-_bugs = HandlerBugs()
-
-
 def _guarded(
     failure: Failure, handler: Handler, socket: ClientSocket, error: ClientError
 ) -> Outcome | Deferred[Outcome]:
     """Call *handler* and turn what comes back into one of the outcomes of the chain."""
     if socket.out_of_time:
         return failure
+    socket.handed_to(handler, error)
     result = _called(handler, failure, socket)
     if isinstance(result, Deferred):
         return result.addBoth(_judged, handler, socket, error)
@@ -219,12 +182,7 @@ def _judged(result: object, handler: Handler, socket: ClientSocket, error: Clien
             error.__traceback__ = None  # of the raise that passed it on, frames and all
             return result
         if not (socket.out_of_time and result.check(CancelledError)):
-            _bugs.tell(handler, result, error)
+            handler_log.failed(handler, result, error)
     else:
-        _log.error(
-            "A client error handler returned {log_type}, which is none of None, bytes, a "
-            "Failure, a Deferred or a coroutine: {log_handler}",
-            log_type=type(result).__name__,
-            log_handler=repr(handler),
-        )
+        handler_log.returned(handler, result, error)
     return Failure(error)
