@@ -2,8 +2,8 @@
 
 Hidden are, each byte replaced by ``*``:
 
-- the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie`` and of the fields
-  an operator names, with the lines that continue them;
+- the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie``, ``Set-Cookie`` and
+  of the fields an operator names, with the lines that continue them;
 - userinfo, query and fragment of the request target, and what may be userinfo whose ``@``
   did not come: an authority that is cut off, or has a port that is no number;
 - body bytes further than 16 from the error, and what stands where a request line should
@@ -26,7 +26,9 @@ from typing import Final
 from .events import Break, Part
 
 #: Fields whose values are credentials (RFC 9110, sections 11.6.2 and 11.7.2; RFC 6265).
-SECRET_FIELDS: Final = frozenset({b"authorization", b"proxy-authorization", b"cookie"})
+SECRET_FIELDS: Final = frozenset(
+    {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"}
+)
 
 #: How many bytes of a body stay visible on each side of the error.
 BODY_CONTEXT_BYTES: Final = 16
@@ -131,7 +133,7 @@ def mask_line(
             _hide(out, 0, len(out))
         else:
             _hide_value(out, 0, len(out), policy)
-    else:
+    elif part is not Part.STATUS_LINE:
         _hide_request_line(out, 0, len(out), caret)
     out[caret : caret + 1] = line[caret : caret + 1]
     return bytes(out)
@@ -161,7 +163,7 @@ def mask_packet(
         return packet
     start = min(where.message_at, len(packet))
     if start:
-        message, begun, part = packet[start:], 0, Part.EMPTY_LINE
+        message, begun, part = packet[start:], 0, where.packet_part
     else:
         message = where.packet_prefix + packet
         begun, part = len(where.packet_prefix), where.packet_part
@@ -199,7 +201,9 @@ def _hide_message(
             (line for line in _lines(out, 0) if line[0] < line[1]), (0, 0, len(out))
         )
         body = start
-        if _like_request_line(out[start:end]):
+        if part is Part.STATUS_LINE and out.startswith(b"HTTP/", start):
+            body = _hide_section(out, after, policy, False)
+        elif _like_request_line(out[start:end]):
             torn = _hide_request_line(out, start, end, broken)
             if torn:
                 # The "@" that did not come may be in the next line, a colon before it.

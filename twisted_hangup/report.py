@@ -1,4 +1,4 @@
-"""A broken request as text: what came, where it broke, what was expected instead.
+"""A broken request or response as text: what came, where it broke, what was expected instead.
 
 Everything is told from the parser's state (`Break`), not from reads, so a report is the
 same however the network cut the bytes; for the same reason nothing is shown of what
@@ -8,8 +8,9 @@ stands behind the byte that broke the request.
 from __future__ import annotations
 
 import textwrap
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
+from . import _response_rules, _rules
 from ._masking import (
     DEFAULT_POLICY,
     UNMASKED,
@@ -19,7 +20,6 @@ from ._masking import (
     mask_packet,
     mask_target,
 )
-from ._rules import rule_of
 from ._text import shortened, visible
 from .events import Break, Part, RequestHead
 
@@ -38,11 +38,14 @@ _BYTE_NAMES: Final = {0x00: "NUL", 0x09: "tab", 0x0A: "LF", 0x0D: "CR", 0x20: "s
 _PLACES: Final = {
     Part.EMPTY_LINE: "Before the request line",
     Part.REQUEST_LINE: "In the request line",
+    Part.STATUS_LINE: "In the status line",
     Part.FIELD: "In the header fields",
     Part.CHUNK_SIZE: "In the line with the size of a chunk",
     Part.BODY: "In the body",
     Part.TRAILER: "In the trailer fields",
 }
+
+_START_LINES: Final = (Part.EMPTY_LINE, Part.REQUEST_LINE, Part.STATUS_LINE)
 
 _PHASES: Final = {
     "handshake": "During the TLS handshake",
@@ -64,6 +67,7 @@ class Reportable(Protocol):
 
     code: str
     reason: str
+    about: Literal["request", "response"]
     field: bytes | None
     offset: int | None
     request: RequestHead | None
@@ -81,10 +85,10 @@ class Reportable(Protocol):
 def report_error(
     error: Reportable, *, masked: bool = True, policy: MaskingPolicy = DEFAULT_POLICY
 ) -> str:
-    """Say in plain text what a client did wrong.
+    """Say in plain text what a client did wrong, or a server.
 
     Args:
-        error: A `ClientError`.
+        error: A `ClientError`; a `ResponseParseError` tells of a server.
         masked: Whether credentials, queries and bodies are hidden, as `_masking` tells.
             The byte that broke the request is always named.
         policy: Which fields are secret besides the usual ones.
@@ -95,8 +99,10 @@ def report_error(
     """
     if not masked:
         policy = UNMASKED
-    answered = "not answered" if error.status is None else f"answered {error.status}"
-    lines = [f"{visible(error.code)}: {visible(error.reason)}  ({answered})"]
+    lines = [f"{visible(error.code)}: {visible(error.reason)}"]
+    if error.about == "request":
+        answered = "not answered" if error.status is None else f"answered {error.status}"
+        lines[0] += f"  ({answered})"
     lines += _picture(error, policy)
     return "\n".join(lines + textwrap.wrap(_explanation(error, policy), WIDTH))
 
@@ -137,12 +143,12 @@ def masked_packet(
 
 
 def _picture(error: Reportable, policy: MaskingPolicy) -> list[str]:
-    """The request line, the line that broke, and a caret under the byte."""
+    """The first line, the line that broke, and a caret under the byte."""
     where = error.broke_at
     if where is None:
         return _arrived(error, policy)
     lines = []
-    if where.part not in (Part.EMPTY_LINE, Part.REQUEST_LINE) and where.request_line:
+    if where.part not in _START_LINES and where.request_line:
         lines.append(_cut(request_line_of(error, policy)))
     line = masked_line(error, where, policy)
     if not line:
@@ -215,13 +221,14 @@ def _cut(line: bytes) -> str:
 
 
 def request_line_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
-    """The request line as far as it had come, secrets hidden; ``b""`` where none had."""
+    """The request or status line as far as it had come, secrets hidden; ``b""`` for none."""
     where, request = error.broke_at, error.request
     if where is not None:
-        broke = where.part in (Part.EMPTY_LINE, Part.REQUEST_LINE)
+        broke = where.part in _START_LINES
         line = where.line if broke else where.request_line
         caret = where.caret if broke else len(line)
-        return mask_line(Part.REQUEST_LINE, line, caret, policy)
+        part = Part.REQUEST_LINE if error.about == "request" else Part.STATUS_LINE
+        return mask_line(part, line, caret, policy)
     if request is None:
         return b""
     version = b" HTTP/" + request.version if request.version else b""
@@ -230,7 +237,8 @@ def request_line_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -
 
 def _explanation(error: Reportable, policy: MaskingPolicy) -> str:
     """One paragraph: the place, the rule in plain words, and where it stands."""
-    rule = rule_of(error.code, error.reason)
+    rules = _rules if error.about == "request" else _response_rules
+    rule = rules.rule_of(error.code, error.reason)
     text = rule.text if rule else visible(error.reason)
     if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
         text += f"; {error.offset:,} bytes of it had come"
@@ -244,6 +252,11 @@ def _explanation(error: Reportable, policy: MaskingPolicy) -> str:
             "0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port that"
             " serves plain HTTP."
         )
+    if _answers_in_tls(error):
+        said.append(
+            "0x15 is how a TLS alert starts: the server probably speaks HTTPS on this port, and"
+            " was asked in plain HTTP."
+        )
     return " ".join(said)
 
 
@@ -251,6 +264,8 @@ def _place(error: Reportable, policy: MaskingPolicy) -> str:
     where = error.broke_at
     if where is None:
         return _PHASES[error.phase]
+    if error.about == "response" and where.part is Part.EMPTY_LINE:
+        return "Before the status line"
     field = field_of(error, policy)
     if field is None or where.part not in (Part.FIELD, Part.TRAILER):
         return _PLACES[where.part]
@@ -276,4 +291,15 @@ def _starts_tls(error: Reportable) -> bool:
         and where is not None
         and where.caret == 0
         and where.line[:1] == b"\x16"
+    )
+
+
+def _answers_in_tls(error: Reportable) -> bool:
+    """Whether the very first byte was that of a TLS alert (RFC 8446, section 5.1)."""
+    where = error.broke_at
+    return (
+        error.code == "HPE_INVALID_CONSTANT"
+        and where is not None
+        and where.caret == 0
+        and where.line[:1] == b"\x15"
     )
