@@ -143,15 +143,10 @@ class _Errand(Generic[T]):
         waiter: Fires with the result.
     """
 
-    _work: Deferred[T] | None = None
-    #: Why it was cancelled.
-    _reason: BaseException | None = None
-
     def __init__(self, request: Any, work: Work[T]) -> None:
         self.waiter: Deferred[T] = Deferred(self._cancel)
         self._request = request
-        self._notice: Deferred[None] = request.notifyFinish()
-        self._notice.addErrback(self._ebRequest)
+        self._work: Deferred[T]
         if isinstance(work, Deferred):
             self._work = work
         elif self._reason is None:
@@ -159,22 +154,20 @@ class _Errand(Generic[T]):
         else:
             work.close()
             self._work = Deferred()
-        if self._reason is not None:
-            self._work.cancel()
+        self._notice: Deferred[None] = request.notifyFinish()
+        self._notice.addErrback(lambda _: self._work.cancel())
         self._work.addBoth(self._cbDone)
 
-    def _ebRequest(self, failure: Failure) -> None:
-        """The client has left: its `ClientHangUp` is the cause of what a request is told."""
-        gone = failure.value
-        assert gone is not None
-        self._reason = gone.__cause__ or gone
-        if self._work is not None:
-            self._work.cancel()
+    @property
+    def _reason(self) -> BaseException | None:
+        """The `ClientHangUp`, once the client has left."""
+        # Not kept when the notice comes: others may be told, and cancel this, before.
+        failure = getattr(self._request, "gone", None)
+        return failure and (failure.value.__cause__ or failure.value)
 
     def _cancel(self, waiter: Deferred[T]) -> None:
         """Whoever waits does so no longer."""
         if self._reason is None:
-            assert self._work is not None
             self._work.cancel()
         else:
             error = CancelledError()
@@ -183,11 +176,12 @@ class _Errand(Generic[T]):
 
     def _tell(self, error: BaseException | None) -> CancelledError | None:
         """Put the reason into the `CancelledError` in *error*, if that has come of a hang-up."""
-        if self._reason is None:
+        reason = self._reason
+        if reason is None:
             return None
         cancelled = cancellation_in(error)
         if cancelled is not None and cancelled.__cause__ is None:
-            cancelled.__cause__ = self._reason
+            cancelled.__cause__ = reason
         return cancelled
 
     def _cbDone(self, result: T | Failure) -> None:

@@ -44,14 +44,15 @@ class HangupRequest(Request):
         process_begun: Whether the application has been asked yet.  An exception before
             that comes from parsing what the client sent.
         client_hung_up: Whether the client left before the response was finished.
+        gone: Why there is nobody to answer any more, with a `ClientGone` where that is the
+            client's doing; None while there is.
     """
 
     channel: Any  # a HangupChannel, which stands on the floor above
     process_begun = False
     client_hung_up = False
+    gone: Failure | None = None
 
-    #: Why there is nobody to answer any more; None while there is.
-    _lost: Failure | None = None
     _was_secure = False
 
     def process(self) -> None:
@@ -74,17 +75,17 @@ class HangupRequest(Request):
 
     def client_left(self, error: ClientError) -> None:
         """The client went away: tell the access log, and whoever waits for the end."""
-        gone = ClientGone(error.reason)
-        gone.__cause__ = error
+        reason = ClientGone(error.reason)
+        reason.__cause__ = error
         if self.process_begun:
             self.client_hung_up = True
             self.code = CLIENT_LEFT
             self.channel.factory.log(self)
-        self.connectionLost(Failure(gone))
+        self.connectionLost(Failure(reason))
 
     def connectionLost(self, reason: Failure) -> None:
         """There is no longer a connection to respond over."""
-        self._lost = reason
+        self.gone = reason
         self._was_secure = self.isSecure()
         # A callback that forgets another one's Deferred must not disturb the loop below.
         waiting, self.notifications = self.notifications, []
@@ -107,9 +108,9 @@ class HangupRequest(Request):
         reason when the connection is lost otherwise; nothing is logged for a Deferred
         whose failure nobody handles.
         """
-        if self._lost is not None:
+        if self.gone is not None:
             waiter: Deferred[None] = Deferred()
-            fail_quietly(waiter, self._lost)
+            fail_quietly(waiter, self.gone)
             return waiter
         if self.finished:
             return succeed(None)
