@@ -1,0 +1,225 @@
+"""A WSGI application can tell that its client has left, and is stopped where that can be done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+import pytest
+import pytest_twisted
+from cleanliness import LoggedErrors
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThread
+from twisted.python.threadpool import ThreadPool
+from wire import PATIENCE, Client, Paths, Served, in_thread, pause, talk
+
+from twisted_hangup import HangupWSGIResource
+
+Serve = Callable[..., Served]
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], None]]
+
+WIRE = b"GET /app HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPool]:
+    """One thread for applications."""
+    threads = ThreadPool(1, 1)
+    threads.start()
+    yield threads
+    pytest_twisted.blockon(deferToThread(threads.stop))
+
+
+class App:
+    """An application that does what it is given, and notes what becomes of it."""
+
+    def __init__(self, body: Callable[[App], Iterable[bytes]]) -> None:
+        self.body = body
+        self.calls = 0
+        self.closed = threading.Event()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        self.calls += 1
+        self.gone: threading.Event = environ["twisted_hangup.client_gone"]
+        self.input = environ["wsgi.input"]
+        self.write = start_response("200 OK", [("Content-Type", "text/plain")])
+        return Body(self)
+
+
+class Body:
+    """What an application returns: an iterable with a ``close()``."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.app.body(self.app)
+
+    def close(self) -> None:
+        self.app.closed.set()
+
+
+async def served(serve: Serve, pool: ThreadPool, app: Callable[..., Any]) -> Served:
+    from twisted.internet import reactor
+
+    resource: Any = HangupWSGIResource(cast(IReactorFromThreads, reactor), pool, app)
+    return serve(Paths(app=resource))
+
+
+async def leave(serve: Serve, pool: ThreadPool, app: App, wire: bytes = WIRE) -> Served:
+    """Let a client leave while *app* is at work, and wait for its end."""
+    site = await served(serve, pool, app)
+    client = await in_thread(lambda: Client(site.port).send(wire))
+    await pause()
+    await in_thread(client.reset)
+    assert await in_thread(lambda: app.closed.wait(PATIENCE))
+    await pause()
+    assert site.codes == ["ECONNRESET"]
+    return site
+
+
+@pytest_twisted.ensureDeferred
+async def test_answers(serve: Serve, pool: ThreadPool) -> None:
+    """An ordinary response is what it is with Twisted's own resource."""
+    app = App(lambda app: [b"one", b"", b"two"])
+    site = await served(serve, pool, app)
+    received: bytes = await talk(site.port, WIRE)
+    assert received.endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert app.closed.is_set() and not app.gone.is_set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_event(serve: Serve, pool: ThreadPool) -> None:
+    """An application that waits for the event is woken when its client leaves."""
+    woken: list[bool] = []
+
+    def body(app: App) -> Iterator[bytes]:
+        yield b"begun"
+        woken.append(app.gone.wait(PATIENCE))
+
+    await leave(serve, pool, App(body))
+    assert woken == [True]
+
+
+@pytest_twisted.ensureDeferred
+async def test_stops_asking(serve: Serve, pool: ThreadPool) -> None:
+    """The next piece is not asked for, also of an application that does not look."""
+    pieces = 0
+
+    def body(app: App) -> Iterator[bytes]:
+        nonlocal pieces
+        app.gone.wait(PATIENCE)
+        while True:
+            pieces += 1
+            yield b""
+
+    await leave(serve, pool, App(body))
+    assert pieces == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_write_raises(serve: Serve, pool: ThreadPool) -> None:
+    """``write()`` raises, and what comes back out of the application is not logged."""
+    raised: list[BaseException] = []
+
+    def body(app: App) -> Iterable[bytes]:
+        app.write(b"begun")
+        app.gone.wait(PATIENCE)
+        try:
+            app.write(b"late")
+        except BrokenPipeError as error:
+            raised.append(error)
+            raise
+        return []
+
+    await leave(serve, pool, App(body))
+    assert len(raised) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_write_raises_in_the_call(serve: Serve, pool: ThreadPool) -> None:
+    """The same before the application has returned anything."""
+    ended = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        write = start_response("200 OK", [])
+        environ["twisted_hangup.client_gone"].wait(PATIENCE)
+        try:
+            write(b"late")
+        finally:
+            ended.set()
+        return []
+
+    site = await served(serve, pool, app)
+    client = await in_thread(lambda: Client(site.port).send(WIRE))
+    await pause()
+    await in_thread(client.reset)
+    assert await in_thread(lambda: ended.wait(PATIENCE))
+    await pause()
+
+
+@pytest_twisted.ensureDeferred
+async def test_queued(serve: Serve, pool: ThreadPool) -> None:
+    """A request that still waits for a thread when its client leaves is never run."""
+    release = threading.Event()
+    app = App(lambda app: [b"done"] if release.wait(PATIENCE) else [])
+    site = await served(serve, pool, app)
+    first = talk(site.port, WIRE)
+    await pause()
+    client = await in_thread(lambda: Client(site.port).send(WIRE))
+    await pause()
+    await in_thread(client.reset)
+    await pause()
+    release.set()
+    assert b"done" in await first
+    assert b"done" in await talk(site.port, WIRE)
+    assert app.calls == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_input_stays_readable(serve: Serve, pool: ThreadPool) -> None:
+    """What the client has sent before it left can be read to the end."""
+    read: list[bytes] = []
+
+    def body(app: App) -> Iterator[bytes]:
+        app.gone.wait(PATIENCE)
+        read.append(app.input.read())
+        yield b""
+
+    wire = b"POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + bytes(200_000)
+    await leave(serve, pool, App(body), wire)
+    assert read == [bytes(200_000)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_error_after_that(
+    serve: Serve, pool: ThreadPool, expected_errors: LoggedErrors
+) -> None:
+    """Another error is the application's, and is logged once."""
+
+    def body(app: App) -> Iterator[bytes]:
+        app.gone.wait(PATIENCE)
+        raise KeyError("key")
+        yield b""
+
+    await leave(serve, pool, App(body))
+    assert len(expected_errors.flush(KeyError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_closed_after_an_error(
+    serve: Serve, pool: ThreadPool, expected_errors: LoggedErrors
+) -> None:
+    """The response iterable is closed whatever happens (PEP 3333)."""
+
+    def body(app: App) -> Iterator[bytes]:
+        raise KeyError("key")
+        yield b""
+
+    app = App(body)
+    site = await served(serve, pool, app)
+    assert b" 500 " in await talk(site.port, WIRE)
+    assert app.closed.is_set()
+    assert len(expected_errors.flush(KeyError)) == 1
