@@ -78,7 +78,7 @@ FLOORS: Final = [
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},
         *{"_access_log", "_accept", "_static", "_welcome", "_plain_page"},
-        *{"_outbound", "_tunnel"},
+        *{"_outbound", "_outbound_pool", "_tunnel"},
         *{"async_resource", "wsgi"},
     },
     # wiring

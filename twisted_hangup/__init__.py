@@ -23,11 +23,12 @@ from .errors import HangupError as HangupError
 from .errors import HeaderOverflow as HeaderOverflow
 from .errors import HTTP2Error as HTTP2Error
 from .errors import ParseError as ParseError
-from .errors import ResponseParseError as ResponseParseError
 from .errors import RequestTimeout as RequestTimeout
+from .errors import ResponseParseError as ResponseParseError
 from .errors import ServerHangUp as ServerHangUp
 from .errors import TLSError as TLSError
 from .errors import UnexpectedEOF as UnexpectedEOF
+from .errors import UpstreamError as UpstreamError
 from .events import ResponseHead as ResponseHead
 from .limits import Lenience as Lenience
 from .limits import Limits as Limits

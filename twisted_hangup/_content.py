@@ -16,8 +16,11 @@ from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
 from twisted.web.wsgi import WSGIResource
 
+from ._forwarding import Forwarding
 from ._seldom import SeldomWarning
 from ._static import StaticFiles
+from .limits import OutboundTimeouts
+from .proxy import ProxyResource
 
 
 def directory(
@@ -68,6 +71,20 @@ def wsgi(name: str, reactor: Any) -> IResource:
     """
     application = function("--wsgi", name)
     return WSGIResource(reactor, reactor.getThreadPool(), application)
+
+
+def proxy(
+    url: str, *, reactor: Any, forwarding: Forwarding, timeouts: OutboundTimeouts
+) -> ProxyResource:
+    """The server at *url*.
+
+    Raises:
+        UsageError: It is not the URL of a server.
+    """
+    try:
+        return ProxyResource(url, reactor=reactor, forwarding=forwarding, timeouts=timeouts)
+    except ValueError as error:
+        raise UsageError(f"--proxy: {error}") from error
 
 
 def function(option: str, name: str) -> Callable[..., Any]:

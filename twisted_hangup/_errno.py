@@ -45,8 +45,8 @@ def socket_error(transport: Any) -> int:
     return int(transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
-class TellsErrno(tcp.Server):
-    """Mixed in before a port's transport class, which may be `tcp.Server` itself.
+class TellsErrno(tcp.Connection):
+    """Mixed in before the class of a transport: a port's, or a client's.
 
     Over a UNIX socket no file descriptors are passed: HTTP has no use for them.
     """
@@ -83,10 +83,18 @@ class TellsErrno(tcp.Server):
 
 
 @lru_cache(maxsize=16)
-def telling_errno(transport: type[Any]) -> type[Any]:
-    """The class of *transport*, a subclass of `tcp.Server`, with `TellsErrno` in front."""
+def telling_errno(transport: Any) -> Any:
+    """The class of *transport*, a subclass of `tcp.Connection`, with `TellsErrno` in front."""
     if issubclass(transport, TellsErrno):
         return transport
-    if transport is tcp.Server:
-        return TellsErrno
     return type(transport.__name__, (TellsErrno, transport), {"__module__": transport.__module__})
+
+
+def tell_errno(transport: Any) -> None:
+    """Let *transport*, which a client endpoint has made, tell its errno from now on.
+
+    Endpoints for clients have no port whose class of transports could be replaced.
+    """
+    if isinstance(transport, tcp.Connection):
+        kind: Any = type(transport)
+        transport.__class__ = telling_errno(kind)

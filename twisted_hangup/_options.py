@@ -7,14 +7,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, get_args
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from ._forwarding import ForwardedChoice, Forwarding, HostChoice
 from ._grammar import TOKEN
 from ._masking import MaskingPolicy
-from .limits import KIB, MIB, Lenience, Limits, Timeouts
+from .limits import KIB, MIB, Lenience, Limits, OutboundTimeouts, Timeouts
 
 DEFAULT_PORT: Final = "8000"
 
@@ -79,6 +80,17 @@ def seconds(option: str) -> Coerce:
         if not 0 <= number < math.inf:
             raise UsageError(f"--{option}: {text!r} is not a number of seconds")
         return number
+
+    return coerce
+
+
+def one_of(option: str, words: Sequence[str]) -> Coerce:
+    """One of *words*."""
+
+    def coerce(text: str) -> str:
+        if text not in words:
+            raise UsageError(f"--{option}: {text!r} is none of {', '.join(words)}")
+        return text
 
     return coerce
 
@@ -166,7 +178,32 @@ TIMEOUTS: Final = [
 ]
 
 
-def _parameters(settings: Sequence[Setting], defaults: Limits | Timeouts) -> list[list[Any]]:
+#: Node's clients and Twisted's have other names; nginx's are proxy_connect_timeout, ...
+PROXY_TIMEOUTS: Final = [
+    Setting(
+        "proxy-connect-timeout",
+        "connect_seconds",
+        seconds,
+        "Seconds to connect to the server behind --proxy; 0 = no limit.",
+    ),
+    Setting(
+        "proxy-timeout",
+        "head_seconds",
+        seconds,
+        "Seconds that server may take to answer; 0 = no limit.",
+    ),
+    Setting(
+        "proxy-silence-timeout",
+        "silence_seconds",
+        seconds,
+        "Seconds it may be silent in the middle of its answer; 0 = no limit.",
+    ),
+]
+
+
+def _parameters(
+    settings: Sequence[Setting], defaults: Limits | Timeouts | OutboundTimeouts
+) -> list[list[Any]]:
     return [
         [name, None, getattr(defaults, field), text, coerce(name)]
         for name, field, coerce, text in settings
@@ -182,9 +219,9 @@ class Options(UsageOptions):
 
     synopsis = "[options]"
     longdesc = (
-        "Serve HTTP, and tell about every request that was not. --path, --resource and --wsgi "
-        "exclude each other; without any of them there is a welcome page. Sizes are bytes or "
-        "have a unit (16k, 2m, 1g); times are seconds."
+        "Serve HTTP, and tell about every request that was not. --path, --resource, --wsgi and "
+        "--proxy exclude each other; without any of them there is a welcome page. Sizes are bytes "
+        "or have a unit (16k, 2m, 1g); times are seconds."
     )
 
     optParameters = [
@@ -197,6 +234,29 @@ class Options(UsageOptions):
             "mysite.root; the current directory is on the path.",
         ],
         ["wsgi", None, None, "Serve this WSGI application, named as for --resource."],
+        [
+            "proxy",
+            None,
+            None,
+            "Pass every request on to the server at this URL, such as http://127.0.0.1:9000.",
+        ],
+        [
+            "proxy-host",
+            None,
+            "pass",
+            "With --proxy: the Host that the server gets, the client's (pass) or its own "
+            "(rewrite).",
+            one_of("proxy-host", get_args(HostChoice)),
+        ],
+        [
+            "proxy-forwarded",
+            None,
+            "replace",
+            "With --proxy: what becomes of Forwarded and X-Forwarded-*: replace, append (behind "
+            "a proxy that you trust) or off.",
+            one_of("proxy-forwarded", get_args(ForwardedChoice)),
+        ],
+        *_parameters(PROXY_TIMEOUTS, OutboundTimeouts()),
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
         ["error-log", None, None, "Write client errors as JSON to this file (- is stdout)."],
         [
@@ -289,7 +349,7 @@ class Options(UsageOptions):
 
     def postOptions(self) -> None:
         """Refuse what does not go together, and what needs a terminal."""
-        chosen = [name for name in ("path", "resource", "wsgi") if self[name] is not None]
+        chosen = [name for name in ("path", "resource", "wsgi", "proxy") if self[name] is not None]
         if len(chosen) > 1:
             raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
         for flag in ("dotfiles", "follow-symlinks"):
@@ -340,15 +400,28 @@ class Options(UsageOptions):
         return Timeouts(**{setting.field: self[setting.option] for setting in TIMEOUTS})
 
     @property
+    def forwarding(self) -> Forwarding:
+        return Forwarding(host=self["proxy-host"], forwarded=self["proxy-forwarded"])
+
+    @property
+    def proxy_timeouts(self) -> OutboundTimeouts:
+        return OutboundTimeouts(
+            **{setting.field: self[setting.option] for setting in PROXY_TIMEOUTS}
+        )
+
+    @property
     def masking(self) -> MaskingPolicy:
         return MaskingPolicy(extra_fields=frozenset(self._masked), unmasked=bool(self["unmasked"]))
 
 
 def _default_texts() -> dict[str, str]:
-    sizes, times = Limits(), Timeouts()
+    sizes, times, proxy_times = Limits(), Timeouts(), OutboundTimeouts()
     return {
         **{setting.option: size_text(getattr(sizes, setting.field)) for setting in LIMITS},
         **{setting.option: f"{getattr(times, setting.field):g}" for setting in TIMEOUTS},
+        **{
+            setting.option: f"{getattr(proxy_times, setting.field):g}" for setting in PROXY_TIMEOUTS
+        },
         "grace": f"{DEFAULT_GRACE_SECONDS:g}",
     }
 

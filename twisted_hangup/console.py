@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from ._flood import FloodGate
 from ._masking import DEFAULT_POLICY, MaskingPolicy
 from ._text import peer_text, shortened, visible
-from .errors import ClientError, ClientHangUp
+from .errors import ClientHangUp, RecordedError
 from .report import request_line_of
 
 _REQUEST_COLUMNS: Final = 60
@@ -23,7 +23,7 @@ _REQUEST_TAIL: Final = 20
 
 
 class ConsoleLog:
-    """A watcher that tells each `ClientError` to a Twisted logger.
+    """A watcher that tells each `RecordedError` to a Twisted logger.
 
     Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
     ``peer`` and ``request`` (the request line so far), all of them text or numbers fit to
@@ -54,7 +54,7 @@ class ConsoleLog:
         self._warning = _Level(logger.warn, clock, per_second)
         self._idle = _Level(logger.debug, clock, per_second)
 
-    def __call__(self, error: ClientError) -> None:
+    def __call__(self, error: RecordedError) -> None:
         """Log *error*, or count it in a flood."""
         idle = isinstance(error, ClientHangUp) and error.phase in ("idle", "handshake")
         level = self._idle if idle else self._warning
@@ -98,7 +98,7 @@ class _Level:
         )
 
 
-def _place(error: ClientError) -> str:
+def _place(error: RecordedError) -> str:
     """Where it went wrong: the byte where one is to blame, else the phase."""
     if error.offset is None:
         return f" ({error.phase})"

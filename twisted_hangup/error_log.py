@@ -40,7 +40,7 @@ from ._flood import FloodGate
 from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import peer_text, shortened, visible
 from ._whole_lines import WholeLines
-from .errors import ClientError
+from .errors import RecordedError
 from .limits import KIB
 from .report import field_of, masked_packet
 
@@ -53,7 +53,7 @@ _log = Logger()
 
 
 class ErrorLog:
-    """A watcher that writes each `ClientError` to a file before it returns.
+    """A watcher that writes each `RecordedError` to a file before it returns.
 
     It never raises into its caller.  While the file cannot be written, lines are dropped
     and counted; that is logged when it begins and when it ends.
@@ -94,7 +94,7 @@ class ErrorLog:
         self._lines = WholeLines()
         self.lost_lines = 0
 
-    def __call__(self, error: ClientError) -> None:
+    def __call__(self, error: RecordedError) -> None:
         """Write *error*, or count it in a flood."""
         if self._gate.admit(error.code):
             self._write(lambda: self._record(error))
@@ -127,7 +127,7 @@ class ErrorLog:
             self._file.close()
         self._file = None
 
-    def _record(self, error: ClientError) -> dict[str, object]:
+    def _record(self, error: RecordedError) -> dict[str, object]:
         packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
         request, field = error.request, field_of(error, self._policy)
         return {

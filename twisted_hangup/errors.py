@@ -14,6 +14,7 @@ from .events import Break, RequestHead, ResponseHead
 from .report import report_error
 
 Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
+ServerPhase: TypeAlias = Literal["connecting", "request", "waiting", "head", "body"]
 
 #: Code -> status of the default answer.  What is not listed is answered 400 when it is a
 #: `ParseError`, and not at all otherwise.  Node's choices (BEHAVIOUR of Node 26.10), then
@@ -32,8 +33,8 @@ class HangupError(Exception):
     """Base of all errors this package raises on purpose."""
 
 
-class ClientError(HangupError):
-    """A client went wrong: it sent bytes that are not HTTP, stalled, or hung up.
+class RecordedError(HangupError):
+    """What a site's journal keeps and its logs tell: see `ClientError`, `UpstreamError`.
 
     Attributes:
         code: Stable name, Node's where Node has one: ``HPE_*``, ``ERR_*`` or an errno name.
@@ -120,6 +121,12 @@ class ClientError(HangupError):
         return report_error(self, masked=masked, policy=self.masking)
 
 
+class ClientError(RecordedError):
+    """A client went wrong: it sent bytes that are not HTTP, stalled, or hung up."""
+
+    __slots__ = ()
+
+
 class ParseError(ClientError):
     """The bytes break RFC 9112, or a limit: ``HPE_*``, or ``ERR_HTTP_*`` of our own."""
 
@@ -180,7 +187,56 @@ class HTTP2Error(ClientError):
 
 
 class ServerHangUp(HangupError):
-    """A server hung up on us, the client ("socket hang up")."""
+    """A server hung up on us, the client ("socket hang up").
+
+    Attributes:
+        code: ``ECONNRESET``, ``EPIPE``, ``ETIMEDOUT``, ``ECONNREFUSED`` and the like.
+        reason: What happened, in Node's words where it has some.
+        phase: ``"connecting"``, ``"request"`` (being sent), ``"waiting"`` (for the first
+            byte), ``"head"`` or ``"body"`` (of the response).
+        reused: Whether the connection had carried a response before; None if unknown.
+        bytes_received: Of the response, so far; None if unknown.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        code: str,
+        phase: ServerPhase,
+        reused: bool | None = None,
+        bytes_received: int | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.phase: ServerPhase = phase
+        self.reused = reused
+        self.bytes_received = bytes_received
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason} ({self.phase})"
+
+
+class UpstreamError(RecordedError):
+    """A server that a proxy asked for its client's sake has failed.
+
+    ==========================  =======================================  ======
+    ``ERR_UPSTREAM_REFUSED``     no connection to it                      502
+    ``ERR_UPSTREAM_RESET``       it hung up before its response was whole 502
+    ``ERR_UPSTREAM_RESPONSE``    its response is not HTTP                 502
+    ``ERR_UPSTREAM_TIMEOUT``     it took too long                         504
+    ==========================  =======================================  ======
+
+    The status is None where a part of the response had gone out: the client's connection
+    is cut then, so that the part cannot be taken for the whole.  The cause is the
+    `ServerHangUp` or `ParseError`.
+
+    Attributes:
+        upstream: The server's URL.
+    """
+
+    upstream = ""
 
 
 #: Code -> class, for the place that turns a refusal into an error.

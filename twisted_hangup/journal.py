@@ -11,9 +11,10 @@ from typing import Final, TypeAlias
 
 from twisted.logger import Logger
 
-from .errors import ClientError
+from .errors import ClientError, UpstreamError
 
 Watcher: TypeAlias = Callable[[ClientError], object]
+UpstreamWatcher: TypeAlias = Callable[[UpstreamError], object]
 SettledWatcher: TypeAlias = Callable[[ClientError, int | None], object]
 
 #: Errors kept, and bytes of their packets: what an operator scrolls through, at a cost
@@ -40,6 +41,7 @@ class Journal:
         self._recent_bytes = 0
         self._watchers: tuple[Watcher, ...] = ()
         self._settled_watchers: tuple[SettledWatcher, ...] = ()
+        self._upstream_watchers: tuple[UpstreamWatcher, ...] = ()
 
     @property
     def recent(self) -> tuple[ClientError, ...]:
@@ -58,6 +60,29 @@ class Journal:
                 watcher(error)
             except Exception:
                 _log.failure("A watcher of client errors failed and stays on watch")
+
+    def record_upstream(self, error: UpstreamError) -> None:
+        """Count *error*, no client's fault, and tell those who watch for it."""
+        self.counts[error.code] += 1
+        for watcher in self._upstream_watchers:
+            try:
+                watcher(error)
+            except Exception:
+                _log.failure("A watcher of upstream errors failed and stays on watch")
+
+    def watch_upstream(self, watcher: UpstreamWatcher) -> Callable[[], None]:
+        """Call *watcher* with every error of a proxy's upstream servers from now on.
+
+        Returns:
+            A function that ends the watch; calling it twice is harmless.
+        """
+        self._upstream_watchers = (*self._upstream_watchers, watcher)
+
+        def unwatch() -> None:
+            others = (other for other in self._upstream_watchers if other is not watcher)
+            self._upstream_watchers = tuple(others)
+
+        return unwatch
 
     def settle(self, error: ClientError, status: int | None) -> None:
         """Tell who watches for it what *error* was answered."""

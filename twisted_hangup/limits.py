@@ -156,3 +156,25 @@ class Timeouts(_Numbers):
     def with_keep_alive(self, seconds: float | None) -> Timeouts:
         """The same with another keep-alive time; None, as in Twisted, means no limit."""
         return replace(self, keep_alive_seconds=seconds or 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutboundTimeouts(_Numbers):
+    """How long a server that we ask may take, in seconds; 0 turns a deadline off.
+
+    Attributes:
+        connect_seconds: For the connection, TLS included.  nginx: 60; ours is what a
+            person waits.
+        head_seconds: From the whole request to the head of the response.  nginx's
+            ``proxy_read_timeout``: 60.
+        silence_seconds: Between two reads of the body, not counting the time in which
+            the client takes none of it.  The same.
+        idle_seconds: How long a connection is kept for the next request.  Shorter than
+            the 5 s that Node's servers keep one before Node 26, so that it is seldom
+            the server that closes.
+    """
+
+    connect_seconds: float = 10.0
+    head_seconds: float = 60.0
+    silence_seconds: float = 60.0
+    idle_seconds: float = 4.0

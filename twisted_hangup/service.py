@@ -25,6 +25,7 @@ from ._serving import HangupService
 from ._welcome import WelcomePage
 from .console import ConsoleLog
 from .error_log import ErrorLog
+from .proxy import ProxyResource
 from .site import HangupSite
 
 _log = Logger()
@@ -58,17 +59,26 @@ def makeService(options: Options) -> IService:
 def _make_service(options: Options, reactor: Any) -> HangupService:
     endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
     warn = SeldomWarning(reactor)
+    content = _content_of(options, reactor, warn)
     site = LoggedSite(
-        _content_of(options, reactor, warn),
+        content,
         limits=options.limits,
         timeouts=options.timeouts,
         masking=options.masking,
         reactor=reactor,
+        # What is passed on is not for us to parse, and may be as large as a disk.
+        parsePOSTFormSubmission=not isinstance(content, ProxyResource),
     )
     for name in options.handlers:
         site.on_client_error(_content.function("--on-client-error", name))
     console = ConsoleLog(reactor, policy=options.masking)
-    closers: list[Callable[[], object]] = [site.journal.watch(console), console.close]
+    closers: list[Callable[[], object]] = [
+        site.journal.watch(console),
+        site.journal.watch_upstream(console),
+        console.close,
+    ]
+    if isinstance(content, ProxyResource):
+        closers.append(content.pool.close)
     closers += _open_logs(site, options, reactor, warn)
     parent = options.parent
     make = HangupService if parent is None else partial(CommandLineService, parent)
@@ -94,6 +104,13 @@ def _content_of(options: Options, reactor: Any, warn: SeldomWarning) -> IResourc
         return _content.resource(options["resource"])
     if options["wsgi"] is not None:
         return _content.wsgi(options["wsgi"], reactor)
+    if options["proxy"] is not None:
+        return _content.proxy(
+            options["proxy"],
+            reactor=reactor,
+            forwarding=options.forwarding,
+            timeouts=options.proxy_timeouts,
+        )
     return WelcomePage()
 
 
@@ -115,7 +132,12 @@ def _open_logs(
         error_log = ErrorLog(
             output, reactor, per_second=options["error-log-per-second"], policy=options.masking
         )
-        closers += [site.journal.watch(error_log), error_log.close, output.close]
+        closers += [
+            site.journal.watch(error_log),
+            site.journal.watch_upstream(error_log),
+            error_log.close,
+            output.close,
+        ]
     return closers
 
 

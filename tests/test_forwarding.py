@@ -1,0 +1,185 @@
+"""Which fields cross the proxy: a table, without a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from twisted_hangup._forwarding import (
+    Client,
+    Forwarding,
+    request_fields,
+    response_fields,
+    trailer_fields,
+)
+from twisted_hangup.events import Field
+
+CLIENT = Client(b"192.0.2.7", False, b"example.org", b"1.1")
+
+
+def sent(fields: list[Field], **arguments: Any) -> list[Field]:
+    settings: dict[str, Any] = {
+        "method": b"GET",
+        "client": CLIENT,
+        "authority": b"127.0.0.1:9000",
+        "forwarding": Forwarding(forwarded="off"),
+        "content_length": None,
+        **arguments,
+    }
+    return request_fields(fields, **settings)
+
+
+HOST = (b"Host", b"example.org")
+VIA = (b"Via", b"1.1 twisted_hangup")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Connection", b"close")],
+        [(b"Keep-Alive", b"timeout=5")],
+        [(b"Proxy-Connection", b"keep-alive")],
+        [(b"Transfer-Encoding", b"chunked")],
+        [(b"TE", b"gzip")],
+        [(b"Upgrade", b"websocket")],
+        [(b"Trailer", b"X")],
+        [(b"Proxy-Authorization", b"Basic x")],
+        [(b"Proxy", b"http://evil/")],
+        [(b"HTTP2-Settings", b"x")],
+        [(b"Expect", b"100-continue")],
+        [(b"Connection", b"x-one , X-Two"), (b"X-One", b"1"), (b"x-two", b"2")],
+        [(b"Connection", b"a"), (b"connection", b"b,,c"), (b"A", b""), (b"B", b""), (b"C", b"")],
+    ],
+)
+def test_what_belongs_to_the_connection_stays(fields: list[Field]) -> None:
+    """Hop-by-hop fields, and those that Connection lists, are not passed on."""
+    assert sent([(b"Host", b"example.org"), *fields]) == [HOST, VIA]
+
+
+@pytest.mark.parametrize("listed", [b"Content-Length", b"Host", b"close, host, content-length"])
+def test_connection_cannot_remove_framing(listed: bytes) -> None:
+    """Host and Content-Length are ours to write, whatever Connection says."""
+    fields = [(b"Host", b"example.org"), (b"Connection", listed), (b"Content-Length", b"3")]
+    assert sent(fields, method=b"POST", content_length=3) == [
+        HOST,
+        (b"Content-Length", b"3"),
+        VIA,
+    ]
+
+
+def test_repeated_fields_are_kept() -> None:
+    """Each line passes by itself, in order."""
+    fields = [(b"Cookie", b"a=1"), (b"X", b"1"), (b"cookie", b"b=2"), (b"X", b"")]
+    assert sent(fields) == [HOST, *fields, VIA]
+
+
+@pytest.mark.parametrize(
+    "method, length, expected",
+    [
+        (b"GET", None, []),
+        (b"GET", 3, [(b"Content-Length", b"3")]),
+        (b"POST", None, [(b"Content-Length", b"0")]),
+        (b"PUT", None, [(b"Content-Length", b"0")]),
+        (b"DELETE", None, []),
+        (b"DELETE", 1, [(b"Content-Length", b"1")]),
+    ],
+)
+def test_framing(method: bytes, length: int | None, expected: list[Field]) -> None:
+    """A body has one Content-Length, and where one is expected its absence is told too."""
+    came = [(b"Transfer-Encoding", b"chunked")]
+    assert sent(came, method=method, content_length=length) == [HOST, *expected, VIA]
+
+
+def test_upgrade() -> None:
+    """Upgrade passes, with a Connection of ours, only where the protocol may change."""
+    came = [(b"Connection", b"keep-alive, Upgrade"), (b"Upgrade", b"websocket")]
+    assert sent(came, upgrade=True) == [HOST, came[1], (b"Connection", b"Upgrade"), VIA]
+    assert sent(came) == [HOST, VIA]
+
+
+def test_trailers_are_asked_for() -> None:
+    """Of TE only "trailers" concerns the server behind us."""
+    assert sent([(b"TE", b"gzip;q=0.5, trailers"), (b"Connection", b"TE")]) == [
+        HOST,
+        (b"TE", b"trailers"),
+        (b"Connection", b"TE"),
+        VIA,
+    ]
+
+
+def test_host() -> None:
+    """The client's, or the server's own; the server's where the client sent none."""
+    rewrite = Forwarding(host="rewrite", forwarded="off")
+    assert sent([], forwarding=rewrite)[0] == (b"Host", b"127.0.0.1:9000")
+    nameless = Client(b"192.0.2.7", False, b"", b"1.0")
+    assert sent([], client=nameless) == [
+        (b"Host", b"127.0.0.1:9000"),
+        (b"Via", b"1.0 twisted_hangup"),
+    ]
+
+
+LIES = [(b"X-Forwarded-For", b"10.0.0.1"), (b"forwarded", b"for=10.0.0.1")]
+TRUTH = [
+    (b"Forwarded", b'for=192.0.2.7;proto=http;host="example.org"'),
+    (b"X-Forwarded-For", b"192.0.2.7"),
+    (b"X-Forwarded-Proto", b"http"),
+    (b"X-Forwarded-Host", b"example.org"),
+]
+
+
+@pytest.mark.parametrize(
+    "forwarding, expected",
+    [
+        (Forwarding(), [VIA, *TRUTH]),
+        (Forwarding(forwarded="append"), [*LIES, VIA, *TRUTH]),
+        (Forwarding(forwarded="off"), [VIA]),
+    ],
+)
+def test_forwarded(forwarding: Forwarding, expected: list[Field]) -> None:
+    """By default no client can claim to be another one."""
+    assert sent(LIES, forwarding=forwarding) == [HOST, *expected]
+
+
+@pytest.mark.parametrize(
+    "client, expected",
+    [
+        (Client(b"::1", True, b"a", b"2"), b'for="[::1]";proto=https;host="a"'),
+        (Client(b"", False, b"a", b"1.1"), b'for=unknown;proto=http;host="a"'),
+    ],
+)
+def test_forwarded_node(client: Client, expected: bytes) -> None:
+    """RFC 7239: IPv6 in brackets and quotes; a client without an address is unknown."""
+    fields = sent([], client=client, forwarding=Forwarding())
+    assert (b"Forwarded", expected) in fields
+    assert ((b"X-Forwarded-For", b"") in fields) is False
+
+
+def test_response() -> None:
+    """Cookies are never merged; the framing of the other connection stays behind."""
+    came = [
+        (b"Set-Cookie", b"a=1"),
+        (b"Connection", b"X"),
+        (b"X", b"1"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Set-Cookie", b"b=2"),
+        (b"Via", b"1.1 first"),
+    ]
+    assert response_fields(came, Forwarding()) == [
+        (b"Set-Cookie", b"a=1"),
+        (b"Set-Cookie", b"b=2"),
+        (b"Via", b"1.1 first"),
+        VIA,
+    ]
+
+
+def test_length_of_a_response_passes() -> None:
+    """Even where Connection lists it: a body without its length would seem to have no end."""
+    came = [(b"Connection", b"content-length"), (b"Content-Length", b"2")]
+    assert response_fields(came, Forwarding()) == [came[1], VIA]
+
+
+def test_trailers() -> None:
+    """What frames, routes or authenticates has no place behind a body."""
+    allowed = [(b"X-Checksum", b"1")]
+    assert trailer_fields([(b"Content-Length", b"0"), *allowed, (b"Set-Cookie", b"x")]) == allowed

@@ -1,0 +1,312 @@
+"""Connections of ours to an HTTP/1.1 server, and what comes back on them.
+
+Twisted's `Agent` hides interim responses, trailers and upgrades, and leaves the connection
+open when a body is not read to its end.  Here a response is told event by event to a
+`Receiver`, and giving up closes the connection at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, BinaryIO, Final, Protocol
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import FileSender
+from twisted.python.failure import Failure
+
+from ._errno import ConnectionBroken, tell_errno
+from ._layers import transport_beneath
+from .deadlines import Deadline, Deadlines
+from .errors import HangupError, ParseError, ServerHangUp, ServerPhase
+from .events import NEED_DATA, BodyData, Field, ResponseHead
+from .limits import KIB, Limits, OutboundTimeouts
+from .response_parser import ResponseParser
+from .tls import tls_error
+
+#: A body up to this size goes out in one piece with its head.
+_SMALL_BODY: Final = 64 * KIB
+
+#: Bytes read at a time: of a large body, fewer turns of the reactor.
+_READ_BYTES: Final = 256 * KIB
+
+
+@dataclass(slots=True)
+class OutboundRequest:
+    """A request to be sent.
+
+    Attributes:
+        method: Token.
+        target: In origin form, or whatever form the server is to see.
+        fields: All field lines, framing included.
+        body: What follows the head, from its current position; None for nothing.
+        body_bytes: How many bytes that are.
+        upgrade: Whether the server may answer 101.
+    """
+
+    method: bytes
+    target: bytes
+    fields: list[Field] = field(default_factory=list)
+    body: BinaryIO | None = None
+    body_bytes: int = 0
+    upgrade: bool = False
+
+    def head(self) -> bytes:
+        """The request line and the fields, up to and including the empty line."""
+        lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]
+        lines += [b"%b: %b" % line for line in self.fields]
+        lines.append(b"\r\n")
+        return b"\r\n".join(lines)
+
+
+class Receiver(Protocol):
+    """Who hears what becomes of one request; `end` or `failed` comes last, once."""
+
+    def head(self, head: ResponseHead) -> None:
+        """A head has come, of the response or an interim one; a 101 hands over."""
+
+    def data(self, data: bytes) -> None:
+        """Some octets of the body."""
+
+    def all_read(self) -> None:
+        """All that had come has been told; more may follow."""
+
+    def end(self, trailers: list[Field]) -> None:
+        """The response is complete."""
+
+    def failed(self, error: HangupError) -> None:
+        """No response, or no whole one: a `ServerHangUp` or a `ParseError`."""
+
+
+class Keeper(Protocol):
+    """Who keeps connections; see `OutboundPool`."""
+
+    timeouts: OutboundTimeouts
+    limits: Limits
+    deadlines: Deadlines
+
+    def connected(self, connection: OutboundConnection) -> None:
+        """*connection* is made."""
+
+    def free(self, connection: OutboundConnection) -> None:
+        """It may carry the next request."""
+
+    def retire(self, connection: OutboundConnection) -> None:
+        """It is not to be used again."""
+
+    def lost(self, connection: OutboundConnection) -> None:
+        """It has gone."""
+
+
+class OutboundConnection(TwistedProtocol):
+    """One connection to a server; carries one request at a time.
+
+    Attributes:
+        reused: Whether a response has come over it before.
+        bytes_received: Of the running response so far.
+    """
+
+    transport: Any
+
+    def __init__(self, pool: Keeper) -> None:
+        self._pool = pool
+        self._parser = ResponseParser(pool.limits)
+        self._receiver: Receiver | None = None
+        self._deadline = Deadline(self._out_of_time)
+        self._sender: FileSender | None = None
+        self._answered = False
+        self._keep = False
+        self._paused = False
+        self._lost = False
+        self._heir: TwistedProtocol | None = None
+        self.reused = False
+        self.bytes_received = 0
+
+    # What the pool and the receiver ask for.
+
+    def send(self, request: OutboundRequest, receiver: Receiver) -> None:
+        """Send *request* and tell *receiver* what comes back."""
+        self._receiver = receiver
+        self._answered = self._keep = self._paused = False
+        self.bytes_received = 0
+        self._parser.expect(request.method, upgrade=request.upgrade)
+        head = request.head()
+        if request.body is None or not request.body_bytes:
+            self.transport.write(head)
+        elif request.body_bytes <= _SMALL_BODY:
+            self.transport.write(head + request.body.read(request.body_bytes))
+        else:
+            self.transport.write(head)
+            self._sender = FileSender()
+            sending = self._sender.beginFileTransfer(request.body, self.transport)
+            sending.addBoth(self._cb_sent)
+            return
+        self._wait(self._pool.timeouts.head_seconds)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`; meanwhile the server may be silent."""
+        if not self._paused and not self._lost:
+            self._paused = True
+            self._deadline.due = inf
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and not self._lost:
+            self._paused = False
+            self._wait(self._pool.timeouts.silence_seconds)
+            self.transport.resumeProducing()
+
+    def abort(self, receiver: Receiver) -> None:
+        """Give *receiver*'s request up: the server sees the connection go at once.
+
+        Nothing happens where it is not, or no longer, the running one.
+        """
+        if self._receiver is receiver:
+            self._receiver = None
+            if not self._lost:
+                self.transport.abortConnection()
+
+    def hand_over(self, heir: TwistedProtocol) -> list[bytes]:
+        """After a 101: the connection is *heir*'s; return what came behind it already."""
+        self._pool.deadlines.forget(self._deadline)
+        self._receiver = None
+        self._heir = heir
+        heir.makeConnection(self.transport)
+        return self._parser.unread()
+
+    @property
+    def phase(self) -> ServerPhase:
+        """How far the running request has come."""
+        if self._answered:
+            return "body"
+        if self._sender is not None:
+            return "request"
+        return "head" if self.bytes_received else "waiting"
+
+    # What Twisted calls.
+
+    def connectionMade(self) -> None:
+        beneath = transport_beneath(self.transport)
+        tell_errno(beneath)
+        beneath.bufferSize = _READ_BYTES
+        self._pool.connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._heir is not None:
+            self._heir.dataReceived(data)
+            return
+        receiver = self._receiver
+        if receiver is None:
+            self.transport.abortConnection()  # nobody has asked for anything
+            return
+        self.bytes_received += len(data)
+        self._parser.receive(data)
+        try:
+            while self._receiver is receiver:
+                event = self._parser.next_event()
+                if event is NEED_DATA:
+                    receiver.all_read()
+                    if not self._paused and self._answered:
+                        self._wait(self._pool.timeouts.silence_seconds)
+                    return
+                if isinstance(event, BodyData):
+                    receiver.data(event.data)
+                elif isinstance(event, ResponseHead):
+                    if not event.interim:
+                        self._answered = True
+                        self._keep = event.keep_alive
+                    receiver.head(event)
+                else:
+                    self._complete(receiver, event.trailers)
+                    return
+        except ParseError as error:
+            self._fail(error)
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._pool.deadlines.forget(self._deadline)
+        self._pool.lost(self)
+        if self._heir is not None:
+            heir, self._heir = self._heir, None
+            heir.connectionLost(reason)
+            return
+        receiver = self._receiver
+        if receiver is None:
+            return
+        if reason.check(ConnectionDone) and self._answered:
+            try:
+                end = self._parser.finish()
+            except ParseError:
+                pass
+            else:
+                self._receiver = None
+                receiver.end(end.trailers if end else [])
+                return
+        self._fail(self._hang_up(reason))
+
+    # Inside.
+
+    def _wait(self, seconds: float) -> None:
+        deadlines = self._pool.deadlines
+        deadlines.set(self._deadline, deadlines.seconds() + (seconds or inf))
+
+    def _cb_sent(self, result: object) -> None:
+        """The body is with the transport, or the connection with its loss."""
+        self._sender = None
+        if self._receiver is not None and not self._answered and not self._lost:
+            self._wait(self._pool.timeouts.head_seconds)
+
+    def _complete(self, receiver: Receiver, trailers: list[Field]) -> None:
+        """The response is here; the connection is free where both sides want that."""
+        self._deadline.due = inf
+        self._receiver = None
+        if self._keep and self._sender is None and not self._parser.buffered:
+            self.resume()
+            self.reused = True
+            self._wait(self._pool.timeouts.idle_seconds)
+            self._pool.free(self)
+        else:
+            self.transport.abortConnection() if self._sender else self.transport.loseConnection()
+        receiver.end(trailers)
+
+    def _fail(self, error: HangupError) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.failed(error)
+
+    def _hang_up(self, reason: Failure) -> ServerHangUp:
+        """What Node says of a connection that ended here."""
+        lost = reason.value
+        if isinstance(lost, SSL.Error):
+            error = tls_error(lost, "handshake")
+            return self._error(error.reason, error.code, lost)
+        code = lost.code if isinstance(lost, ConnectionBroken) else "ECONNRESET"
+        if self._answered:
+            words = "aborted"
+        else:
+            words = str(lost) if isinstance(lost, ConnectionBroken) else "socket hang up"
+        return self._error(words, code, reason.value)
+
+    def _out_of_time(self) -> None:
+        if self._receiver is None:
+            self._pool.retire(self)
+            self.transport.loseConnection()  # idle for long enough
+            return
+        self._fail(self._error(f"no answer in time ({self.phase})", "ETIMEDOUT", None))
+        self.transport.abortConnection()
+
+    def _error(self, words: str, code: str, cause: BaseException | None) -> ServerHangUp:
+        error = ServerHangUp(
+            words,
+            code=code,
+            phase=self.phase,
+            reused=self.reused,
+            bytes_received=self.bytes_received,
+        )
+        error.__cause__ = cause
+        return error
