@@ -68,7 +68,7 @@ class HandlerLog:
 
     def _tell(
         self,
-        level: object,
+        level: LogLevel,
         handler: object,
         words: str,
         error: ClientError,
@@ -88,7 +88,7 @@ class HandlerLog:
         if times > 1:
             _log.emit(level, said + " ({log_times} times so far)", log_times=times, **values)
         elif failure is not None:
-            _log.failure(said, failure, **values)
+            _log.failure(said, failure, LogLevel.critical, **values)
         else:
             _log.emit(level, said, **values)
 
