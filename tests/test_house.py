@@ -43,6 +43,7 @@ FLOORS: Final = [
         *{"client_socket", "errbacks", "deadlines", "journal", "hangups", "request"},
         *{
             "_headers",
+            "_addresses",
             "_backlog",
             "_cork",
             "_paused",

@@ -163,7 +163,7 @@ class Upgraded:
         """No registry has the connection, no deadline, no timer."""
         hangups = self.served.site._hangups
         assert self.served.site.open_connections == 0
-        assert hangups.connections == set()
+        assert not hangups.connections
         assert hangups.deadlines._waiting == 0
         assert hangups.deadlines._timer is None
         assert hangups.paused._gone == {}

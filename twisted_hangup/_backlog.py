@@ -26,7 +26,8 @@ class Backlog:
     def __init__(self, parser: RequestParser, limit_bytes: int) -> None:
         self._parser = parser
         self._limit_bytes = limit_bytes
-        self._ahead: deque[Event] = deque()
+        #: Made when it is needed: an empty one is the largest part of an idle connection.
+        self._ahead: deque[Event] | None = None
         self._messages = 0
         self._last_head: RequestHead | None = None
 
@@ -43,6 +44,8 @@ class Backlog:
         if not self._ahead:
             return self._parser.next_event()
         event = self._ahead.popleft()
+        if not self._ahead:
+            self._ahead = None
         if event.__class__ is EndOfMessage:
             self._messages -= 1
         return event
@@ -55,9 +58,10 @@ class Backlog:
         """
         if self._messages >= READ_AHEAD:
             return False
-        last = self._last_head if self._ahead else running
+        ahead = self._ahead
+        last = self._last_head if ahead else running
         assert last is not None
-        if last.upgrade and (not self._ahead or self._ahead[-1].__class__ is EndOfMessage):
+        if last.upgrade and (not ahead or ahead[-1].__class__ is EndOfMessage):
             return False  # what follows may be another protocol's
         event = self._parser.next_event()
         if event is NEED_DATA:
@@ -66,7 +70,9 @@ class Backlog:
             self._last_head = event
         elif event.__class__ is EndOfMessage:
             self._messages += 1
-        self._ahead.append(event)
+        if ahead is None:
+            ahead = self._ahead = deque()
+        ahead.append(event)
         return True
 
     def close(self) -> None:
@@ -78,5 +84,5 @@ class Backlog:
     def clear(self) -> None:
         """Judge nothing more, and hand out nothing more."""
         self._parser.close()
-        self._ahead.clear()
+        self._ahead = None
         self._messages = 0

@@ -15,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
+from ._addresses import shared_address
 from ._backlog import Backlog
 from ._cork import Cork
 from ._headers import HeadersCache, response_head
@@ -43,23 +44,41 @@ class RequestDriver(HTTPChannel):
     transport: Any
     requests: list[Any]
 
-    #: Whether the first byte has come, and whether events are being acted on now.
-    _heard = False
-    _pumping = False
-    #: Whether the message being read is the last one that will be.
-    _last = False
-    #: Whether the connection has gone, or has another protocol.
-    _left = False
-    _paused: int | None = None
-    _send_watch: SendWatch | None = None
-    _head: RequestHead | None = None
-    _error: ClientError | None = None
-    _peer: Any = None
-    #: What came behind a request for an upgrade, until the new protocol is ready for it.
-    _behind: Sequence[bytes] = ()
+    # Ten thousand slow clients cost what is kept here, so nothing is made before it is
+    # needed.  With slots because Python gives an instance with many attributes, or with
+    # some that are set late, a dictionary of its own of 800 bytes.
+    __slots__ = (
+        *("_backlog", "_behind", "_clock", "_cork", "_error", "_head", "_headers", "_heard"),
+        *("_host", "_last", "_left", "_over", "_parser", "_paused", "_peer", "_pumping"),
+        *("_send_watch", "hangups"),
+    )
 
-    #: Whether the connection is being closed, or has left; nothing is acted on any more.
-    _over = False
+    def __init__(self) -> None:
+        super().__init__()
+        #: Whether the first byte has come, and whether events are being acted on now.
+        self._heard = False
+        self._pumping = False
+        #: Whether the message being read is the last one that will be.
+        self._last = False
+        #: Whether the connection has gone, or has another protocol.
+        self._left = False
+        #: Whether it is being closed, or has left; nothing is acted on any more.
+        self._over = False
+        self._paused: int | None = None
+        self._send_watch: SendWatch | None = None
+        self._headers: HeadersCache | None = None
+        self._cork: Cork | None = None
+        self._head: RequestHead | None = None
+        self._error: ClientError | None = None
+        self._peer: Any = None
+        #: What came behind a request for an upgrade, until the new protocol is ready for it.
+        self._behind: Sequence[bytes] = ()
+        # What Twisted sets in the course of a request: early, for the reason above.
+        self._command = self._path = self._version = b""
+        self.length: int | None = 0
+        self.persistent = True
+        self._requestProducer = self._requestProducerStreaming = None
+        self._waitingForTransport = False
 
     # What the other half does.
 
@@ -92,12 +111,10 @@ class RequestDriver(HTTPChannel):
         super().connectionMade()
         hangups = self.hangups
         hangups.joined(self)
-        self._host = self.transport.getHost()
+        self._host = shared_address(self.transport.getHost())
         self.requestFactory: Any = hangup_factory(self.requestFactory)
         self._parser = RequestParser(hangups.limits)
         self._backlog = Backlog(self._parser, hangups.limits.backlog_bytes)
-        self._headers = HeadersCache()
-        self._cork = Cork(self.transport, hangups.corks)
         self._clock = MessageClock(hangups.deadlines, hangups.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
 
@@ -106,11 +123,16 @@ class RequestDriver(HTTPChannel):
         if not self._heard:
             self._heard = True
             if isinstance(self.transport, ProtocolWrapper):
-                self._host = self.transport.getHost()  # what a PROXY line has said
+                self._host = shared_address(self.transport.getHost())  # what a PROXY line has said
         self._parser.receive(data)
-        self._cork.put_in()
         self._pump()
         self._after_pump()
+
+    def _put_cork_in(self) -> None:
+        """Hold what is written from now on until this turn of the reactor is over."""
+        if self._cork is None:
+            self._cork = Cork(self.transport, self.hangups.corks)
+        self._cork.put_in()
 
     def getPeer(self) -> Any:
         """The client's address, made once per connection and not per request."""
@@ -212,6 +234,7 @@ class RequestDriver(HTTPChannel):
             self.requests[-1].handleContentChunk(event.data)
         else:
             self._clock.message_complete()
+            self._put_cork_in()
             transport = self.transport
             self.allContentReceived()
             self.rendered(transport)
@@ -224,16 +247,19 @@ class RequestDriver(HTTPChannel):
 
     def _begin_request(self, head: RequestHead) -> None:
         self._head = head
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = HeadersCache()
         request = self.requestFactory(self, len(self.requests))
         self.requests.append(request)
-        request.requestHeaders = self._headers.headers(head.fields)
+        request.requestHeaders = headers.headers(head.fields)
         self._command = head.method
         self._path = head.target
         self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"
         self.length = None if head.chunked else head.content_length or 0
         if head.method == b"CONNECT":
             self._refuse(request, 501)
-        elif not self._headers.expectation_known and head.version == b"1.1":
+        elif not headers.expectation_known and head.version == b"1.1":
             self._refuse(request, 417)
         else:
             self.allHeadersReceived()

@@ -34,9 +34,6 @@ _KNOWN_TO_LLHTTP: Final = frozenset(
 #: one of them otherwise would see another message, or another host.
 _NEVER_LENIENT: Final = _KNOWN_TO_LLHTTP | {b"host"}
 
-#: The lines that the end of the head may have to show.
-_MAY_BE_BLAMED: Final = frozenset({b"content-length", b"host", b"transfer-encoding"})
-
 
 def behind_request_line(scan: Scan, data: bytes, at: int) -> int:
     """Where the head's fields start."""
@@ -233,10 +230,12 @@ def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
         scan.flags |= connection_flags(value)
     elif word == b"upgrade" and value:
         scan.flags |= UPGRADE
-    elif word in _MAY_BE_BLAMED:
-        if scan.blamed is None:
-            scan.blamed = {}
-        scan.blamed[word] = raw
+    elif word == b"host":
+        scan.host_line = raw
+    elif word == b"content-length":
+        scan.length_line = raw
+    elif word == b"transfer-encoding":
+        scan.coding_line = raw
 
 
 # --- an empty value ---------------------------------------------------------------------

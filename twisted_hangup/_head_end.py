@@ -41,12 +41,12 @@ def end_of_head(scan: Scan, at: int) -> None:
     if scan.flags & CONTENT_LENGTH:
         head.content_length = scan.number
         if scan.number >= _TOO_LONG:
-            raise _blame(scan, why.CL_OVERFLOW, at, b"content-length")
+            raise _blame(why.CL_OVERFLOW, at, scan.length_line)
     refused = refused_host(head.version, _values(head.fields, b"host"), scan.limits)
     if refused is not None:
-        raise _blame(scan, refused, at, b"host")
+        raise _blame(refused, at, scan.host_line)
     if 0 < scan.limits.body_bytes < (head.content_length or 0):
-        raise _blame(scan, why.BODY_TOO_LARGE, at, b"content-length")
+        raise _blame(why.BODY_TOO_LARGE, at, scan.length_line)
     scan.event = head
     _body.begin(scan, head)
 
@@ -61,13 +61,12 @@ def _judge_codings(scan: Scan, head: RequestHead, at: int) -> None:
         refused = why.TE_NOT_ONLY_CHUNKED
     else:
         return
-    raise _blame(scan, refused, at, b"transfer-encoding")
+    raise _blame(refused, at, scan.coding_line)
 
 
-def _blame(scan: Scan, refused: Why, at: int, name: bytes) -> Refusal:
-    """Point behind the head, and show the last line of the field *name* if there is one."""
-    raw = (scan.blamed or {}).get(name, b"")
-    return Refusal(refused, at, None, raw, raw.partition(b":")[0] or None)
+def _blame(refused: Why, at: int, line: bytes) -> Refusal:
+    """Point behind the head, and show *line* if there is one."""
+    return Refusal(refused, at, None, line, line.partition(b":")[0] or None)
 
 
 def _values(fields: list[Field], name: bytes) -> list[bytes]:

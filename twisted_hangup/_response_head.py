@@ -97,7 +97,8 @@ def end_of_head(scan: Scan, at: int) -> None:
     head.upgrade = asks_for_upgrade(scan.flags)
     blame = _judge_framing(scan, head) or settle(head, scan.method, scan.asked_upgrade)
     if blame is not None:
-        raw = (scan.blamed or {}).get(blame.field, b"")
+        lines = {b"content-length": scan.length_line, b"transfer-encoding": scan.coding_line}
+        raw = lines.get(blame.field, b"")
         raise Refusal(blame.why, at, None, raw, raw.partition(b":")[0] or None)
     scan.event = head
     if head.chunked and head.has_body:

@@ -76,16 +76,17 @@ class Scan:
         word: Method or protocol; then the name of the current field in lower case.
         name: Name of the current field as received; None outside of fields.
         total: Body bytes so far, where the body is chunked.
-        blamed: Lines that the end of the head may have to blame, by name in lower case.
+        coding_line: The last Transfer-Encoding line, which the end of the head may have
+            to blame; likewise *host_line* and *length_line* (Content-Length).
         end_of_fields: What the empty line after the fields means.
         target_part: Which part of a URL the target has got to.
     """
 
     __slots__ = (
-        *("blamed", "count", "end_of_fields", "event", "finished", "flags", "head", "held"),
-        *("limits", "line_at", "mark", "methods", "name", "number", "packet_part", "part"),
-        *("request_line", "spaces", "spent", "state", "step", "target_part", "total"),
-        *("trailers", "word"),
+        *("coding_line", "count", "end_of_fields", "event", "finished", "flags", "head"),
+        *("held", "host_line", "length_line", "limits", "line_at", "mark", "methods", "name"),
+        *("number", "packet_part", "part", "request_line", "spaces", "spent", "state", "step"),
+        *("target_part", "total", "trailers", "word"),
     )
 
     def __init__(self, limits: Limits, methods: Methods, state: State) -> None:
@@ -110,7 +111,7 @@ class Scan:
         self.word = b""
         self.name: bytes | None = None
         self.total = 0
-        self.blamed: dict[bytes, bytes] | None = None
+        self.coding_line = self.host_line = self.length_line = b""
         self.end_of_fields: Callable[[Scan, int], None] | None = None
         self.target_part: object = None
 

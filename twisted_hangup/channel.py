@@ -43,12 +43,16 @@ class HangupChannel(RequestDriver):
         transport: The connection; None once another protocol has taken it over.
     """
 
-    _error_waits = False
-    _settled = False
-    _socket: ClientSocket | None = None
-    _input_ended = False
-    #: Phase and request at the moment when the transport went.
-    _lost_in: tuple[Phase, RequestHead | None] | None = None
+    __slots__ = ("_error_waits", "_input_ended", "_lost_in", "_settled", "_socket")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._error_waits = False
+        self._settled = False
+        self._socket: ClientSocket | None = None
+        self._input_ended = False
+        #: Phase and request at the moment when the transport went.
+        self._lost_in: tuple[Phase, RequestHead | None] | None = None
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
@@ -242,6 +246,7 @@ class HangupChannel(RequestDriver):
         socket = self._client_socket()
         if socket.secure and (error.phase == "handshake" or self._speaks_http2()):
             socket.peer_left()  # it could not read an answer in HTTP/1.1
+        self._put_cork_in()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:
             socket.request_was(error.request.method)

@@ -71,8 +71,15 @@ class ClientSocket:
             errback chain is skipped.
     """
 
-    handler: object = None
-    _error: ClientError | None = None
+    # Ten thousand may be lingering at a time; a handler may note on it what it likes.
+    __slots__ = (
+        *("__dict__", "__weakref__"),
+        *("_body_wanted", "_deadline", "_deadlines", "_ending", "_error", "_flushed"),
+        *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes"),
+        *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
+        *("bytes_written", "handler", "headers_sent", "host", "out_of_time", "peer", "secure"),
+        "status_sent",
+    )
 
     def __init__(
         self,
@@ -94,7 +101,9 @@ class ClientSocket:
         self.bytes_written = 0
         self.status_sent: int | None = None
         self.out_of_time = False
+        self.handler: object = None
         self._transport: Transport | None = transport
+        self._error: ClientError | None = None
         self._deadlines = deadlines
         self._limits = limits
         self._timeouts = timeouts
@@ -109,7 +118,7 @@ class ClientSocket:
         self._input_ended = False
         self._flushed = False
         self._body_wanted = True
-        self._waiting: list[Deferred[None]] = []
+        self._waiting: list[Deferred[None]] | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._transport is None else "open"
@@ -215,7 +224,7 @@ class ClientSocket:
         if self._transport is None:
             waiter.callback(None)
         else:
-            self._waiting.append(waiter)
+            self._waiting = [*(self._waiting or ()), waiter]
         return waiter
 
     # What the chain tells us about who has the socket.
@@ -276,16 +285,17 @@ class ClientSocket:
         """The connection has gone."""
         self._transport = self._release = self._watch_sending = None
         self._deadlines.forget(self._deadline)
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        waiting, self._waiting = self._waiting, None
+        for waiter in waiting or ():
             waiter.callback(None)
 
     def _let_go(self) -> None:
-        if self._release is not None:
-            self._release()
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     def _waiting_no_more(self, waiter: Deferred[None]) -> None:
-        if waiter in self._waiting:
+        if self._waiting is not None and waiter in self._waiting:
             self._waiting.remove(waiter)
 
     def _start_lingering(self) -> None:

@@ -1,8 +1,9 @@
 """Deadlines for every connection of a site, on one timer.
 
 A connection owns one :class:`Deadline` and moves it freely: moving it later costs one
-attribute and no timer.  The site's `Deadlines` looks twice a second at those that can be
-due by then, so a deadline is never early and less than a second late.
+attribute and no timer.  The site's `Deadlines` looks four times a second at those that can
+be due by then, so a deadline is never early and, unless tens of thousands pass together,
+less than a second late.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 #: Seconds between two looks.
-TICK: Final = 0.5
+TICK: Final = 0.25
 
 #: Longest work on expired connections in one reactor turn, in seconds, so that closing
-#: ten thousand of them keeps nobody else waiting.
-SLICE: Final = 0.005
+#: ten thousand of them keeps nobody else waiting.  A request on a new connection takes
+#: three turns.
+SLICE: Final = 0.001
 
 
 #: Stands for the tick of a deadline that is not filed under one yet.
@@ -60,7 +62,8 @@ class Deadlines:
         #: Set since the last look, and not filed yet: most are forgotten before it.
         self._new: list[Deadline] = []
         self._waiting = 0
-        self._by_tick: dict[int, set[Deadline]] = {}
+        #: Dictionaries, because a set takes three times the room.
+        self._by_tick: dict[int, dict[Deadline, None]] = {}
         self._looked_at = 0
         self._passed: deque[Deadline] = deque()
         self._timer: IDelayedCall | None = None
@@ -92,7 +95,7 @@ class Deadlines:
     def _file(self, deadline: Deadline) -> None:
         tick = max(ceil(deadline.due / TICK), self._looked_at + 1)
         deadline._tick = tick
-        self._by_tick.setdefault(tick, set()).add(deadline)
+        self._by_tick.setdefault(tick, {})[deadline] = None
 
     def _unfile(self, deadline: Deadline) -> None:
         tick = deadline._tick
@@ -102,7 +105,7 @@ class Deadlines:
         self._waiting -= 1
         filed = self._by_tick.get(tick)  # none where it is new: the next look drops it
         if filed is not None:
-            filed.discard(deadline)
+            filed.pop(deadline, None)
             if not filed:
                 del self._by_tick[tick]
 

@@ -60,7 +60,7 @@ class RecordedError(HangupError):
     # One is made per refused request, in two thirds of the time it takes without.
     __slots__ = (
         *("broke_at", "bytes_parsed", "code", "errno", "field", "offset", "peer", "phase"),
-        *("raw_packet", "reason", "request"),
+        *("masking", "raw_packet", "reason", "request"),
     )
 
     default_status: int | None = None
