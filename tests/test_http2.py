@@ -487,6 +487,16 @@ async def test_idle_connection(serve_h2: Serve) -> None:
     assert served.errors == []
 
 
+@pytest_twisted.ensureDeferred
+async def test_connection_without_a_request(serve_h2: Serve) -> None:
+    """A browser that connects ahead of its requests is idle, and given the keep-alive time."""
+    served = serve_h2(timeouts=Timeouts(head_seconds=0.2, keep_alive_seconds=1.5))
+    began = time.monotonic()
+    client = await talk(served.port, lambda c: c.to_the_end())
+    assert time.monotonic() - began > 1.3
+    assert (client.goaways, served.errors) == ([(NO_ERROR, 0)], [])
+
+
 @pytest.mark.parametrize("sent", [b"", PREFACE[:5]])
 @pytest_twisted.ensureDeferred
 async def test_no_preface(serve_h2: Serve, sent: bytes) -> None:
@@ -588,7 +598,7 @@ async def test_rapid_reset(serve_h2: Serve) -> None:
 
     client = await talk(served.port, run)
     assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
-    assert 1000 < served.site.journal.stream_resets < 1200  # some come back each second
+    assert 1000 < served.site.journal.stream_resets < 1200  # some are allowed each second
     assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
 
 

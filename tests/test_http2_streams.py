@@ -12,7 +12,7 @@ import pytest_twisted
 from certificates import server_context
 from cleanliness import LoggedErrors
 from http2_client import H2Client, Stream, fields_of
-from hyperframe.frame import RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, Frame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 from test_http2 import CANCEL, NO_ERROR, Serve, empty, talk
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.web.resource import Resource
@@ -22,6 +22,7 @@ from wire import Paths, Served, in_thread, pause
 
 from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
 from twisted_hangup._access_log import AccessLog
+from twisted_hangup._h2_rules import judge_head
 
 INTERNAL_ERROR = 2
 
@@ -199,6 +200,34 @@ async def test_refused_request(serve_h2: Serve, bad: Bad) -> None:
     assert served.root.fast.ran == [b"/fast"]
     assert chained == []
     assert error.report().startswith(f"{bad.code}: ")
+
+
+REPORT = """\
+HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
+  GET /fast?*************** HTTP/2
+  authorization: **************
+  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+In the value of header field "authorization": a control character other than tab
+is not allowed in a field value. RFC 9110, section 5.5."""
+
+
+def test_report() -> None:
+    """The report shows where it broke, as if it had been HTTP/1.1, and hides what is secret."""
+    fields = fields_of(b"/fast?token=swordfish", (b"authorization", b"Bearer \x01sesame"))
+    _, error = judge_head(fields, Limits())
+    assert error is not None
+    assert error.report() == REPORT
+
+
+@pytest.mark.parametrize("size", [16384, 190_000])
+@pytest.mark.parametrize("name", [b":path", b"a"])
+def test_what_an_overflow_keeps(size: int, name: bytes) -> None:
+    """An error that is kept for the operator keeps no more than HTTP/1.1's would."""
+    fields = [*without(name), (name, b"/" * size), (b"user-agent", b"me")]
+    _, error = judge_head(sorted(fields), Limits())
+    assert error is not None and error.request is not None and error.broke_at is not None
+    assert len(error.request.target) + len(error.broke_at.line) < 20_000
+    assert error.request.fields == []
 
 
 GOOD: list[tuple[str, list[tuple[bytes, bytes]], Limits]] = [
@@ -432,6 +461,33 @@ async def test_reset_stream(serve_h2: Serve) -> None:
     assert statuses == [499, 200]
     request.write(b"too late")
     request.finish()
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/a b"])
+@pytest_twisted.ensureDeferred
+async def test_request_and_reset_in_one_read(serve_h2: Serve, path: bytes) -> None:
+    """A request that is given up in the read that brings it is never begun."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> Stream:
+        for _ in range(10):  # more than the connection's window, were it not given back
+            client.send(*_given_up(client, path))
+            client.answer(client.request())
+        return client.answer(client.request())
+
+    assert (await talk(served.port, run)).status == 200
+    assert served.root.fast.ran == [b"/fast"] * 11
+    assert served.errors == [] and served.site.journal.stream_resets == 30
+
+
+def _given_up(client: H2Client, path: bytes) -> list[Frame]:
+    """Three requests with a body, each of them given up, in one TLS record."""
+    frames: list[Frame] = []
+    for _ in range(3):
+        head = client.headers(fields_of(path), end=False)
+        frames += [head, DataFrame(head.stream_id, bytes(4000))]
+        frames.append(RstStreamFrame(head.stream_id, error_code=CANCEL))
+    return frames
 
 
 class Unending(Resource):

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, Final
 
 from h2.errors import ErrorCodes
+from h2.events import DataReceived
 from twisted.internet.defer import Deferred
 
 from ._h2_rules import judge_head, judge_trailers, refusal
@@ -104,7 +105,12 @@ class RequestsConnection(SendingConnection):
     def _requestDataReceived(self, event: Any) -> None:
         if event.stream_id in self.streams:
             super()._requestDataReceived(event)
-        else:  # it still takes of the connection's window
+        else:
+            self._drop(event)
+
+    def _drop(self, event: Any) -> None:
+        """Ignore what came on a stream that has gone."""
+        if isinstance(event, DataReceived):  # it still takes of the connection's window
             self.openStreamWindow(event.stream_id, event.flow_controlled_length)
 
     def _requestEnded(self, event: Any) -> None:
@@ -113,9 +119,9 @@ class RequestsConnection(SendingConnection):
 
     def _requestAborted(self, event: Any) -> None:
         """The client does not want this response any more; that alone is no client error."""
+        self.hangups.journal.stream_resets += 1
         stream = self.streams.get(event.stream_id)
         if stream is not None:
-            self.hangups.journal.stream_resets += 1
             error = self._gone(f"Stream reset: {name_of(event.error_code)}", stream)
             stream.client_left(self._known(error))
             self._requestDone(event.stream_id)
@@ -227,4 +233,5 @@ class RequestsConnection(SendingConnection):
 
 
 def name_of(code: int) -> str:
+    """The name of an error code of RFC 9113, section 7; its number where it has none."""
     return code.name if isinstance(code, ErrorCodes) else str(code)

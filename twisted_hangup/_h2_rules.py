@@ -15,8 +15,8 @@ from . import _grammar, _target
 from . import _refusals as why
 from ._facts import refused_host
 from ._refusals import Why
-from .errors import PARSE_ERRORS, ParseError, Phase
-from .events import Field, RequestHead
+from .errors import PARSE_ERRORS, HeaderOverflow, ParseError, Phase
+from .events import Break, Field, Part, RequestHead
 from .limits import Limits
 
 #: What a field adds to the size of a field section besides its octets (section 10.5.1).
@@ -47,6 +47,9 @@ _LENIENT_VALUE: Final = re.compile(rb"[^\r\n\0]+")
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
 _COMMON_PATH: Final = re.compile(rb"/[" + _grammar.TARGET_CHAR + rb"?]*")
 _LARGEST_LENGTH: Final = 2**63 - 1
+
+#: Bytes of a target or value that a report may show.
+_MOST_SHOWN: Final = 1024
 
 
 def announced_list_bytes(limits: Limits) -> int:
@@ -94,10 +97,14 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
         broken = _refused_request(head, pseudo, limits) or _refused_authority(
             head, authority, limits
         )
-    if authority is not None:
+    error = broken and refusal(broken[0], head, broken[1], "head")
+    if isinstance(error, HeaderOverflow):
+        # An error is kept for a while, and this is what it must not keep.
+        head.target, head.fields = head.target[: limits.head_bytes], []
+    elif authority is not None:
         others = [field for field in head.fields if field[0] != b"host"]
         head.fields = [(b"host", authority), *others]
-    return head, broken and refusal(broken[0], head, broken[1], "head")
+    return head, error
 
 
 def judge_trailers(fields: Iterable[Field], head: RequestHead, limits: Limits) -> ParseError | None:
@@ -112,9 +119,27 @@ def refusal(
 ) -> ParseError:
     """The error for *why_refused*, of the class that its code has."""
     kind = PARSE_ERRORS.get(why_refused.code, ParseError)
+    broke_at = None
+    if head is not None and phase == "head":
+        broke_at = _shown(head, field or b"")
     return kind(
-        why_refused.reason, code=why_refused.code, phase=phase, request=head, field=field or None
+        why_refused.reason,
+        code=why_refused.code,
+        phase=phase,
+        request=head,
+        field=field or None,
+        broke_at=broke_at,
     )
+
+
+def _shown(head: RequestHead, field: bytes) -> Break:
+    """Where *head* broke, written as HTTP/1 would have it, for people to read."""
+    request_line = b"%b %b HTTP/2" % (head.method, head.target[:_MOST_SHOWN])
+    value = next((value for name, value in head.fields if name == field), None)
+    if value is None:
+        return Break(Part.REQUEST_LINE, request_line, request_line, len(request_line))
+    line = b"%b: %b" % (field, value[:_MOST_SHOWN])
+    return Break(Part.FIELD, request_line, line, len(line))
 
 
 def _refused_size(so_far: int, fields: list[Field], limits: Limits) -> tuple[Why, bytes] | None:

@@ -253,6 +253,30 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = MappingProxyType(
             " a port where there is one, such as example.org:8080; not a URL, and no list",
             "RFC 9110, section 7.2",
         ),
+        ("ERR_HTTP_INVALID_HOST", ":authority and Host differ"): Rule(
+            "an HTTP/2 request names its host in :authority; a Host beside it has to say the same",
+            "RFC 9113, section 8.3.1",
+        ),
+        # What HTTP/2 alone has.
+        ("HPE_INVALID_HEADER_TOKEN", "White space around a header value"): Rule(
+            "a value in HTTP/2 neither begins nor ends with a space or tab",
+            "RFC 9113, section 8.2.1",
+        ),
+        ("ERR_HTTP2_INVALID_PSEUDOHEADER", ""): Rule(
+            "a request starts with :method, :scheme, :authority and :path, each of them once;"
+            " no other name starts with a colon",
+            "RFC 9113, section 8.3",
+        ),
+        ("ERR_HTTP2_INVALID_CONNECTION_HEADERS", ""): Rule(
+            "HTTP/2 has none of Connection, Keep-Alive, Proxy-Connection, Transfer-Encoding and"
+            " Upgrade, and TE may only be trailers",
+            "RFC 9113, section 8.2.2",
+        ),
+        ("ERR_HTTP2_ENHANCE_YOUR_CALM", ""): Rule(
+            "the client gives the server work without end: requests that it resets, answers"
+            " that it does not read, or fields that never end",
+            "RFC 9113, section 10.5",
+        ),
         # The body.
         ("HPE_CR_EXPECTED", "Missing expected CR after chunk data"): _CHUNK_DATA,
         ("HPE_CR_EXPECTED", "Missing expected CR after chunk extension name"): _CHUNK_SIZE_END,

@@ -86,12 +86,9 @@ class HangupHTTP2(RequestsConnection):
             had_block = had_block or frames.blocks > blocks
             self._break(_code_of(error), _words_of(error), had_block)
             return
-        for event in received:
-            act = self._ACTS.get(type(event))
-            if act is not None:
-                act(self, event)
-            if self._over:
-                return
+        self._act_on(received)
+        if self._over:
+            return
         self._tryToWriteControlData()
         self._watch_input(bool(in_preface))
 
@@ -132,6 +129,18 @@ class HangupHTTP2(RequestsConnection):
         return "head" if self._frames.in_block else "idle"
 
     # Frames.
+
+    def _act_on(self, received: list[Any]) -> None:
+        """Act on the events of one read, until the connection is being closed."""
+        # Resets first: h2 has forgotten these streams already, and none of them is begun.
+        reset = {event.stream_id for event in received if isinstance(event, events.StreamReset)}
+        for event in sorted(received, key=_is_reset, reverse=True) if reset else received:
+            if reset and getattr(event, "stream_id", None) in reset and not _is_reset(event):
+                self._drop(event)
+            elif (act := self._ACTS.get(type(event))) is not None:
+                act(self, event)
+            if self._over:
+                return
 
     def _client_going_away(self, event: Any) -> None:
         """The client's GOAWAY: it opens no stream any more (RFC 9113, section 6.8)."""
@@ -294,6 +303,10 @@ class HangupHTTP2(RequestsConnection):
 
     def _block_dribbles(self) -> None:
         self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block not complete in time")
+
+
+def _is_reset(event: Any) -> bool:
+    return isinstance(event, events.StreamReset)
 
 
 def _code_of(error: ProtocolError) -> ErrorCodes:
