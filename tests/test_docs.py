@@ -1,0 +1,102 @@
+"""The programs in the pages of docs/ run, and do what stands beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+import pytest_twisted
+from twisted.internet.threads import deferToThread
+from twisted.python.threadpool import ThreadPool
+from twisted.web.resource import Resource
+from wire import Client, Paths, Served, in_thread, pause, talk
+
+from twisted_hangup import HangupWSGIResource
+
+Serve = Callable[..., Served]
+
+PAGES: Final = {path.stem: path for path in (Path(__file__).parent.parent / "docs").glob("*.md")}
+
+
+def run(page: str) -> dict[str, Any]:
+    """Run the programs of a page, one after the other; what they have made."""
+    programs = re.findall(r"^```python\n(.*?)^```$", PAGES[page].read_text(), re.DOTALL | re.M)
+    made: dict[str, Any] = {"__name__": page, "resource": Resource()}
+    for program in programs:
+        if "klein" not in program or find_spec("klein"):
+            exec(compile(program, PAGES[page].name, "exec"), made)
+    return made
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_programs_run(page: str) -> None:
+    """Each page can be followed from its top to its end."""
+    run(page)
+
+
+async def leave(
+    served: Served, path: str, seconds: float = 0.05, *, method: str = "GET", body: str = ""
+) -> None:
+    """Let a client ask, and leave so many seconds later."""
+    sent = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    client = await in_thread(lambda: Client(served.port).send(sent.encode()))
+    await pause(seconds)
+    await in_thread(client.reset)
+    await pause()
+
+
+@pytest.mark.parametrize("name", ["Report", "Export", "Search"])
+@pytest_twisted.ensureDeferred
+async def test_cancel(serve: Serve, name: str) -> None:
+    """The work of a client that has left leaves no timer behind: the test's fixture looks."""
+    served = serve(Paths(work=run("cancel")[name]()))
+    await leave(served, "/work")
+    assert served.codes == ["ECONNRESET"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel_answers(serve: Serve) -> None:
+    """For a client that waits, the response is what the method returns."""
+    served = serve(Paths(work=run("cancel")["Export"]()))
+    wire = b"GET /work HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert (await talk(served.port, wire)).endswith(b"<p>page 1</p>")
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel_shield(serve: Serve) -> None:
+    """An order is placed if that has begun when the client leaves, and only then."""
+    orders = run("cancel")["Orders"]()
+    served = serve(Paths(orders=orders))
+    await leave(served, "/orders", 0.05, method="POST", body="early")
+    await leave(served, "/orders", 0.25, method="POST", body="late")
+    assert orders.placed == []
+    await pause(0.2)
+    assert orders.placed == [b"late"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel_klein(serve: Serve) -> None:
+    """Of klein's routes, one ends and the other does not."""
+    pytest.importorskip("klein")
+    page = run("cancel")
+    served = serve(Paths(klein=page["app"].resource()))
+    await leave(served, "/klein/report")
+    await leave(served, "/klein/orders", method="POST", body="order")
+    await pause(0.3)
+    assert page["orders"].placed == [b"order"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancel_wsgi(serve: Serve) -> None:
+    """The application ends when it looks."""
+    from twisted.internet import reactor
+
+    pool = ThreadPool(1, 1)
+    pool.start()
+    ticks: Any = HangupWSGIResource(cast(Any, reactor), pool, run("cancel")["application"])
+    await leave(serve(Paths(ticks=ticks)), "/ticks")
+    await deferToThread(pool.stop)  # would not return before the application does
