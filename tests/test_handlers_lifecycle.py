@@ -14,7 +14,7 @@ from cleanliness import LoggedErrors
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from wire import BAD, DEFAULT, Client, Served, in_thread, pause, talk
+from wire import BAD, DEFAULT, SLOW, Client, Served, in_thread, pause, talk
 from zope.interface import implementer
 
 from twisted_hangup import ClientSocket, Timeouts
@@ -219,15 +219,35 @@ async def test_tidy_handlers_are_not_told_of(serve: Serve, said: Said) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_default_answer_to_nobody_is_not_told_of(serve: Serve, said: Said) -> None:
-    """That a client resets a broken message is its own affair."""
+async def test_closing_for_a_client_that_has_gone_is_not_told_of(serve: Serve, said: Said) -> None:
+    """A handler may close what it took in any case."""
     served = serve()
-    served.site.on_client_error(lambda failure, client: failure)
-    client = await in_thread(lambda: Client(served.port).send(b"GET / HT"))
+    sockets: list[ClientSocket] = []
+
+    @served.site.on_client_error
+    def keeps(failure: Failure, client: ClientSocket) -> None:
+        sockets.append(client)
+
+    client = await in_thread(lambda: Client(served.port).send(BAD))
     await pause()
     client.reset()
     await pause()
-    assert served.codes == ["ECONNRESET"]
+    sockets[0].end()
+    sockets[0].destroy()
+    assert said.lines == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_default_answer_to_nobody_is_not_told_of(serve: Serve, said: Said) -> None:
+    """That a client leaves before its error is answered is its own affair."""
+    served = serve()
+    served.site.on_client_error(lambda failure, client: failure)
+    started = served.root.slow.started
+    client = await in_thread(lambda: Client(served.port).send(SLOW + BAD))
+    await started
+    client.reset()
+    await pause()
+    assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
     assert said.lines == []
 
 
