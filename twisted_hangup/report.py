@@ -67,13 +67,15 @@ class Reportable(Protocol):
 
     code: str
     reason: str
-    about: Literal["request", "response"]
     field: bytes | None
     offset: int | None
     request: RequestHead | None
     broke_at: Break | None
     raw_packet: bytes | None
     bytes_parsed: int | None
+
+    @property
+    def about(self) -> Literal["request", "response"]: ...
 
     @property
     def phase(self) -> str: ...
