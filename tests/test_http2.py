@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -665,9 +667,13 @@ async def test_hang_up_all(serve_h2: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_client_that_ignores_the_close(serve_h2: Serve) -> None:
-    """It is left when the lingering time is over."""
-    served = serve_h2(timeouts=Timeouts(linger_silence_seconds=0.3))
+    """What became of the error is told at once; the client is left when it lingers too long."""
+    served = serve_h2(timeouts=Timeouts(linger_silence_seconds=0.5))
+    settled: list[Any] = []
+    served.site.journal.watch_settled(lambda error, status: settled.append(error.code))
     client = await in_thread(lambda: H2Client(served.port).send(DataFrame(9, b"a")).to_the_end())
+    assert settled == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    assert served.site.open_connections == 1
     assert await empty(served, 3)
     client.close()
 
@@ -678,3 +684,12 @@ async def test_announced_settings(serve_h2: Serve) -> None:
     served = serve_h2(limits=Limits(head_bytes=1000, head_fields=10))
     client = await talk(served.port, lambda c: c.until(lambda: c.settings))
     assert client.settings[SettingsFrame.MAX_HEADER_LIST_SIZE] == 1320
+
+
+def test_without_the_extra() -> None:
+    """Where h2 is not installed, everything else works."""
+    program = (
+        "import sys; sys.modules['h2'] = None; import twisted_hangup; "
+        "sys.exit('twisted_hangup.http2' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
