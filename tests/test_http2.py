@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 from twisted.web.server import Site
@@ -41,6 +43,7 @@ from twisted_hangup import (
     Limits,
     RequestTimeout,
     Timeouts,
+    TLSError,
     forward_client_errors,
 )
 
@@ -402,6 +405,44 @@ async def test_client_leaves_between_requests(serve_h2: Serve, leave: str) -> No
     await talk(served.port, run)
     assert await empty(served)
     assert served.errors == []
+
+
+@pytest.mark.parametrize("leave, codes", [("reset", ["ECONNRESET"]), ("fin", [])])
+@pytest_twisted.ensureDeferred
+async def test_idle_client_leaves_an_endpoint(serve: Serve, leave: str, codes: list[str]) -> None:
+    """On an endpoint of ours a reset is told from an end, also where nothing runs."""
+    from twisted.internet import reactor
+
+    endpoint = SSL4ServerEndpoint(reactor, 0, server_context(), interface="127.0.0.1")
+    served = serve(endpoint=endpoint)
+
+    def run(client: H2Client) -> None:
+        client.answer(client.request())
+        LEAVE[leave](client)
+
+    await talk(served.port, run)
+    assert await empty(served)
+    assert served.codes == codes
+    assert [error.phase for error in served.errors] == ["idle"] * len(codes)
+
+
+@pytest_twisted.ensureDeferred
+async def test_corrupt_record(serve_h2: Serve) -> None:
+    """What is no TLS any more is a TLSError, and a hang-up for what runs."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> None:
+        client.request(b"/slow")
+        time.sleep(0.1)
+        os.write(client.client.socket.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+        client.to_the_end()
+
+    await talk(served.port, run)
+    assert await empty(served)
+    (error,) = served.errors
+    assert isinstance(error, TLSError)
+    assert error.phase == "response" and error.code.startswith("ERR_SSL_")
+    assert [gone.value.__cause__ for gone in served.root.slow.gone] == [error]
 
 
 @pytest_twisted.ensureDeferred

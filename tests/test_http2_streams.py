@@ -330,6 +330,23 @@ async def test_refused_without_an_error(
 
 
 @pytest_twisted.ensureDeferred
+async def test_rest_of_a_refused_request(serve_h2: Serve) -> None:
+    """What follows in the same read is neither kept nor answered a second time."""
+    served = serve_h2(limits=Limits(body_bytes=1))
+
+    def run(client: H2Client) -> Stream:
+        head = client.headers(fields_of(b"/fast", (b"expect", b"x")), end=False)
+        body = DataFrame(head.stream_id, b"abc")
+        trailers = client.headers([(b":a", b"b")], stream=head.stream_id)
+        refused = client.send(head, body, trailers).answer(head.stream_id)
+        assert client.answer(client.request()).status == 200
+        return refused
+
+    assert (await talk(served.port, run)).statuses == [417]
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_100_continue(serve_h2: Serve) -> None:
     """A client that waits for it is asked for its body."""
     served = serve_h2(Paths(asked=Asked()))
@@ -666,8 +683,9 @@ async def test_late_writes(serve_h2: Serve) -> None:
     request.finish()
 
 
+@pytest.mark.parametrize("begun", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_transport_methods_of_the_application(serve_h2: Serve) -> None:
+async def test_transport_methods_of_the_application(serve_h2: Serve, begun: bool) -> None:
     """request.loseConnection() ends that response alone, and what follows does nothing."""
     served = serve_h2()
 
@@ -677,10 +695,13 @@ async def test_transport_methods_of_the_application(serve_h2: Serve) -> None:
 
     done = talk(served.port, run)
     request = await served.root.slow.started
-    request.write(b"so far")
+    if begun:
+        request.write(b"so far")
     request.loseConnection()
     first, second = await done
-    assert (first.body, first.ended, second.status) == (b"so far", True, 200)
+    expected = (b"so far", True, None) if begun else (b"", False, INTERNAL_ERROR)
+    assert (first.body, first.ended, first.reset) == expected
+    assert second.status == 200
     request.write(b"more")
     request.finish()
     with suppress(AttributeError):

@@ -180,6 +180,13 @@ class HangupStream(H2Stream):
         if self._is_open:
             super().writeHeaders(version, code, reason, headers)
 
+    def loseConnection(self) -> None:
+        """End the response as it is, or break it off where it has not begun."""
+        if self._request.startedWriting:
+            super().loseConnection()
+        else:
+            self.abortConnection()
+
     def abortConnection(self) -> None:
         """Reset the stream."""
         self._abort(ConnectionAborted("the stream was reset"))
