@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -62,6 +64,15 @@ def test_as_node_decides(case: Case) -> None:
 def test_every_deviation_has_a_case() -> None:
     """What Node lets pass and we refuse is shown, each under its name."""
     assert set(responses.REFUSALS.values()) <= {case.deviation for case in CASES}
+
+
+def test_deviations_are_documented() -> None:
+    """The table of the docs has a row for each, and the two that no single response shows."""
+    page = (Path(__file__).parent.parent / "docs" / "deviations.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page.partition("\n## Responses")[2], re.M)
+    named = {name for row in rows for name in re.findall("`(.*?)`", row)}
+    shown = {case.deviation for case in CASES if case.deviation}
+    assert named == shown | {"one-response", "overflow-at-limit"}
 
 
 @pytest.fixture(scope="module")
