@@ -573,6 +573,22 @@ async def test_header_block_that_dribbles(serve_h2: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_header_block_across_the_idle_deadline(serve_h2: Serve) -> None:
+    """It is waited for; the connection is idle again when its request was refused."""
+    served = serve_h2(timeouts=Timeouts(keep_alive_seconds=0.5, head_seconds=3))
+
+    def run(client: H2Client) -> H2Client:
+        data = _raw(client.headers(fields_of(b"/a b")))
+        client.raw(data[:15])
+        time.sleep(1.3)
+        return client.raw(data[15:]).to_the_end()
+
+    client = await talk(served.port, run)
+    assert client.stream(1).status == 400
+    assert (client.goaways, client.closed) == ([(NO_ERROR, 1)], "end")
+
+
+@pytest_twisted.ensureDeferred
 async def test_slow_request_body(serve_h2: Serve) -> None:
     """A request that is not complete in time is answered 408; the others go on."""
     served = serve_h2(timeouts=QUICK)

@@ -507,6 +507,56 @@ def _given_up(client: H2Client, path: bytes) -> list[Frame]:
     return frames
 
 
+class Pauses(Request):
+    """A request class that wants no more of its body for now."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        super().handleContentChunk(data)
+        if self.requestHeaders.hasHeader(b"pause"):
+            self.channel.pauseProducing()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_of_a_paused_upload(serve_h2: Serve) -> None:
+    """What was not taken of its body is given back to the connection's window."""
+    served = serve_h2(requestFactory=Pauses)
+
+    def run(client: H2Client) -> Stream:
+        paused = client.request(b"/fast", (b"pause", b"1"), end=False)
+        for _ in range(4):
+            client.data(paused, bytes(15000), end=False)
+        client.send(RstStreamFrame(paused, error_code=CANCEL))
+        time.sleep(0.1)
+        stream = client.request(b"/fast", end=False)
+        for _ in range(4):
+            client.data(stream, bytes(15000), end=False)
+        return client.data(stream, b"").answer(stream)
+
+    assert (await talk(served.port, run)).status == 200
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
+    """A body that was paused arrives whole, and its request is run then."""
+    served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
+    done = talk(served.port, lambda c: c.data(_paused(c), b"abc").answer(1))
+    await pause(0.2)
+    (connection,) = served.site._hangups.open()
+    assert asked.requests == []
+    while connection.streams and not asked.requests:
+        connection.streams[1].resumeProducing()
+        await pause(0)
+    assert (await done).status == 200
+    assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"abc")]
+
+
+def _paused(client: H2Client) -> int:
+    stream = client.request(b"/asked", (b"pause", b"1"), end=False)
+    client.data(stream, bytes(15000), end=False)
+    return stream
+
+
 class Unending(Resource):
     """Writes for as long as there is room."""
 

@@ -279,7 +279,8 @@ class HangupHTTP2(RequestsConnection):
     def _watch_input(self, in_preface: bool) -> None:
         """Set the deadlines that fit where the input stands."""
         frames = self._frames
-        if in_preface and not frames.preface_left and not self.streams:
+        begun = in_preface and not frames.preface_left
+        if not self.streams and (begun or self._idle_clock.due == inf):
             self._set(self._idle_clock, self.hangups.timeouts.keep_alive_seconds)
         if not frames.in_block:
             self._block_clock.due = inf
