@@ -36,6 +36,7 @@ FLOORS: Final = [
             "_h2_rules",
             "_proxy_header",
             "_forwarding",
+            "_upstream",
         },
     },
     # Twisted adapters
@@ -79,7 +80,7 @@ FLOORS: Final = [
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},
         *{"_access_log", "_accept", "_static", "_welcome", "_plain_page"},
-        *{"_outbound", "_outbound_pool", "_tunnel"},
+        *{"_outbound", "_outbound_body", "_outbound_pool", "_tunnel"},
         *{"async_resource", "wsgi"},
     },
     # wiring

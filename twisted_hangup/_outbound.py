@@ -7,7 +7,7 @@ open when a body is not read to its end.  Here a response is told event by event
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -15,11 +15,13 @@ from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
+from twisted.web.iweb import IBodyProducer
 
 from ._errno import ConnectionBroken, tell_errno
 from ._layers import transport_beneath
+from ._outbound_body import send_body
+from ._stalled import SendWatch
 from .deadlines import Deadline, Deadlines
 from .errors import HangupError, ParseError, ServerHangUp, ServerPhase
 from .events import NEED_DATA, BodyData, Field, ResponseHead
@@ -40,26 +42,17 @@ class OutboundRequest:
 
     Attributes:
         method: Token.
-        target: In origin form, or whatever form the server is to see.
-        fields: All field lines, framing included.
-        body: What follows the head, from its current position; None for nothing.
-        body_bytes: How many bytes that are.
+        head: Up to and including the empty line, framing included.
+        body: What follows the head, a file from its current position; None for nothing.
+        body_bytes: How many bytes that are; None for a body in chunks.
         upgrade: Whether the server may answer 101.
     """
 
     method: bytes
-    target: bytes
-    fields: list[Field] = field(default_factory=list)
-    body: BinaryIO | None = None
-    body_bytes: int = 0
+    head: bytes
+    body: BinaryIO | IBodyProducer | None = None
+    body_bytes: int | None = 0
     upgrade: bool = False
-
-    def head(self) -> bytes:
-        """The request line and the fields, up to and including the empty line."""
-        lines = [b"%b %b HTTP/1.1" % (self.method, self.target)]
-        lines += [b"%b: %b" % line for line in self.fields]
-        lines.append(b"\r\n")
-        return b"\r\n".join(lines)
 
 
 class Receiver(Protocol):
@@ -116,7 +109,7 @@ class OutboundConnection(TwistedProtocol):
         self._parser = ResponseParser(pool.limits)
         self._receiver: Receiver | None = None
         self._deadline = Deadline(self._out_of_time)
-        self._sender: FileSender | None = None
+        self._sending = False
         self._answered = False
         self._keep = False
         self._paused = False
@@ -133,16 +126,18 @@ class OutboundConnection(TwistedProtocol):
         self._answered = self._keep = self._paused = False
         self.bytes_received = 0
         self._parser.expect(request.method, upgrade=request.upgrade)
-        head = request.head()
-        if request.body is None or not request.body_bytes:
+        head, body, length = request.head, request.body, request.body_bytes
+        produced = IBodyProducer.providedBy(body)
+        if body is None or length == 0:
             self.transport.write(head)
-        elif request.body_bytes <= _SMALL_BODY:
-            self.transport.write(head + request.body.read(request.body_bytes))
+        elif not produced and length is not None and length <= _SMALL_BODY:
+            self.transport.write(head + body.read(length))
         else:
             self.transport.write(head)
-            self._sender = FileSender()
-            sending = self._sender.beginFileTransfer(request.body, self.transport)
-            sending.addBoth(self._cb_sent)
+            self._sending = True
+            self._send_watch.start()
+            sending = send_body(self.transport, body, length)
+            sending.addCallbacks(self._cb_sent, self._eb_not_sent)
             return
         self._wait(self._pool.timeouts.head_seconds)
 
@@ -183,7 +178,7 @@ class OutboundConnection(TwistedProtocol):
         """How far the running request has come."""
         if self._answered:
             return "body"
-        if self._sender is not None:
+        if self._sending:
             return "request"
         return "head" if self.bytes_received else "waiting"
 
@@ -192,6 +187,10 @@ class OutboundConnection(TwistedProtocol):
     def connectionMade(self) -> None:
         beneath = transport_beneath(self.transport)
         tell_errno(beneath)
+        pool = self._pool
+        self._send_watch = SendWatch(
+            beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time
+        )
         beneath.bufferSize = _READ_BYTES
         self._pool.connected(self)
 
@@ -229,6 +228,7 @@ class OutboundConnection(TwistedProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
+        self._send_watch.forget()
         self._pool.deadlines.forget(self._deadline)
         self._pool.lost(self)
         if self._heir is not None:
@@ -257,21 +257,28 @@ class OutboundConnection(TwistedProtocol):
 
     def _cb_sent(self, result: object) -> None:
         """The body is with the transport, or the connection with its loss."""
-        self._sender = None
+        self._sending = False
+        self._send_watch.stop()
         if self._receiver is not None and not self._answered and not self._lost:
             self._wait(self._pool.timeouts.head_seconds)
+
+    def _eb_not_sent(self, failure: Failure) -> None:
+        """The body could not be produced, or the connection was lost before its end."""
+        if self._receiver is not None and not self._lost and not self.transport.disconnecting:
+            self._fail(failure.value)
+            self.transport.abortConnection()
 
     def _complete(self, receiver: Receiver, trailers: list[Field]) -> None:
         """The response is here; the connection is free where both sides want that."""
         self._deadline.due = inf
         self._receiver = None
-        if self._keep and self._sender is None and not self._parser.buffered:
+        if self._keep and not self._sending and not self._parser.buffered:
             self.resume()
             self.reused = True
             self._wait(self._pool.timeouts.idle_seconds)
             self._pool.free(self)
         else:
-            self.transport.abortConnection() if self._sender else self.transport.loseConnection()
+            self.transport.abortConnection() if self._sending else self.transport.loseConnection()
         receiver.end(trailers)
 
     def _fail(self, error: HangupError) -> None:

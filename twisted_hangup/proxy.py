@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
@@ -33,6 +32,7 @@ from ._forwarding import (
 from ._outbound import OutboundRequest
 from ._outbound_pool import Exchange, OutboundPool
 from ._tunnel import tunnel
+from ._upstream import CannotForward, Upstream, host_asked_for, request_head
 from .channel import HangupChannel
 from .errors import HangupError, ParseError, ServerHangUp, UpstreamError
 from .events import Field, RequestHead, ResponseHead
@@ -42,8 +42,8 @@ from .limits import Limits, OutboundTimeouts
 #: Methods of which a second one does no more than the first (RFC 9110, section 9.2.2).
 IDEMPOTENT: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
 
-#: Scheme and authority of a target in absolute form (RFC 9112, section 3.2.2).
-_ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?@]*@)?([^/?]*)")
+#: A number that a proxy counts down; a longer one cannot be told from endless.
+_COUNT: Final = re.compile(rb"[0-9]{1,9}")
 
 _log = Logger()
 
@@ -93,20 +93,25 @@ class ProxyResource(Resource):
         self.upstream = upstream
         self.forwarding = forwarding or Forwarding()
         self.pool = OutboundPool(
-            endpoint or upstream.endpoint(reactor), reactor, timeouts=timeouts, limits=limits
+            endpoint or _endpoint(upstream, reactor), reactor, timeouts=timeouts, limits=limits
         )
 
     def render(self, request: Any) -> int:
         """Pass *request* on."""
         if request.method in (b"OPTIONS", b"TRACE") and self._is_the_last(request):
             return NOT_DONE_YET
-        _Relay(self, request).start()
+        try:
+            relay = _Relay(self, request)
+        except CannotForward as error:
+            _answer(request, 400, f"This request cannot be passed on: {error}.")
+        else:
+            relay.start()
         return NOT_DONE_YET
 
     def _is_the_last(self, request: Any) -> bool:
         """Answer where the client wants no server further than this (section 7.6.2)."""
         value = request.getHeader(b"Max-Forwards")
-        if value is None or not value.isdigit():
+        if value is None or not _COUNT.fullmatch(value):
             return False
         if int(value):
             request.requestHeaders.setRawHeaders(b"Max-Forwards", [b"%d" % (int(value) - 1)])
@@ -115,54 +120,6 @@ class ProxyResource(Resource):
         request.setHeader(b"Content-Length", b"0")
         request.finish()
         return True
-
-
-class Upstream:
-    """Where requests go.
-
-    Attributes:
-        url: As the operator wrote it.
-        authority: Host and port as they stand in Host.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise ValueError(f"{url!r}: {error}") from error
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not the URL of a server, such as http://127.0.0.1:9000")
-        if parts.query or parts.fragment or parts.username is not None:
-            raise ValueError(f"{url!r} has more than a scheme, a host, a port and a path")
-        self.url = url
-        self.host = parts.hostname
-        self.secure = parts.scheme == "https"
-        self.port = port or (443 if self.secure else 80)
-        self.authority = parts.netloc.encode("idna" if not parts.netloc.isascii() else "ascii")
-        self._path = parts.path.encode("ascii", "strict")
-
-    def endpoint(self, reactor: Any) -> IStreamClientEndpoint:
-        """How to connect to it."""
-        endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, self.host, self.port)
-        if self.secure:
-            endpoint = wrapClientTLS(optionsForClientTLS(self.host), endpoint)
-        return endpoint
-
-    def target(self, request: Any) -> bytes:
-        """The request target that the server gets, in origin form."""
-        target: bytes = request.uri
-        if not target.startswith(b"/"):  # absolute form: the authority goes into Host
-            path = _ABSOLUTE.sub(b"", target)
-            target = path if path.startswith(b"/") else b"/" + path
-        if not self._path:
-            return target
-        path, mark, query = target.partition(b"?")
-        below = path.split(b"/")[1 + len(request.prepath) :]
-        here = self._path
-        if below:
-            here = here.removesuffix(b"/") + b"/" + b"/".join(below)
-        return here + mark + query
 
 
 @implementer(IPushProducer)
@@ -202,23 +159,25 @@ class _Relay:
             and request.requestHeaders.hasHeader(b"Upgrade")
         )
         self._trailers_wanted = version == b"1.1" and b"trailers" in listed(fields, b"te")
+        hosts = request.requestHeaders.getRawHeaders(b"Host", ())
+        made = request_fields(
+            fields,
+            method=request.method,
+            client=Client(
+                getattr(request.client, "host", "").encode("ascii"),
+                request.isSecure(),
+                host_asked_for(request.uri, hosts),
+                version,
+            ),
+            authority=proxy.upstream.authority,
+            forwarding=proxy.forwarding,
+            content_length=length or None,
+            upgrade=upgrade,
+        )
+        target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
         return OutboundRequest(
             request.method,
-            proxy.upstream.target(request),
-            request_fields(
-                fields,
-                method=request.method,
-                client=Client(
-                    getattr(request.client, "host", "").encode("ascii"),
-                    request.isSecure(),
-                    _host(request),
-                    version,
-                ),
-                authority=proxy.upstream.authority,
-                forwarding=proxy.forwarding,
-                content_length=length or None,
-                upgrade=upgrade,
-            ),
+            request_head(request.method, target, made),
             request.content if length else None,
             length,
             upgrade,
@@ -280,12 +239,7 @@ class _Relay:
             _cut(request)
             return
         words = _FAILURES[failure.code][1]
-        body = f"The server behind this proxy failed: {words}.\n".encode()
-        request.setResponseCode(failure.status)
-        request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
-        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-        request.write(body)
-        request.finish()
+        _answer(request, failure.status, f"The server behind this proxy failed: {words}.")
 
     def _may_be_sent_again(self, error: HangupError) -> bool:
         """Whether the connection was merely stale (RFC 9110, section 9.2.2)."""
@@ -368,12 +322,22 @@ def _headers(fields: Iterable[Field]) -> Headers:
     return headers
 
 
-def _host(request: Any) -> bytes:
-    """The host that the client asked for: of the target in absolute form, else Host."""
-    if absolute := _ABSOLUTE.match(request.uri):
-        return bytes(absolute[1])
-    values = request.requestHeaders.getRawHeaders(b"Host", [b""])
-    return bytes(values[0])
+def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
+    """How to connect to *upstream*."""
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, upstream.host, upstream.port)
+    if upstream.secure:
+        endpoint = wrapClientTLS(optionsForClientTLS(upstream.host), endpoint)
+    return endpoint
+
+
+def _answer(request: Any, status: int, text: str) -> None:
+    """Answer in our own name."""
+    body = text.encode() + b"\n"
+    request.setResponseCode(status)
+    request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
+    request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    request.write(body)
+    request.finish()
 
 
 #: Code -> status, and what the client is told; the operator is told more.
