@@ -263,7 +263,11 @@ class HangupChannel(RequestDriver):
             return
         if self._waitingForTransport:
             # It has its answers still to take, and requests may wait behind them.
-            if not self.hangups.limits.allow_half_open:
+            if self.hangups.limits.allow_half_open:
+                return
+            if self._backlog or self._parser.buffered:
+                self._hung_up("socket hang up", "ECONNRESET", "response")
+            else:
                 self._over = True
                 self._backlog.clear()
                 super().loseConnection()
