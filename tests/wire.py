@@ -181,7 +181,7 @@ class Served:
         self.site: HangupSite = site
         host = port.getHost()
         #: What a `Client` connects to: the port's number, or the path of a UNIX socket.
-        self.port: Any = fsdecode(host.name) if isinstance(host, UNIXAddress) else host.port
+        self.port: Any = fsdecode(host.name or b"") if isinstance(host, UNIXAddress) else host.port
         self.root = root
         self.errors: list[ClientError] = []
         if isinstance(site, HangupSite):

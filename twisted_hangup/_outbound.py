@@ -7,6 +7,7 @@ open when a body is not read to its end.  Here a response is told event by event
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from math import inf
 from typing import Any, BinaryIO, Final, Protocol
@@ -23,7 +24,7 @@ from ._layers import transport_beneath
 from ._outbound_body import send_body
 from ._stalled import SendWatch
 from .deadlines import Deadline, Deadlines
-from .errors import HangupError, ParseError, ServerHangUp, ServerPhase
+from .errors import HangupError, ParseError, ResponseParseError, ServerHangUp, ServerPhase
 from .events import NEED_DATA, BodyData, Field, ResponseHead
 from .limits import KIB, Limits, OutboundTimeouts
 from .response_parser import ResponseParser
@@ -31,6 +32,9 @@ from .tls import tls_error
 
 #: A body up to this size goes out in one piece with its head.
 _SMALL_BODY: Final = 64 * KIB
+
+#: A server that sends more interim responses than this before its answer has none.
+_MOST_INTERIM: Final = 32
 
 #: Bytes read at a time: of a large body, fewer turns of the reactor.
 _READ_BYTES: Final = 256 * KIB
@@ -70,8 +74,10 @@ class Receiver(Protocol):
     def end(self, trailers: list[Field]) -> None:
         """The response is complete."""
 
-    def failed(self, error: HangupError) -> None:
-        """No response, or no whole one: a `ServerHangUp` or a `ParseError`."""
+    def failed(self, error: Exception) -> None:
+        """No response, or no whole one: a `ServerHangUp`, a `ParseError`, or what the
+        producer of the body has failed with.
+        """
 
 
 class Keeper(Protocol):
@@ -115,6 +121,7 @@ class OutboundConnection(TwistedProtocol):
         self._paused = False
         self._lost = False
         self._heir: TwistedProtocol | None = None
+        self._interim = 0
         self.reused = False
         self.bytes_received = 0
 
@@ -124,9 +131,11 @@ class OutboundConnection(TwistedProtocol):
         """Send *request* and tell *receiver* what comes back."""
         self._receiver = receiver
         self._answered = self._keep = self._paused = False
-        self.bytes_received = 0
+        self._interim = self.bytes_received = 0
+        self._deadline.due = inf  # that of the idle connection
         self._parser.expect(request.method, upgrade=request.upgrade)
-        head, body, length = request.head, request.body, request.body_bytes
+        head, length = request.head, request.body_bytes
+        body: Any = request.body
         produced = IBodyProducer.providedBy(body)
         if body is None or length == 0:
             self.transport.write(head)
@@ -137,7 +146,9 @@ class OutboundConnection(TwistedProtocol):
             self._sending = True
             self._send_watch.start()
             sending = send_body(self.transport, body, length)
-            sending.addCallbacks(self._cb_sent, self._eb_not_sent)
+            sending.addCallback(self._cb_sent)
+            # A file is only given up with its connection, and that is told elsewhere.
+            sending.addErrback(self._eb_not_produced if produced else lambda _: None)
             return
         self._wait(self._pool.timeouts.head_seconds)
 
@@ -174,6 +185,23 @@ class OutboundConnection(TwistedProtocol):
         return self._parser.unread()
 
     @property
+    def quiet(self) -> bool:
+        """Whether nothing waits to be read, not even the end of the connection.
+
+        Bytes that no request asked for would be taken for the answer to the next one.
+        """
+        connection = getattr(transport_beneath(self.transport), "socket", None)
+        if connection is None:
+            return True
+        try:
+            connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    @property
     def phase(self) -> ServerPhase:
         """How far the running request has come."""
         if self._answered:
@@ -200,6 +228,7 @@ class OutboundConnection(TwistedProtocol):
             return
         receiver = self._receiver
         if receiver is None:
+            self._pool.retire(self)
             self.transport.abortConnection()  # nobody has asked for anything
             return
         self.bytes_received += len(data)
@@ -215,7 +244,9 @@ class OutboundConnection(TwistedProtocol):
                 if isinstance(event, BodyData):
                     receiver.data(event.data)
                 elif isinstance(event, ResponseHead):
-                    if not event.interim:
+                    if event.interim:
+                        self._count_interim()
+                    else:
                         self._answered = True
                         self._keep = event.keep_alive
                     receiver.head(event)
@@ -251,6 +282,16 @@ class OutboundConnection(TwistedProtocol):
 
     # Inside.
 
+    def _count_interim(self) -> None:
+        """Bound what is passed on before anybody can say that it is too much."""
+        self._interim += 1
+        if self._interim > _MOST_INTERIM:
+            raise ResponseParseError(
+                "Too many interim responses",
+                code="ERR_HTTP_TOO_MANY_INTERIM_RESPONSES",
+                phase="head",
+            )
+
     def _wait(self, seconds: float) -> None:
         deadlines = self._pool.deadlines
         deadlines.set(self._deadline, deadlines.seconds() + (seconds or inf))
@@ -262,9 +303,9 @@ class OutboundConnection(TwistedProtocol):
         if self._receiver is not None and not self._answered and not self._lost:
             self._wait(self._pool.timeouts.head_seconds)
 
-    def _eb_not_sent(self, failure: Failure) -> None:
-        """The body could not be produced, or the connection was lost before its end."""
-        if self._receiver is not None and not self._lost and not self.transport.disconnecting:
+    def _eb_not_produced(self, failure: Failure) -> None:
+        """The producer of the body has failed, which is nobody's hang-up."""
+        if not self._lost:
             self._fail(failure.value)
             self.transport.abortConnection()
 
@@ -281,7 +322,7 @@ class OutboundConnection(TwistedProtocol):
             self.transport.abortConnection() if self._sending else self.transport.loseConnection()
         receiver.end(trailers)
 
-    def _fail(self, error: HangupError) -> None:
+    def _fail(self, error: Any) -> None:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.failed(error)
