@@ -110,7 +110,7 @@ class Deadlines:
                 del self._by_tick[tick]
 
     def _look(self) -> None:
-        """Collect what can be due by now, and expire it slice by slice."""
+        """Collect what can be due by now, to expire it slice by slice from the next turn on."""
         self._timer = None
         now = self.seconds()
         self._looked_at = tick_now = int(now / TICK)
@@ -126,7 +126,7 @@ class Deadlines:
                 self._waiting -= 1
                 if deadline.due <= now:
                     self._passed.append(deadline)
-        self._expire()
+        self._go_on()
 
     def _expire(self) -> None:
         """Expire collected deadlines for one slice, then give the reactor its turn."""
@@ -140,12 +140,12 @@ class Deadlines:
                 deadline._expired()
             if self.seconds() - started >= SLICE:
                 break
+        self._go_on()
+
+    def _go_on(self) -> None:
         if self._passed:
-            self._restart_timer(0, self._expire)
+            if self._timer is not None:  # an expired() has set a deadline
+                self._timer.cancel()
+            self._timer = self._clock.callLater(0, self._expire)
         elif self._waiting and self._timer is None:
             self._timer = self._clock.callLater(TICK, self._look)
-
-    def _restart_timer(self, delay: float, call: Callable[[], None]) -> None:
-        if self._timer is not None:  # an expired() has set a deadline
-            self._timer.cancel()
-        self._timer = self._clock.callLater(delay, call)
