@@ -61,16 +61,19 @@ class OutboundPool:
             What steers it from here on.
         """
         exchange = Exchange(request, receiver)
-        if self._idle and not fresh:
-            exchange.connected(self._idle.pop())
-        else:
-            factory = Factory.forProtocol(lambda: OutboundConnection(self))
-            factory.noisy = False
-            connecting = self._endpoint.connect(factory)
-            if self.timeouts.connect_seconds:
-                connecting.addTimeout(self.timeouts.connect_seconds, self._clock)
-            exchange.connecting = connecting
-            connecting.addCallbacks(exchange.connected, exchange.eb_not_connected)
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.quiet:
+                exchange.connected(connection)
+                return exchange
+            connection.transport.abortConnection()
+        factory = Factory.forProtocol(lambda: OutboundConnection(self))
+        factory.noisy = False
+        connecting = self._endpoint.connect(factory)
+        if self.timeouts.connect_seconds:
+            connecting.addTimeout(self.timeouts.connect_seconds, self._clock)
+        exchange.connecting = connecting
+        connecting.addCallbacks(exchange.connected, exchange.eb_not_connected)
         return exchange
 
     def close(self) -> Deferred[None]:
