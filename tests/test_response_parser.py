@@ -11,6 +11,7 @@ import pytest
 from oracle import node, responses
 from oracle.response_cases import CASES, Case
 from oracle.responses import Stream
+from parsing import own_size
 
 from twisted_hangup import ResponseHead, ResponseParseError, ResponseParser
 from twisted_hangup.events import NEED_DATA, BodyData, EndOfMessage, ResponseEvent
@@ -145,7 +146,9 @@ def test_bytes_that_came_before_the_request() -> None:
     while not isinstance(parser.next_event(), EndOfMessage):
         pass
     parser.expect(b"GET")
-    assert refusal(parser, b"more").code == "ERR_HTTP_UNREQUESTED_RESPONSE"
+    error = refusal(parser, b"more")
+    assert error.code == "ERR_HTTP_UNREQUESTED_RESPONSE"
+    assert error.bytes_parsed == len(OK) + 2
 
 
 def test_one_request_at_a_time() -> None:
@@ -244,6 +247,38 @@ def test_an_error_has_the_response_so_far() -> None:
     assert error.offset == 29
 
 
+def test_the_end_of_input_in_a_field() -> None:
+    """The field that is not complete is told by name, as far as it is known."""
+    for wire, name in ((b"A: b\r\nC: d", b"C"), (b"A: b\r\nC", None)):
+        parser = asked()
+        drain(parser, b"HTTP/1.1 200 OK\r\n" + wire)
+        with pytest.raises(ResponseParseError) as caught:
+            parser.finish()
+        assert caught.value.field == name
+
+
+def test_a_length_of_zero_is_no_body() -> None:
+    """A head tells whether anything will follow it."""
+    head = drain(asked(), b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")[0]
+    assert isinstance(head, ResponseHead)
+    assert not head.has_body and not head.until_close and head.content_length == 0
+
+
+def test_reads_that_wait() -> None:
+    """Reads that nobody has asked about are kept apart, counted, and let go of."""
+    parser = asked()
+    drain(parser, OK)
+    before = own_size(parser)
+    for data in (b"a", b"b"):
+        parser.receive(data)
+    assert parser.buffered == 2
+    assert parser.next_event() == BodyData(b"a")
+    assert parser.buffered == 1
+    assert parser.next_event() == BodyData(b"b")
+    assert parser.buffered == 0
+    assert own_size(parser) <= before
+
+
 def test_fields_that_are_the_same_are_one_list() -> None:
     """A caller can tell by ``is`` that it has seen these fields before."""
     parser = ResponseParser()
@@ -286,6 +321,7 @@ def test_other_limits() -> None:
     """Fields and chunk extensions are counted as in a request, a body is not."""
     limits = Limits(head_fields=1, chunk_extension_bytes=4, body_bytes=1)
     assert len(drain(asked(limits=limits), OK + b"ab")) == 3
+    assert len(drain(asked(limits=limits), CHUNKED + b"2\r\nab\r\n0\r\n\r\n")) == 3
     error = refusal(asked(limits=limits), b"HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\n")
     assert (error.code, error.offset) == ("HPE_HEADER_OVERFLOW", 23)
     error = refusal(asked(limits=limits), CHUNKED + b"1;abcde\r\n")
