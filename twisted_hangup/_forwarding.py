@@ -37,11 +37,26 @@ _MADE_ANEW: Final = frozenset({b"content-length", b"expect", b"host"})
 _FORWARDED: Final = frozenset(
     {
         b"forwarded",
+        b"x-forwarded",
         b"x-forwarded-for",
         b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
         b"x-forwarded-proto",
+        b"x-forwarded-protocol",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-real-ip",
     }
 )
+
+#: What no client may write in disguise: CGI and WSGI give ``X_Forwarded_For`` and
+#: ``X-Forwarded-For`` to the application under the same name.
+_NEVER_WITH_UNDERSCORES: Final = HOP_BY_HOP | _MADE_ANEW | _FORWARDED
+
+#: Protocols that carry requests past a proxy's rules when it makes a tunnel for them.
+_NEVER_TUNNELLED: Final = frozenset({b"h2", b"h2c", b"http", b"tls"})
 
 #: Never in trailers (RFC 9110, section 6.5.1): framing, routing, authentication, caching.
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
@@ -56,6 +71,8 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
     b"set-cookie",
     b"www-authenticate",
 }
+
+_NO_CONTENT: Final = 204
 
 #: Methods whose requests are expected to have a body: without one they say so.
 _WITH_BODY: Final = frozenset({b"PATCH", b"POST", b"PUT"})
@@ -72,7 +89,7 @@ class Forwarding:
     Attributes:
         host: ``"pass"``: the Host that the client sent, so that the application sees the
             name its users typed; ``"rewrite"``: the upstream server's own.
-        forwarded: What becomes of Forwarded and X-Forwarded-For, -Host and -Proto:
+        forwarded: What becomes of Forwarded, X-Forwarded-* and X-Real-IP:
             ``"replace"`` (no client can claim to be another; the default), ``"append"``
             (behind a proxy that is trusted) or ``"off"`` (dropped, nothing added).
         via: The name in Via.
@@ -140,7 +157,7 @@ def request_fields(
     if forwarding.forwarded != "append":
         dropped |= _FORWARDED
     made = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
-    made += [field for field in fields if field[0].lower() not in dropped]
+    made += [field for field in fields if not _stays(field[0].lower(), dropped)]
     if content_length or method in _WITH_BODY:
         made.append((b"Content-Length", b"%d" % (content_length or 0)))
     if upgrade:
@@ -152,6 +169,21 @@ def request_fields(
     if forwarding.forwarded != "off":
         made += _told_of(client)
     return made
+
+
+def _stays(name: bytes, dropped: frozenset[bytes]) -> bool:
+    return name in dropped or (b"_" in name and name.replace(b"_", b"-") in _NEVER_WITH_UNDERSCORES)
+
+
+def asks_for_tunnel(fields: Iterable[Field]) -> bool:
+    """Whether the client wants another protocol, and one that is not HTTP under a cover."""
+    fields = list(fields)
+    wanted = {name.partition(b"/")[0] for name in listed(fields, b"upgrade")}
+    return (
+        bool(wanted)
+        and not wanted & _NEVER_TUNNELLED
+        and b"upgrade" in listed(fields, b"connection")
+    )
 
 
 def _told_of(client: Client) -> list[Field]:
@@ -170,15 +202,20 @@ def _told_of(client: Client) -> list[Field]:
     return [(name, value) for name, value in told if value]
 
 
-def response_fields(fields: Iterable[Field], forwarding: Forwarding) -> list[Field]:
+def response_fields(
+    fields: Iterable[Field], forwarding: Forwarding, *, status: int = 200, version: bytes = b"1.1"
+) -> list[Field]:
     """The fields of the response to the client, without its framing.
 
-    Content-Length passes: where a body follows it is checked against it by the parser.
+    Content-Length passes, but not where no body can be (RFC 9110, section 8.6): where one
+    follows it is checked against it by the parser.
     """
     fields = list(fields)
     dropped = HOP_BY_HOP.union(listed(fields, b"connection")) - {b"content-length"}
+    if status < 200 or status == _NO_CONTENT:
+        dropped |= {b"content-length"}
     made = [field for field in fields if field[0].lower() not in dropped]
-    made.append((b"Via", b"1.1 " + forwarding.via))
+    made.append((b"Via", b"%b %b" % (version, forwarding.via)))
     return made
 
 

@@ -24,6 +24,7 @@ from zope.interface import implementer
 from ._forwarding import (
     Client,
     Forwarding,
+    asks_for_tunnel,
     listed,
     request_fields,
     response_fields,
@@ -34,7 +35,7 @@ from ._outbound_pool import Exchange, OutboundPool
 from ._tunnel import tunnel
 from ._upstream import CannotForward, Upstream, host_asked_for, request_head
 from .channel import HangupChannel
-from .errors import HangupError, ParseError, ServerHangUp, UpstreamError
+from .errors import ParseError, ServerHangUp, UpstreamError
 from .events import Field, RequestHead, ResponseHead
 from .journal import Journal
 from .limits import Limits, OutboundTimeouts
@@ -155,8 +156,7 @@ class _Relay:
             version == b"1.1"
             and not length
             and isinstance(request.channel, HangupChannel)
-            and b"upgrade" in listed(fields, b"connection")
-            and request.requestHeaders.hasHeader(b"Upgrade")
+            and asks_for_tunnel(fields)
         )
         self._trailers_wanted = version == b"1.1" and b"trailers" in listed(fields, b"te")
         hosts = request.requestHeaders.getRawHeaders(b"Host", ())
@@ -194,7 +194,7 @@ class _Relay:
             request = self._request
             request.setResponseCode(head.status, head.reason)
             request.defaultContentType = None
-            fields = response_fields(head.fields, self._proxy.forwarding)
+            fields = self._fields_of(head)
             headers = request.responseHeaders
             for name, _ in fields:
                 headers.removeHeader(name)  # Server and Date, which Twisted has set
@@ -225,7 +225,7 @@ class _Relay:
             request.chunked = 0  # and so finish() writes no second end
         request.finish()
 
-    def failed(self, error: HangupError) -> None:
+    def failed(self, error: Exception) -> None:
         if self._may_be_sent_again(error):
             self._retried = True
             self._request.content.seek(0)
@@ -241,7 +241,7 @@ class _Relay:
         words = _FAILURES[failure.code][1]
         _answer(request, failure.status, f"The server behind this proxy failed: {words}.")
 
-    def _may_be_sent_again(self, error: HangupError) -> bool:
+    def _may_be_sent_again(self, error: Exception) -> bool:
         """Whether the connection was merely stale (RFC 9110, section 9.2.2)."""
         return (
             isinstance(error, ServerHangUp)
@@ -252,11 +252,16 @@ class _Relay:
             and self._request.method in IDEMPOTENT
         )
 
+    def _fields_of(self, head: ResponseHead) -> list[Field]:
+        return response_fields(
+            head.fields, self._proxy.forwarding, status=head.status, version=head.version
+        )
+
     def _pass_on_interim(self, head: ResponseHead) -> None:
         """Tell the client, too; but not 100: its Expect was ours to answer."""
         request = self._request
         if head.status != 100 and request.clientproto != b"HTTP/1.0":
-            fields = response_fields(head.fields, self._proxy.forwarding)
+            fields = self._fields_of(head)
             code = b"%d" % head.status
             request.channel.writeHeaders(request.clientproto, code, head.reason, _headers(fields))
 
@@ -265,7 +270,7 @@ class _Relay:
         request, exchange = self._request, self._exchange
         assert exchange is not None and exchange.connection is not None
         request.setResponseCode(101, head.reason)
-        fields = response_fields(head.fields, self._proxy.forwarding)
+        fields = self._fields_of(head)
         fields += [field for field in head.fields if field[0].lower() == b"upgrade"]
         fields.append((b"Connection", b"Upgrade"))
         channel = request.channel
@@ -349,7 +354,7 @@ _FAILURES: Final = {
 }
 
 
-def _upstream_error(cause: HangupError, url: str, request: Any) -> UpstreamError:
+def _upstream_error(cause: Exception, url: str, request: Any) -> UpstreamError:
     """What the journal keeps of *cause*."""
     if isinstance(cause, ParseError):
         code, words = "ERR_UPSTREAM_RESPONSE", f"{cause.code}: {cause.reason}"
