@@ -9,6 +9,7 @@ import pytest
 from twisted_hangup._forwarding import (
     Client,
     Forwarding,
+    asks_for_tunnel,
     request_fields,
     response_fields,
     trailer_fields,
@@ -48,6 +49,8 @@ VIA = (b"Via", b"1.1 twisted_hangup")
         [(b"Proxy", b"http://evil/")],
         [(b"HTTP2-Settings", b"x")],
         [(b"Expect", b"100-continue")],
+        [(b"X_Forwarded_For", b"10.0.0.1"), (b"x-real_ip", b"10.0.0.1")],
+        [(b"Content_Length", b"3"), (b"Transfer_Encoding", b"chunked")],
         [(b"Connection", b"x-one , X-Two"), (b"X-One", b"1"), (b"x-two", b"2")],
         [(b"Connection", b"a"), (b"connection", b"b,,c"), (b"A", b""), (b"B", b""), (b"C", b"")],
     ],
@@ -98,6 +101,35 @@ def test_upgrade() -> None:
     assert sent(came) == [HOST, VIA]
 
 
+def test_underscores_of_others_pass() -> None:
+    """Only names that we have something to do with are taken for what they seem."""
+    assert sent([(b"Host", b"example.org"), (b"X_One", b"1")]) == [HOST, (b"X_One", b"1"), VIA]
+
+
+def test_disguise_does_not_help_behind_a_trusted_proxy() -> None:
+    """Where our fields are appended, such a proxy would not write them with underscores."""
+    appending = Forwarding(forwarded="append")
+    names = [name for name, _ in sent([(b"X_FORWARDED_FOR", b"10.0.0.1")], forwarding=appending)]
+    assert b"X_FORWARDED_FOR" not in names
+
+
+@pytest.mark.parametrize(
+    "connection, upgrade, expected",
+    [
+        (b"Upgrade", b"websocket", True),
+        (b"keep-alive, upgrade", b"foo/2, bar", True),
+        (b"Upgrade", b"h2c", False),
+        (b"Upgrade, HTTP2-Settings", b"websocket, H2C", False),
+        (b"Upgrade", b"TLS/1.3, HTTP/1.1", False),
+        (b"close", b"websocket", False),
+        (b"Upgrade", b"", False),
+    ],
+)
+def test_tunnel(connection: bytes, upgrade: bytes, expected: bool) -> None:
+    """Another protocol may have a tunnel, but not HTTP itself: its requests would be unseen."""
+    assert asks_for_tunnel([(b"Connection", connection), (b"Upgrade", upgrade)]) == expected
+
+
 def test_trailers_are_asked_for() -> None:
     """Of TE only "trailers" concerns the server behind us."""
     assert sent([(b"TE", b"gzip;q=0.5, trailers"), (b"Connection", b"TE")]) == [
@@ -119,7 +151,12 @@ def test_host() -> None:
     ]
 
 
-LIES = [(b"X-Forwarded-For", b"10.0.0.1"), (b"forwarded", b"for=10.0.0.1")]
+LIES = [
+    (b"X-Forwarded-For", b"10.0.0.1"),
+    (b"forwarded", b"for=10.0.0.1"),
+    (b"X-Real-IP", b"10.0.0.1"),
+    (b"X-Forwarded-Port", b"1"),
+]
 TRUTH = [
     (b"Forwarded", b'for=192.0.2.7;proto=http;host="example.org"'),
     (b"X-Forwarded-For", b"192.0.2.7"),
@@ -171,6 +208,19 @@ def test_response() -> None:
         (b"Via", b"1.1 first"),
         VIA,
     ]
+
+
+@pytest.mark.parametrize("status, passes", [(103, False), (204, False), (200, True), (304, True)])
+def test_length_of_nothing(status: int, passes: bool) -> None:
+    """Where no body can be there is no length either (RFC 9110, section 8.6)."""
+    came = [(b"Content-Length", b"0")]
+    expected = came if passes else []
+    assert response_fields(came, Forwarding(), status=status) == [*expected, VIA]
+
+
+def test_via_has_the_version_that_came() -> None:
+    """It is that of the message, not of ours (RFC 9110, section 7.6.3)."""
+    assert response_fields([], Forwarding(), version=b"1.0") == [(b"Via", b"1.0 twisted_hangup")]
 
 
 def test_length_of_a_response_passes() -> None:
