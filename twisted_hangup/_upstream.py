@@ -43,7 +43,7 @@ def request_head(method: bytes, target: bytes, fields: Sequence[Field]) -> bytes
     lines.append(b"\r\n")
     head = b"\r\n".join(lines)
     # More line ends than lines: a part of one has become a line of its own.
-    if not _WELL_FORMED.fullmatch(head) or head.count(b"\r\n") != len(lines) + 1:
+    if not _WELL_FORMED.fullmatch(head) or head.count(b"\r\n") != len(lines):
         raise CannotForward("its method, target or fields have bytes that are not allowed there")
     return head
 
