@@ -206,9 +206,9 @@ def name_of(stream: Stream, our: Verdict, their: Verdict) -> str | None:
     """Name the deviation that explains why the two differ; None where nothing does."""
     method = stream.method.rstrip("+")
     last = their.messages[-1] if their.messages else None
-    if their.error and their.error.code == "HPE_CLOSED_CONNECTION":
-        if our.messages[: len(their.messages)] == their.messages:
-            return "interim-close"
+    stopped = their.error is not None and their.error.code == "HPE_CLOSED_CONNECTION"
+    if stopped and our.messages[: len(their.messages)] == their.messages:
+        return "interim-close"
     if method == "CONNECT" and last is not None and not 200 <= last.status < 300:
         same = _heads(our)[: len(their.messages)] == _heads(their)
         return "connect-2xx-only" if same or our.error else None
