@@ -121,6 +121,7 @@ def test_head() -> None:
         (b"GET", b"/ HTTP/1.1\r\nX: y", HOST),
         (b"GET", b"/a b", HOST),
         (b"GET", b"/\xff", HOST),
+        (b"GET", b"/a#b", HOST),
         (b"GET", b"", HOST),
         (b"GET /", b"/", HOST),
         (b"", b"/", HOST),

@@ -38,10 +38,7 @@ from .channel import HangupChannel
 from .errors import ParseError, ServerHangUp, UpstreamError
 from .events import Field, RequestHead, ResponseHead
 from .journal import Journal
-from .limits import Limits, OutboundTimeouts
-
-#: Methods of which a second one does no more than the first (RFC 9110, section 9.2.2).
-IDEMPOTENT: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
+from .limits import IDEMPOTENT_METHODS, Limits, OutboundTimeouts
 
 #: A number that a proxy counts down; a longer one cannot be told from endless.
 _COUNT: Final = re.compile(rb"[0-9]{1,9}")
@@ -100,6 +97,9 @@ class ProxyResource(Resource):
     def render(self, request: Any) -> int:
         """Pass *request* on."""
         if request.method in (b"OPTIONS", b"TRACE") and self._is_the_last(request):
+            return NOT_DONE_YET
+        if request.method == b"CONNECT":  # a stock Site lets it come this far
+            _answer(request, 501, "This server connects nobody to other servers.")
             return NOT_DONE_YET
         try:
             relay = _Relay(self, request)
@@ -249,7 +249,7 @@ class _Relay:
             and bool(error.reused)
             and not error.bytes_received
             and error.code in ("ECONNRESET", "EPIPE")
-            and self._request.method in IDEMPOTENT
+            and self._request.method in IDEMPOTENT_METHODS
         )
 
     def _fields_of(self, head: ResponseHead) -> list[Field]:
