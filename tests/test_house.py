@@ -81,6 +81,7 @@ FLOORS: Final = [
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},
         *{"_access_log", "_accept", "_static", "_welcome", "_plain_page"},
         *{"_outbound", "_outbound_body", "_outbound_pool", "_tunnel"},
+        *{"_hangup_agent", "_retry_agent", "_client_response", "_hang_ups"},
         *{"async_resource", "wsgi"},
     },
     # wiring

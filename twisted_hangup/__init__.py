@@ -7,6 +7,10 @@ nobody does, the client gets the right status and can be sure to read it.
 """
 
 from ._masking import MaskingPolicy as MaskingPolicy
+from .agent import Attempt as Attempt
+from .agent import HangupAgent as HangupAgent
+from .agent import RetryAgent as RetryAgent
+from .agent import RetryPolicy as RetryPolicy
 from .async_resource import AsyncResource as AsyncResource
 from .cancel import cancel_on_hangup as cancel_on_hangup
 from .cancel import cancellable as cancellable
@@ -32,8 +36,10 @@ from .errors import UpstreamError as UpstreamError
 from .events import ResponseHead as ResponseHead
 from .limits import Lenience as Lenience
 from .limits import Limits as Limits
+from .limits import OutboundTimeouts as OutboundTimeouts
 from .limits import Timeouts as Timeouts
 from .parser import RequestParser as RequestParser
+from .proxy import ProxyResource as ProxyResource
 from .response_parser import ResponseParser as ResponseParser
 from .site import HangupSite as HangupSite
 from .site import forward_client_errors as forward_client_errors

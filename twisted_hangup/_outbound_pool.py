@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from typing import Any
 
-from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.error import DNSLookupError
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from ._hang_ups import why_not_connected
 from ._outbound import OutboundConnection, OutboundRequest, Receiver
 from .deadlines import Deadlines
 from .errors import ServerHangUp
 from .limits import Limits, OutboundTimeouts
-from .tls import tls_error
 
 
 class OutboundPool:
@@ -154,22 +149,7 @@ class Exchange:
         self.connecting = None
         if self._given_up:
             return
-        code, words = _why_not_connected(failure)
+        code, words = why_not_connected(failure.value)
         error = ServerHangUp(words, code=code, phase="connecting", reused=False, bytes_received=0)
         error.__cause__ = failure.value
         self._receiver.failed(error)
-
-
-def _why_not_connected(failure: Failure) -> tuple[str, str]:
-    """Code and words of a connection that could not be made, as Node has them."""
-    if failure.check(ConnectTimeout, DeferredTimeout):
-        return "ETIMEDOUT", "connect ETIMEDOUT"
-    if failure.check(DNSLookupError):
-        return "ENOTFOUND", "getaddrinfo ENOTFOUND"
-    if isinstance(failure.value, SSL.Error):
-        error = tls_error(failure.value, "handshake")
-        return error.code, error.reason
-    name = errno.errorcode.get(getattr(failure.value, "osError", None) or 0)
-    if name is not None:
-        return name, f"connect {name}"
-    return "ECONNRESET", " ".join(str(failure.value).split())

@@ -214,6 +214,11 @@ class ServerHangUp(HangupError):
         self.reused = reused
         self.bytes_received = bytes_received
 
+    @property
+    def acted_on(self) -> bool:
+        """Whether the server can have acted on the request: not if it never connected."""
+        return self.phase != "connecting"
+
     def __str__(self) -> str:
         return f"{self.code}: {self.reason} ({self.phase})"
 

@@ -158,6 +158,10 @@ class Timeouts(_Numbers):
         return replace(self, keep_alive_seconds=seconds or 0.0)
 
 
+#: Methods of which a second request does no more than the first (RFC 9110, section 9.2.2).
+IDEMPOTENT_METHODS: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboundTimeouts(_Numbers):
     """How long a server that we ask may take, in seconds; 0 turns a deadline off.
