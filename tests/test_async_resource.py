@@ -30,6 +30,7 @@ class Does(AsyncResource):
         self.finished: list[object] = []
 
     async def render_GET(self, request: Request) -> Any:
+        self.request = request
         request.notifyFinish().addBoth(self.finished.append)
         await pause(0)
         result = self.work(request)
@@ -98,6 +99,7 @@ async def test_result(serve: Serve, result: str, kind: type[Does]) -> None:
     assert (status, fields.get(b"content-length"), received) == (200, length, body)
     assert fields.get(b"content-type", b"") == content_type
     assert resource.finished == [None]
+    assert resource.request.responseHeaders.hasHeader(b"Content-Length") == (length is not None)
 
 
 @pytest.mark.parametrize("result", RESULTS)

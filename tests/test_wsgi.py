@@ -120,6 +120,24 @@ async def test_stops_asking(serve: Serve, pool: ThreadPool) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_stops_before_the_first_piece(serve: Serve, pool: ThreadPool) -> None:
+    """A response that nobody waits for when it comes back is closed, and not begun."""
+    begun: list[App] = []
+
+    class Late(App):
+        def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            environ["twisted_hangup.client_gone"].wait(PATIENCE)
+            return super().__call__(environ, start_response)
+
+    def body(app: App) -> Iterator[bytes]:
+        begun.append(app)
+        yield b""
+
+    await leave(serve, pool, Late(body))
+    assert not begun
+
+
+@pytest_twisted.ensureDeferred
 async def test_write_raises(serve: Serve, pool: ThreadPool) -> None:
     """``write()`` raises, and what comes back out of the application is not logged."""
     raised: list[BaseException] = []

@@ -61,7 +61,7 @@ def _respond(result: object, request: Any) -> None:
     if isinstance(result, bytes):
         if not request.startedWriting and request.code not in NO_BODY_CODES:
             request.setHeader(b"Content-Length", b"%d" % len(result))
-        request.write(b"" if request.method == b"HEAD" else result)
+        request.write(result)  # which sends nothing to a HEAD request
     elif result is not None:
         raise TypeError(f"a render method returned {type(result).__name__}, not bytes, str or None")
     if not request.finished:
