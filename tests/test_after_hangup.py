@@ -15,9 +15,10 @@ from cleanliness import LoggedErrors
 from http2_client import H2Client
 from hyperframe.frame import RstStreamFrame
 from test_hangup_phases import Producer
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.web.server import Request
-from wire import SLOW, Client, Paths, Served, in_thread, pause
+from twisted.web.util import DeferredResource
+from wire import SLOW, Client, Fast, Paths, Served, in_thread, pause
 
 from twisted_hangup import ClientHangUp, HangupSite
 
@@ -123,6 +124,16 @@ async def test_harmless(serve: Serve, how: str) -> None:
     gc.collect()
     assert site.lines == [(b"/slow", 499)]
     assert request.code == 499
+
+
+@pytest.mark.parametrize("how", LEAVE)
+@pytest_twisted.ensureDeferred
+async def test_late_resource(serve: Serve, how: str) -> None:
+    """A resource that is found too late is not asked: no work is begun for nobody."""
+    request, _ = await left(serve, how)
+    found = Fast()
+    DeferredResource(succeed(found)).render(request)
+    assert found.ran == []
 
 
 @pytest.mark.parametrize("how", LEAVE)

@@ -60,7 +60,9 @@ class HangupRequest(Request):
         super().process()
 
     def render(self, resource: Any) -> None:
-        """Ask *resource*, now or when the one before it has found it."""
+        """Ask *resource*, now or when the one before it has found it; for nobody, do not."""
+        if self._disconnected:
+            return
         channel, transport = self.channel, self.channel.transport
         super().render(resource)  # type: ignore[misc]
         if hasattr(channel, "rendered"):  # a stream of HTTP/2 is never upgraded
