@@ -215,6 +215,10 @@ class _Relay:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
+                if getattr(self._request.channel, "_waitingForTransport", False):
+                    # The client had enough before there was a producer; a TLS transport
+                    # says so once.
+                    exchange.connection.pause()
 
     def end(self, trailers: list[Field]) -> None:
         request = self._request
