@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from certificates import server_context
 from upstreams import OK, Connection, RawServer, always
 from wire import DEFAULT, Client, Served, in_thread, pause, statuses, talk
 
@@ -47,13 +48,15 @@ class Proxied:
 
 @pytest.fixture
 def proxied(serve: Serve) -> Iterator[Callable[..., Proxied]]:
-    """Put a proxy before a script: ``proxied(script, path="", **ProxyResource's)``."""
+    """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``."""
     made: list[Proxied] = []
 
-    def make(script: Callable[[Connection], object], path: str = "", **arguments: Any) -> Proxied:
+    def make(
+        script: Callable[[Connection], object], path: str = "", tls: Any = None, **arguments: Any
+    ) -> Proxied:
         server = RawServer(script)
         proxy = ProxyResource(server.url + path, **arguments)
-        proxied = Proxied(serve(proxy, parsePOSTFormSubmission=False), server, proxy)
+        proxied = Proxied(serve(proxy, tls=tls, parsePOSTFormSubmission=False), server, proxy)
         made.append(proxied)
         return proxied
 
@@ -542,21 +545,27 @@ async def test_client_leaves_before_the_connection_is_made(
 # Backpressure.
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 @pytest_twisted.ensureDeferred
-async def test_slow_client_slows_the_server(proxied: Callable[..., Proxied]) -> None:
+async def test_slow_client_slows_the_server(proxied: Callable[..., Proxied], tls: bool) -> None:
     """Of 64 MB for a client that does not read, little leaves the server."""
     total, sent = 64_000_000, [0]
 
     def script(connection: Connection) -> None:
         connection.read_head()
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
-        part = b"x" * 64_000
-        while sent[0] < total:
-            connection.send(part)
+        part = b"x" * 640_000
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total
+        connection.send(head + part)  # more at once than the client's transport wants
+        for _ in range(total // len(part) - 1):
             sent[0] += len(part)
+            connection.send(part)
 
-    there = proxied(script, timeouts=OutboundTimeouts(silence_seconds=0.3))
-    client = await in_thread(lambda: Client(there.port, receive_buffer=65536).send(GET))
+    there = proxied(
+        script,
+        timeouts=OutboundTimeouts(silence_seconds=0.3),
+        tls=server_context() if tls else None,
+    )
+    client = await in_thread(lambda: Client(there.port, tls=tls, receive_buffer=65536).send(GET))
     await pause(0.8)
     assert sent[0] < 20_000_000
     assert there.upstream_errors == []  # the silence is ours
