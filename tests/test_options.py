@@ -76,7 +76,7 @@ def test_switches_and_lists() -> None:
 def test_ports() -> None:
     """A number is a TCP port on all interfaces, anything else an endpoint of Twisted's."""
     ports = parse("--port", "80", "--port", "unix:/run/web.sock").ports
-    assert ports == {"port 80": "tcp:80:backlog=511", "unix:/run/web.sock": "unix:/run/web.sock"}
+    assert ports == {"port 80": "tcp:80", "unix:/run/web.sock": "unix:/run/web.sock"}
 
 
 MISTAKES = [

@@ -14,11 +14,13 @@ import pytest_twisted
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactor
 from twisted.logger import capturedLogs
 from twisted.python.usage import UsageError
 from twisted.web.test.requesthelper import DummyRequest
 from wire import BAD, GOOD, Client, Paths, in_thread, talk
 
+from twisted_hangup._ports import endpoint
 from twisted_hangup._serving import CannotListen, HangupService
 from twisted_hangup._welcome import WelcomePage
 from twisted_hangup.service import Options, makeService
@@ -326,3 +328,21 @@ async def test_library_use_leaves_signals_alone(run: Run) -> None:
     before = signal.getsignal(signal.SIGTERM)
     await run().service.stopService()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "description, backlog",
+    [
+        ("tcp:80", 511),
+        ("tcp:80:127.0.0.1", 511),
+        ("tcp:80:127.0.0.1:40", 40),
+        ("tcp6:80:backlog=3", 3),
+        ("unix:/run/web.sock", 511),
+        ("haproxy:tcp:80", 511),
+    ],
+)
+def test_backlog(description: str, backlog: int) -> None:
+    """Where nobody says how many may wait to be accepted, it is more than Twisted's 50."""
+    made: Any = endpoint(description, MemoryReactor())
+    inner = getattr(made._endpoint, "_wrappedEndpoint", made._endpoint)
+    assert inner._backlog == backlog

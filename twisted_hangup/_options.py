@@ -19,9 +19,6 @@ from .limits import KIB, MIB, Lenience, Limits, OutboundTimeouts, Timeouts
 
 DEFAULT_PORT: Final = "8000"
 
-#: Connections to a plain port that may wait to be accepted: nginx's number; Twisted's is 50.
-BACKLOG: Final = 511
-
 DEFAULT_GRACE_SECONDS: Final = 30.0
 DEFAULT_ERRORS_PER_SECOND: Final = 50
 
@@ -312,7 +309,7 @@ class Options(UsageOptions):
         if port.isascii() and port.isdigit():
             if int(port) > 0xFFFF:
                 raise UsageError(f"--port: {port} is not a port number (0 to 65535)")
-            self.ports[f"port {port}"] = f"tcp:{port}:backlog={BACKLOG}"
+            self.ports[f"port {port}"] = f"tcp:{port}"
             return
         if ":" not in port:
             raise UsageError(f"--port: {port!r} is neither a port number nor an endpoint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 from twisted.internet.endpoints import serverFromString
@@ -10,6 +11,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
 from .endpoint import hangup_endpoint
+
+#: Connections that may wait to be accepted: nginx's number.  Past it a client's SYN is
+#: dropped, and it tries again a second later.
+BACKLOG: Final = 511
 
 _HOST_AND_PORT: Final = re.compile(r"\[?(?P<host>[^][]+)\]?:(?P<port>[0-9]+)")
 _UNKNOWN_WORD: Final = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -25,10 +30,18 @@ def endpoint(description: str, reactor: Any) -> IStreamServerEndpoint:
     try:
         if re.fullmatch(r"unix:(address=)?(:.*)?", description):
             raise ValueError("the path of the socket is missing, as in unix:/run/web.sock")
-        made: IStreamServerEndpoint = serverFromString(reactor, description)
+        made: IStreamServerEndpoint = _listening(description, reactor)
     except Exception as error:  # whatever the parser of somebody's endpoint raises
         raise UsageError(f"--port: {description!r}: {_reworded(description, error)}") from error
     return hangup_endpoint(made)
+
+
+def _listening(description: str, reactor: Any) -> IStreamServerEndpoint:
+    """Twisted's endpoint, with our backlog where it has one and nobody has said which."""
+    if "backlog=" not in description:
+        with suppress(TypeError):  # it has none, or it was given by position
+            return serverFromString(reactor, f"{description}:backlog={BACKLOG}")
+    return serverFromString(reactor, description)
 
 
 def _reworded(description: str, error: Exception) -> str:
