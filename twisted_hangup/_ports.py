@@ -40,8 +40,11 @@ def _listening(description: str, reactor: Any) -> IStreamServerEndpoint:
     """Twisted's endpoint, with our backlog where it has one and nobody has said which."""
     if "backlog=" not in description:
         with suppress(TypeError):  # it has none, or it was given by position
-            return serverFromString(reactor, f"{description}:backlog={BACKLOG}")
-    return serverFromString(reactor, description)
+            made: IStreamServerEndpoint
+            made = serverFromString(reactor, f"{description}:backlog={BACKLOG}")
+            return made
+    made = serverFromString(reactor, description)
+    return made
 
 
 def _reworded(description: str, error: Exception) -> str:
