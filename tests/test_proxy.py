@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPResponse
 from typing import Any
@@ -12,60 +12,17 @@ from typing import Any
 import pytest
 import pytest_twisted
 from certificates import server_context
-from upstreams import OK, Connection, RawServer, always
-from wire import DEFAULT, Client, Served, in_thread, pause, statuses, talk
+from proxying import Proxied
+from proxying import proxied as proxied
+from upstreams import OK, Connection, always
+from wire import DEFAULT, Client, in_thread, pause, statuses, talk
 
-from twisted_hangup import HangupSite, UpstreamError
 from twisted_hangup._forwarding import Forwarding
 from twisted_hangup.limits import OutboundTimeouts
 from twisted_hangup.proxy import ProxyResource
 
 GET = b"GET /a/b?c=d HTTP/1.1\r\nHost: example.org\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"
-
-Serve = Callable[..., Served]
-
-
-class Proxied:
-    """A proxy, the server behind it, and what its journal heard."""
-
-    def __init__(self, served: Served, server: RawServer, proxy: ProxyResource) -> None:
-        self.port = served.port
-        self.site: HangupSite = served.site
-        self.served = served
-        self.server = server
-        self.proxy = proxy
-        self.upstream_errors: list[UpstreamError] = []
-        self.site.journal.watch_upstream(self.upstream_errors.append)
-
-    async def until(self, true: Callable[[], Any]) -> None:
-        for _ in range(150):
-            if true():
-                return
-            await pause(0.01)
-        raise AssertionError("it did not come true")
-
-
-@pytest.fixture
-def proxied(serve: Serve) -> Iterator[Callable[..., Proxied]]:
-    """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``."""
-    made: list[Proxied] = []
-
-    def make(
-        script: Callable[[Connection], object], path: str = "", tls: Any = None, **arguments: Any
-    ) -> Proxied:
-        server = RawServer(script)
-        proxy = ProxyResource(server.url + path, **arguments)
-        proxied = Proxied(serve(proxy, tls=tls, parsePOSTFormSubmission=False), server, proxy)
-        made.append(proxied)
-        return proxied
-
-    yield make
-    for proxied in made:
-        proxied.site.hang_up_all()
-        pytest_twisted.blockon(proxied.site.drain())
-        pytest_twisted.blockon(proxied.proxy.pool.close())
-        proxied.server.close()
 
 
 def body_of(received: bytes) -> bytes:
