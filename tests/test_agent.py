@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import gc
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import pytest_twisted
 import treq
 import treq.client
 from certificates import server_context
+from oracle import node
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.utils import getProcessOutput
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, readBody
 from twisted.web.http_headers import Headers
@@ -27,6 +31,8 @@ from wire import pause
 from twisted_hangup import ParseError, ServerHangUp
 from twisted_hangup.agent import HangupAgent
 from twisted_hangup.limits import OutboundTimeouts
+
+CLIENT: Final = Path(__file__).parent / "oracle" / "client.js"
 
 Script = Callable[[Connection], object]
 Make = Callable[..., tuple[Any, RawServer]]
@@ -470,7 +476,8 @@ async def test_over_tls(own: Make, serve: Callable[..., Any]) -> None:
     served = serve(tls=server_context())
     error = await error_of(agent.request(b"GET", b"https://localhost:%d/" % served.port))
     assert isinstance(error, ServerHangUp)
-    assert error.code.startswith("ERR_SSL_") or error.phase == "connecting"
+    assert error.code == "ERR_SSL_CERTIFICATE_VERIFY_FAILED"
+    assert error.phase == "connecting" and not error.acted_on
 
 
 @pytest_twisted.ensureDeferred
@@ -498,3 +505,31 @@ async def test_other_failures_pass() -> None:
 
     error = await error_of(HangupAgent(Broken()).request(b"GET", b"http://a/"))  # type: ignore[arg-type]
     assert isinstance(error, KeyError)
+
+
+# Node itself.
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest_twisted.ensureDeferred
+async def test_node_says_the_same(own: Make, row: str) -> None:
+    """Node's client, before the same server, gives the same code and the same words."""
+    found = node.find_node()
+    if found is None:
+        pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
+    script, reason, code, _ = ROWS[row]
+    _, server = own(script)
+    output = await getProcessOutput(found, [str(CLIENT), server.url + "/"])
+    assert json.loads(output)["request"] == {"code": code, "message": reason}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_node_says_the_same_of_a_body(own: Make, reset: bool) -> None:
+    """The body that a client reads is "aborted"."""
+    found = node.find_node()
+    if found is None:
+        pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
+    _, server = own(after_head(HEAD + b"half", reset=reset))
+    output = await getProcessOutput(found, [str(CLIENT), server.url + "/"])
+    assert json.loads(output)["body"] == {"code": "ECONNRESET", "message": "aborted"}

@@ -21,6 +21,9 @@ from twisted_hangup import ServerHangUp
 from twisted_hangup.agent import Attempt, HangupAgent, RetryAgent, RetryPolicy
 
 REFUSED = ServerHangUp("connect ECONNREFUSED", code="ECONNREFUSED", phase="connecting")
+UNTRUSTED = ServerHangUp(
+    "certificate verify failed", code="ERR_SSL_CERTIFICATE_VERIFY_FAILED", phase="connecting"
+)
 HUNG_UP = ServerHangUp("socket hang up", code="ECONNRESET", phase="waiting")
 
 
@@ -110,6 +113,7 @@ KEY = Headers({"Idempotency-Key": ["k"]})
         (b"PATCH", None, HUNG_UP, 1),
         (b"POST", KEY, HUNG_UP, 2),
         (b"POST", None, REFUSED, 2),  # cannot have been
+        (b"GET", None, UNTRUSTED, 1),
         (b"GET", None, Answer(503), 2),
         (b"GET", None, Answer(429), 2),
         (b"GET", None, Answer(500), 1),

@@ -24,7 +24,7 @@ from ._layers import transport_beneath
 from ._outbound_body import send_body
 from ._stalled import SendWatch
 from .deadlines import Deadline, Deadlines
-from .errors import HangupError, ParseError, ResponseParseError, ServerHangUp, ServerPhase
+from .errors import ParseError, ResponseParseError, ServerHangUp, ServerPhase
 from .events import NEED_DATA, BodyData, Field, ResponseHead
 from .limits import KIB, Limits, OutboundTimeouts
 from .response_parser import ResponseParser
@@ -332,7 +332,8 @@ class OutboundConnection(TwistedProtocol):
         lost = reason.value
         if isinstance(lost, SSL.Error):
             error = tls_error(lost, "handshake")
-            return self._error(error.reason, error.code, lost)
+            shaken = self.reused or bool(self.bytes_received)
+            return self._error(error.reason, error.code, lost, None if shaken else "connecting")
         code = lost.code if isinstance(lost, ConnectionBroken) else "ECONNRESET"
         if self._answered:
             words = "aborted"
@@ -345,14 +346,16 @@ class OutboundConnection(TwistedProtocol):
             self._pool.retire(self)
             self.transport.loseConnection()  # idle for long enough
             return
-        self._fail(self._error(f"no answer in time ({self.phase})", "ETIMEDOUT", None))
+        self._fail(self._error("no answer in time", "ETIMEDOUT", None))
         self.transport.abortConnection()
 
-    def _error(self, words: str, code: str, cause: BaseException | None) -> ServerHangUp:
+    def _error(
+        self, words: str, code: str, cause: BaseException | None, phase: ServerPhase | None = None
+    ) -> ServerHangUp:
         error = ServerHangUp(
             words,
             code=code,
-            phase=self.phase,
+            phase=phase or self.phase,
             reused=self.reused,
             bytes_received=self.bytes_received,
         )

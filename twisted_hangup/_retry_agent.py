@@ -173,6 +173,8 @@ class RetryAgent:
             except ServerHangUp as hang_up:
                 error = hang_up
                 again = repeatable or not hang_up.acted_on
+                # A certificate that is not trusted now will not be in a second.
+                again = again and not hang_up.code.startswith("ERR_SSL_")
             else:
                 again = repeatable and response.code in policy.statuses
             delay = self._delay(number, response, due) if again and body.is_there else None
