@@ -14,13 +14,13 @@ from typing import Any
 from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
-from twisted.web.wsgi import WSGIResource
 
 from ._forwarding import Forwarding
 from ._seldom import SeldomWarning
 from ._static import StaticFiles
 from .limits import OutboundTimeouts
 from .proxy import ProxyResource
+from .wsgi import HangupWSGIResource
 
 
 def directory(
@@ -70,7 +70,7 @@ def wsgi(name: str, reactor: Any) -> IResource:
         UsageError: There is none of that name, or it cannot be called.
     """
     application = function("--wsgi", name)
-    return WSGIResource(reactor, reactor.getThreadPool(), application)
+    return HangupWSGIResource(reactor, reactor.getThreadPool(), application)
 
 
 def proxy(
