@@ -202,6 +202,7 @@ SHAPES: Final = {
     "Host is removed": (post(b"Connection: Host, close", b"Content-Length: 0"), 1),
     "two hosts": (post(b"Host: b", b"Content-Length: 0"), 0),
     "two hosts of HTTP/1.0": (post(b"Host: b").replace(b"1.1", b"1.0", 1), 0),
+    "no host of HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 0),
     "userinfo": (b"GET http://b@c/ HTTP/1.1\r\nHost: a\r\n\r\n", 1),
     "userinfo twice": (b"GET http://b@c@d/ HTTP/1.1\r\nHost: a\r\n\r\n", 0),
     "no authority": (b"GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", 0),
