@@ -119,7 +119,10 @@ def test_help_has_units() -> None:
     usage = Options().getUsage(width=1000)
     assert "for each client error;" in usage
     shown = " ".join(usage.split())
-    assert "Bytes in a head; so many are a 431. [default: 16k]" in shown
+    assert (
+        "Bytes in a head; so many are a 431 (from the server behind --proxy, a 502). [default: 16k]"
+        in shown
+    )
     assert "may lose the answer. [default: 64m]" in shown
     assert "Seconds for a whole head; 0 = no limit. [default: 60]" in shown
 

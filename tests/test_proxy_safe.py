@@ -57,11 +57,8 @@ class Behind:
 
     def judge(self) -> None:
         """All that arrived is well-formed."""
-        command = node.find_node()
-        refused = self.recorder.refused(command)
+        refused = self.recorder.refused(node.find_node())
         assert not refused, "\n".join(refused)
-        if command is None:
-            pytest.skip(f"judged by our parser alone: no node {node.OLDEST} or newer")
 
 
 @pytest.fixture
@@ -169,6 +166,12 @@ async def test_mutants(behind: Callable[..., Behind]) -> None:
     """The same goes for cases that were changed at random."""
     streams = [reads for reads in fuzz.mutants(MUTANTS, seed=1) if reads]
     await replay_all(behind(limits=HALF_OPEN), streams)
+
+
+def test_there_are_two_judges() -> None:
+    """Without a node the tests of this file mean less, and say so here."""
+    if node.find_node() is None:
+        pytest.skip(f"judged by our parser alone: no node {node.OLDEST} or newer, set NODE")
 
 
 def post(*lines: bytes, body: bytes = b"") -> bytes:

@@ -18,7 +18,7 @@ from twisted.web.resource import IResource
 from ._forwarding import Forwarding
 from ._seldom import SeldomWarning
 from ._static import StaticFiles
-from .limits import OutboundTimeouts
+from .limits import Limits, OutboundTimeouts
 from .proxy import ProxyResource
 from .wsgi import HangupWSGIResource
 
@@ -74,7 +74,7 @@ def wsgi(name: str, reactor: Any) -> IResource:
 
 
 def proxy(
-    url: str, *, reactor: Any, forwarding: Forwarding, timeouts: OutboundTimeouts
+    url: str, *, reactor: Any, forwarding: Forwarding, timeouts: OutboundTimeouts, limits: Limits
 ) -> ProxyResource:
     """The server at *url*.
 
@@ -82,7 +82,9 @@ def proxy(
         UsageError: It is not the URL of a server.
     """
     try:
-        return ProxyResource(url, reactor=reactor, forwarding=forwarding, timeouts=timeouts)
+        return ProxyResource(
+            url, reactor=reactor, forwarding=forwarding, timeouts=timeouts, limits=limits
+        )
     except ValueError as error:
         raise UsageError(f"--proxy: {error}") from error
 

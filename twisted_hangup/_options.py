@@ -106,7 +106,7 @@ LIMITS: Final = [
         "max-header-size",
         "head_bytes",
         partial(size, least=1),
-        "Bytes in a head; so many are a 431.",
+        "Bytes in a head; so many are a 431 (from the server behind --proxy, a 502).",
     ),
     Setting("max-headers-count", "head_fields", count, "Most fields in a head; 0 = no limit."),
     Setting(

@@ -6,6 +6,7 @@ Nothing here installs a reactor until `makeService` is called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ from ._serving import HangupService
 from ._welcome import WelcomePage
 from .console import ConsoleLog
 from .error_log import ErrorLog
+from .limits import Lenience
 from .proxy import ProxyResource
 from .site import HangupSite
 
@@ -85,7 +87,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     return make(
         site,
         endpoints,
-        Gate(reactor, _most_connections(options["max-connections"])),
+        Gate(reactor, _most_connections(options)),
         reactor=reactor,
         grace_seconds=options["grace"],
         closers=closers,
@@ -110,6 +112,8 @@ def _content_of(options: Options, reactor: Any, warn: SeldomWarning) -> IResourc
             reactor=reactor,
             forwarding=options.forwarding,
             timeouts=options.proxy_timeouts,
+            # Lenience is for old clients.
+            limits=replace(options.limits, lenience=Lenience()),
         )
     return WelcomePage()
 
@@ -152,12 +156,15 @@ def _open_log(option: str, path: str) -> BinaryIO:
         raise UsageError(f"{option}: cannot write {path!r}: {error.strerror}") from error
 
 
-def _most_connections(asked: int) -> int | None:
+def _most_connections(options: Options) -> int | None:
     """The smaller of what the operator allows and what there are files for."""
     limit = _open_files.raise_limit()
+    asked = options["max-connections"]
     bounds = [asked] if asked else []
     if limit is not None:
-        bounds.append(_open_files.room_for_connections(limit))
+        # Behind a proxied client there is a connection to the server, perhaps a body on disk.
+        files_each = 1 if options["proxy"] is None else 3
+        bounds.append(max(1, _open_files.room_for_connections(limit) // files_each))
     most = min(bounds, default=None)
     if most is not None:
         _log.info("At most {most} connections at a time; further clients wait", most=most)
