@@ -83,11 +83,14 @@ FLOORS: Final = [
         *{"_outbound", "_outbound_body", "_outbound_pool", "_tunnel"},
         *{"_hangup_agent", "_retry_agent", "_client_response", "_hang_ups"},
         *{"async_resource", "wsgi"},
+        *{"_outbox_claim", "_outbox_database", "_outbox_delivery", "_outbox_manage"},
+        *{"_outbox_policy", "_outbox_request", "_outbox_sql", "_outbox_store", "_outbox_writer"},
     },
     # wiring
     {
         *{"service", "__main__", "testing", "__init__"},
         *{"_options", "_ports", "_content", "_serving", "_command_line"},
+        *{"_outbox_command"},
     },
 ]
 FLOOR: Final = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

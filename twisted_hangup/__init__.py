@@ -26,6 +26,8 @@ from .errors import ClientHangUp as ClientHangUp
 from .errors import HangupError as HangupError
 from .errors import HeaderOverflow as HeaderOverflow
 from .errors import HTTP2Error as HTTP2Error
+from .errors import KeyInUse as KeyInUse
+from .errors import OutboxUnavailable as OutboxUnavailable
 from .errors import ParseError as ParseError
 from .errors import RequestTimeout as RequestTimeout
 from .errors import ResponseParseError as ResponseParseError
@@ -38,6 +40,10 @@ from .limits import Lenience as Lenience
 from .limits import Limits as Limits
 from .limits import OutboundTimeouts as OutboundTimeouts
 from .limits import Timeouts as Timeouts
+from .outbox import DeliveryPolicy as DeliveryPolicy
+from .outbox import Outbox as Outbox
+from .outbox import OutboxLimits as OutboxLimits
+from .outbox import Verdict as Verdict
 from .parser import RequestParser as RequestParser
 from .proxy import ProxyResource as ProxyResource
 from .response_parser import ResponseParser as ResponseParser

@@ -244,6 +244,19 @@ class UpstreamError(RecordedError):
     upstream = ""
 
 
+class OutboxUnavailable(HangupError):
+    """A request was not stored: the outbox's database is away, locked, full or not started.
+
+    It may be sent again, with the same key if it had one.  Only where the connection to a
+    PostgreSQL server was lost may it have been stored all the same; with the same key it
+    is not stored twice.
+    """
+
+
+class KeyInUse(HangupError, ValueError):
+    """A request was not stored: its key belongs to another request that is still queued."""
+
+
 #: Code -> class, for the place that turns a refusal into an error.
 PARSE_ERRORS: Final[Mapping[str, type[ParseError]]] = MappingProxyType(
     {
