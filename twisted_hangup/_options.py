@@ -294,6 +294,7 @@ class Options(UsageOptions):
         super().__init__()
         # The indentation of a docstring is none of the reader's.
         self.docs = {option: " ".join(text.split()) for option, text in self.docs.items() if text}
+        self._given_nothing = dict(self)
         # What --help shows; the values themselves stay numbers.
         self.defaults.update(_default_texts())
         #: Endpoint by what the operator called it.
@@ -352,6 +353,9 @@ class Options(UsageOptions):
         for flag in ("dotfiles", "follow-symlinks"):
             if self[flag] and self["path"] is None:
                 raise UsageError(f"--{flag} needs --path")
+        for option in ("proxy-host", "proxy-forwarded", *(one.option for one in PROXY_TIMEOUTS)):
+            if self[option] != self._given_nothing[option] and self["proxy"] is None:
+                raise UsageError(f"--{option} needs --proxy")
         if self["unmasked"] and self._masked:
             raise UsageError("--unmasked and --mask-field exclude each other")
         for log in ("access-log", "error-log"):

@@ -1,6 +1,7 @@
 """``--error-log FILE``: every client error as a line of JSON, for programs to read.
 
-The names below are an interface: they are never renamed, and each line has all of them.
+The names below are an interface: they are never renamed, and each line has all of them but
+``upstream``.
 
 ====================== =================================================================
 ``time``               when it was written: ISO 8601, UTC, milliseconds, ``Z``
@@ -15,6 +16,7 @@ The names below are an interface: they are never renamed, and each line has all 
 ``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null
 ``method``, ``target`` of the request, once its target had come, or null
 ``field``              name of the field it broke in, or null
+``upstream``           of a proxy's ``ERR_UPSTREAM_*`` only: the URL of the server that failed
 ====================== =================================================================
 
 In a flood, a line per code tells what was not told by itself in a second: ``time``, ``code``
@@ -40,7 +42,7 @@ from ._flood import FloodGate
 from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import peer_text, shortened, visible
 from ._whole_lines import WholeLines
-from .errors import RecordedError
+from .errors import RecordedError, UpstreamError
 from .limits import KIB
 from .report import field_of, masked_packet
 
@@ -130,7 +132,7 @@ class ErrorLog:
     def _record(self, error: RecordedError) -> dict[str, object]:
         packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
         request, field = error.request, field_of(error, self._policy)
-        return {
+        told: dict[str, object] = {
             "code": error.code,
             "reason": visible(error.reason),
             "status": error.status,
@@ -144,6 +146,9 @@ class ErrorLog:
             "target": request and _text(mask_target(request.target, self._policy)),
             "field": None if field is None else _text(field),
         }
+        if isinstance(error, UpstreamError):
+            told["upstream"] = visible(error.upstream)
+        return told
 
     def _suppressed(self, code: str, count: int) -> None:
         self._write(lambda: {"code": code, "suppressed": count})
