@@ -57,7 +57,7 @@ class Running:
         self.server = RawServer(script)
         self.port = free_port()
         self.folder = folder
-        command = [BIN / "twistd", "-n", "hangup", f"--port={self.port}"]
+        command = [str(BIN / "twistd"), "-n", "hangup", f"--port={self.port}"]
         logs = ["--access-log=access", "--error-log=errors"]
         self.process = subprocess.Popen(
             [*command, f"--proxy={self.server.url}", *logs, *more],
@@ -77,7 +77,7 @@ class Running:
     def stop(self) -> list[str]:
         """Tell it to stop; the lines of its log."""
         self.process.send_signal(signal.SIGTERM)
-        output, _ = self.process.communicate(timeout=PATIENCE)
+        output: str = self.process.communicate(timeout=PATIENCE)[0]
         return output.splitlines()
 
     @property
@@ -122,8 +122,8 @@ def by_path(connection: Connection) -> None:
 def test_failures_in_the_logs(running: Callable[..., Running]) -> None:
     """Console, JSON and access log say what failed, which server, and who had asked."""
     there = running(by_path, "--proxy-timeout=0.5")
-    for path in (b"ok", b"reset", b"cut", b"smtp", b"slow"):
-        there.get(path)
+    for name in (b"ok", b"reset", b"cut", b"smtp", b"slow"):
+        there.get(name)
     there.server.close()
     there.get(b"gone?token=secret")
     url = there.server.url

@@ -15,9 +15,9 @@ from http2_client import H2Client
 from proxying import Proxied
 from proxying import proxied as proxied
 from upstreams import OK, Connection, always
-from wire import Client, in_thread, pause, statuses, talk
+from wire import Client, Served, in_thread, pause, statuses, talk
 
-from twisted_hangup import Limits, OutboundTimeouts
+from twisted_hangup import Limits, OutboundTimeouts, ProxyResource, ServerHangUp, UpstreamError
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST: Final = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -257,3 +257,24 @@ async def test_answer_before_the_upload_is_read(proxied: Callable[..., Proxied])
     received = await talk(there.port, post % 20_000_000, b"x" * 20_000_000)
     assert statuses(received) == [413] and received.endswith(b"no!")
     assert not there.proxy.pool._idle
+
+
+@pytest.mark.parametrize(
+    "host, code", [("localhost", "CERTIFICATE_VERIFY_FAILED"), ("127.0.0.1", "ALTNAME_INVALID")]
+)
+@pytest_twisted.ensureDeferred
+async def test_certificate_that_is_not_trusted(
+    serve: Callable[..., Served], host: str, code: str
+) -> None:
+    """A server that cannot prove who it is gets no request, and the operator is told why."""
+    server = serve(tls=server_context())
+    proxy = ProxyResource(f"https://{host}:{server.port}")
+    there = serve(proxy)
+    errors: list[UpstreamError] = []
+    there.site.journal.watch_upstream(errors.append)
+    assert statuses(await talk(there.port, LAST)) == [502]
+    (error,) = errors
+    assert error.code == "ERR_UPSTREAM_REFUSED"
+    assert isinstance(error.__cause__, ServerHangUp) and code in error.__cause__.code
+    assert server.root.fast.ran == []
+    await proxy.pool.close()

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, BinaryIO, Final, Protocol
 
 from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
@@ -334,6 +335,9 @@ class OutboundConnection(TwistedProtocol):
             error = tls_error(lost, "handshake")
             shaken = self.reused or bool(self.bytes_received)
             return self._error(error.reason, error.code, lost, None if shaken else "connecting")
+        if isinstance(lost, VerificationError):
+            words = "Hostname/IP does not match certificate's altnames"
+            return self._error(words, "ERR_TLS_CERT_ALTNAME_INVALID", lost, "connecting")
         code = lost.code if isinstance(lost, ConnectionBroken) else "ECONNRESET"
         if self._answered:
             words = "aborted"
