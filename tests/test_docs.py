@@ -13,7 +13,8 @@ import pytest_twisted
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
-from wire import Client, Paths, Served, in_thread, pause, talk
+from upstreams import OK, RawServer, always
+from wire import Client, Paths, Served, in_thread, pause, statuses, talk
 
 from twisted_hangup import HangupWSGIResource
 
@@ -22,13 +23,13 @@ Serve = Callable[..., Served]
 PAGES: Final = {path.stem: path for path in (Path(__file__).parent.parent / "docs").glob("*.md")}
 
 
-def run(page: str) -> dict[str, Any]:
-    """Run the programs of a page, one after the other; what they have made."""
+def run(page: str, change: Callable[[str], str] = str) -> dict[str, Any]:
+    """Run the programs of a page, one after the other, after *change*; what they have made."""
     programs = re.findall(r"^```python\n(.*?)^```$", PAGES[page].read_text(), re.DOTALL | re.M)
     made: dict[str, Any] = {"__name__": page, "resource": Resource()}
     for program in programs:
         if "klein" not in program or find_spec("klein"):
-            exec(compile(program, PAGES[page].name, "exec"), made)
+            exec(compile(change(program), PAGES[page].name, "exec"), made)
     return made
 
 
@@ -100,3 +101,19 @@ async def test_cancel_wsgi(serve: Serve) -> None:
     ticks: Any = HangupWSGIResource(cast(Any, reactor), pool, run("cancel")["application"])
     await leave(serve(Paths(ticks=ticks)), "/ticks")
     await deferToThread(pool.stop)  # would not return before the application does
+
+
+@pytest_twisted.ensureDeferred
+async def test_proxy(serve: Serve) -> None:
+    """The site of the page has the server's part where the page says, and no more of it."""
+    server = RawServer(always(OK))
+    page = run("proxy", lambda text: text.replace(":9000/", f":{server.port}/"))
+    served = serve(page["site"])
+    asked = b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert (await talk(served.port, asked % b"/api/users?id=1")).endswith(b"ok")
+    assert server.connections[0].received.startswith(b"GET /v1/users?id=1 HTTP/1.1\r\n")
+    assert (await talk(served.port, asked % b"/")).endswith(b"hello\n")
+    assert statuses(await talk(served.port, asked % b"/api/../v2")) == [400]
+    assert statuses(await talk(served.port, asked % b"/reports/")) == [502]
+    await page["root"].children[b"api"].pool.close()
+    server.close()

@@ -6,6 +6,7 @@ offset where they broke.  It runs down a Deferred errback chain that may answer 
 nobody does, the client gets the right status and can be sure to read it.
 """
 
+from ._forwarding import Forwarding as Forwarding
 from ._masking import MaskingPolicy as MaskingPolicy
 from .agent import Attempt as Attempt
 from .agent import HangupAgent as HangupAgent
