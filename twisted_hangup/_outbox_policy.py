@@ -46,6 +46,9 @@ class DeliveryPolicy:
         max_age_seconds: A request that is older than this is dead.  Stripe tries its
             webhooks for 3 days.
         attempt_seconds: How long one attempt may take, the response's head included.
+        settle_seconds: How much longer than an attempt a claim lasts, which is time to
+            write down how it ended.  What a killed process was delivering is tried again
+            when its claim has ended.
         failures_to_pause: So many failures of a destination in a row, none of its
             requests getting through between them, and it is left alone for a while; then
             one request at a time probes it.
@@ -57,6 +60,7 @@ class DeliveryPolicy:
     cap_seconds: float = 900.0
     max_age_seconds: float = 3 * 24 * 3600.0
     attempt_seconds: float = 30.0
+    settle_seconds: float = 30.0
     failures_to_pause: int = 5
     pause_cap_seconds: float = 300.0
 

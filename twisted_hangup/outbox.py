@@ -36,9 +36,6 @@ from .errors import OutboxUnavailable
 
 T = TypeVar("T")
 
-#: How much longer than an attempt a lease lasts: time to write down how it ended.
-_LEASE_MARGIN_SECONDS: Final = 30.0
-
 #: How often requests that are too old are looked for, and lanes that nobody looks at.
 _SWEEP_SECONDS: Final = 30.0
 
@@ -336,7 +333,7 @@ class Outbox(Service):
             requests=free,
             per_destination=self._limits.deliveries_per_destination,
             running={**self._running},
-            lease_seconds=self._policy.attempt_seconds + _LEASE_MARGIN_SECONDS,
+            lease_seconds=self._policy.attempt_seconds + self._policy.settle_seconds,
             failures_to_pause=self._policy.failures_to_pause,
         )
 
