@@ -157,6 +157,18 @@ async def test_what_waits_unread_is_no_answer(proxied: Callable[..., Proxied]) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_connection_that_spoke_unasked_is_gone_at_once(
+    proxied: Callable[..., Proxied],
+) -> None:
+    """No request can catch it between its bytes and its end."""
+    there = proxied(always(OK))
+    await talk(there.port, LAST)
+    (kept,) = there.proxy.pool._idle
+    kept.dataReceived(EVIL)
+    assert not there.proxy.pool._idle
+
+
+@pytest_twisted.ensureDeferred
 async def test_stale_connection_is_noticed_before_a_post(proxied: Callable[..., Proxied]) -> None:
     """A POST, which is never sent twice, does not go out over a connection that has ended."""
 
