@@ -21,7 +21,7 @@ FLOORS: Final = [
     # words, standard library only
     {
         *{"errors", "events", "limits", "report", "_grammar", "_masking", "_rules", "_text"},
-        *{"_response_rules"},
+        *{"_response_rules", "_remedies"},
     },
     # judging bytes: no I/O, no clock, no Twisted
     {
@@ -57,6 +57,9 @@ FLOORS: Final = [
             "_errno",
             "_layers",
             "_quiet",
+            "_watchers",
+            "_rates",
+            "_top",
         },
     },
     # the server
@@ -85,6 +88,7 @@ FLOORS: Final = [
         *{"async_resource", "wsgi"},
         *{"_outbox_claim", "_outbox_database", "_outbox_delivery", "_outbox_manage"},
         *{"_outbox_policy", "_outbox_request", "_outbox_sql", "_outbox_store", "_outbox_writer"},
+        *{"_explain", "_explanation", "_picture"},
     },
     # wiring
     {
