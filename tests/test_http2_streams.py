@@ -209,7 +209,8 @@ HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
   authorization: **************
   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 In the value of header field "authorization": a control character other than tab
-is not allowed in a field value. RFC 9110, section 5.5."""
+is not allowed in a field value. RFC 9110, section 5.5.
+docs/codes.md#hpe_invalid_header_token"""
 
 
 def test_report() -> None:

@@ -58,6 +58,7 @@ REPORTS: Final = [
                      ^^^^ byte 52: 0x01
         In the value of header field "X-Trace": a control character other than tab is
         not allowed in a field value. RFC 9110, section 5.5.
+        docs/codes.md#hpe_invalid_header_token
         """,
     ),
     (
@@ -69,6 +70,7 @@ REPORTS: Final = [
                                 ^^^^ byte 57: 0x00 (NUL)
         In the value of header field "Cookie": a control character other than tab is not
         allowed in a field value. RFC 9110, section 5.5.
+        docs/codes.md#hpe_invalid_header_token
         """,
     ),
     (
@@ -79,6 +81,7 @@ REPORTS: Final = [
                   ^ byte 8: 0x66 (f)
         In the request line: behind method, space, target and space comes HTTP/1.1; a
         space inside the target has to be written %20. RFC 9112, section 3.
+        docs/codes.md#hpe_invalid_constant
         """,
     ),
     (
@@ -91,6 +94,7 @@ REPORTS: Final = [
         one of a known list and in upper case. RFC 9112, section 3.1. 0x16 is how a TLS
         handshake starts: the client probably speaks HTTPS to a port that serves plain
         HTTP.
+        docs/codes.md#hpe_invalid_method
         """,
     ),
     (
@@ -103,6 +107,7 @@ REPORTS: Final = [
         In the value of header field "Host": a Host is a host name or an address (an
         IPv6 address in brackets), and a colon and a port where there is one, such as
         example.org:8080; not a URL, and no list. RFC 9110, section 7.2.
+        docs/codes.md#err_http_invalid_host
         """,
     ),
     (
@@ -112,6 +117,7 @@ REPORTS: Final = [
           GET / HTTP/1.1
         In the header fields: there is no Host among them, and an HTTP/1.1 request has
         to have one, even where its target is a whole URL. RFC 9112, section 3.2.
+        docs/codes.md#err_http_host_required
         """,
     ),
     (
@@ -123,6 +129,7 @@ REPORTS: Final = [
                                                                byte 333: 0x7f (DEL) ^^^^
         In the value of header field "X-Long": a control character other than tab is not
         allowed in a field value. RFC 9110, section 5.5.
+        docs/codes.md#hpe_invalid_header_token
         """,
     ),
     (
@@ -135,6 +142,7 @@ REPORTS: Final = [
         In the body: a chunk is as many bytes as its size said, and then CR LF (0x0d
         0x0a); here something else follows, so that its size or its end is wrong. RFC
         9112, section 7.1.
+        docs/codes.md#hpe_strict
         """,
     ),
     (
@@ -146,6 +154,7 @@ REPORTS: Final = [
                     ^ the input ends here
         In the value of header field "Host": the client ended its input before the
         request was complete; 26 bytes of it had come. RFC 9112, section 8.
+        docs/codes.md#hpe_invalid_eof_state
         """,
     ),
 ]
@@ -170,6 +179,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (answered 408)
         The client sent nothing within Timeouts.head_seconds of connecting. RFC 9110,
         section 15.5.9.
+        docs/codes.md#err_http_request_timeout
         """,
     ),
     (
@@ -182,6 +192,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
           and 2 header fields
         The head came in time; the body was not complete within
         Timeouts.request_seconds. RFC 9110, section 15.5.9.
+        docs/codes.md#err_http_request_timeout
         """,
     ),
     (
@@ -192,6 +203,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
           and 2 header fields
         After the request, before its response was complete: the client reset the
         connection.
+        docs/codes.md#econnreset
         """,
     ),
     (
@@ -200,6 +212,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_SSL_HTTP_REQUEST: http request  (not answered)
         During the TLS handshake: the client speaks plain HTTP to a port that serves
         HTTPS; its URL has to start with https://. RFC 9110, section 4.2.2.
+        docs/codes.md#err_ssl_http_request
         """,
     ),
     (
@@ -208,6 +221,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_SSL_NO_SHARED_CIPHER: no shared cipher  (not answered)
         During the TLS handshake: the TLS handshake failed, or a TLS record was corrupt.
         RFC 8446, section 6.
+        docs/codes.md#err_ssl_
         """,
     ),
     (
@@ -216,6 +230,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_HTTP2_FLOW_CONTROL_ERROR: flow\x1b[31m  (not answered)
         While the head of the request was being received: the client broke a rule of
         HTTP/2. RFC 9113, section 5.4.1.
+        docs/codes.md#err_http2_
         """,
     ),
     (
@@ -231,6 +246,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         HPE_INVALID_EOF_STATE: Invalid EOF state  (answered 400)
         While the body of the request was being received: the client ended its input
         before the request was complete. RFC 9112, section 8.
+        docs/codes.md#hpe_invalid_eof_state
         """,
     ),
 ]

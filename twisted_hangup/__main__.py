@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from ._explain import add_explain_command
 from ._outbox_command import CommandError, add_outbox_command
 
 
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None for the process's own.
 
     Returns:
-        0, or 2 where it could not be done; then one line on stderr says why.
+        0, or 2 where it could not be done; then one line on stderr says why.  What
+        ``explain`` makes of its bytes may also be 1.
 
     Raises:
         SystemExit: The arguments are wrong (2), or ask for help (0).
@@ -33,9 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="python -m twisted_hangup", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_outbox_command(commands)
+    add_explain_command(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
         sys.stdout.flush()
     except CommandError as problem:
         print(f"{parser.prog}: {problem}", file=sys.stderr)
@@ -43,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader, like head(1), has seen enough.  Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return status or 0
 
 
 if __name__ == "__main__":

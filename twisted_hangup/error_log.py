@@ -99,7 +99,7 @@ class ErrorLog:
     def __call__(self, error: RecordedError) -> None:
         """Write *error*, or count it in a flood."""
         if self._gate.admit(error.code):
-            self._write(lambda: self._record(error))
+            self._write(lambda: error_record(error, self._policy))
 
     def reopen(self) -> None:
         """Go on in a new file of the same name, after the old one was moved away.
@@ -129,27 +129,6 @@ class ErrorLog:
             self._file.close()
         self._file = None
 
-    def _record(self, error: RecordedError) -> dict[str, object]:
-        packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
-        request, field = error.request, field_of(error, self._policy)
-        told: dict[str, object] = {
-            "code": error.code,
-            "reason": visible(error.reason),
-            "status": error.status,
-            "phase": error.phase,
-            "bytes_parsed": error.bytes_parsed,
-            "offset": error.offset,
-            "raw_packet": packet and b64encode(packet.data).decode("ascii"),
-            "raw_packet_offset": packet and packet.offset,
-            "peer": None if error.peer is None else peer_text(error.peer),
-            "method": request and _text(request.method),
-            "target": request and _text(mask_target(request.target, self._policy)),
-            "field": None if field is None else _text(field),
-        }
-        if isinstance(error, UpstreamError):
-            told["upstream"] = visible(error.upstream)
-        return told
-
     def _suppressed(self, code: str, count: int) -> None:
         self._write(lambda: {"code": code, "suppressed": count})
 
@@ -175,6 +154,29 @@ class ErrorLog:
             if self._failing:
                 self._failing = False
                 _log.warn("The error log works again; {lost} lines are lost", lost=self.lost_lines)
+
+
+def error_record(error: RecordedError, policy: MaskingPolicy) -> dict[str, object]:
+    """What a line tells of *error*: all of the names but ``time``."""
+    packet = masked_packet(error, RAW_PACKET_BYTES, policy)
+    request, field = error.request, field_of(error, policy)
+    told: dict[str, object] = {
+        "code": error.code,
+        "reason": visible(error.reason),
+        "status": error.status,
+        "phase": error.phase,
+        "bytes_parsed": error.bytes_parsed,
+        "offset": error.offset,
+        "raw_packet": packet and b64encode(packet.data).decode("ascii"),
+        "raw_packet_offset": packet and packet.offset,
+        "peer": None if error.peer is None else peer_text(error.peer),
+        "method": request and _text(request.method),
+        "target": request and _text(mask_target(request.target, policy)),
+        "field": None if field is None else _text(field),
+    }
+    if isinstance(error, UpstreamError):
+        told["upstream"] = visible(error.upstream)
+    return told
 
 
 def _opened(path: str | os.PathLike[str]) -> BinaryIO:

@@ -20,6 +20,7 @@ from ._masking import (
     mask_packet,
     mask_target,
 )
+from ._remedies import link_of
 from ._text import shortened, visible
 from .events import Break, Part, RequestHead
 
@@ -97,7 +98,8 @@ def report_error(
 
     Returns:
         Lines of printable ASCII, joined by newlines and without one at the end, none
-        longer than `WIDTH` but the first, which holds code and reason.
+        longer than `WIDTH` but the first, which holds code and reason.  The last one says
+        where cause and cure of the code are told, if they are.
     """
     if not masked:
         policy = UNMASKED
@@ -106,7 +108,9 @@ def report_error(
         answered = "not answered" if error.status is None else f"answered {error.status}"
         lines[0] += f"  ({answered})"
     lines += _picture(error, policy)
-    return "\n".join(lines + textwrap.wrap(_explanation(error, policy), WIDTH))
+    lines += textwrap.wrap(_explanation(error, policy), WIDTH)
+    link = link_of(error.code)
+    return "\n".join(lines if link is None else [*lines, link])
 
 
 class Excerpt(NamedTuple):
