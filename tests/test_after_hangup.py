@@ -256,3 +256,31 @@ async def test_content(serve: Serve, size: int, monkeypatch: pytest.MonkeyPatch)
     gc.collect()
     assert content.closed
     assert len(files) == (size > 100_000)
+
+
+class Unstoppable(Producer):
+    """A producer that fails when it is stopped."""
+
+    def stopProducing(self) -> None:
+        raise LookupError("nothing to stop")
+
+
+@pytest.mark.parametrize("leave", ["reset", "fin"])
+@pytest_twisted.ensureDeferred
+async def test_producer_that_fails_when_stopped(
+    serve: Serve, expected_errors: LoggedErrors, leave: str
+) -> None:
+    """It keeps neither the connection open nor its request in the dark."""
+    served = serve()
+    way = LEAVE[leave]
+    client = await in_thread(lambda: way.ask(served, way.secure))
+    await pause()
+    (request,) = served.root.slow.requests
+    request.registerProducer(Unstoppable(request, b""), True)
+    await in_thread(lambda: way.leave(client))
+    await pause()
+    client.close()
+    await pause()
+    assert len(served.root.slow.gone) == len(served.errors) == 1
+    assert served.site.open_connections == 0
+    assert expected_errors.flush(LookupError)

@@ -150,13 +150,13 @@ class Ended:
         timeouts = Timeouts(linger_seconds=30, linger_silence_seconds=5)
         self.socket = ClientSocket(
             self.transport,
-            "peer",
-            "host",
-            Deadlines(self.clock),
-            limits,
-            timeouts,
-            self.release,
-            lambda: None,
+            peer="peer",
+            host="host",
+            deadlines=Deadlines(self.clock),
+            limits=limits,
+            timeouts=timeouts,
+            release=self.release,
+            watch_sending=lambda: None,
         )
 
     def release(self) -> None:

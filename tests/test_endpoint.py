@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import time
@@ -25,7 +26,9 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.haproxy import proxyEndpoint
 from twisted.python.failure import Failure
-from wire import BAD, GOOD, SLOW, Client, Served, in_thread, pause, talk
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from wire import BAD, GOOD, SLOW, Client, Paths, Served, in_thread, pause, talk
 
 from twisted_hangup import (
     ClientHangUp,
@@ -491,6 +494,45 @@ async def test_half_close_behind_the_proxy_protocol(serve: Serve) -> None:
     answer = await talk(served.port, V1 + HEAD, fin=True)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert served.codes == ["HPE_INVALID_EOF_STATE"]
+
+
+class Switch(Resource):
+    """Gives the connection to another protocol."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        request.channel._protocolUpgradeForWebsockets(Protocol())
+        return NOT_DONE_YET
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts files as Linux does")
+@pytest.mark.parametrize(
+    "wire",
+    [BAD, HEAD, GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), b"GET /switch "],
+    ids=["error", "end of input", "last response", "another protocol"],
+)
+@pytest_twisted.ensureDeferred
+async def test_sockets_behind_the_proxy_protocol_are_closed(serve: Serve, wire: bytes) -> None:
+    """However a connection behind a proxy ends, its file is closed."""
+    served = serve(Paths(switch=Switch()), endpoint=proxyEndpoint(tcp()))
+    if wire.startswith(b"GET /switch"):
+        wire = GOOD.replace(b"/fast", b"/switch")
+
+    def run() -> None:
+        client = Client(served.port).send(V1 + wire)
+        if wire is HEAD or b"/switch" in wire:
+            client.end()
+        client.read_all()
+        client.close()
+
+    await in_thread(run)
+    await pause()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        await in_thread(run)
+    await pause()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest_twisted.ensureDeferred

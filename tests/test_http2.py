@@ -710,6 +710,53 @@ async def test_drain(serve_h2: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_drain_before_the_first_frame(serve_h2: Serve) -> None:
+    """A client that drain() finds between the handshake and its preface is served no more."""
+    served = serve_h2()
+    client = await in_thread(lambda: H2Client(served.port, preface=False))
+    await pause(0.1)
+    drained = served.site.drain()
+
+    def run() -> None:
+        with suppress(OSError):
+            client.raw(PREFACE).send(SettingsFrame(0))
+            client.request()
+            client.to_the_end()
+        client.close()
+
+    await in_thread(run)
+    await drained
+    assert served.root.fast.ran == [] and served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_control_frames_are_sent_once(serve_h2: Serve) -> None:
+    """What waited for room when an error came is not sent again while a handler thinks."""
+    served = serve_h2()
+
+    @served.site.on_client_error
+    async def think(failure: Failure, socket: ClientSocket) -> Failure:
+        connection.resumeProducing()
+        await pause(0.1)
+        return failure
+
+    client = await in_thread(lambda: H2Client(served.port).until(lambda: True))
+    await in_thread(lambda: client.answer(client.request()))
+    (connection,) = served.site._hangups.open()
+    connection.pauseProducing()
+
+    def run() -> None:
+        client.send(PingFrame(0, opaque_data=b"12345678"))
+        time.sleep(0.1)
+        client.send(DataFrame(9, b"a")).to_the_end()
+        client.close()
+
+    await in_thread(run)
+    assert client.pings == [b"12345678"]
+    assert len(client.goaways) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_hang_up_all(serve_h2: Serve) -> None:
     """hang_up_all() aborts, and cancels what runs; nobody's client is to blame."""
     served = serve_h2()

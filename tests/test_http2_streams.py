@@ -803,3 +803,172 @@ async def test_content_length_that_lies(serve_h2: Serve) -> None:
     await talk(served.port, run)
     assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
     assert served.root.fast.ran == []
+
+
+class Ends:
+    """A producer that ends its response in its own way when it is stopped."""
+
+    def __init__(self, request: Request, how: str) -> None:
+        self.request, self.how = request, how
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        if self.how == "fails to go on":
+            raise LookupError("nothing to write")
+
+    def stopProducing(self) -> None:
+        if self.how == "closes":
+            self.request.loseConnection()
+        elif self.how == "aborts":
+            self.request.channel.abortConnection()
+        elif self.how == "finishes":
+            self.request.unregisterProducer()
+            self.request.finish()
+        elif self.how == "raises":
+            raise LookupError("nothing to stop")
+
+
+class Ending(Resource):
+    """``/ending``: what `Ends` writes, which never ends by itself."""
+
+    isLeaf = True
+
+    def __init__(self, how: str, size: int) -> None:
+        super().__init__()
+        self.how, self.size = how, size
+        self.gone: list[Any] = []
+
+    def render(self, request: Request) -> int:
+        request.notifyFinish().addBoth(self.gone.append)
+        request.registerProducer(Ends(request, self.how), True)
+        if self.size:
+            request.write(b"a" * self.size)
+        return NOT_DONE_YET
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("how", ["closes", "aborts", "finishes", "raises"])
+@pytest_twisted.ensureDeferred
+async def test_producer_that_ends_its_response_when_stopped(
+    serve_h2: Serve, expected_errors: LoggedErrors, how: str, size: int
+) -> None:
+    """The other streams do not notice, and the request is told once that its client left."""
+    ending = Ending(how, size)
+    served = serve_h2(Paths(ending=ending))
+
+    def run(client: H2Client) -> Stream:
+        reset = client.request(b"/ending")
+        client.answer(client.request())
+        client.send(RstStreamFrame(reset, error_code=CANCEL))
+        return client.answer(client.request())
+
+    assert (await talk(served.port, run)).status == 200
+    (told,) = ending.gone
+    assert told is None if how == "finishes" else told.check(ConnectionLost)
+    assert len(expected_errors.flush(LookupError)) == (how == "raises")
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_producer_that_fails_to_go_on(serve_h2: Serve, expected_errors: LoggedErrors) -> None:
+    """Its own response is broken off, and no other."""
+    served = serve_h2(Paths(ending=Ending("fails to go on", 100_000)))
+
+    def run(client: H2Client) -> tuple[int | None, int | None]:
+        broken = client.answer(client.request(b"/ending"))
+        return broken.reset, client.answer(client.request()).status
+
+    assert await talk(served.port, run) == (INTERNAL_ERROR, 200)
+    assert len(expected_errors.flush(LookupError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_write_to_another_stream_that_is_reset(serve_h2: Serve) -> None:
+    """Who hears of one reset may write to a request that is reset in the same read."""
+    served = serve_h2()
+    slow = served.root.slow
+    raised: list[Exception] = []
+
+    def tell_the_others(_: object) -> None:
+        for request in slow.requests:
+            try:
+                request.write(b"one has left")
+            except Exception as error:
+                raised.append(error)
+
+    def run(client: H2Client) -> Stream:
+        streams = [client.request(b"/slow") for _ in range(3)]
+        client.answer(client.request())
+        for request in slow.requests:
+            request.notifyFinish().addErrback(tell_the_others)
+        resets = [RstStreamFrame(stream, error_code=CANCEL) for stream in streams]
+        # h2 forgets streams that are closed when another one is opened.
+        client.send(*resets, client.headers(fields_of()))
+        return client.answer(9)
+
+    assert (await talk(served.port, run)).status == 200
+    assert raised == []
+
+
+class Eager(Request):
+    """Answers before it has been read."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        super().handleContentChunk(data)
+        self.write(b"so far: ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_began_before_the_refusal(serve_h2: Serve) -> None:
+    """A body that is too long breaks off a response that has begun; no second head follows."""
+    served = serve_h2(limits=Limits(body_bytes=10), requestFactory=Eager)
+    settled = settled_of(served)
+
+    def run(client: H2Client) -> tuple[list[int], int | None]:
+        stream = client.request(method=b"POST", end=False)
+        client.data(stream, b"a", end=False).until(lambda: client.stream(stream).body)
+        answer = client.data(stream, b"a" * 10).answer(stream)
+        return answer.statuses, answer.reset
+
+    assert await talk(served.port, run) == ([200], CANCEL)
+    assert [status for _, status in settled] == [None]
+
+
+class Unmade(Request):
+    """Of which there can be only so many."""
+
+    def parseCookies(self) -> None:
+        if self.requestHeaders.hasHeader(b"unmade"):
+            raise OSError("too many open files")
+
+    def handleContentChunk(self, data: bytes) -> None:
+        raise OSError("no space left on the device")
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_that_there_is_no_room_for(
+    serve_h2: Serve, expected_errors: LoggedErrors
+) -> None:
+    """It is the only one that fails: it is reset where it cannot be made, else a 500."""
+    served = serve_h2(requestFactory=Unmade)
+
+    def run(client: H2Client) -> tuple[int | None, int | None, int | None]:
+        unmade = client.answer(client.request(b"/fast", (b"unmade", b"1")))
+        stream = client.request(method=b"POST", end=False)
+        unread = client.data(stream, b"a" * 10, end=False).answer(stream)
+        return unmade.reset, unread.status, client.answer(client.request()).status
+
+    assert await talk(served.port, run) == (INTERNAL_ERROR, 500, 200)
+    assert len(expected_errors.flush(OSError)) == 2
+    assert served.errors == []
+
+
+@pytest.mark.parametrize("length", [b"", b"+5", b"-5", b"1_0", b"0x5", b"5,5"])
+def test_content_length_that_is_no_number(length: bytes) -> None:
+    """It is refused whatever the version of h2 lets through."""
+    fields = fields_of(b"/fast", (b"content-length", length), method=b"POST")
+    head, error = judge_head(fields, Limits())
+    assert error is not None and error.code == "HPE_INVALID_CONTENT_LENGTH"
+    assert head.content_length is None

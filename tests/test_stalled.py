@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 import pytest_twisted
 from certificates import server_context
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 from wire import BAD, Client, Paths, Served, in_thread, pause
 
@@ -59,6 +61,50 @@ async def test_client_that_reads_slowly(serve: Serve, tls: bool) -> None:
 
     assert (await in_thread(run)).endswith(page)
     assert served.errors == []
+
+
+class AtOnce(Resource):
+    """Writes for as long as there is room, whenever it is told that there is some."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        self.request = request
+        request.registerProducer(self, True)
+        self.resumeProducing()
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        self.room = True
+        while self.room:
+            self.request.write(bytes(64 * 1024))
+
+    def pauseProducing(self) -> None:
+        self.room = False
+
+    stopProducing = pauseProducing
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_producer_that_leaves_no_room(serve: Serve, tls: bool) -> None:
+    """A client that stops to read is given up, too, where a producer writes at once."""
+    context = server_context() if tls else None
+    served = serve(Paths(page=AtOnce()), timeouts=QUICK, tls=context)
+
+    def read_some() -> Client:
+        client = Client(served.port, tls=tls, receive_buffer=16 * 1024).send(GET)
+        for _ in range(400):
+            client.socket.recv(16 * 1024)
+        return client
+
+    client = await in_thread(read_some)
+    for _ in range(40):
+        await pause(0.1)
+        if served.site.open_connections == 0:
+            break
+    assert served.codes == ["ETIMEDOUT"]
+    client.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -19,6 +19,7 @@ from ._addresses import shared_address
 from ._backlog import Backlog
 from ._cork import Cork
 from ._headers import HeadersCache, response_head
+from ._layers import protocol_within
 from ._message_clock import MessageClock
 from ._stalled import SendWatch
 from .errors import ClientError, ParseError, Phase
@@ -143,6 +144,11 @@ class RequestDriver(HTTPChannel):
     def getHost(self) -> Any:
         """The address the client connected to, asked of the kernel once."""
         return self._host
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that still comes is acted on."""
+        return self._over
 
     @property
     def phase(self) -> Phase:
@@ -284,8 +290,7 @@ class RequestDriver(HTTPChannel):
         if self.transport is None:
             # autobahn takes the transport away and puts its protocol on top of it.
             heir = transport if isinstance(transport, ProtocolWrapper) else transport.protocol
-            while isinstance(heir, ProtocolWrapper):
-                heir = heir.wrappedProtocol
+            heir = protocol_within(heir)
             self._upgraded()
         behind, self._behind = self._behind, []
         for data in behind:
@@ -347,9 +352,9 @@ class RequestDriver(HTTPChannel):
 
     def resumeProducing(self) -> None:
         """The client has taken what was written: on with its next request."""
-        super().resumeProducing()
         if self._send_watch is not None:
-            self._send_watch.stop()
+            self._send_watch.stop()  # first: a producer may leave no room again at once
+        super().resumeProducing()
         if not self._handlingRequest and not self._pumping:
             self._pump()
             self._after_pump()

@@ -13,6 +13,7 @@ from typing import Any, Final
 from h2.errors import ErrorCodes
 from h2.events import DataReceived
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from ._h2_rules import judge_head, judge_trailers, refusal
 from ._h2_sending import SendingConnection
@@ -27,6 +28,8 @@ from .events import RequestHead
 #: Rapid Reset (CVE-2023-44487), with the numbers of Twisted 26.10.
 _RESETS_AT_ONCE: Final = 1000
 _RESETS_PER_SECOND: Final = 33
+
+_log = Logger()
 
 
 class RequestsConnection(SendingConnection):
@@ -84,7 +87,12 @@ class RequestsConnection(SendingConnection):
         if error is not None:
             self.refuse_stream(stream_id, error)
             return
-        stream = HangupStream(stream_id, self, head, bodiless)
+        try:
+            stream = HangupStream(stream_id, self, head, bodiless)
+        except Exception:  # no file for its body, or what the application makes of requests
+            _log.failure("A request could not be made")
+            self._reset(stream_id, ErrorCodes.INTERNAL_ERROR)
+            return
         self.streams[stream_id] = stream
         self._streamCleanupCallbacks[stream_id] = Deferred()
         self._outboundStreamQueues[stream_id] = deque()
@@ -123,8 +131,7 @@ class RequestsConnection(SendingConnection):
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             error = self._gone(f"Stream reset: {name_of(event.error_code)}", stream)
-            stream.client_left(self._known(error))
-            self._requestDone(event.stream_id)
+            self._end_stream(event.stream_id, self._known(error))
         now = self.hangups.deadlines.seconds()
         # A clock that is set back must not take what a well-behaved client has left.
         refilled = self._resets_left + max(0.0, now - self._reset_at) * _RESETS_PER_SECOND
@@ -145,12 +152,17 @@ class RequestsConnection(SendingConnection):
             return  # 417 or 501 is on its way already
         journal = self.hangups.journal
         journal.record(self._known(error))
-        fields = [(b":status", b"%d" % (error.status or 400)), (b"content-length", b"0")]
-        self.conn.send_headers(stream_id, fields, end_stream=True)
-        # What more comes of the request is not wanted (RFC 9113, section 8.1).
-        self._reset(stream_id, ErrorCodes.NO_ERROR)
+        status = None
+        if stream is not None and stream.headers_sent:
+            self._reset(stream_id, ErrorCodes.CANCEL)
+        else:
+            status = error.status or 400
+            fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
+            self.conn.send_headers(stream_id, fields, end_stream=True)
+            # What more comes of the request is not wanted (RFC 9113, section 8.1).
+            self._reset(stream_id, ErrorCodes.NO_ERROR)
         self._tryToWriteControlData()
-        journal.settle(error, error.status)
+        journal.settle(error, status)
         self._end_stream(stream_id, error)
 
     def stream_out_of_time(self, stream: HangupStream) -> None:
@@ -180,10 +192,11 @@ class RequestsConnection(SendingConnection):
         self._requestDone(stream_id)
 
     def _end_stream(self, stream_id: int, error: ClientError) -> None:
+        """Forget a stream, then tell its request: what that still calls does nothing."""
         stream = self.streams.get(stream_id)
         if stream is not None:
-            stream.client_left(error)
             self._requestDone(stream_id)
+            stream.client_left(error)
 
     def _requestDone(self, streamID: int) -> None:
         """Forget a stream, and be idle after the last one."""

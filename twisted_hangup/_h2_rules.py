@@ -167,12 +167,14 @@ def _refused_fields(fields: list[Field], limits: Limits) -> tuple[Why, bytes] | 
 
 
 def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | None:
-    """Set the length that *head* announces; h2 has seen to it that it is digits."""
+    """Set the length that *head* announces."""
     for name, value in head.fields:
         if name != b"content-length":
             continue
         if head.content_length is not None:
             return why.CL_TWICE, name
+        if not value.isdigit():  # older versions of h2 let through what int() takes
+            return why.CL_CHAR, name
         head.content_length = int(value)
         if head.content_length > _LARGEST_LENGTH:
             return why.CL_OVERFLOW, name

@@ -99,7 +99,7 @@ class SendingConnection(H2Connection):
     def writeDataToStream(self, streamID: int, data: bytes) -> None:
         """Queue *data* for the stream; nothing once it has gone."""
         stream = self.streams.get(streamID)
-        if stream is None or not data:
+        if stream is None or not data or not self.can_send(streamID):
             return
         queue = self._outboundStreamQueues[streamID]
         if not queue:
@@ -136,9 +136,9 @@ class SendingConnection(H2Connection):
 
     def resumeProducing(self) -> None:
         """The client has taken what was written."""
-        super().resumeProducing()
         if self._send_watch is not None:
-            self._send_watch.stop()
+            self._send_watch.stop()  # first: what waited may leave no room again at once
+        super().resumeProducing()
         self._wake()
 
     def pauseProducing(self) -> None:
@@ -252,13 +252,21 @@ class SendingConnection(H2Connection):
             self._stalled()
             return
         for stream in stalled:
-            self._stream_stalled(stream)
+            if self.streams.get(stream.streamID) is stream:  # another's end may have ended it
+                self._stream_stalled(stream)
         left = [stream.waiting_since for stream in self.streams.values() if stream.queued]
         if left:
             self._set_window_clock(max(min(left), due + 1.0))
 
     def _reset(self, stream_id: int, code: ErrorCodes) -> None:
         """Tell the client that nothing more comes on the stream, or is read from it."""
-        stream = self.conn.streams.get(stream_id)
-        if stream is not None and not stream.closed:
+        if self.can_send(stream_id):
             self.conn.reset_stream(stream_id, code)
+
+    def can_send(self, stream_id: int) -> bool:
+        """Whether h2 knows the stream as one that is still open.
+
+        It has heard of every reset in a read before the first of those requests is told.
+        """
+        stream = self.conn.streams.get(stream_id)
+        return stream is not None and not stream.closed

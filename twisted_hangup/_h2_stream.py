@@ -76,6 +76,11 @@ class HangupStream(H2Stream):
         return bool(self._request.finished)
 
     @property
+    def headers_sent(self) -> bool:
+        """Whether a response has begun."""
+        return bool(self._request.startedWriting)
+
+    @property
     def unread_bytes(self) -> int:
         """What has arrived of the body and was not taken, as the connection's window counts."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
@@ -90,7 +95,10 @@ class HangupStream(H2Stream):
         producer = self.producer
         if producer is not None:
             self.unregisterProducer()
-            producer.stopProducing()
+            try:
+                producer.stopProducing()
+            except Exception:
+                _log.failure("Could not stop what produces a response")
 
     def client_left(self, error: ClientError) -> None:
         """Nobody waits for the response any more: stop what produces it, tell the request.
@@ -129,7 +137,11 @@ class HangupStream(H2Stream):
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
             self.refuse(refusal(BODY_TOO_LARGE, self.head, None, "body"))
         else:
-            super().receiveDataChunk(data, flowControlledLength)
+            try:
+                super().receiveDataChunk(data, flowControlledLength)
+            except Exception:
+                self._failed()
+                self._conn.openStreamWindow(self.streamID, flowControlledLength)
 
     def requestComplete(self) -> None:
         """The end of the request: run it, unless its consumer wants to wait."""
@@ -141,20 +153,20 @@ class HangupStream(H2Stream):
         try:
             super().requestComplete()
         except Exception:
-            self._failed(request)
+            if request.process_begun:
+                self._failed()
+            else:
+                # Only the client's own bytes have been looked at yet: Twisted's multipart
+                # parser lets several exceptions of the email package through.
+                self._respondToBadRequestAndDisconnect()
 
-    def _failed(self, request: Any) -> None:
+    def _failed(self) -> None:
         """The request raised outside of its resource."""
-        if not request.process_begun:
-            # Only the client's own bytes have been looked at yet: Twisted's multipart
-            # parser lets several exceptions of the email package through.
-            self._respondToBadRequestAndDisconnect()
-            return
         _log.failure("A request failed outside of its resource")
-        if request.startedWriting:
-            self.cut_response(request)
+        if self._request.startedWriting:
+            self.cut_response(self._request)
         else:
-            request.refuse(500)
+            self._refuse(500)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """`Request` calls this when it cannot parse a multipart body."""
@@ -173,11 +185,21 @@ class HangupStream(H2Stream):
     def _out_of_time(self) -> None:
         self._conn.stream_out_of_time(self)
 
+    # What is told to its producer.
+
+    def windowUpdated(self) -> None:
+        """There is room; a producer that fails has only its own response broken off."""
+        try:
+            super().windowUpdated()
+        except Exception:
+            _log.failure("Could not go on with a response")
+            self.abortConnection()
+
     # What the application does.
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Send the head of the response."""
-        if self._is_open:
+        if self._is_open and self._conn.can_send(self.streamID):
             super().writeHeaders(version, code, reason, headers)
 
     def loseConnection(self) -> None:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from ._driver import RequestDriver
 from ._errno import ConnectionBroken
+from ._layers import transport_beneath
 from ._loss import reason_of_loss
 from .client_socket import ClientSocket
 from .errbacks import Settlement
@@ -80,7 +81,7 @@ class HangupChannel(RequestDriver):
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
         if self._left:  # the protocol that took over knows no half-close
-            self.transport.connectionLost(Failure(CONNECTION_DONE))
+            transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
             return
         self._input_ended = True
         if self._socket is not None:
@@ -104,7 +105,10 @@ class HangupChannel(RequestDriver):
         """
         if self._error is None and self._socket is None:
             self._lost_in = self._place
-        super().stopProducing()
+        try:
+            super().stopProducing()
+        except Exception:  # a producer's; the transport would never be closed
+            _log.failure("Could not stop what produces a response")
 
     @property
     def _place(self) -> tuple[Phase, RequestHead | None]:
@@ -187,13 +191,13 @@ class HangupChannel(RequestDriver):
             self._clock.stop()
             self._socket = ClientSocket(
                 transport or self.transport,
-                self.getPeer(),
-                self._host,
-                hangups.deadlines,
-                hangups.limits,
-                hangups.timeouts,
-                self._closing,
-                self._watch_sending,
+                peer=self.getPeer(),
+                host=self._host,
+                deadlines=hangups.deadlines,
+                limits=hangups.limits,
+                timeouts=hangups.timeouts,
+                release=self._closing,
+                watch_sending=self._watch_sending,
             )
             if self._input_ended:
                 self._socket.input_ended()

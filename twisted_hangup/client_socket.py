@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol, TypeAlias
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.web.http import RESPONSES
 
 from ._handler_log import handler_log
+from ._layers import transport_beneath
 from .deadlines import Deadline, Deadlines
 from .errors import ClientError
 from .limits import Limits, Timeouts
@@ -84,6 +84,7 @@ class ClientSocket:
     def __init__(
         self,
         transport: Transport,
+        *,
         peer: Any,
         host: Any,
         deadlines: Deadlines,
@@ -142,10 +143,9 @@ class ClientSocket:
     @property
     def unsent(self) -> bool:
         """Whether bytes written to the connection wait until the client has room for them."""
-        beneath: Any = self._transport
-        while isinstance(beneath, ProtocolWrapper):
-            beneath = beneath.transport
-        return bool(getattr(beneath, "dataBuffer", b""))
+        beneath = transport_beneath(self._transport)
+        # Twisted's transports gather writes in the second until they try to send.
+        return bool(getattr(beneath, "dataBuffer", b"") or getattr(beneath, "_tempDataBuffer", ()))
 
     def write(self, data: bytes) -> None:
         """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
@@ -259,7 +259,8 @@ class ClientSocket:
         if transport is None or not self._ending:
             return
         if self._flushed:  # then both halves are closed, and there is nothing to wait for
-            transport.connectionLost(connectionDone)
+            # Of a wrapper it would reach the protocol alone, and leave the socket open.
+            transport_beneath(transport).connectionLost(connectionDone)
         else:
             transport.loseConnection()
 
@@ -317,12 +318,9 @@ class ClientSocket:
         # The kernel goes on delivering what we wrote to a client that reads slowly;
         # aborting would cut that short.  TLS waits for the peer's close_notify and does
         # not close twice: its own transport does.
-        beneath: Any = transport
-        while isinstance(beneath, ProtocolWrapper):
-            beneath = beneath.transport
         if self._watch_sending is not None:
             self._watch_sending()
-        beneath.loseConnection()
+        transport_beneath(transport).loseConnection()
 
 
 def _response_head(status: int, body: bytes, headers: Headers) -> bytes:

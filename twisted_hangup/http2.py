@@ -105,8 +105,8 @@ class HangupHTTP2(RequestsConnection):
             self._record(error)
             self._abandon(error)
         for stream in list(self.streams.values()):
-            stream.lost(reason)
             self._requestDone(stream.streamID)
+            stream.lost(reason)
         self._stop_clocks()
         if self._send_watch is not None:
             self._send_watch.forget()
@@ -188,18 +188,18 @@ class HangupHTTP2(RequestsConnection):
             self._over = True
             self._stillProducing = False
             self._stop_clocks()
-            for data in self._bufferedControlFrames:
-                self.transport.write(data)
+            while self._bufferedControlFrames:  # not to be sent again when there is room
+                self.transport.write(self._bufferedControlFrames.popleft())
             hangups = self.hangups
             self._socket = ClientSocket(
                 self.transport,
-                self._peer,
-                self._host,
-                hangups.deadlines,
-                hangups.limits,
-                hangups.timeouts,
-                self._closing,
-                self._watch_sending,
+                peer=self._peer,
+                host=self._host,
+                deadlines=hangups.deadlines,
+                limits=hangups.limits,
+                timeouts=hangups.timeouts,
+                release=self._closing,
+                watch_sending=self._watch_sending,
             )
             self._socket.peer_left()  # not writable: there are frames on this connection
         return self._socket

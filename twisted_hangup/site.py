@@ -19,6 +19,7 @@ from twisted.web.http import (
 from twisted.web.server import Site
 from zope.interface import implementer
 
+from ._layers import transport_beneath
 from ._masking import DEFAULT_POLICY, MaskingPolicy
 from ._preamble import IPreambleListener
 from .channel import HangupChannel
@@ -40,11 +41,15 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
     """Twisted's switch between HTTP/1.1 and HTTP/2, with the half-closes it hides."""
 
     def dataReceived(self, data: bytes) -> None:
-        """The first read decides on the protocol; over HTTP/2 our channel has no part."""
-        if self._negotiatedProtocol is not None:
-            self._channel.dataReceived(data)
+        """The first read decides on the protocol; over HTTP/2 our channel has no part.
+
+        A channel that is closing by then keeps the connection: it drops what still comes.
+        """
+        channel: Any = self._channel
+        if self._negotiatedProtocol is not None or channel.over:
+            channel.dataReceived(data)
             return
-        transport: Any = self._channel.transport
+        transport: Any = channel.transport
         if H2_ENABLED and getattr(transport, "negotiatedProtocol", None) == b"h2":
             self._speak_http2(transport)
         super().dataReceived(data)
@@ -73,7 +78,7 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
             self._channel.readConnectionLost()
         else:
             transport: Any = self._channel.transport
-            transport.connectionLost(Failure(CONNECTION_DONE))
+            transport_beneath(transport).connectionLost(Failure(CONNECTION_DONE))
 
     def writeConnectionLost(self) -> None:
         """Our output is with the kernel, and its end too."""
