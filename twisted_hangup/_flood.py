@@ -11,15 +11,24 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 #: Codes told apart in one second.  There are fewer; OpenSSL's are its own to choose.
 MOST_CODES: Final = 200
 
-#: What the codes beyond `MOST_CODES` are counted under.
+#: What the codes beyond `MOST_CODES` are counted under, and those for which `MOST_COUNTS`
+#: has no room.
 OTHER_CODES: Final = "(other codes)"
+
+#: Events admitted in one second because they are the first of their code, though the number
+#: is used up.
+MOST_FIRSTS: Final = 10
+
+#: How many counts are told of one second.
+MOST_COUNTS: Final = 10
 
 
 class FloodGate:
     """Admits so many events in each second of a clock, and counts the rest by code.
 
-    The first event of each code is admitted even when that number is used up, so that a
-    flood of one kind cannot hide that there are others.
+    The first event of a code is admitted even when that number is used up, so that a flood
+    of one kind cannot hide that there are others.  Whatever is sent, a second tells at most
+    ``per_second + MOST_FIRSTS + MOST_COUNTS`` things, and the counts add up.
 
     What was counted in a second is told when the second is over: by the next event, by a
     timer where none comes, and by `close`.  The timer runs only in a flood.
@@ -32,16 +41,19 @@ class FloodGate:
         Args:
             clock: Seconds and timers.
             per_second: Events of any code admitted in each second; 0 admits all.  On top
-                of it comes the first event of each code, of `MOST_CODES` codes at most.
+                of it come the first events of further codes, `MOST_FIRSTS` at most.
             on_suppressed: Called with a code and how often it was not admitted, once per
-                code, when the second is over.
+                code, when the second is over; `MOST_COUNTS` times at most, the last time
+                with `OTHER_CODES` and all that is left.
         """
         self._clock = clock
         self._per_second = per_second
         self._on_suppressed = on_suppressed
         self._second = -1
         self._admitted = 0
-        self._codes: set[str] = set()
+        self._firsts = 0
+        #: The codes seen in this second, and whether an event of each was admitted.
+        self._codes: dict[str, bool] = {}
         self._suppressed: dict[str, int] = {}
         self._timer: IDelayedCall | None = None
 
@@ -51,22 +63,28 @@ class FloodGate:
         second = math.floor(now)
         if second != self._second:
             self._settle()
-            self._second, self._admitted = second, 0
+            self._second, self._admitted, self._firsts = second, 0, 0
             self._codes.clear()
-        first = code not in self._codes and len(self._codes) < MOST_CODES
-        if first:
-            self._codes.add(code)
         if not self._per_second or self._admitted < self._per_second:
             self._admitted += 1
+            self._see(code, True)
             return True
-        if first:
-            return True
+        if code not in self._codes:
+            admitted = self._firsts < MOST_FIRSTS and len(self._codes) < MOST_CODES
+            self._see(code, admitted)
+            if admitted:
+                self._firsts += 1
+                return True
         if code not in self._codes:
             code = OTHER_CODES
         self._suppressed[code] = self._suppressed.get(code, 0) + 1
         if self._timer is None:
             self._timer = self._clock.callLater(second + 1 - now, self._settle)
         return False
+
+    def _see(self, code: str, admitted: bool) -> None:
+        if code not in self._codes and len(self._codes) < MOST_CODES:
+            self._codes[code] = admitted
 
     def close(self) -> None:
         """Tell what has been counted so far, and leave no timer behind."""
@@ -78,5 +96,17 @@ class FloodGate:
         if timer is not None and timer.active():
             timer.cancel()
         suppressed, self._suppressed = self._suppressed, {}
-        for code, count in suppressed.items():
+        for code, count in self._told(suppressed):
             self._on_suppressed(code, count)
+
+    def _told(self, suppressed: dict[str, int]) -> list[tuple[str, int]]:
+        """The counts, those that there is no room for as one."""
+        counts = [*suppressed.items()]
+        if len(counts) <= MOST_COUNTS:
+            return counts
+        # A code of which nothing was told comes first, and then the largest numbers.
+        rest = suppressed.pop(OTHER_CODES, 0)
+        counts = sorted(suppressed.items(), key=lambda item: (self._codes[item[0]], -item[1]))
+        told = counts[: MOST_COUNTS - 1]
+        rest += sum(count for _, count in counts[MOST_COUNTS - 1 :])
+        return [*told, (OTHER_CODES, rest)]

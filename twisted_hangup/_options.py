@@ -20,7 +20,8 @@ from .limits import KIB, MIB, Lenience, Limits, OutboundTimeouts, Timeouts
 DEFAULT_PORT: Final = "8000"
 
 DEFAULT_GRACE_SECONDS: Final = 30.0
-DEFAULT_ERRORS_PER_SECOND: Final = 50
+#: With the firsts and counts of a flood, no second has more than 50 lines.
+DEFAULT_ERRORS_PER_SECOND: Final = 30
 
 #: What ``--lenient`` understands -> the field of `Lenience`.
 LENIENCE: Final = {field.name.replace("_", "-"): field.name for field in fields(Lenience)}
@@ -260,8 +261,8 @@ class Options(UsageOptions):
             "error-log-per-second",
             None,
             DEFAULT_ERRORS_PER_SECOND,
-            "Errors written each second, of all codes together; the first of each code is always "
-            "written, the rest is counted. 0 = all.",
+            "Errors written each second, of all codes together. Besides them, up to 10 that are the "
+            "first of their code, and up to 10 lines that count the rest. 0 = all.",
             count("error-log-per-second"),
         ],
         [

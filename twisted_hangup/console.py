@@ -27,7 +27,7 @@ class ConsoleLog:
 
     Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
     ``peer`` and ``request`` (the request line so far), all of them text or numbers fit to
-    show; the line that ends a flood holds ``code`` and ``suppressed``.  A client
+    show; the lines that end a flood hold ``code`` and ``suppressed``.  A client
     that leaves an idle connection with a reset, or in the TLS handshake, is told at debug
     level: load balancers do that to see whether we live.
     """
@@ -43,8 +43,9 @@ class ConsoleLog:
         """
         Args:
             clock: Seconds and timers, to tell floods.
-            per_second: Lines in each second, for each level, besides the first line of
-                each code; 0 for no limit.
+            per_second: Lines in each second, for each level, besides up to 10 that are the
+                first of their code, and up to 10 with counts; 0 for no limit.  With both
+                levels, that is less than 50 lines: few codes are told at debug level.
             policy: What is secret besides the usual.
             logger: Where the lines go; a logger of this module's name by default.
         """

@@ -20,7 +20,8 @@ The names below are an interface: they are never renamed, and each line has all 
 ====================== =================================================================
 
 In a flood, a line per code tells what was not told by itself in a second: ``time``, ``code``
-and ``suppressed``, a number.  Secrets are hidden as `twisted_hangup._masking` tells.  In
+and ``suppressed``, a number.  There are ten such lines at most; with more codes, the last
+has the rest as ``(other codes)``.  Secrets are hidden as `twisted_hangup._masking` tells.  In
 text, bytes outside 0x20-0x7e stand as ``\\x01`` and a backslash is doubled; text longer
 than 1,024 characters is cut in the middle (``...``).
 """
@@ -69,7 +70,7 @@ class ErrorLog:
         file: str | os.PathLike[str] | BinaryIO,
         clock: IReactorTime,
         *,
-        per_second: int = 50,
+        per_second: int = 30,
         policy: MaskingPolicy = DEFAULT_POLICY,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -77,8 +78,9 @@ class ErrorLog:
         Args:
             file: A path, appended to; or a binary file, which is left open by `close`.
             clock: Seconds and timers, to tell floods.
-            per_second: Errors told one by one in each second, besides the first of each
-                code; 0 for all of them.
+            per_second: Errors told one by one in each second, besides up to 10 that are the
+                first of their code and up to 10 lines with counts: 50 in all by default.  0 for
+                all errors.
             policy: What is secret besides the usual.
             now: Wall-clock time in seconds since 1970.
 
