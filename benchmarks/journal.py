@@ -1,4 +1,4 @@
-"""What the journal costs, beside the handling of the errors that it keeps.
+"""What the journal and the metrics cost, beside the requests that they are about.
 
     python benchmarks/journal.py
 
@@ -25,6 +25,7 @@ from twisted.web.server import Request
 
 from twisted_hangup import HangupSite, ParseError
 from twisted_hangup.journal import Journal
+from twisted_hangup.metrics import Metrics
 
 GOOD = b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: benchmark\r\nAccept: */*\r\n\r\n"
 BAD = b"GET / HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n"
@@ -55,6 +56,12 @@ class Transport(StringTransport):
 def make_site() -> HangupSite:
     site = HangupSite(Hello(), reactor=Clock())
     site.log = lambda request: None  # a Site without logPath logs to twisted's log
+    return site
+
+
+def make_counted_site() -> HangupSite:
+    site = make_site()
+    Metrics(site)
     return site
 
 
@@ -123,7 +130,9 @@ def times() -> bool:
     journaled(full, [make_error(peer) for peer in PEERS])
     works: dict[str, Callable[[], object]] = {
         "good request": partial(good, make_site()),
+        "good request, with metrics": partial(good, make_counted_site()),
         "refused request and its connection": partial(refused, make_site()),
+        "the same, with metrics": partial(refused, make_counted_site()),
         "its connection alone": partial(connected, make_site()),
         "journal, one of 100 peers": partial(journaled, Journal(), few),
         "journal, always another peer": partial(journaled, full, many),

@@ -82,6 +82,7 @@ FLOORS: Final = [
     # applications of the above
     {
         *{"cancel", "agent", "outbox", "proxy", "metrics", "status", "console", "error_log"},
+        *{"_metrics_outbox"},
         *{"_access_log", "_accept", "_static", "_welcome", "_plain_page"},
         *{"_outbound", "_outbound_body", "_outbound_pool", "_tunnel"},
         *{"_hangup_agent", "_retry_agent", "_client_response", "_hang_ups"},

@@ -140,6 +140,11 @@ class HangupChannel(RequestDriver):
 
     # Closing.
 
+    @property
+    def closing(self) -> bool:
+        """Whether our half is closed or about to be, and the client has still time to read."""
+        return self._socket is not None and self._socket.ended
+
     def close_when_done(self) -> None:
         """Read no further request; close once the one that has begun is answered."""
         if self._error is not None or self._over:

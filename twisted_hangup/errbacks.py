@@ -6,6 +6,7 @@ it returned or raised into one of three outcomes: handled, not mine, or a bug of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from functools import cache
 from inspect import iscoroutine
@@ -36,9 +37,15 @@ def default_answer(status: int) -> bytes:
 
 
 class ClientErrbacks:
-    """The handlers of one site, oldest first."""
+    """The handlers of one site, oldest first.
+
+    Attributes:
+        outcomes: How often one of them has ``"handled"`` an error or ``"passed"`` it on, has
+            ``"failed"`` (with a bug of its own) or was ``"cancelled"``, as its time was over.
+    """
 
     def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
         self._handlers: tuple[Handler, ...] = ()
 
     def add(self, handler: HandlerT) -> HandlerT:
@@ -69,7 +76,7 @@ class ClientErrbacks:
         assert isinstance(error, ClientError)
         chain: Deferred[Outcome] = Deferred()
         for handler in self._handlers:
-            chain.addErrback(_guarded, handler, socket, error)
+            chain.addErrback(_guarded, handler, socket, error, self.outcomes)
         chain.errback(failure)
         return chain
 
@@ -150,7 +157,11 @@ class Settlement:
 
 
 def _guarded(
-    failure: Failure, handler: Handler, socket: ClientSocket, error: ClientError
+    failure: Failure,
+    handler: Handler,
+    socket: ClientSocket,
+    error: ClientError,
+    outcomes: Counter[str],
 ) -> Outcome | Deferred[Outcome]:
     """Call *handler* and turn what comes back into one of the outcomes of the chain."""
     if socket.out_of_time:
@@ -158,8 +169,8 @@ def _guarded(
     socket.handed_to(handler, error)
     result = _called(handler, failure, socket)
     if isinstance(result, Deferred):
-        return result.addBoth(_judged, handler, socket, error)
-    return _judged(result, handler, socket, error)
+        return result.addBoth(_counted, handler, socket, error, outcomes)
+    return _counted(result, handler, socket, error, outcomes)
 
 
 def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
@@ -169,6 +180,24 @@ def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
     except BaseException:
         return Failure()
     return Deferred.fromCoroutine(result) if iscoroutine(result) else result
+
+
+def _counted(
+    result: object,
+    handler: Handler,
+    socket: ClientSocket,
+    error: ClientError,
+    outcomes: Counter[str],
+) -> Outcome:
+    """What `_judged` says of *result*, which is counted."""
+    outcome = _judged(result, handler, socket, error)
+    if outcome is None:
+        outcomes["handled"] += 1
+    elif outcome is result:
+        outcomes["passed"] += 1
+    else:
+        outcomes["cancelled" if socket.out_of_time else "failed"] += 1
+    return outcome
 
 
 def _judged(result: object, handler: Handler, socket: ClientSocket, error: ClientError) -> Outcome:

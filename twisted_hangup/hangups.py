@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -49,6 +50,10 @@ class Hangups:
             if channel.transport is None:
                 channel.leave()
         return list(self.connections)
+
+    def phases(self) -> Counter[str]:
+        """How many connections are in each phase of a `ClientError`, or ``"closing"``."""
+        return Counter("closing" if one.closing else one.phase for one in self.open())
 
     def left(self, channel: Any) -> None:
         """*channel* has lost its connection, or given it to another protocol."""

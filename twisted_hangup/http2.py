@@ -163,6 +163,11 @@ class HangupHTTP2(RequestsConnection):
 
     # Closing.
 
+    @property
+    def closing(self) -> bool:
+        """Whether our half is closed or about to be, and the client has still time to read."""
+        return self._socket is not None and self._socket.ended
+
     def _busy(self) -> None:
         self._idle_clock.due = inf
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from time import monotonic
 from typing import Any, Final
 from weakref import finalize
 
@@ -43,6 +44,7 @@ class HangupRequest(Request):
     Attributes:
         process_begun: Whether the application has been asked yet.  An exception before
             that comes from parsing what the client sent.
+        begun_at: `time.monotonic` of that moment; None before it.
         client_hung_up: Whether the client left before the response was finished.
         gone: Why there is nobody to answer any more, with a `ClientGone` where that is the
             client's doing; None while there is.
@@ -50,6 +52,7 @@ class HangupRequest(Request):
 
     channel: Any  # a HangupChannel, which stands on the floor above
     process_begun = False
+    begun_at: float | None = None
     client_hung_up = False
     gone: Failure | None = None
 
@@ -57,6 +60,7 @@ class HangupRequest(Request):
 
     def process(self) -> None:
         self.process_begun = True
+        self.begun_at = monotonic()
         super().process()
 
     def render(self, resource: Any) -> None:

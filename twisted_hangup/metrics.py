@@ -1,0 +1,241 @@
+"""The numbers of a site for Prometheus; needs the extra ``metrics``.
+
+docs/metrics.md has the table of all names, which are an interface.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from twisted.web.resource import Resource
+
+from ._metrics_outbox import OutboxMetrics
+from ._retry_agent import Attempt
+from .async_resource import AsyncResource
+from .errors import ClientError, ClientHangUp, UpstreamError
+from .hangups import Hangups
+from .outbox import Outbox
+from .site import HangupSite
+
+#: Methods with a label of their own; a client could invent any number of others.
+METHODS: Final = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"}
+)
+
+#: From a page out of memory to the time that a whole request may take.
+REQUEST_BUCKETS: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    *(30.0, 60.0, 300.0),
+)
+
+#: An error is answered at once, or when requests before it and handlers are done.
+ERROR_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0)
+
+_PHASES: Final = ("handshake", "idle", "head", "body", "response", "closing")
+_OUTCOMES: Final = ("handled", "passed", "failed", "cancelled")
+
+
+class Metrics:
+    """What happens at *site* from now on, counted.
+
+    Args:
+        site: It is told nothing, and its requests pay for the counting of themselves.
+        registry: Where the metrics are registered, which must not have them yet; one of
+            their own by default, with the process's CPU time, memory and open files.
+
+    Attributes:
+        registry: A ``prometheus_client.CollectorRegistry``.
+    """
+
+    def __init__(self, site: HangupSite, *, registry: CollectorRegistry | None = None) -> None:
+        if registry is None:
+            registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
+        self.registry = registry
+        self._outboxes = OutboxMetrics(registry)
+        self._client_errors = Counter(
+            "hangup_client_errors",
+            "Clients that sent what is not HTTP, stalled or hung up.",
+            ["code", "phase"],
+            registry=registry,
+        )
+        self._hang_ups = Counter(
+            "hangup_hang_ups",
+            "Of these, clients that reset the connection or left.",
+            ["phase"],
+            registry=registry,
+        )
+        self._answers = Counter(
+            "hangup_client_error_answers",
+            "Client errors by the status that was sent, or none.",
+            ["status"],
+            registry=registry,
+        )
+        self._error_seconds = Histogram(
+            "hangup_client_error_duration_seconds",
+            "Time from a client error to the end of its answer.",
+            buckets=ERROR_BUCKETS,
+            registry=registry,
+        )
+        self._upstream_errors = Counter(
+            "hangup_upstream_errors",
+            "Failures of servers behind a proxy.",
+            ["code"],
+            registry=registry,
+        )
+        self._requests = Counter(
+            "hangup_requests",
+            "Requests that are over, by the status that the access log has.",
+            ["method", "status"],
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "hangup_request_duration_seconds",
+            "Time from the whole request to the end of its response.",
+            buckets=REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._attempts = Counter(
+            "hangup_agent_attempts",
+            "Attempts of a RetryAgent, by class of status or code of the error.",
+            ["result"],
+            registry=registry,
+        )
+        self._retries = Counter(
+            "hangup_agent_retries",
+            "Attempts of a RetryAgent that are followed by another one.",
+            registry=registry,
+        )
+        registry.register(_State(site._hangups))
+        #: When each error that is not settled yet was found: at most one per connection.
+        self._found: dict[ClientError, float] = {}
+        # To find a child by its labels takes longer than to count.
+        self._client_errors_with = _found_once(self._client_errors)
+        self._answers_with = _found_once(self._answers)
+        self._requests_with = _found_once(self._requests)
+        site.journal.watch(self._client_error)
+        site.journal.watch_settled(self._settled)
+        site.journal.watch_upstream(self._upstream_error)
+        # An attribute of the instance: a site without metrics pays nothing, and one whose
+        # class has a log() of its own is counted, too.
+        told: Any = site
+        told.log = self._logged(site.log)
+
+    def count_attempt(self, attempt: Attempt) -> None:
+        """Count what a `RetryAgent` did: ``RetryAgent(agent, on_attempt=this)``."""
+        if attempt.status is not None:
+            result = f"{attempt.status // 100}xx"
+        else:
+            result = getattr(attempt.error, "code", type(attempt.error).__name__)
+        self._attempts.labels(result).inc()
+        if attempt.retry_in is not None:
+            self._retries.inc()
+
+    def watch_outbox(self, outbox: Outbox) -> None:
+        """Count what *outbox* delivers, and tell how much is queued there; one per site."""
+        self._outboxes.watch(outbox)
+
+    async def exposition(self, accept: str = "") -> tuple[str, bytes]:
+        """All metrics as they are now.
+
+        Args:
+            accept: What the reader can read, as in the ``Accept`` field.
+
+        Returns:
+            The content type, and the text: OpenMetrics where it is asked for.
+        """
+        await self._outboxes.ask()
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it names a version that is none
+            encode, content_type = choose_encoder("")
+        return content_type, encode(self.registry)
+
+    def resource(self) -> Resource:
+        """A resource that answers GET with all metrics, for Prometheus to scrape."""
+        return _MetricsResource(self)
+
+    def _client_error(self, error: ClientError) -> None:
+        self._found[error] = time.monotonic()
+        self._client_errors_with(error.code, error.phase).inc()
+        if isinstance(error, ClientHangUp):
+            self._hang_ups.labels(error.phase).inc()
+
+    def _settled(self, error: ClientError, status: int | None) -> None:
+        self._answers_with("none" if status is None else str(status)).inc()
+        found = self._found.pop(error, None)
+        if found is not None:
+            self._error_seconds.observe(time.monotonic() - found)
+
+    def _upstream_error(self, error: UpstreamError) -> None:
+        self._upstream_errors.labels(error.code).inc()
+
+    def _logged(self, log: Callable[[Any], object]) -> Callable[[Any], None]:
+        """*log*, and what it is told is counted."""
+
+        def log_and_count(request: Any) -> None:
+            log(request)
+            method, code = request.method, request.code
+            known = method.decode("ascii") if method in METHODS else "other"
+            self._requests_with(known, str(code) if 100 <= code <= 599 else "other").inc()
+            if request.begun_at is not None:
+                self._request_seconds.observe(time.monotonic() - request.begun_at)
+
+        return log_and_count
+
+
+def _found_once(counter: Counter) -> Callable[..., Counter]:
+    """Its ``labels``, which remembers what it has found."""
+    return lru_cache(maxsize=256)(counter.labels)
+
+
+class _State(Collector):
+    """What is only looked at when somebody asks."""
+
+    def __init__(self, hangups: Hangups) -> None:
+        self._hangups = hangups
+
+    def collect(self) -> Iterator[Metric]:
+        connections = GaugeMetricFamily(
+            "hangup_open_connections",
+            "Connections by what they wait for; closing: for the client to read the rest.",
+            labels=["phase"],
+        )
+        phases = self._hangups.phases()
+        for phase in _PHASES:
+            connections.add_metric([phase], phases[phase])
+        yield connections
+        outcomes = CounterMetricFamily(
+            "hangup_handler_outcomes",
+            "What handlers of client errors made of them.",
+            labels=["outcome"],
+        )
+        for outcome in _OUTCOMES:
+            outcomes.add_metric([outcome], self._hangups.errbacks.outcomes[outcome])
+        yield outcomes
+        yield CounterMetricFamily(
+            "hangup_stream_resets",
+            "Requests that an HTTP/2 client has given up, which is no error.",
+            value=self._hangups.journal.stream_resets,
+        )
+
+
+class _MetricsResource(AsyncResource):
+    isLeaf = True
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    async def render_GET(self, request: Any) -> bytes:
+        accept = (request.getHeader(b"accept") or b"").decode("latin-1")
+        content_type, text = await self._metrics.exposition(accept)
+        request.setHeader(b"Content-Type", content_type.encode("ascii"))
+        return text
