@@ -92,6 +92,8 @@ def crash(database: str, requests: int, processes: int, *, seed: int) -> Crashes
         while any(sender.left for sender in senders):
             ready = [sender for sender in senders if sender.ready]
             if not ready:
+                for sender in senders:
+                    sender.check()
                 time.sleep(0.005)
                 continue
             time.sleep(draw.uniform(0.0, _LONGEST_LIFE_SECONDS) / processes)
@@ -129,6 +131,11 @@ class _Process:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+
+    def check(self) -> None:
+        """Raises RuntimeError if it has ended by itself."""
+        if self._process.poll() is not None:
+            raise RuntimeError(f"a process ended with status {self._process.returncode}")
 
     def kill(self) -> None:
         self._process.kill()

@@ -27,10 +27,35 @@ from twisted.web.server import NOT_DONE_YET, Request
 from wire import Paths, pause
 
 from twisted_hangup import KeyInUse, OutboxUnavailable
-from twisted_hangup.outbox import Delivery, DeliveryPolicy, Outbox, OutboxLimits, Verdict
+from twisted_hangup.outbox import (
+    Delivery,
+    DeliveryPolicy,
+    Outbox,
+    OutboxLimits,
+    QueuedRequest,
+    Verdict,
+)
 
 #: Waits that a test can wait for.
 QUICK = DeliveryPolicy(base_seconds=0.02, cap_seconds=0.05, pause_cap_seconds=0.05)
+
+
+async def dead_letters(outbox: Outbox) -> list[QueuedRequest]:
+    """Wait for some."""
+    for _ in range(500):
+        if letters := await outbox.requests():
+            return letters
+        await pause(0.01)
+    raise AssertionError("nothing has died")
+
+
+async def emptied(outbox: Outbox) -> None:
+    """Wait until everything is delivered and that is written down."""
+    for _ in range(500):
+        if not (await outbox.stats()).queued:
+            return
+        await pause(0.01)
+    raise AssertionError("something stays queued")
 
 
 @pytest_twisted.ensureDeferred
@@ -79,9 +104,7 @@ async def test_dead_letters(database: str, start: Start) -> None:
     agent = FakeAgent(lambda sent: answer)
     outbox = start(database, agent=agent)
     await outbox.send("POST", URL, {"A": "b"}, b"body", key="mine")
-    while not (dead := await outbox.requests()):
-        await pause(0.01)
-    (letter,) = dead
+    (letter,) = await dead_letters(outbox)
     assert (letter.key, letter.attempts, letter.problem) == ("mine", 1, "answered 404 Whatever")
     assert (letter.url, letter.headers, letter.body_bytes) == (URL, [("A", "b")], 4)
     assert letter.dead_at is not None and not letter.ordered
@@ -97,9 +120,8 @@ async def test_a_redirect_is_told(database: str, start: Start) -> None:
     agent = FakeAgent(lambda sent: Response(307, {"Location": ["https://b.test/x?secret"]}))
     outbox = start(database, agent=agent)
     await outbox.send("POST", URL)
-    while not (dead := await outbox.requests()):
-        await pause(0.01)
-    assert dead[0].problem == "answered 307 Whatever to https://b.test/x"
+    (letter,) = await dead_letters(outbox)
+    assert letter.problem == "answered 307 Whatever to https://b.test/x"
 
 
 @pytest_twisted.ensureDeferred
@@ -377,12 +399,7 @@ async def test_no_such_folder(tmp_path: Path, start: Start, expected_errors: Log
     with pytest.raises(OutboxUnavailable, match="unable to open database file"):
         await outbox.stats()
     (tmp_path / "missing").mkdir()
-    while True:
-        try:
-            await outbox.send("POST", URL)
-            break
-        except OutboxUnavailable:
-            await pause(0.01)
+    await outbox.send("POST", URL)
     (event,) = expected_errors.flush()
     assert "unable to open database file" in event["text"]
 
@@ -407,8 +424,7 @@ async def test_a_lost_connection(
     postgres.start()
     keys = await gatherResults(sending)
     await until(lambda: {*agent.bodies} == {b"%d" % n for n in range(20)})
-    while (await outbox.stats()).queued:
-        await pause(0.01)
+    await emptied(outbox)
     assert len({*keys}) == 10
     assert all("log_failure" not in event for event in expected_errors.flush())
 
@@ -452,8 +468,7 @@ async def test_a_watcher_that_fails(
     await outbox.send("POST", URL)
     await until(lambda: len(agent.sent) == 2)
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
-    while (await outbox.stats()).queued:
-        await pause(0.01)
+    await emptied(outbox)
 
 
 class Recording(Resource):

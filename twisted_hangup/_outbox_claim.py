@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 from . import _outbox_sql as sql
@@ -54,7 +54,7 @@ class Claimed:
         ordered: Whether those behind it in its lane wait for it.
         method: Token.
         url: Absolute, ASCII.
-        headers: JSON: pairs of a name and a value.
+        headers: A line for each field.
         body: Its octets.
         attempt: 1 for the first.
         expires_at: When it is dead, in seconds since the epoch.
@@ -95,6 +95,10 @@ def take(cursor: Any, database: Database, now: float, demand: Demand) -> Taken:
     return _Taking(cursor, database, now, demand).run()
 
 
+#: Lane, destination, whether it is ordered; failures and end of the pause, if any.
+_DueLane: TypeAlias = tuple[str, str, int, "int | None", "float | None"]
+
+
 class _Taking:
     """One turn through the lanes."""
 
@@ -110,9 +114,10 @@ class _Taking:
     def run(self) -> Taken:
         limit = self._demand.requests
         lanes = self._due_lanes(limit)
-        for lane, destination, ordered in lanes:
+        for lane, destination, ordered, failures, paused_until in lanes:
             if len(self._taken.claimed) < limit and self._room(destination) > 0:
-                self._take_from(lane, destination, bool(ordered))
+                circuit = (failures or 0, paused_until or 0.0)
+                self._take_from(lane, destination, bool(ordered), *circuit)
         if len(lanes) == limit and len(self._taken.claimed) < limit:
             self._taken.look_again_seconds = 0.0  # there are lanes that were not looked at
         if self._taken.look_again_seconds is None:
@@ -122,7 +127,7 @@ class _Taking:
                 self._taken.look_again_seconds = next_at - self._now
         return self._taken
 
-    def _due_lanes(self, limit: int) -> list[tuple[str, str, int]]:
+    def _due_lanes(self, limit: int) -> list[_DueLane]:
         full = [name for name in self._demand.running if self._demand.room(name) <= 0]
         parameters: dict[str, object] = {f"full{place}": name for place, name in enumerate(full)}
         condition = ""
@@ -136,20 +141,22 @@ class _Taking:
             limit=limit,
             **parameters,
         )
-        lanes: list[tuple[str, str, int]] = self._cursor.fetchall()
+        lanes: list[_DueLane] = self._cursor.fetchall()
         return lanes
 
     def _room(self, destination: str) -> int:
         return self._rooms.setdefault(destination, self._demand.room(destination))
 
-    def _take_from(self, lane: str, destination: str, ordered: bool) -> None:
+    def _take_from(
+        self, lane: str, destination: str, ordered: bool, failures: int, paused_until: float
+    ) -> None:
         self._execute(sql.LOCK_LANE, name=lane)
         locked = self._cursor.fetchone() is not None
         if ordered and not locked:
             self._contended()
             return
         room = min(self._room(destination), self._demand.requests - len(self._taken.claimed))
-        probe, ready_at = self._circuit(destination)
+        probe, ready_at = self._circuit(destination, failures, paused_until)
         if ready_at > self._now:
             if locked:
                 self._look_at_lane(lane, ready_at)
@@ -171,13 +178,8 @@ class _Taking:
         elif not claimed:
             self._contended()
 
-    def _circuit(self, destination: str) -> tuple[bool, float]:
+    def _circuit(self, destination: str, failures: int, paused_until: float) -> tuple[bool, float]:
         """Whether a request would be a probe, and when one may be sent."""
-        self._execute(sql.DESTINATION, name=destination)
-        row = self._cursor.fetchone()
-        if row is None:
-            return False, self._now
-        failures, paused_until = row
         if failures < self._demand.failures_to_pause or paused_until > self._now:
             return False, paused_until
         self._execute(sql.LOCK_DESTINATION, name=destination)

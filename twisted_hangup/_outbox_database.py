@@ -12,7 +12,7 @@ import sqlite3
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any, Final
 
@@ -61,6 +61,13 @@ class Database(ABC):
     @abstractmethod
     def begin(self, cursor: Any) -> None:
         """Begin a transaction that will write."""
+
+    @abstractmethod
+    def together(self, cursor: Any) -> AbstractContextManager[object]:
+        """A block whose statements need not wait for each other's results.
+
+        Reading a result does; the number of rows is only known behind the block.
+        """
 
     @abstractmethod
     def now(self, cursor: Any) -> float:
@@ -141,6 +148,9 @@ class SQLite(Database):
         # at once, whatever the timeout is.
         cursor.execute("BEGIN IMMEDIATE")
 
+    def together(self, cursor: Any) -> AbstractContextManager[object]:
+        return nullcontext()
+
     def now(self, cursor: Any) -> float:
         return self._seconds()
 
@@ -213,6 +223,11 @@ class PostgreSQL(Database):
 
     def begin(self, cursor: Any) -> None:
         """Nothing to do: psycopg begins one with the first statement."""
+
+    def together(self, cursor: Any) -> AbstractContextManager[object]:
+        # A thread that waits for the server also waits for Python's lock, each time.
+        pipeline: AbstractContextManager[object] = cursor.connection.pipeline()
+        return pipeline
 
     def now(self, cursor: Any) -> float:
         cursor.execute("SELECT extract(epoch FROM clock_timestamp())::double precision")

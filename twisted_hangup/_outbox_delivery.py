@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from zope.interface import implementer
 
 from ._outbox_claim import Claimed
 from ._outbox_policy import DeliveryPolicy, Verdict, retry_after_seconds
+from ._outbox_request import headers_from_text
 from ._outbox_store import Settlement
 from ._text import shortened
 from .limits import KIB
@@ -173,7 +173,7 @@ class _Body:
 
 def _headers(claimed: Claimed) -> Headers:
     headers = Headers()
-    for name, value in json.loads(claimed.headers):
+    for name, value in headers_from_text(claimed.headers):
         headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
     headers.setRawHeaders(b"Idempotency-Key", [claimed.key.encode("ascii")])
     return headers

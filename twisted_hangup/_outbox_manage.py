@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from ._outbox_database import Database
-from ._outbox_request import destination_of
+from ._outbox_request import destination_of, headers_from_text
 from ._outbox_sql import ADD_LANE, WAKE_LANE, check_version, create_tables
 from .errors import OutboxUnavailable
 
@@ -275,5 +274,5 @@ def _lane_condition(destination: str | None) -> tuple[str, dict[str, str]]:
 
 def _request(row: tuple[Any, ...]) -> QueuedRequest:
     number, key, method, url, headers, body_bytes, ordered, *rest = row
-    pairs = [(name, value) for name, value in json.loads(headers)]
+    pairs = headers_from_text(headers)
     return QueuedRequest(number, key, method, url, pairs, body_bytes, bool(ordered), *rest)

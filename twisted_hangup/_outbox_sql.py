@@ -106,9 +106,11 @@ LOCK_LANE: Final = """
 SELECT next_at FROM hangup_outbox_lanes WHERE name = %(name)s {skip_locked}
 """
 
-#: Formatted with a condition on the destination.
+#: With what is known of their destinations.  Formatted with a condition on these.
 DUE_LANES: Final = """
-SELECT name, destination, ordered FROM hangup_outbox_lanes
+SELECT lane.name, destination, ordered, failures, paused_until
+FROM hangup_outbox_lanes AS lane
+LEFT JOIN hangup_outbox_destinations AS place ON place.name = destination
 WHERE next_at <= %(now)s {condition} ORDER BY next_at LIMIT %(limit)s
 """
 NEXT_LANE: Final = "SELECT min(next_at) FROM hangup_outbox_lanes WHERE next_at > %(now)s"

@@ -108,13 +108,15 @@ def run(cursor: Any, database: Database, work: Work) -> Done:
         _insert(cursor, database, now, work.requests, wakes, done)
     for lane in work.rewake:
         wakes[lane] = now
-    _settle_rows(cursor, database, now, work.settlements, wakes)
-    if work.sweep:
-        _sweep(cursor, database, now, wakes, done)
-    _wake_lanes(cursor, database, wakes)
+    with database.together(cursor):
+        _settle_rows(cursor, database, now, work.settlements, wakes)
+        if work.sweep:
+            _sweep(cursor, database, now, wakes, done)
+        _wake_lanes(cursor, database, wakes)
     _settle_destinations(cursor, database, now, work, done)
     if work.demand is not None:
-        done.taken = take(cursor, database, now, work.demand)
+        with database.together(cursor):
+            done.taken = take(cursor, database, now, work.demand)
     return done
 
 

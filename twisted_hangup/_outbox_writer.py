@@ -41,6 +41,7 @@ class _Waiting:
     """A ``send()`` whose request is not stored yet."""
 
     request: NewRequest
+    cost: int
     deadline: float
     stored: Deferred[str]
 
@@ -122,14 +123,15 @@ class Writer:
         Raises:
             OutboxUnavailable: Too much waits already.
         """
-        if self._waiting_bytes + request.cost > self._limits.unstored_bytes:
+        cost = request.cost
+        if self._waiting_bytes + cost > self._limits.unstored_bytes:
             raise OutboxUnavailable(
                 f"{self._waiting_bytes} bytes wait for {self._database.name} already"
             )
         deadline = self._clock.seconds() + self._limits.store_seconds
-        waiting = _Waiting(request, deadline, Deferred(lambda _: self._withdraw(waiting)))
+        waiting = _Waiting(request, cost, deadline, Deferred(lambda _: self._withdraw(waiting)))
         self._waiting.append(waiting)
-        self._waiting_bytes += request.cost
+        self._waiting_bytes += cost
         self._work_soon()
         return waiting.stored
 
@@ -163,7 +165,7 @@ class Writer:
     def _withdraw(self, waiting: _Waiting) -> None:
         if waiting in self._waiting:
             self._waiting.remove(waiting)
-            self._waiting_bytes -= waiting.request.cost
+            self._waiting_bytes -= waiting.cost
 
     def _work_soon(self) -> None:
         """In the next turn, together with what else this one brings."""
@@ -186,7 +188,7 @@ class Writer:
         size = 0
         while self._waiting and len(batch.waiting) < _BATCH_REQUESTS and size < _BATCH_BYTES:
             waiting = self._waiting.popleft()
-            size += waiting.request.cost
+            size += waiting.cost
             batch.waiting.append(waiting)
         batch.settlements, self._settlements = self._settlements, []
         demand = None if self._closing else self._demand()
@@ -225,7 +227,7 @@ class Writer:
         if self._database.shared_writes:
             self._rewake.update(request.lane for request in batch.work.requests)
         for place, waiting in enumerate(batch.waiting):
-            self._waiting_bytes -= waiting.request.cost
+            self._waiting_bytes -= waiting.cost
             if place in done.refused:
                 waiting.fail(KeyInUse(f"the key {waiting.request.key} has another request"))
             elif not waiting.stored.called:
@@ -246,7 +248,7 @@ class Writer:
             if wait and waiting.deadline > now and not waiting.stored.called:
                 self._waiting.appendleft(waiting)
             else:
-                self._waiting_bytes -= waiting.request.cost
+                self._waiting_bytes -= waiting.cost
                 waiting.fail(error)
         self._settlements[:0] = batch.settlements
         self._rewake.update(batch.work.rewake)
@@ -270,7 +272,7 @@ class Writer:
         error = OutboxUnavailable(f"not stored: {self._database.explain(failure.value)}")
         error.__cause__ = failure.value
         for waiting in batch.waiting:
-            self._waiting_bytes -= waiting.request.cost
+            self._waiting_bytes -= waiting.cost
             waiting.fail(error)
         if not batch.waiting:
             _log.failure("{database}", failure, database=self._database.name)
