@@ -95,7 +95,7 @@ FLOORS: Final = [
     {
         *{"service", "__main__", "testing", "__init__"},
         *{"_options", "_ports", "_content", "_serving", "_command_line"},
-        *{"_outbox_command"},
+        *{"_outbox_command", "_coerce", "_status_service"},
     },
 ]
 FLOOR: Final = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
@@ -12,10 +10,10 @@ from typing import Any, Final, NamedTuple, NoReturn, get_args
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from ._coerce import Coerce, count, endpoint_text, one_of, seconds, size, size_text, token
 from ._forwarding import ForwardedChoice, Forwarding, HostChoice
-from ._grammar import TOKEN
 from ._masking import MaskingPolicy
-from .limits import KIB, MIB, Lenience, Limits, OutboundTimeouts, Timeouts
+from .limits import Lenience, Limits, OutboundTimeouts, Timeouts
 
 DEFAULT_PORT: Final = "8000"
 
@@ -25,72 +23,6 @@ DEFAULT_ERRORS_PER_SECOND: Final = 30
 
 #: What ``--lenient`` understands -> the field of `Lenience`.
 LENIENCE: Final = {field.name.replace("_", "-"): field.name for field in fields(Lenience)}
-
-_UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB}
-_SIZE: Final = re.compile(r"([0-9]{1,15})([kmg]?)", re.ASCII)
-_COUNT: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
-
-Coerce = Callable[[str], Any]
-
-
-def size(option: str, least: int = 0) -> Coerce:
-    """A number of bytes, *least* or more, with k, m or g for units of 1024."""
-
-    def coerce(text: str) -> int:
-        match = _SIZE.fullmatch(text.lower())
-        if match is None:
-            raise UsageError(f"--{option}: {text!r} is not a number of bytes (such as 16k)")
-        number = int(match[1]) * _UNITS[match[2]]
-        if number < least:
-            raise UsageError(f"--{option}: must be at least {least}")
-        return number
-
-    return coerce
-
-
-def size_text(number: int) -> str:
-    """*number* of bytes as `size` reads it, in the largest unit that fits."""
-    for unit in ("g", "m", "k"):
-        if number and number % _UNITS[unit] == 0:
-            return f"{number // _UNITS[unit]}{unit}"
-    return str(number)
-
-
-def count(option: str) -> Coerce:
-    """A whole number, 0 or more."""
-
-    def coerce(text: str) -> int:
-        if not _COUNT.fullmatch(text):
-            raise UsageError(f"--{option}: {text!r} is not a whole number")
-        return int(text)
-
-    return coerce
-
-
-def seconds(option: str) -> Coerce:
-    """A number of seconds, 0 or more."""
-
-    def coerce(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise UsageError(f"--{option}: {text!r} is not a number of seconds")
-        return number
-
-    return coerce
-
-
-def one_of(option: str, words: Sequence[str]) -> Coerce:
-    """One of *words*."""
-
-    def coerce(text: str) -> str:
-        if text not in words:
-            raise UsageError(f"--{option}: {text!r} is none of {', '.join(words)}")
-        return text
-
-    return coerce
 
 
 class Setting(NamedTuple):
@@ -255,6 +187,12 @@ class Options(UsageOptions):
             one_of("proxy-forwarded", get_args(ForwardedChoice)),
         ],
         *_parameters(PROXY_TIMEOUTS, OutboundTimeouts()),
+        [
+            "status-token-file",
+            None,
+            None,
+            "With --status: the token is in this file, and needed on this machine, too.",
+        ],
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
         ["error-log", None, None, "Write client errors as JSON to this file (- is stdout)."],
         [
@@ -300,6 +238,8 @@ class Options(UsageOptions):
         self.defaults.update(_default_texts())
         #: Endpoint by what the operator called it.
         self.ports: dict[str, str] = {}
+        #: The same for the status page, if there is to be one.
+        self.status: tuple[str, str] | None = None
         self.handlers: list[str] = []
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
@@ -308,20 +248,16 @@ class Options(UsageOptions):
     def opt_port(self, port: str) -> None:
         """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
         tcp:8000:interface=127.0.0.1, unix:/run/web.sock. Repeatable. [default: 8000]"""
-        if port.isascii() and port.isdigit():
-            if int(port) > 0xFFFF:
-                raise UsageError(f"--port: {port} is not a port number (0 to 65535)")
-            self.ports[f"port {port}"] = f"tcp:{port}"
-            return
-        if ":" not in port:
-            raise UsageError(f"--port: {port!r} is neither a port number nor an endpoint")
-        if re.match(r"haproxy:(ssl|tls)\b", port):
-            # Twisted would expect the PROXY line inside of TLS, where no proxy puts it.
-            raise UsageError(
-                f"--port: {port!r}: the PROXY header comes before TLS, not inside it; let the "
-                "proxy end TLS and use haproxy:tcp:PORT"
-            )
-        self.ports[port] = port
+        name, endpoint = endpoint_text("--port", port)
+        self.ports[name] = endpoint
+
+    def opt_status(self, port: str) -> None:
+        """Show client errors as they happen in a browser: a port number, for this machine
+        only, or an endpoint as for --port, where a token in the log is asked for."""
+        if port.startswith("haproxy:"):
+            # The header says which address the client has, and who may see depends on that.
+            raise UsageError("--status: not behind the PROXY protocol, where addresses are claims")
+        self.status = endpoint_text("--status", port, interface="127.0.0.1")
 
     def opt_on_client_error(self, name: str) -> None:
         """Call this function, such as mysite.note, with (failure, socket) for each client
@@ -330,7 +266,7 @@ class Options(UsageOptions):
 
     def opt_method(self, name: str) -> None:
         """Accept this method, besides those that Node accepts. Repeatable."""
-        self._methods.add(_token("--method", name))
+        self._methods.add(token("--method", name))
 
     def opt_lenient(self, name: str) -> None:
         """Accept bare-lf, control-bytes, obs-fold, spaces-after-chunk-size (risky). Repeatable."""
@@ -340,7 +276,7 @@ class Options(UsageOptions):
 
     def opt_mask_field(self, name: str) -> None:
         """Hide the values of this header field, too, in logs and reports. Repeatable."""
-        self._masked.add(_token("--mask-field", name))
+        self._masked.add(token("--mask-field", name))
 
     def parseArgs(self, *rest: str) -> None:
         if rest:
@@ -357,6 +293,8 @@ class Options(UsageOptions):
         for option in ("proxy-host", "proxy-forwarded", *(one.option for one in PROXY_TIMEOUTS)):
             if self[option] != self._given_nothing[option] and self["proxy"] is None:
                 raise UsageError(f"--{option} needs --proxy")
+        if self["status-token-file"] is not None and self.status is None:
+            raise UsageError("--status-token-file needs --status")
         if self["unmasked"] and self._masked:
             raise UsageError("--unmasked and --mask-field exclude each other")
         for log in ("access-log", "error-log"):
@@ -426,11 +364,3 @@ def _default_texts() -> dict[str, str]:
         },
         "grace": f"{DEFAULT_GRACE_SECONDS:g}",
     }
-
-
-def _token(option: str, name: str) -> bytes:
-    """A token (RFC 9110, section 5.6.2), which methods and field names are."""
-    encoded = name.encode("utf-8", "surrogateescape")
-    if not TOKEN.fullmatch(encoded):
-        raise UsageError(f"{option}: {name!r} is not a token")
-    return encoded

@@ -1,4 +1,4 @@
-"""From ``--port`` to an endpoint; what is wrong with one is told in words for a stranger."""
+"""From ``--port`` or ``--status`` to an endpoint; a mistake is told in words for a stranger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNKNOWN_WORD: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING: Final = re.compile(r"missing \d+ required positional arguments?: (.+)")
 
 
-def endpoint(description: str, reactor: Any) -> IStreamServerEndpoint:
+def endpoint(description: str, reactor: Any, option: str = "--port") -> IStreamServerEndpoint:
     """The endpoint that *description* names, in Twisted's words for endpoints.
 
     Raises:
@@ -32,7 +32,7 @@ def endpoint(description: str, reactor: Any) -> IStreamServerEndpoint:
             raise ValueError("the path of the socket is missing, as in unix:/run/web.sock")
         made: IStreamServerEndpoint = _listening(description, reactor)
     except Exception as error:  # whatever the parser of somebody's endpoint raises
-        raise UsageError(f"--port: {description!r}: {_reworded(description, error)}") from error
+        raise UsageError(f"{option}: {description!r}: {_reworded(description, error)}") from error
     return hangup_endpoint(made)
 
 

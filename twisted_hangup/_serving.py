@@ -41,6 +41,7 @@ class HangupService(Service):
         reactor: Any,
         grace_seconds: float,
         closers: Sequence[Callable[[], object]] = (),
+        companions: Sequence[HangupService] = (),
     ) -> None:
         """
         Args:
@@ -50,6 +51,7 @@ class HangupService(Service):
             reactor: Its clock; it is stopped when a port fails only after the start.
             grace_seconds: How long running requests may take when the service stops.
             closers: Called last of all, when nothing is logged any more.
+            companions: Begin with this one, and end when it has no connection any more.
         """
         self.site = site
         self.ports: list[IListeningPort] = []
@@ -58,6 +60,7 @@ class HangupService(Service):
         self._reactor = reactor
         self._grace_seconds = grace_seconds
         self._closers = closers
+        self._companions = companions
         self._listened = False
         self._problem: CannotListen | None = None
         self._grace: Deferred[None] | None = None
@@ -91,7 +94,8 @@ class HangupService(Service):
         self._gate.retire()
         ports, self.ports = self.ports, []
         closed = DeferredList([maybeDeferred(port.stopListening) for port in ports])
-        return closed.addCallback(self._cb_drain).addBoth(self._cb_close)
+        drained = closed.addCallback(self._cb_drain).addCallback(self._cb_stop_companions)
+        return drained.addBoth(self._cb_close)
 
     def end_grace(self) -> None:
         """Wait no longer for running requests; harmless at any time."""
@@ -99,6 +103,8 @@ class HangupService(Service):
             self._grace.cancel()
 
     def _listen(self) -> None:
+        for companion in self._companions:
+            companion.startService()
         for description, endpoint in self._endpoints:
             endpoint.listen(self.site).addCallbacks(
                 self._cb_listening, self._eb_listening, errbackArgs=(description,)
@@ -110,7 +116,7 @@ class HangupService(Service):
     def _cb_listening(self, port: IListeningPort) -> None:
         self._gate.guard(port)
         self.ports.append(port)
-        _log.info("Listening on {address}", address=_address_text(port.getHost()))
+        _log.info("Listening on {address}", address=address_text(port.getHost()))
 
     def _eb_listening(self, failure: Failure, description: str) -> None:
         error: Any = failure.value
@@ -144,6 +150,9 @@ class HangupService(Service):
         self.site.hang_up_all()
         return gone
 
+    def _cb_stop_companions(self, _: object) -> Deferred[Any]:
+        return DeferredList([companion.stopService() for companion in self._companions])
+
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
             close()
@@ -154,7 +163,8 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _address_text(address: Any) -> str:
+def address_text(address: Any) -> str:
+    """Where a port listens, for the log."""
     if isinstance(address, UNIXAddress):
         return visible(address.name or b"a socket without a name")
     return peer_text(address)

@@ -23,6 +23,7 @@ from ._options import Options as Options
 from ._ports import endpoint
 from ._seldom import SeldomWarning
 from ._serving import HangupService
+from ._status_service import status_service
 from ._welcome import WelcomePage
 from .console import ConsoleLog
 from .error_log import ErrorLog
@@ -91,6 +92,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
         reactor=reactor,
         grace_seconds=options["grace"],
         closers=closers,
+        companions=[] if options.status is None else [status_service(site, options, reactor)],
     )
 
 

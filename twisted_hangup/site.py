@@ -102,6 +102,7 @@ class HangupSite(Site):
     Attributes:
         channel: The channel class; a subclass of `HangupChannel`.
         journal: What went wrong lately, and who watches.
+        masking: What is hidden of it where it is shown.
     """
 
     channel: type[HangupChannel] = HangupChannel
@@ -126,6 +127,7 @@ class HangupSite(Site):
         hangups = Hangups(limits or Limits(), timeouts, masking, self.reactor)
         self._hangups = _install(self, hangups, lambda: self.channel())
         self.journal: Journal = self._hangups.journal
+        self.masking = masking
 
     def on_client_error(self, handler: HandlerT) -> HandlerT:
         """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""

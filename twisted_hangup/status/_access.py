@@ -1,0 +1,138 @@
+"""Who may see the page: only whoever asks this machine by its address, and has the token.
+
+Three things are kept out.  A web page elsewhere whose name resolves to this machine (DNS
+rebinding): its ``Host`` is a name.  A web page elsewhere that asks us over the browser's
+shoulder: ``Sec-Fetch-Site`` tells, and the cookie is SameSite=Strict.  Anybody on the
+network without the token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import secrets
+from collections import OrderedDict
+from typing import Any, Final, TypeAlias
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IReactorTime
+
+_IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+#: A sign-in lasts a working day, and so many may last at a time.
+SESSION_SECONDS: Final = 12 * 3600.0
+MOST_SESSIONS: Final = 64
+
+_BEARER: Final = re.compile(rb"bearer +(\S+)", re.I)
+
+# RFC 9110, section 7.2: Host = uri-host [ ":" port ].  Which port does not matter: behind
+# "ssh -L" it is another than ours, and no name can be forged by it.
+_HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^][:]+))(?::[0-9]*)?")
+
+
+class Access:
+    """Decides, request by request.
+
+    Attributes:
+        token: What has to be known.
+    """
+
+    def __init__(self, clock: IReactorTime, token: str | None) -> None:
+        """
+        Args:
+            clock: Tells when a sign-in has lasted long enough.
+            token: Needed by everybody; None for one that is made up, and needed only where
+                client and server are not on the same machine.
+        """
+        self.token = token or secrets.token_urlsafe(24)
+        self._always = token is not None
+        self._clock = clock
+        self._sessions: OrderedDict[str, float] = OrderedDict()
+
+    def asks_us(self, request: Any) -> bool:
+        """Whether ``Host`` is the address that *request* came to, or means this machine.
+
+        Names besides ``localhost`` are never right: anybody can let one resolve to us.
+        """
+        hosts = request.requestHeaders.getRawHeaders(b"host", [])
+        found = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+        if found is None:
+            return False
+        listening = request.getHost()
+        if found["name"] is not None and found["name"].lower() == "localhost":
+            return is_local(listening)
+        named = _ip(found["ipv6"] or found["name"])
+        if named is None:
+            return False
+        if named.is_loopback and is_local(listening):
+            return True
+        return named == _ip(getattr(listening, "host", None))
+
+    def is_foreign(self, request: Any) -> bool:
+        """Whether a browser says that *request* was made by a page of somebody else's.
+
+        See W3C's Fetch Metadata.  Browsers of 2023 and later always say it to localhost
+        and over TLS.
+        """
+        site = request.getHeader(b"sec-fetch-site")
+        return site is not None and site not in (b"same-origin", b"none")
+
+    def admits(self, request: Any) -> bool:
+        """Whether *request* needs no token, brings it, or brings a cookie that it bought."""
+        if (
+            not self._always
+            and is_local(request.getHost())
+            and is_local(request.getClientAddress())
+        ):
+            return True
+        bearer = _BEARER.fullmatch(request.getHeader(b"authorization") or b"")
+        if bearer is not None and self._is_token(bearer[1]):
+            return True
+        cookie = request.getCookie(_cookie_name(request))
+        ends = self._sessions.get((cookie or b"").decode("latin-1"), 0.0)
+        return self._clock.seconds() < ends
+
+    def sign_in(self, request: Any, token: bytes) -> bool:
+        """Give the browser a cookie for *token*; whether that was the right one."""
+        if not self._is_token(token):
+            return False
+        session = secrets.token_urlsafe(24)
+        self._sessions[session] = self._clock.seconds() + SESSION_SECONDS
+        while len(self._sessions) > MOST_SESSIONS:
+            self._sessions.popitem(last=False)
+        request.addCookie(
+            _cookie_name(request),
+            session.encode(),
+            path=b"/",
+            max_age=b"%d" % SESSION_SECONDS,
+            secure=request.isSecure(),
+            httpOnly=True,
+            sameSite=b"strict",
+        )
+        return True
+
+    def _is_token(self, candidate: bytes) -> bool:
+        return hmac.compare_digest(candidate, self.token.encode())
+
+
+def is_local(address: Any) -> bool:
+    """Whether a Twisted address is of this machine and no network: loopback, or UNIX."""
+    if isinstance(address, UNIXAddress):
+        return True
+    ip = _ip(getattr(address, "host", None))
+    return ip is not None and ip.is_loopback
+
+
+def _ip(text: str | None) -> _IP | None:
+    """An address from its text; an IPv4 address in IPv6 clothes is the IPv4 address."""
+    try:
+        ip = ipaddress.ip_address((text or "").partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def _cookie_name(request: Any) -> bytes:
+    # Cookies do not know ports: two servers on one machine must not sign each other out.
+    return b"hangup_status_%d" % getattr(request.getHost(), "port", 0)

@@ -1,0 +1,47 @@
+"""The page as one document, and the policy that lets a browser run this and nothing else."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_HERE: Final = Path(__file__).parent
+
+#: What stands in the place of ``/* style */`` and ``/* script */``, one behind the other.
+_PARTS: Final = {
+    "style": ("page.css",),
+    "script": ("chart.js", "packet.js", "errors.js", "page.js"),
+}
+
+# Nothing is loaded but this document and its JSON.  Trusted types forbid what could make
+# elements out of text (innerHTML and the like), so that a slip of ours would do nothing.
+_POLICY: Final = (
+    "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
+    "connect-src 'self'; img-src data:; require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+
+class Document(NamedTuple):
+    """A whole page, and its Content-Security-Policy."""
+
+    html: bytes
+    policy: bytes
+
+
+def document(name: str) -> Document:
+    """The page *name* with its style and script inside."""
+    html, policy = _source(f"{name}.html"), _POLICY
+    for kind, parts in _PARTS.items():
+        mark = f"/* {kind} */"
+        if mark in html:
+            text = "".join(map(_source, parts))
+            html = html.replace(mark, text)
+            digest = b64encode(sha256(text.encode()).digest()).decode("ascii")
+            policy += f"; {kind}-src 'sha256-{digest}'"
+    return Document(html.encode(), policy.encode())
+
+
+def _source(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
