@@ -471,6 +471,41 @@ async def test_a_watcher_that_fails(
     await emptied(outbox)
 
 
+class Broken(DeliveryPolicy):
+    """A policy with a mistake in it."""
+
+    def judge(self, status: int, attempt: int) -> Verdict:
+        if attempt == 1:
+            raise ZeroDivisionError("a mistake")
+        return super().judge(status, attempt)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_policy_that_raises(
+    tmp_path: Path, start: Start, expected_errors: LoggedErrors
+) -> None:
+    """It is logged, and the request is tried again."""
+    agent = FakeAgent()
+    outbox = start(str(tmp_path / "outbox"), agent=agent, policy=Broken(base_seconds=0.01))
+    await outbox.send("POST", URL)
+    await until(lambda: len(agent.sent) == 2)
+    await emptied(outbox)
+    assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_twice(tmp_path: Path, start: Start) -> None:
+    """A service that has not started, or was stopped, can be stopped."""
+    outbox = Outbox(str(tmp_path / "outbox"), deliver=False)
+    await outbox.stopService()
+    outbox.startService()
+    await outbox.send("POST", URL, key="k")
+    await outbox.stopService()
+    await outbox.stopService()
+    outbox = start(str(tmp_path / "outbox"), deliver=False)
+    assert (await outbox.stats()).queued == 1
+
+
 class Recording(Resource):
     """A real server that remembers keys and bodies."""
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
@@ -31,6 +32,8 @@ _DRAIN_SECONDS: Final = 5.0
 _IDLE_SECONDS: Final = 4.0
 
 _PROBLEM_COLUMNS: Final = 300
+
+_log = Logger()
 
 
 def stock_agent(reactor: Any, connections: int, connect_seconds: float) -> tuple[IAgent, Any]:
@@ -73,7 +76,7 @@ class Attempt:
         self._waiting: Deferred[Any] = maybeDeferred(
             agent.request, method, url, _headers(claimed), body
         )
-        self._waiting.addCallbacks(self._cb_head, self._eb_failed)
+        self._waiting.addCallbacks(self._cb_head, self._eb_failed).addErrback(self._eb_bug)
 
     def release(self) -> None:
         """Give up the attempt, and let somebody else make it; harmless when it is over."""
@@ -120,7 +123,15 @@ class Attempt:
             self._settlement = Settlement(self.claimed, Verdict.RETRY, problem, reached=False)
         self._end()
 
+    def _eb_bug(self, failure: Failure) -> None:
+        """The policy or the agent's response has raised: the request is not lost for that."""
+        _log.failure("an attempt went wrong", failure)
+        self._settlement = Settlement(self.claimed, Verdict.RETRY, _told(failure), reached=False)
+        self._end()
+
     def _end(self) -> None:
+        if self.settled.called:
+            return
         if self._timer.active():
             self._timer.cancel()
         assert self._settlement is not None

@@ -71,8 +71,6 @@ Watcher: TypeAlias = Callable[[Delivery], object]
 class Outbox(Service):
     """Stores requests and delivers them, as a service of any Twisted application."""
 
-    name = "outbox"
-
     def __init__(
         self,
         database: str,
@@ -260,6 +258,8 @@ class Outbox(Service):
             A Deferred that fires when everything is written down and closed.
         """
         super().stopService()
+        if self._writer is None:
+            return succeed(None)
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
