@@ -7,14 +7,26 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _FOLDERS: Final = "/usr/lib/postgresql/*/bin"  # Debian keeps them out of PATH
 
 #: Who runs the server where we are root, which it refuses to be.
 _USERS: Final = ("postgres", "nobody")
+
+
+#: Its input ends when we do, however that happens: then nothing is left behind, either.
+_UNTIL_END_OF_INPUT: Final = """
+"$@" & server=$!
+read -r word || abandoned=yes
+kill -QUIT $server
+wait $server
+if [ "$abandoned" ]; then rm -rf "$0"; fi
+"""
 
 
 class NoPostgres(Exception):
@@ -43,8 +55,8 @@ class PostgresServer:
         if self._run_as is not None:
             shutil.chown(self._folder, self._run_as)
         self.dsn = f"postgresql:///postgres?host={self._folder}&user=outbox"
-        options = ["listen_addresses=", f"unix_socket_directories={self._folder}", *settings]
-        self._options = " ".join(f"-c {option}" for option in options)
+        settings = (*settings, "listen_addresses=", f"unix_socket_directories={self._folder}")
+        self._settings = [word for setting in settings for word in ("-c", setting)]
         try:
             self._call("initdb", "--auth=trust", "--username=outbox", "--encoding=UTF8", "-N")
             self.start()
@@ -54,35 +66,53 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        log = self._folder / "log"
-        self._call("pg_ctl", "start", "--wait", "--silent", f"--options={self._options}", log=log)
+        program = [str(self._bin / "postgres"), "-D", str(self._folder / "data"), *self._settings]
+        self._server = subprocess.Popen(
+            ["sh", "-c", _UNTIL_END_OF_INPUT, str(self._folder), *program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **self._as_user(),
+        )
+        connect = import_module("psycopg").connect
+        for _ in range(600):
+            try:
+                connect(self.dsn).close()
+                return
+            except Exception as problem:
+                reason = problem
+                time.sleep(0.05)
+        self.stop()
+        raise NoPostgres(f"the server does not answer: {reason}")
 
     def stop(self) -> None:
         """Stop it at once; every connection is lost."""
-        self._call("pg_ctl", "stop", "--wait", "--silent", "--mode=immediate")
+        self._server.communicate(b"stop\n")
 
     def close(self) -> None:
         """Stop it and delete everything."""
         self.stop()
         shutil.rmtree(self._folder)
 
-    def _call(self, program: str, *arguments: str, log: Path | None = None) -> None:
-        extra = [] if log is None else [f"--log={log}"]
+    def _call(self, program: str, *arguments: str) -> None:
         command = [str(self._bin / program), f"--pgdata={self._folder / 'data'}", *arguments]
         done = subprocess.run(
-            [*command, *extra],
-            user=self._run_as,
-            group=None if self._run_as is None else pwd.getpwnam(self._run_as).pw_gid,
-            extra_groups=None if self._run_as is None else [],
-            cwd=self._folder,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            command,
             stdin=subprocess.DEVNULL,
-            # A pipe would be held open by the server that outlives pg_ctl.
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            **self._as_user(),
         )
         if done.returncode:
             raise NoPostgres(f"{program} failed with status {done.returncode}")
+
+    def _as_user(self) -> dict[str, Any]:
+        """How to call a program of the server's."""
+        shared = {"cwd": self._folder, "env": {**os.environ, "LC_ALL": "C.UTF-8"}}
+        if self._run_as is None:
+            return shared
+        group = pwd.getpwnam(self._run_as).pw_gid
+        return {**shared, "user": self._run_as, "group": group, "extra_groups": []}
 
 
 def _binaries() -> Path:
