@@ -10,6 +10,7 @@ import pytest_twisted
 from cleanliness import expected_errors as expected_errors
 from cleanliness import nothing_left_behind as nothing_left_behind
 from cleanliness import small_heap as small_heap
+from outboxes import postgres as postgres
 from twisted.internet import defer
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.server import Site

@@ -14,7 +14,6 @@ import pytest_twisted
 from cleanliness import LoggedErrors
 from outboxes import URL, FakeAgent, Response, Sent, Start, until
 from outboxes import database as database
-from outboxes import postgres as postgres
 from outboxes import postgres_dsn as postgres_dsn
 from outboxes import start as start
 from postgres_server import PostgresServer

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from outbox_crashes import Crashes, crash
-from outboxes import postgres as postgres
 from outboxes import postgres_dsn as postgres_dsn
 
 

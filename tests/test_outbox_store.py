@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from outboxes import database as database
-from outboxes import postgres as postgres
 from outboxes import postgres_dsn as postgres_dsn
 
 from twisted_hangup import _outbox_manage as manage
