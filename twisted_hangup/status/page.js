@@ -152,7 +152,7 @@ function choose(filter, value) {
 function offer(select, values) {
   const known = new Set([...select.options].map((option) => option.value));
   for (const value of values) {
-    if (!known.has(value)) select.append(element("option", "", value));
+    if (!known.has(value)) select.append(new Option(value, value));
   }
 }
 
@@ -204,6 +204,7 @@ for (const radio of document.querySelectorAll('input[name="range"]')) {
   });
 }
 find("filters").addEventListener("input", showFilters);
+find("filters").addEventListener("change", showFilters); // what helpers send alone
 find("filters").addEventListener("reset", () => setTimeout(showFilters));
 find("filters").addEventListener("submit", (event) => event.preventDefault());
 find("origin").textContent = location.host;
