@@ -31,6 +31,6 @@ def test_two_processes_on_one_file(tmp_path: Path) -> None:
 
 def test_four_processes_on_postgresql(postgres_dsn: str) -> None:
     """The same where several machines would share the work."""
-    result = crash(postgres_dsn, 200, 4, seed=3)
-    assert len(result.stored) == 200
+    result = crash(postgres_dsn, 100, 4, seed=3)
+    assert len(result.stored) == 100
     check(result)
