@@ -264,6 +264,11 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "Compare the length of what the server sends with its Content-Length. Its idle time"
             " should be longer than the client's.",
         ),
+        "ERR_TLS_CERT_ALTNAME_INVALID": Remedy(
+            "A server that was asked over TLS has a certificate for another name than that in the"
+            " URL.",
+            "Use the name in the certificate, or get one for that name.",
+        ),
         "ERR_HTTP_TOO_MANY_INTERIM_RESPONSES": Remedy(
             "The server sends 1xx responses without end.",
             "Correct the server: one 103 is enough.",

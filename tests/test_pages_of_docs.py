@@ -1,0 +1,238 @@
+"""docs/ is complete, can be built, and shows commands and numbers that are so."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import codes_page
+import pytest
+import pytest_twisted
+from test_command import BIN, connect, free_port
+from test_docs import PAGES, Serve, run
+from twisted.web.server import Site
+from wire import BAD, DEFAULT, PATIENCE, Paths, statuses, talk
+
+from twisted_hangup import HangupSite
+from twisted_hangup._coerce import size_text
+from twisted_hangup._options import LIMITS, TIMEOUTS, Options
+from twisted_hangup._remedies import PAGE, REMEDIES, entry_of, link_of
+from twisted_hangup._response_rules import RESPONSE_RULES
+from twisted_hangup._rules import FAMILIES, RULES
+from twisted_hangup.errors import UpstreamError
+from twisted_hangup.limits import Limits, Timeouts
+
+ROOT: Final = Path(__file__).parent.parent
+TEXTS: Final = {name: path.read_text() for name, path in PAGES.items()}
+
+
+def written_codes() -> set[str]:
+    """All codes that are written in the source, tables of rules included."""
+    found = {code for code, _ in (*RULES, *RESPONSE_RULES)}
+    found |= {*re.findall(r"``(ERR_[A-Z_]+)``", UpstreamError.__doc__ or "")}
+    for path in (ROOT / "twisted_hangup").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {*re.findall(r"\A(?:HPE|ERR)_[A-Z0-9_]*[A-Z0-9]\Z", node.value)}
+    return found
+
+
+@pytest.mark.parametrize("code", sorted(written_codes()))
+def test_every_code_has_an_entry_of_its_own(code: str) -> None:
+    """Cause and cure are told of every code that there is, not only of its family."""
+    assert entry_of(code) == code
+    assert f"\n### {code}\n" in TEXTS["codes"]
+
+
+@pytest.mark.parametrize("prefix", [prefix for prefix, _ in FAMILIES])
+def test_every_family_has_an_entry(prefix: str) -> None:
+    """A code that OpenSSL or h2 makes up is explained by what it begins with."""
+    assert entry_of(f"{prefix}NEVER_HEARD_OF") == f"{prefix}*"
+
+
+def test_codes_without_an_entry() -> None:
+    """Where nothing is told nothing is linked."""
+    assert (entry_of("EOTHER"), link_of("EOTHER")) == (None, None)
+
+
+def test_page_of_codes_is_that_of_the_tables() -> None:
+    """The page says what the server says: python -m tests.codes_page > docs/codes.md."""
+    assert TEXTS["codes"] == codes_page.page()
+
+
+@pytest.mark.parametrize("code", [*REMEDIES])
+def test_links_of_reports_lead_somewhere(code: str) -> None:
+    """The link at the end of a report is a heading as mkdocs and GitHub name it."""
+    link = link_of(code)
+    assert link is not None
+    page, _, anchor = link.partition("#")
+    assert page == PAGE == "docs/codes.md"
+    headings = re.findall(r"^### (.*)$", TEXTS["codes"], re.M)
+    assert anchor in [re.sub(r"[^\w\s-]", "", heading).lower() for heading in headings]
+
+
+@pytest.mark.parametrize("code", [*REMEDIES])
+def test_causes_and_cures_are_sentences(code: str) -> None:
+    """They are printable ASCII, begin with a capital letter or a name, and end."""
+    for text in REMEDIES[code]:
+        assert text.isascii() and text.isprintable()
+        assert text.endswith(".") and "  " not in text
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """The rows of the table under *heading*, by their first column."""
+    _, _, section = TEXTS[page].partition(f"\n## {heading}\n")
+    cells = re.findall(r"^\| `(\w+)` \| (.*) \|$", section.split("\n## ")[0], re.M)
+    return {name: rest.split(" | ") for name, rest in cells}
+
+
+@pytest.mark.parametrize(
+    "heading, record, settings",
+    [("Limits", Limits(), LIMITS), ("Timeouts", Timeouts(), TIMEOUTS)],
+)
+def test_numbers_are_told(heading: str, record: Any, settings: Any) -> None:
+    """docs/limits.md has every field, with its option and its default."""
+    told = rows("limits", heading)
+    assert [*told] == [field.name for field in fields(record)]
+    for setting in settings:
+        option, default, _ = told[setting.field]
+        value = getattr(record, setting.field)
+        shown = f"{value:g}" if heading == "Timeouts" else size_text(value)
+        assert option == f"`--{setting.option}`"
+        assert default in (shown, str(value), f"{shown}, no limit")
+
+
+def test_number_of_methods() -> None:
+    """The page counts them."""
+    assert rows("limits", "Limits")["methods"][1] == f"Node's {len(Limits().methods)}"
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for page, text in TEXTS.items():
+        for line in re.findall(
+            r"^(?:    |ExecStart=)(.*\b(?:twistd?|twisted_hangup) .*)$", text, re.M
+        ):
+            yield page, line
+
+
+@pytest.mark.parametrize("page, line", [*commands()])
+def test_commands_are_understood(page: str, line: str) -> None:
+    """Whatever a page tells to type is accepted: options exist, and go together."""
+    words = shlex.split(line.replace("\\\\:", "\\:"), comments=True)
+    if "hangup" in words:
+        options = [*words[words.index("hangup") + 1 :]]
+        if options != ["--help"]:
+            Options().parseOptions(options)
+    elif "twisted_hangup" in words:
+        words = words[words.index("twisted_hangup") + 1 :]
+        command = [sys.executable, "-m", "twisted_hangup", *words, "--help"]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    else:
+        assert words[:2] == ["twistd", "-ny"]
+
+
+def test_the_error_log_that_is_explained(tmp_path: Path) -> None:
+    """The picture that docs/logs.md shows is what comes."""
+    shown = TEXTS["logs"].split("the usual cause and the cure.\n\n")[1].split("\n\n    tail")[0]
+    wire = b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n"
+    from test_explain import broken, log_lines
+
+    line = log_lines(broken(wire)).replace(b"2001-09-09T01:46:40", b"2026-11-21T15:00:00")
+    line = line.replace(b":51410", b":51332")
+    command = [sys.executable, "-m", "twisted_hangup", "explain"]
+    said = subprocess.run(command, input=line, capture_output=True, check=False).stdout.decode()
+    expected = re.sub(r"^    ", "", shown, flags=re.M)
+    # The page ends each row of the packet where the example does.
+    assert [row.rstrip() for row in expected.splitlines()[:8]] == said.splitlines()[:8]
+
+
+@pytest.mark.skipif(not find_spec("mkdocs"), reason="no mkdocs")
+def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """One command makes the site, every link leads somewhere, and nothing is loaded from afar."""
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    for page in tmp_path.glob("*.html"):
+        assert not re.findall(r'(?:src=|<link[^>]*href=)"(?:https?:)?//[^"]*', page.read_text())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != "index"])
+def test_start_leads_to_every_page(page: str) -> None:
+    """No page is hidden."""
+    assert f"]({page}.md)" in TEXTS["index"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_errors(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """The handlers of docs/errors.md print, answer what is too large, and answer as JSON."""
+    served = serve(run("errors")["site"])
+    answer = await talk(served.port, BAD)
+    assert answer.endswith(b'{"code": "HPE_INVALID_HEADER_TOKEN", "offset": 32}')
+    assert "HPE_INVALID_HEADER_TOKEN: Invalid header token" in capsys.readouterr().out
+    large = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"a" * 20_000 + b"\r\n\r\n"
+    answer = await talk(served.port, large)
+    assert answer.startswith(b"HTTP/1.1 431 ") and answer.endswith(b"try again.\n")
+
+
+def test_report_in_the_page_of_errors() -> None:
+    """The report that the page shows is the report of these bytes."""
+    from test_explain import broken
+
+    report = broken(b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n").report()
+    assert "".join(f"    {line}\n" for line in report.splitlines()) in TEXTS["errors"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_subclass(serve: Serve) -> None:
+    """Scanners get no answer, others do; so on all three kinds of site."""
+    page = run("subclass")
+    root = Paths()
+    sites = [HangupSite(root, channel=page["Quiet"]), page["QuietSite"](root), page["mine"]]
+    assert isinstance(page["mine"], Site) and not isinstance(page["mine"], HangupSite)
+    for site in sites:
+        served = serve(site)
+        with pytest.raises(ConnectionResetError):
+            await talk(served.port, b"\x16\x03\x01")
+        assert await talk(served.port, BAD) == DEFAULT
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_factory(serve: Serve) -> None:
+    """Each response has the field of the page's request class."""
+    served = serve(Paths(), requestFactory=run("subclass")["Tagged"])
+    wire = b"GET /fast HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = await talk(served.port, wire)
+    assert statuses(answer) == [200] and b"X-Served-By: me" in answer
+
+
+def test_tac(tmp_path: Path) -> None:
+    """docs/serve.md's server serves and logs what it says."""
+    program, logs = re.findall(r"^```python\n(.*?)^```$", TEXTS["serve"], re.S | re.M)
+    port = free_port()
+    (tmp_path / "public").mkdir()
+    (tmp_path / "server.tac").write_text((program + logs).replace("tcp:8000", f"tcp:{port}"))
+    command = [str(BIN / "twistd"), "-ny", "server.tac", "--pidfile="]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            client = connect(port).send(BAD)
+            assert client.read_all() == DEFAULT
+            client.close()
+        finally:
+            server.send_signal(signal.SIGINT)
+            said, _ = server.communicate(timeout=PATIENCE)
+    assert '400 HPE_INVALID_HEADER_TOKEN "Invalid header token" at byte 32' in said
+    assert len((tmp_path / "errors.log").read_text().splitlines()) == 1
