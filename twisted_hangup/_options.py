@@ -199,8 +199,8 @@ class Options(UsageOptions):
             "error-log-per-second",
             None,
             DEFAULT_ERRORS_PER_SECOND,
-            "Errors written each second, of all codes together. Besides them, up to 10 that are the "
-            "first of their code, and up to 10 lines that count the rest. 0 = all.",
+            "Errors written each second, of all codes together. Besides them, up to 10 that are "
+            "the first of their code, and up to 10 lines that count the rest. 0 = all.",
             count("error-log-per-second"),
         ],
         [
