@@ -82,8 +82,10 @@ class Crashes:
         )
 
 
-def crash(database: str, requests: int, processes: int, *, seed: int) -> Crashes:
-    """Let *processes* send *requests* together, kill them all the time; then let them finish."""
+def crash(
+    database: str, requests: int, processes: int, *, seed: int, most_kills: int | None = None
+) -> Crashes:
+    """Let *processes* send *requests* together, kill them all the time (or so often); then wait."""
     draw = random.Random(seed)
     result = Crashes()
     with _Server(result) as server:
@@ -91,7 +93,7 @@ def crash(database: str, requests: int, processes: int, *, seed: int) -> Crashes
         senders = [_Process(database, server.url, f"p{n}", share, result) for n in range(processes)]
         while any(sender.left for sender in senders):
             ready = [sender for sender in senders if sender.ready]
-            if not ready:
+            if not ready or result.kills == most_kills:
                 for sender in senders:
                     sender.check()
                 time.sleep(0.005)
