@@ -23,6 +23,7 @@ from twisted_hangup._rules import RULES
 from twisted_hangup.console import ConsoleLog
 from twisted_hangup.error_log import ErrorLog
 from twisted_hangup.errors import ClientHangUp, ParseError, RecordedError
+from twisted_hangup.events import Break, Part, RequestHead
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 LOGS: Final = (DOCS / "logs.md").read_text()
@@ -115,16 +116,40 @@ def test_fields_of_the_error_log_are_documented() -> None:
     assert {*logs.lines[0]} == {*table("The error log")} - {"suppressed", "upstream"}
 
 
-def served(tmp_path: Path, *command: str, bad: int = 1) -> None:
-    """Run a server in *tmp_path* while a client sends it so many bad requests."""
+#: Of target and field name at most a part is logged, each backslash twice.
+LONGEST: Final = b"GET /%b HTTP/1.1\r\nHost: a\r\n%b: \x01\r\n" % (b"\\" * 3000, b"x" * 6000)
+
+
+def test_line_of_the_error_log_is_bounded() -> None:
+    """A shipper can be told how long a line may be: docs/logs.md does."""
+    assert "A line is at most 16 KiB long" in LOGS
+    logs = Logs()
+    long = b"\\" * 5000
+    line = b"X" + long
+    error = ParseError(
+        "Invalid header token",
+        code="HPE_INVALID_HEADER_TOKEN",
+        phase="head",
+        request=RequestHead(long, long, b"1.1"),
+        field=long,
+        raw_packet=line,
+        bytes_parsed=3000,
+        offset=3000,
+        broke_at=Break(Part.FIELD, b"", line, 3000),
+    )
+    logs.error_log(error)
+    [told] = logs.lines
+    assert 10 * 1024 < len(json.dumps(told)) <= 16 * 1024
+
+
+def served(tmp_path: Path, *command: str, wire: bytes = BAD) -> None:
+    """Run a server in *tmp_path* while a client sends it a bad request."""
     with subprocess.Popen(command, cwd=tmp_path) as server:
         try:
             port = int(next(word for word in command if word.startswith("--port=")).split("=")[1])
-            connect(port).close()
-            for _ in range(bad):
-                client = connect(port).send(BAD)
-                client.read_all()
-                client.close()
+            client = connect(port).send(wire)
+            client.read_all()
+            client.close()
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(PATIENCE * 2)
@@ -185,7 +210,10 @@ def test_rsyslog_ships_the_error_log(tmp_path: Path) -> None:
         f'global(workDirectory="{tmp_path}")\nmain_queue(queue.type="Direct")\n{config}'
     )
     served(
-        tmp_path, str(BIN / "twistd"), "-n", "hangup", f"--port={free_port()}", f"--error-log={log}"
+        tmp_path,
+        *(str(BIN / "twistd"), "-n", "--pidfile=", "hangup"),
+        *(f"--port={free_port()}", f"--error-log={log}"),
+        wire=LONGEST,
     )
     command = ["rsyslogd", "-n", "-f", "rsyslog.conf", "-i", str(tmp_path / "pid")]
     with subprocess.Popen(command, cwd=tmp_path) as shipper:
@@ -200,3 +228,4 @@ def test_rsyslog_ships_the_error_log(tmp_path: Path) -> None:
     [line] = log.read_text().splitlines()
     [sent] = map(json.loads, shipped.read_text().splitlines())
     assert sent == json.loads(line)
+    assert len(line) > 8 * 1024  # more than rsyslog takes if it is not told
