@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ def serve(command: list[str | Path], port: int, folder: Path) -> list[str]:
             assert client.read_all() == DEFAULT
             client.close()
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()  # SIGINT is ignored by what a shell starts in the background
             output, _ = server.communicate(timeout=PATIENCE)
     return output.splitlines()
 
