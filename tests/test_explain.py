@@ -308,6 +308,16 @@ def test_log_with_several_lines(explain: Said) -> None:
     assert said.endswith("2001-09-09T01:46:40.000Z  and 2 more ECONNRESET in that second\n\n")
 
 
+def test_error_of_a_server_behind_a_proxy(explain: Said) -> None:
+    """The picture says which server it was."""
+    error = UpstreamError("connect ECONNREFUSED", code="ERR_UPSTREAM_REFUSED", phase="response")
+    error.upstream = "http://127.0.0.1:9000"
+    status, said = explain(log_lines(error))
+    assert status == 1
+    assert "\n  the server behind the proxy: http://127.0.0.1:9000\n" in said
+    assert said.endswith("docs/codes.md#err_upstream_refused\n\n")
+
+
 def test_log_in_json(explain: Said) -> None:
     """Each line gets what explains it; the names of the log stay."""
     _, said = explain(log_lines(broken(BROKEN), broken(BROKEN), per_second=1), "--json")
@@ -342,7 +352,7 @@ def test_line_that_is_none_of_a_log(explain: Said) -> None:
     assert said.endswith("explain: -: a line in the middle is none of an error log\n")
 
 
-@pytest.mark.parametrize("wire", [b"{", b'{"code": 1}', b'{"code": "a"}', b"{" * 100_000])
+@pytest.mark.parametrize("wire", [b"{", b'{"code": 1}', b'{"code": "a"}', b'{"a":' * 100_000])
 def test_json_that_is_no_log_is_bytes_of_a_client(explain: Said, wire: bytes) -> None:
     """Whatever is no line of the log was sent by a client."""
     status, said = explain(wire)

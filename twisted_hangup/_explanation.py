@@ -119,6 +119,8 @@ class AsText:
         self._say(f"  {when}{'' if peer is None else f' from {_plain(peer)}'}")
         if (target := record.get("target")) is not None:
             self._say(f"  {_plain(record.get('method'))} {_plain(target)}")
+        if (upstream := record.get("upstream")) is not None:
+            self._say(f"  the server behind the proxy: {_plain(upstream)}")
         place = f"phase {_plain(record.get('phase'))}"
         if (field := record.get("field")) is not None:
             place += f', field "{_plain(field)}"'
