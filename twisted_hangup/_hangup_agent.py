@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -151,7 +152,9 @@ class _OwnAgent:
 
     def __init__(self, make_pool: Callable[[URI], OutboundPool]) -> None:
         self._make_pool = make_pool
-        self._pools: dict[tuple[bytes, bytes, int], OutboundPool] = {}
+        # A pool lives as long as one of its connections, which refer to it.
+        self._pools: WeakValueDictionary[tuple[bytes, bytes, int], OutboundPool]
+        self._pools = WeakValueDictionary()
 
     def request(
         self,
@@ -175,14 +178,15 @@ class _OwnAgent:
         return waiting.responding
 
     def close(self) -> Deferred[None]:
-        pools, self._pools = list(self._pools.values()), {}
-        return gatherResults([pool.close() for pool in pools]).addCallback(lambda _: None)
+        closing = [pool.close() for pool in self._pools.values()]
+        return gatherResults(closing).addCallback(lambda _: None)
 
     def _pool(self, uri: URI) -> OutboundPool:
         key = (uri.scheme, uri.host, uri.port)
-        if key not in self._pools:
-            self._pools[key] = self._make_pool(uri)
-        return self._pools[key]
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._make_pool(uri)
+        return pool
 
 
 class _Waiting:

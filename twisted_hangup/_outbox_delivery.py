@@ -10,7 +10,6 @@ from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
@@ -27,26 +26,9 @@ from .limits import KIB
 _DRAIN_BYTES: Final = 64 * KIB
 _DRAIN_SECONDS: Final = 5.0
 
-#: How long an idle connection is kept: not as long as servers do, so that they are seldom
-#: the ones who close it while the next request is on its way.
-_IDLE_SECONDS: Final = 4.0
-
 _PROBLEM_COLUMNS: Final = 300
 
 _log = Logger()
-
-
-def stock_agent(reactor: Any, connections: int, connect_seconds: float) -> tuple[IAgent, Any]:
-    """Twisted's agent with a pool, and that pool.
-
-    The pool's own silent retry is off: to try again is the outbox's business.
-    """
-    pool = HTTPConnectionPool(reactor, persistent=True)
-    pool.retryAutomatically = False
-    pool.maxPersistentPerHost = connections
-    pool.cachedConnectionTimeout = _IDLE_SECONDS  # type: ignore[assignment]
-    agent = Agent(reactor, connectTimeout=connect_seconds, pool=pool)  # type: ignore[arg-type]
-    return agent, pool
 
 
 def given_back(claimed: Claimed) -> Settlement:

@@ -19,9 +19,10 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
 from . import _outbox_manage as manage
+from ._hangup_agent import HangupAgent
 from ._outbox_claim import Claimed, Demand
 from ._outbox_database import Database, Pool, database_named
-from ._outbox_delivery import Attempt, given_back, stock_agent
+from ._outbox_delivery import Attempt, given_back
 from ._outbox_manage import DestinationStats as DestinationStats
 from ._outbox_manage import OutboxStats as OutboxStats
 from ._outbox_manage import QueuedRequest as QueuedRequest
@@ -33,13 +34,12 @@ from ._outbox_request import OutboxLimits as OutboxLimits
 from ._outbox_store import Done, Settlement
 from ._outbox_writer import Writer
 from .errors import OutboxUnavailable
+from .limits import OutboundTimeouts
 
 T = TypeVar("T")
 
 #: How often requests that are too old are looked for, and lanes that nobody looks at.
 _SWEEP_SECONDS: Final = 30.0
-
-_CONNECT_SECONDS: Final = 10.0
 
 _log = Logger()
 
@@ -87,8 +87,8 @@ class Outbox(Service):
         """
         Args:
             database: The path of an SQLite file, or a ``postgresql://`` URL.
-            agent: What delivers, any ``IAgent``; None for Twisted's, with a pool that is
-                closed when the service stops.
+            agent: What delivers, any ``IAgent``; None for a `HangupAgent`, which is closed
+                when the service stops.
             policy: When to try again, and for how long.
             limits: How much is taken in, and done at once.
             deliver: Whether this process delivers, or only stores for others that do.
@@ -109,7 +109,6 @@ class Outbox(Service):
         self._database: Database = database_named(database, self._clock.seconds)
         self._own_agent = agent is None
         self._agent = agent
-        self._agent_pool: Any = None
         self._policy = policy
         self._limits = limits
         self._deliver = deliver
@@ -237,8 +236,11 @@ class Outbox(Service):
         self._pool = Pool(self._database, self._reactor)
         self._pool.start()
         if self._agent is None:
-            self._agent, self._agent_pool = stock_agent(
-                self._reactor, self._limits.deliveries_per_destination, _CONNECT_SECONDS
+            self._agent = HangupAgent.from_reactor(
+                self._reactor,
+                # How long an answer may take is for the policy to say.
+                timeouts=OutboundTimeouts(head_seconds=0.0, silence_seconds=0.0),
+                most_idle=self._limits.deliveries_per_destination,
             )
         self._writer = Writer(
             self._pool,
@@ -280,10 +282,11 @@ class Outbox(Service):
         assert self._pool is not None
         self._pool.close()
         self._pool = self._writer = None
-        if self._agent_pool is None:
+        if not self._own_agent:
             return succeed(None)
-        pool, self._agent_pool, self._agent = self._agent_pool, None, None
-        closed: Deferred[None] = pool.closeCachedConnections()
+        agent: Any
+        agent, self._agent = self._agent, None
+        closed: Deferred[None] = agent.close()
         return closed
 
     def _manage(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
