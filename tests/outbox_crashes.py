@@ -233,4 +233,5 @@ def _run(database: str, url: str, name: str, first: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    _run(*sys.argv[1:4], *map(int, sys.argv[4:6]))
+    database, url, name, first, count = sys.argv[1:6]
+    _run(database, url, name, int(first), int(count))

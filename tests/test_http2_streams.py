@@ -822,7 +822,8 @@ class Ends:
         if self.how == "closes":
             self.request.loseConnection()
         elif self.how == "aborts":
-            self.request.channel.abortConnection()
+            stream: Any = self.request.channel
+            stream.abortConnection()
         elif self.how == "finishes":
             self.request.unregisterProducer()
             self.request.finish()

@@ -303,7 +303,8 @@ class _Connection(adbapi.Connection):
 
     def rollback(self) -> None:
         try:
-            self._connection.rollback()
+            connection: Any = self._connection
+            connection.rollback()
         except Exception:  # the error that led here is the one to tell
             self._pool.disconnect(self._connection)
 

@@ -196,7 +196,7 @@ def requeue(
         WHERE id = %(id)s
     """)
     count = 0
-    lanes = set()
+    lanes: set[str] = set()
     for rows in _chosen(cursor, database, "dead_at IS NOT NULL", keys, destination):
         cursor.executemany(revive, [{"now": now, "id": row[0]} for row in rows])
         count += len(rows)
@@ -212,7 +212,7 @@ def drop(
     condition = "dead_at IS NOT NULL" if keys is None else "1 = 1"
     delete = database.sql("DELETE FROM hangup_outbox_requests WHERE id = %(id)s")
     count = 0
-    lanes = set()
+    lanes: set[str] = set()
     for rows in _chosen(cursor, database, condition, keys, destination):
         cursor.executemany(delete, [{"id": row[0]} for row in rows])
         count += len(rows)

@@ -262,7 +262,8 @@ def _pairs(headers: HeadersArgument) -> Iterable[tuple[Text, Text]]:
     if headers is None:
         return ()
     if isinstance(headers, Headers):
-        headers = {name.decode("latin-1"): [*values] for name, values in headers.getAllRawHeaders()}
+        lines = headers.getAllRawHeaders()
+        return [(name.decode("latin-1"), value) for name, values in lines for value in values]
     if not isinstance(headers, Mapping):
         return headers
     return [

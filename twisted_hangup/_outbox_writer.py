@@ -236,14 +236,16 @@ class Writer:
 
     def _eb_failed(self, failure: Failure, batch: _Batch) -> Failure | None:
         """Keep what may work later, and pass on what is wrong with the work itself."""
+        cause = failure.value
+        assert cause is not None
         unknown_tables = failure.check(OutboxUnavailable)
-        if not (unknown_tables or self._database.is_failing(failure.value)):
+        if not (unknown_tables or self._database.is_failing(cause)):
             return failure
-        text = self._database.explain(failure.value)
+        text = self._database.explain(cause)
         error = OutboxUnavailable(f"not stored in {self._database.name}: {text}")
-        error.__cause__ = failure.value
+        error.__cause__ = cause
         now = self._clock.seconds()
-        wait = self._database.is_away(failure.value) and not self._closing
+        wait = self._database.is_away(cause) and not self._closing
         for waiting in reversed(batch.waiting):
             if wait and waiting.deadline > now and not waiting.stored.called:
                 self._waiting.appendleft(waiting)
@@ -259,18 +261,23 @@ class Writer:
         self._retry_seconds = min(max(_RETRY_SECONDS, 2 * self._retry_seconds), _MOST_RETRY_SECONDS)
         return None
 
+    def _cb_run(self, _: object, batch: _Batch) -> Deferred[None]:
+        return self._run(batch)
+
     def _eb_split(self, failure: Failure, batch: _Batch) -> Any:
         """One thing spoils the rest: do each by itself, and give up what fails alone."""
         parts = [*batch.parts()]
         if len(parts) > 1:
             done: Deferred[Any] = Deferred()
             for part in parts:
-                done.addCallback(lambda _, part=part: self._run(part))
+                done.addCallback(self._cb_run, part)
                 done.addErrback(self._eb_split, part)
             done.callback(None)
             return done
-        error = OutboxUnavailable(f"not stored: {self._database.explain(failure.value)}")
-        error.__cause__ = failure.value
+        cause = failure.value
+        assert cause is not None
+        error = OutboxUnavailable(f"not stored: {self._database.explain(cause)}")
+        error.__cause__ = cause
         for waiting in batch.waiting:
             self._waiting_bytes -= waiting.cost
             waiting.fail(error)
