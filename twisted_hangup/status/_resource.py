@@ -14,6 +14,7 @@ from twisted.web.http import (
     SEE_OTHER,
     SERVICE_UNAVAILABLE,
     UNAUTHORIZED,
+    parse_qs,
 )
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -119,12 +120,15 @@ class StatusResource(Resource):
         return _body(request, b"text/html; charset=utf-8", self._sign_in_page.html)
 
     def _sign_in(self, request: Any) -> bytes:
-        """Exchange the token for a cookie.  It comes in a body, which nobody logs."""
+        """Exchange the token for a cookie.  It comes in the body, which nobody logs."""
         if request.method != b"POST":
             return _not_allowed(request, b"POST")
         if self._access.is_foreign(request):
             return _plain(request, FORBIDDEN, "Another site's page may not do this.")
-        if not self._access.sign_in(request, request.args.get(b"token", [b""])[0].strip()):
+        # Not request.args: what stands in the URL is there, too.
+        request.content.seek(0)
+        form = parse_qs(request.content.read())
+        if not self._access.sign_in(request, form.get(b"token", [b""])[0].strip()):
             return self._render_sign_in(request)
         request.setResponseCode(SEE_OTHER)
         request.setHeader(b"Location", b"./")
