@@ -6,7 +6,6 @@ import io
 import json
 import re
 import shutil
-import signal
 import subprocess
 import time
 from collections import Counter
@@ -151,7 +150,7 @@ def served(tmp_path: Path, *command: str, wire: bytes = BAD) -> None:
             client.read_all()
             client.close()
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()  # SIGINT is ignored by what a shell starts in the background
             server.wait(PATIENCE * 2)
 
 
