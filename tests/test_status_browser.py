@@ -83,9 +83,9 @@ class Browser:
     def text(self, selector: str) -> str:
         return str(self.one(selector).text)
 
-    def until(self, true: Callable[[], object]) -> None:
+    def until(self, true: Callable[[], object], patience: float = PATIENCE) -> None:
         """Wait until something is *true*, which may fail before."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             try:
                 if true():
@@ -293,7 +293,7 @@ async def test_filters(pair: Pair, browser: Browser) -> None:
         browser.until(browser.has_rows(4))
 
         browser.one("#peer").send_keys("127.0.0.1:1x")
-        browser.until(browser.has_rows(0))
+        browser.until(browser.has_rows(0), patience=1)  # and not with the next update
         assert browser.text("#empty") == "None of the recent errors is like that."
         browser.one("#clear").click()
         browser.until(browser.has_rows(4))
@@ -310,18 +310,45 @@ async def test_pause(pair: Pair, browser: Browser) -> None:
 
     def steps() -> None:
         browser.open(pair.url)
-        browser.until(browser.is_live)
+        pair.send(CHUNK)
+        browser.until(browser.has_rows(1))
+        browser.one(".error .code button").click()
         browser.one("#pause").click()
         assert browser.text("#state").startswith("Paused at ")
         assert browser.one("#pause").get_attribute("aria-pressed") == "true"
         pair.send(BAD)
         time.sleep(1)
-        assert browser.has_rows(0)() and browser.text("#total") == "0"
+        assert browser.has_rows(1)() and browser.text("#total") == "1"
         browser.one("#pause").click()
-        browser.until(browser.has_rows(1))
+        browser.until(browser.has_rows(2))
         assert browser.is_live()
+        buttons = browser.all(".error .code button")
+        opened = [button.get_attribute("aria-expanded") for button in buttons]
+        assert opened == ["false", "true"]  # what was open stays so
 
     await use(steps)
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_answer_comes_later(pair: Pair, browser: Browser) -> None:
+    """Where a handler takes its time, the answer is filled in when it was sent."""
+    error = ParseError("Invalid", code="HPE_INVALID_URL", phase="head")
+    pair.shown.site.journal.record(error)
+
+    def waiting() -> None:
+        browser.open(pair.url)
+        browser.until(browser.has_rows(1))
+        browser.one(".error .code button").click()
+        assert browser.text(".error .answer") == "…"
+        assert "not settled yet" in browser.text(".facts")
+
+    def answered() -> None:
+        browser.until(lambda: browser.text(".error .answer") == "418")
+        assert "418" in browser.text(".facts")
+
+    await use(waiting)
+    pair.shown.site.journal.settle(error, 418)
+    await use(answered)
 
 
 @pytest_twisted.ensureDeferred

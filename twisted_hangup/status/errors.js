@@ -59,7 +59,6 @@ class Errors {
     });
     this.rows.set(error.number, entry);
     this.update(entry, error);
-    row.hidden = !this.matches(error);
     this.body.prepend(row);
   }
 
