@@ -423,23 +423,23 @@ async def test_keyboard(pair: Pair, browser: Browser) -> None:
         pair.send(BAD)
         browser.open(pair.url)
         browser.until(browser.has_rows(1))
-        reached = []
+        reached = {}
         for _ in range(20):
             browser.press("TAB")
             focused = browser.driver.switch_to.active_element
             if focused.tag_name == "body":
                 break
             assert focused.accessible_name, focused.get_attribute("outerHTML")
-            reached.append(focused.get_attribute("id") or focused.text or focused.tag_name)
+            reached[focused.get_attribute("id")] = focused.accessible_name
             if focused.get_attribute("aria-expanded") == "false":
                 browser.press("ENTER")
                 assert focused.get_attribute("aria-expanded") == "true"
             if focused.get_attribute("id") == "chart":
                 browser.press("ARROW_LEFT")
                 browser.until(lambda: " to " in browser.text("#reading"))
-        everything = " ".join(reached)
-        for wanted in ("pause", "chart", "code", "phase", "peer", "HPE_INVALID_HEADER_TOKEN"):
-            assert wanted in everything
+        assert reached["pause"] == "Pause" and "Errors by code" in reached["chart"]
+        named = {name: reached[name] for name in ("code", "phase", "peer")}
+        assert named == {"code": "Code", "phase": "Phase", "peer": "Peer"}
         assert browser.all(".detail")
 
     await use(steps)
