@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parsing import own_size
 from twisted.internet.task import Clock
 
 from twisted_hangup._flood import (
@@ -98,6 +99,16 @@ def test_codes_are_bounded() -> None:
     assert len(told.suppressed) == MOST_COUNTS
     assert told.suppressed[-1][0] == OTHER_CODES
     assert sum(count for _, count in told.suppressed) == 2 * len(codes) - 1 - MOST_FIRSTS
+
+
+def test_codes_without_end_take_no_memory() -> None:
+    """A client that could make up codes could not fill the memory with them."""
+    told = Told(1)
+    for number in range(20_000):
+        told.gate.admit(f"ERR_{number}")
+    assert own_size(told.gate) < 100_000
+    told.gate.close()
+    assert told.suppressed[-1][0] == OTHER_CODES
 
 
 def test_codes_of_which_nothing_was_told_are_counted_first() -> None:

@@ -70,7 +70,7 @@ class FloodGate:
             self._see(code, True)
             return True
         if code not in self._codes:
-            admitted = self._firsts < MOST_FIRSTS and len(self._codes) < MOST_CODES
+            admitted = self._firsts < MOST_FIRSTS
             self._see(code, admitted)
             if admitted:
                 self._firsts += 1
