@@ -12,13 +12,13 @@ whole, and goes byte by byte through the rest.
 
 from __future__ import annotations
 
-from collections import deque
 from functools import lru_cache
 from typing import Final
 
 from . import _body, _request_line
 from ._blocks import FieldBlock, read_block
 from ._grammar import COMMON_REQUEST_LINE
+from ._reads import Reads
 from ._refusals import END_OF_INPUT, Refusal
 from ._scan import Methods, Scan
 from .errors import PARSE_ERRORS, ParseError, Phase
@@ -36,7 +36,7 @@ _IN_HEAD: Final = (Part.EMPTY_LINE, Part.REQUEST_LINE, Part.FIELD)
 _IN_FIELDS: Final = (Part.FIELD, Part.TRAILER)
 
 
-class RequestParser:
+class RequestParser(Reads):
     """Reads the requests of one connection, one message at a time.
 
     Give it each read with `receive`, then call `next_event` until it says `NEED_DATA`.
@@ -51,40 +51,17 @@ class RequestParser:
         limits: What a request may cost.
     """
 
-    __slots__ = (
-        *("_at", "_block", "_closed", "_head", "_limits", "_methods", "_offset", "_packet"),
-        *("_queue", "_queued", "_scan"),
-    )
+    __slots__ = ("_block", "_head", "_limits", "_methods", "_scan")
 
     def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        super().__init__()
         self._limits = limits
         self._methods = _methods(limits.methods)
-        #: The packet being read, and the first byte in it that has not been judged.
-        self._packet = b""
-        self._at = 0
-        #: Where the packet's first byte stands, counted from the message's first.
-        self._offset = 0
-        self._queue: deque[bytes] | None = None
-        self._queued = 0
         #: The exact reader, while it has a message.
         self._scan: Scan | None = None
         #: A head without body that was given out, so that its end comes next.
         self._head: RequestHead | None = None
         self._block: FieldBlock | None = None
-        self._closed = False
-
-    def receive(self, data: bytes) -> None:
-        """Take in one read, to be judged by `next_event`; drop it if the parser is closed."""
-        if self._closed or not data:
-            return
-        if self._at == len(self._packet) and not self._queued:
-            self._packet = data
-            self._at = 0
-            return
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(data)
-        self._queued += len(data)
 
     def next_event(self) -> Event:
         """Judge what has been received, up to the next event.
@@ -135,30 +112,10 @@ class RequestParser:
 
     def close(self) -> None:
         """Parse nothing more, ever: drop what waits and what is still to come."""
-        self._closed = True
-        self._packet = b""
-        self._at = 0
-        self._queue = None
-        self._queued = 0
+        super().close()
         self._scan = None
         self._head = None
         self._block = None
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    def unread(self) -> list[bytes]:
-        """Hand over the bytes that have not been judged, read by read, and close."""
-        rest = [self._packet[self._at :]] if self._at < len(self._packet) else []
-        rest += self._queue or ()
-        self.close()
-        return rest
-
-    @property
-    def buffered(self) -> int:
-        """How many bytes have been received and not been judged."""
-        return len(self._packet) - self._at + self._queued
 
     @property
     def phase(self) -> Phase:
@@ -171,19 +128,6 @@ class RequestParser:
     def pending_request(self) -> RequestHead | None:
         """The request being read, with its fields so far; None before its target ended."""
         return self._head if self._scan is None else self._scan.head
-
-    def _next_packet(self) -> bool:
-        """Let go of the packet, which has been judged to its end; say if there is another."""
-        self._offset += len(self._packet)
-        self._at = 0
-        if not self._queue:
-            self._packet = b""
-            return False
-        self._packet = self._queue.popleft()
-        self._queued -= len(self._packet)
-        if not self._queue:
-            self._queue = None  # an empty deque weighs more than the rest of an idle parser
-        return True
 
     def _begin_message(self) -> RequestHead | None:
         """Read the head that starts here, if it is complete in this packet and not unusual.
