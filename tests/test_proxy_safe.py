@@ -257,6 +257,8 @@ async def test_smuggling(behind: Callable[..., Behind], shape: str) -> None:
 async def test_stock_site(behind: Callable[..., Behind]) -> None:
     """Behind twisted.web's own parser, which is laxer, the proxy still sends nothing broken."""
     there = behind(stock=True)
+    # A connection each: some methods that it lets pass are unknown to the judges.
+    there.proxy.pool._most_idle = 0
     streams = [[case.stream] for case in pages.load() if 0 < len(case.stream) < LONG]
     streams += [[stream] for stream, _ in SHAPES.values()]
 
