@@ -3,6 +3,8 @@
     python3 bootstrap.py serve [options of twistd hangup]
     python3 bootstrap.py test  [arguments of pytest]
 
+The tests run three at a time; ``-n 0`` is one by one.
+
 Both make ``.venv`` beside this file, install what they need into it, and do so only once:
 a stamp in it says for which ``pyproject.toml`` that was done.
 """
@@ -37,7 +39,8 @@ def main(arguments: list[str]) -> NoReturn:
         program = [str(VENV / "bin" / "twistd"), "--nodaemon", "--pidfile=", "hangup", *rest]
     else:
         os.chdir(ROOT)
-        program = ["-m", "pytest", *rest]
+        # Most tests wait for sockets and timers, so that three at a time cost no more.
+        program = ["-m", "pytest", "-n", "3", *rest]
     sys.stdout.flush()
     os.execv(PYTHON, [str(PYTHON), *program])  # signals then reach it directly
 
