@@ -39,9 +39,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from outbox_crashes import crash
 from postgres_server import NoPostgres, PostgresServer
 
+from twisted_hangup import HangupAgent
 from twisted_hangup import _outbox_sql as sql
 from twisted_hangup._outbox_database import Database, database_named
-from twisted_hangup._outbox_delivery import stock_agent
 from twisted_hangup._outbox_request import OutboxLimits, new_request
 from twisted_hangup._outbox_sql import create_tables
 from twisted_hangup._outbox_store import Work, run
@@ -159,7 +159,7 @@ async def agent_alone(reactor: Any, rows: int, url: str) -> float:
     from twisted.web.client import readBody
 
     limits = OutboxLimits()
-    agent, pool = stock_agent(reactor, limits.deliveries_per_destination, 10.0)
+    agent = HangupAgent.from_reactor(reactor, most_idle=limits.deliveries_per_destination)
     numbers = iter(range(rows))
 
     async def work() -> None:
@@ -172,7 +172,7 @@ async def agent_alone(reactor: Any, rows: int, url: str) -> float:
         [defer.Deferred.fromCoroutine(work()) for _ in range(limits.deliveries_per_destination)]
     )
     seconds = time.monotonic() - started
-    await pool.closeCachedConnections()
+    await agent.close()
     return rows / seconds
 
 
