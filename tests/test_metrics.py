@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from twisted_hangup import (
     Attempt,
     ClientSocket,
     HangupSite,
+    Limits,
     ServerHangUp,
     Timeouts,
     UpstreamError,
@@ -444,3 +446,31 @@ def test_not_needed() -> None:
         "import twisted_hangup, twisted_hangup.service, twisted_hangup.outbox"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "end, arguments",
+    [
+        ("client", {}),
+        ("silence", {"timeouts": Timeouts(linger_silence_seconds=0.2)}),
+        ("bytes", {"limits": Limits(linger_bytes=1000)}),
+        ("time", {"timeouts": Timeouts(linger_seconds=0.5, linger_silence_seconds=0.4)}),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_lingering_closes(serve: Serve, end: str, arguments: dict[str, Any]) -> None:
+    """Each end of a lingering close is counted under its own name."""
+    served, metrics = counted(serve, **arguments)
+    client = await in_thread(lambda: Client(served.port).send(BAD))
+    if end == "client":
+        await in_thread(client.end)
+    for _ in range(60):
+        if not served.site.open_connections:
+            break
+        if end in ("bytes", "time"):
+            with suppress(OSError):
+                client.send(b"x" * (2000 if end == "bytes" else 1))
+        await pause(0.05)
+    client.close()
+    found = values(metrics, "hangup_lingering_closes_total")
+    assert {labels: count for labels, count in found.items() if count} == {(end,): 1}

@@ -134,6 +134,7 @@ class HangupChannel(RequestDriver):
         super().connectionLost(reason)
         if self._socket is not None:
             self._socket.connection_lost()
+            self.hangups.lingered[self._socket.linger_end] += 1
             self._tell_settled()
         if error is not None and self._error_waits:
             self._settle(error)

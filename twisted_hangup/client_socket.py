@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
@@ -23,6 +23,7 @@ from .deadlines import Deadline, Deadlines
 from .errors import ClientError
 from .limits import Limits, Timeouts
 
+LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
 #: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
@@ -64,6 +65,10 @@ class ClientSocket:
         secure: Whether TLS protects the connection.
         headers_sent: Whether a response to the broken message has begun.  Then nothing
             more can be said to the client: `write`, `respond` and `end` only close.
+        linger_end: How the lingering close has ended, or is going to if nothing else
+            happens: with the client's own end (``"client"``), after ``linger_silence_seconds``
+            (``"silence"``), ``linger_seconds`` (``"time"``) or ``linger_bytes``
+            (``"bytes"``); None where nothing has lingered.
         bytes_written: What `write`, `respond` and `end` have written so far.
         status_sent: Status code of the response that these bytes begin with, or None.
         handler: The handler that got it last, or None; for the log.
@@ -77,8 +82,8 @@ class ClientSocket:
         *("_body_wanted", "_deadline", "_deadlines", "_ending", "_error", "_flushed"),
         *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes"),
         *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
-        *("bytes_written", "handler", "headers_sent", "host", "out_of_time", "peer", "secure"),
-        "status_sent",
+        *("bytes_written", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
+        *("peer", "secure", "status_sent"),
     )
 
     def __init__(
@@ -100,6 +105,7 @@ class ClientSocket:
         self.secure = ISSLTransport.providedBy(transport)
         self.headers_sent = False
         self.bytes_written = 0
+        self.linger_end: LingerEnd | None = None
         self.status_sent: int | None = None
         self.out_of_time = False
         self.handler: object = None
@@ -272,6 +278,7 @@ class ClientSocket:
         self._lingered_bytes += count
         if self._lingered_bytes > self._limits.linger_bytes:
             self.destroy()
+            self.linger_end = "bytes"
         else:
             silence = now + self._timeouts.linger_silence_seconds
             self._deadlines.set(self._deadline, min(silence, self._linger_until))
@@ -300,6 +307,7 @@ class ClientSocket:
             self._waiting.remove(waiter)
 
     def _start_lingering(self) -> None:
+        self.linger_end = "client"
         now = self._deadlines.seconds()
         self._linger_until = now + self._timeouts.linger_seconds
         silence = now + self._timeouts.linger_silence_seconds
@@ -313,8 +321,10 @@ class ClientSocket:
         silent_for = self._deadlines.seconds() - self._heard_at
         if silent_for < self._timeouts.linger_silence_seconds:
             # It is still sending, and a plain close would reset it all the same.
+            self.linger_end = "time"
             transport.abortConnection()
             return
+        self.linger_end = "silence"
         # The kernel goes on delivering what we wrote to a client that reads slowly;
         # aborting would cut that short.  TLS waits for the peer's close_notify and does
         # not close twice: its own transport does.

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from ._cork import Corks
 from ._masking import MaskingPolicy
 from ._paused import PausedSockets
+from .client_socket import LingerEnd
 from .deadlines import Deadlines
 from .errbacks import ClientErrbacks
 from .journal import Journal
@@ -23,6 +24,7 @@ class Hangups:
     Attributes:
         connections: The channels now open, upgraded ones excepted, as the keys of a
             dictionary: a set takes three times the room.
+        lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Hangups:
         self.deadlines = Deadlines(clock)
         self.corks = Corks(clock)
         self.paused = PausedSockets(clock)
+        self.lingered: Counter[LingerEnd | None] = Counter()
         # Typed loosely because the channels stand on a higher floor.
         self.connections: dict[Any, None] = {}
         self._waiting_for_none: list[Deferred[None]] = []

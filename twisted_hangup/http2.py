@@ -115,6 +115,7 @@ class HangupHTTP2(RequestsConnection):
         self.hangups.left(self)
         if self._socket is not None:
             self._socket.connection_lost()
+            self.hangups.lingered[self._socket.linger_end] += 1
             self._tell_settled()
         if error is not None:
             self._settle(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,6 +19,7 @@ from twisted.web.resource import Resource
 from ._metrics_outbox import OutboxMetrics
 from ._retry_agent import Attempt
 from .async_resource import AsyncResource
+from .client_socket import LingerEnd
 from .errors import ClientError, ClientHangUp, UpstreamError
 from .hangups import Hangups
 from .outbox import Outbox
@@ -220,6 +221,14 @@ class _State(Collector):
         for outcome in _OUTCOMES:
             outcomes.add_metric([outcome], self._hangups.errbacks.outcomes[outcome])
         yield outcomes
+        closes = CounterMetricFamily(
+            "hangup_lingering_closes",
+            "Connections that were read on after our last word, by what ended that.",
+            labels=["end"],
+        )
+        for end in get_args(LingerEnd):
+            closes.add_metric([end], self._hangups.lingered[end])
+        yield closes
         yield CounterMetricFamily(
             "hangup_stream_resets",
             "Requests that an HTTP/2 client has given up, which is no error.",
