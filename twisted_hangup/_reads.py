@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from ._scan import Scan
+
 
 class Reads:
     """Keeps reads apart, because an error tells which of them holds the byte to blame.
@@ -73,3 +75,9 @@ class Reads:
         if not self._queue:
             self._queue = None  # an empty deque weighs more than the rest of an idle parser
         return True
+
+    def _leave_packet(self, scan: Scan) -> None:
+        """Go on to the next packet if this one has been judged to its end."""
+        if self._at == len(self._packet):
+            scan.hold(self._packet)
+            self._next_packet()

@@ -1,7 +1,9 @@
-"""The client half: agents for treq and for plain Twisted, one around the other.
+"""The client half: agents for treq and for plain Twisted, one around the other::
 
-agent = RetryAgent(HangupAgent.from_reactor(reactor))
-treq_client = treq.client.HTTPClient(agent)
+    agent = RetryAgent(HangupAgent.from_reactor(reactor))
+    client = treq.client.HTTPClient(agent)
+
+Each is an ``IAgent``.
 """
 
 from ._hangup_agent import HangupAgent as HangupAgent

@@ -254,8 +254,8 @@ class HangupChannel(RequestDriver):
         """Start the chain: everything before the broken message has been answered."""
         self._error_waits = False
         socket = self._client_socket()
-        if socket.secure and (error.phase == "handshake" or self._speaks_http2()):
-            socket.peer_left()  # it could not read an answer in HTTP/1.1
+        if socket.secure and error.phase == "handshake":
+            socket.peer_left()  # it could not read an answer yet
         self._put_cork_in()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:
@@ -345,9 +345,6 @@ class HangupChannel(RequestDriver):
                     request=self._request_so_far,
                 )
             )
-
-    def _speaks_http2(self) -> bool:
-        return getattr(self.transport, "negotiatedProtocol", None) == b"h2"
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """`Request` calls this when it cannot parse a multipart body."""

@@ -226,12 +226,12 @@ class ServerHangUp(HangupError):
 class UpstreamError(RecordedError):
     """A server that a proxy asked for its client's sake has failed.
 
-    ==========================  =======================================  ======
-    ``ERR_UPSTREAM_REFUSED``     no connection to it                      502
-    ``ERR_UPSTREAM_RESET``       it hung up before its response was whole 502
-    ``ERR_UPSTREAM_RESPONSE``    its response is not HTTP                 502
-    ``ERR_UPSTREAM_TIMEOUT``     it took too long                         504
-    ==========================  =======================================  ======
+    =========================  ========================================  ======
+    ``ERR_UPSTREAM_REFUSED``   no connection to it                       502
+    ``ERR_UPSTREAM_RESET``     it hung up before its response was whole  502
+    ``ERR_UPSTREAM_RESPONSE``  its response is not HTTP                  502
+    ``ERR_UPSTREAM_TIMEOUT``   it took too long                          504
+    =========================  ========================================  ======
 
     The status is None where a part of the response had gone out: the client's connection
     is cut then, so that the part cannot be taken for the whole.  The cause is the

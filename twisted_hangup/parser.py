@@ -211,12 +211,6 @@ class RequestParser(Reads):
                 scan.event = None
                 return event
 
-    def _leave_packet(self, scan: Scan) -> None:
-        """Go on to the next packet if this one has been judged to its end."""
-        if self._at == len(self._packet):
-            scan.hold(self._packet)
-            self._next_packet()
-
     def _end_message(self, head: RequestHead, end: EndOfMessage) -> Event:
         self._head = None
         self._scan = None

@@ -257,12 +257,6 @@ class ResponseParser(Reads):
                 return event
             self._leave_packet(scan)
 
-    def _leave_packet(self, scan: ResponseScan) -> None:
-        """Go on to the next packet if this one has been judged to its end."""
-        if self._at == len(self._packet):
-            scan.hold(self._packet)
-            self._next_packet()
-
     # --- bodies -------------------------------------------------------------------------
 
     def _read_body(self) -> ResponseEvent:
