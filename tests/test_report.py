@@ -22,6 +22,7 @@ from twisted_hangup.errors import (
     HTTP2Error,
     ParseError,
     Phase,
+    RecordedError,
     RequestTimeout,
     TLSError,
     UnexpectedEOF,
@@ -445,3 +446,12 @@ def test_visible_text_can_be_read_back() -> None:
 def test_peer_is_told_as_host_and_port(peer: object, shown: str) -> None:
     """An address is text that can be searched for."""
     assert peer_text(peer) == shown
+
+
+def test_without_a_writer_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody can describe says what to import, and is no less an error."""
+    monkeypatch.setattr(RecordedError, "report_writer", None)
+    error = ClientError("Client left", code="ECONNRESET", phase="idle")
+    with pytest.raises(RuntimeError, match=r"import twisted_hangup\.report"):
+        error.report()
+    assert str(error) == "ECONNRESET: Client left (idle)"

@@ -20,8 +20,7 @@ from twisted.web.http import datetimeToLogString
 from ._masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ._text import visible
 from ._whole_lines import WholeLines
-from .errors import ClientError, ClientHangUp
-from .request import CLIENT_LEFT
+from .errors import CLIENT_LEFT, ClientError, ClientHangUp
 
 #: nginx's status for a connection that the server closed without a response.
 NO_RESPONSE: Final = 444

@@ -1,17 +1,16 @@
 """Every error this package raises on purpose, and the status each answers with by default.
 
-The lowest floor: nobody needs a parser, a reactor or a channel to catch one of these.
+Nobody needs a parser, a reactor or a channel to catch one of these, nor what tells of them
+to people: `twisted_hangup.report` puts itself into the slot that `RecordedError.report` asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
-from ._masking import DEFAULT_POLICY
 from .events import Break, RequestHead, ResponseHead
-from .report import report_error
 
 Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
 ServerPhase: TypeAlias = Literal["connecting", "request", "waiting", "head", "body"]
@@ -29,8 +28,19 @@ DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
 )
 
 
+#: nginx's "client closed request": the status that the access log gives a request whose
+#: client left before its response was finished.
+CLIENT_LEFT: Final = 499
+
+
 class HangupError(Exception):
     """Base of all errors this package raises on purpose."""
+
+
+class ReportWriter(Protocol):
+    """What `RecordedError.report` asks: see `twisted_hangup.report.report_error`."""
+
+    def __call__(self, error: RecordedError, *, masked: bool) -> str: ...
 
 
 class RecordedError(HangupError):
@@ -54,7 +64,7 @@ class RecordedError(HangupError):
             (empty lines before the request line count); for the end of input the bytes
             so far; else None.
         broke_at: The same place told independently of reads, or None; what `report` shows.
-        masking: What `report` hides: the site's policy.
+        masking: What `report` hides: the site's `MaskingPolicy`; None for the default one.
     """
 
     # One is made per refused request, in two thirds of the time it takes without.
@@ -70,6 +80,9 @@ class RecordedError(HangupError):
 
     #: What the default answer says in its body, as text; nothing, as in Node.
     default_body = b""
+
+    #: Filled by `twisted_hangup.report`, which stands above this module.
+    report_writer: ClassVar[ReportWriter | None] = None
 
     def __init__(
         self,
@@ -98,7 +111,7 @@ class RecordedError(HangupError):
         self.bytes_parsed = bytes_parsed
         self.offset = offset
         self.broke_at = broke_at
-        self.masking = DEFAULT_POLICY
+        self.masking: Any = None
 
     @property
     def status(self) -> int | None:
@@ -117,8 +130,14 @@ class RecordedError(HangupError):
 
         Returns:
             Several lines of printable ASCII, the same however the bytes were cut.
+
+        Raises:
+            RuntimeError: What writes reports has not been imported.
         """
-        return report_error(self, masked=masked, policy=self.masking)
+        write = RecordedError.report_writer
+        if write is None:
+            raise RuntimeError("import twisted_hangup.report first: it writes the reports")
+        return write(self, masked=masked)
 
 
 class ClientError(RecordedError):

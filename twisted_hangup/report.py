@@ -8,7 +8,7 @@ stands behind the byte that broke the request.
 from __future__ import annotations
 
 import textwrap
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from . import _response_rules, _rules
 from ._masking import (
@@ -22,7 +22,8 @@ from ._masking import (
 )
 from ._remedies import link_of
 from ._text import shortened, visible
-from .events import Break, Part, RequestHead
+from .errors import RecordedError
+from .events import Break, Part
 
 #: Width of a report, in columns.
 WIDTH: Final = 80
@@ -63,30 +64,8 @@ _DEADLINES: Final = {
 }
 
 
-class Reportable(Protocol):
-    """The attributes of a `twisted_hangup.errors.ClientError` that a report is made of."""
-
-    code: str
-    reason: str
-    field: bytes | None
-    offset: int | None
-    request: RequestHead | None
-    broke_at: Break | None
-    raw_packet: bytes | None
-    bytes_parsed: int | None
-
-    @property
-    def about(self) -> Literal["request", "response"]: ...
-
-    @property
-    def phase(self) -> str: ...
-
-    @property
-    def status(self) -> int | None: ...
-
-
 def report_error(
-    error: Reportable, *, masked: bool = True, policy: MaskingPolicy = DEFAULT_POLICY
+    error: RecordedError, *, masked: bool = True, policy: MaskingPolicy | None = None
 ) -> str:
     """Say in plain text what a client did wrong, or a server.
 
@@ -94,7 +73,8 @@ def report_error(
         error: A `ClientError`; a `ResponseParseError` tells of a server.
         masked: Whether credentials, queries and bodies are hidden, as `_masking` tells.
             The byte that broke the request is always named.
-        policy: Which fields are secret besides the usual ones.
+        policy: Which fields are secret besides the usual ones; by default what the error
+            was recorded with (`RecordedError.masking`).
 
     Returns:
         Lines of printable ASCII, joined by newlines and without one at the end, none
@@ -103,6 +83,8 @@ def report_error(
     """
     if not masked:
         policy = UNMASKED
+    elif policy is None:
+        policy = error.masking or DEFAULT_POLICY
     lines = [f"{visible(error.code)}: {visible(error.reason)}"]
     if error.about == "request":
         answered = "not answered" if error.status is None else f"answered {error.status}"
@@ -126,7 +108,7 @@ class Excerpt(NamedTuple):
 
 
 def masked_packet(
-    error: Reportable, most: int, policy: MaskingPolicy = DEFAULT_POLICY
+    error: RecordedError, most: int, policy: MaskingPolicy = DEFAULT_POLICY
 ) -> Excerpt | None:
     """The packet of *error*, or *most* bytes around the error; None without a packet.
 
@@ -148,7 +130,7 @@ def masked_packet(
     return Excerpt(masked[start:], start)
 
 
-def _picture(error: Reportable, policy: MaskingPolicy) -> list[str]:
+def _picture(error: RecordedError, policy: MaskingPolicy) -> list[str]:
     """The first line, the line that broke, and a caret under the byte."""
     where = error.broke_at
     if where is None:
@@ -181,7 +163,7 @@ def _pointer(column: int, carets: str, label: str) -> str:
     return f"{_INDENT}{' ' * column}{carets}"
 
 
-def _label(error: Reportable, culprit: bytes) -> str:
+def _label(error: RecordedError, culprit: bytes) -> str:
     """What stands beside the carets: the offset, and the byte by name."""
     if error.code == "HPE_INVALID_EOF_STATE":
         return "the input ends here"
@@ -198,14 +180,14 @@ def byte_name(byte: int) -> str:
     return f"0x{byte:02x} ({chr(byte)})" if 0x21 <= byte <= 0x7E else f"0x{byte:02x}"
 
 
-def masked_line(error: Reportable, where: Break, policy: MaskingPolicy) -> bytes:
+def masked_line(error: RecordedError, where: Break, policy: MaskingPolicy) -> bytes:
     """The line that broke, secrets hidden."""
     return mask_line(
         where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
     )
 
 
-def follows_secret(error: Reportable, policy: MaskingPolicy) -> bool:
+def follows_secret(error: RecordedError, policy: MaskingPolicy) -> bool:
     """Whether the field line before the one that broke has a secret value."""
     where, request = error.broke_at, error.request
     if where is None or where.part is not Part.FIELD or request is None or not request.fields:
@@ -213,7 +195,7 @@ def follows_secret(error: Reportable, policy: MaskingPolicy) -> bool:
     return policy.is_secret(request.fields[-1][0])
 
 
-def _arrived(error: Reportable, policy: MaskingPolicy) -> list[str]:
+def _arrived(error: RecordedError, policy: MaskingPolicy) -> list[str]:
     """What had come of a request that no byte broke."""
     if error.request is None:
         return []
@@ -226,7 +208,7 @@ def _cut(line: bytes) -> str:
     return _INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL)
 
 
-def request_line_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
+def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
     """The request or status line as far as it had come, secrets hidden; ``b""`` for none."""
     where, request = error.broke_at, error.request
     if where is not None:
@@ -241,7 +223,7 @@ def request_line_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -
     return request.method + b" " + mask_target(request.target, policy) + version
 
 
-def _explanation(error: Reportable, policy: MaskingPolicy) -> str:
+def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
     """One paragraph: the place, the rule in plain words, and where it stands."""
     rules = _rules if error.about == "request" else _response_rules
     rule = rules.rule_of(error.code, error.reason)
@@ -266,7 +248,7 @@ def _explanation(error: Reportable, policy: MaskingPolicy) -> str:
     return " ".join(said)
 
 
-def _place(error: Reportable, policy: MaskingPolicy) -> str:
+def _place(error: RecordedError, policy: MaskingPolicy) -> str:
     where = error.broke_at
     if where is None:
         return _PHASES[error.phase]
@@ -280,7 +262,7 @@ def _place(error: Reportable, policy: MaskingPolicy) -> str:
     return f'{place} {where.part.value} "{shortened(field, _NAME_COLUMNS)}"'
 
 
-def field_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
+def field_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
     """The name of the field that broke; None also where it may be the rest of a secret."""
     where, field = error.broke_at, error.field
     if field is None or where is None or where.part not in (Part.FIELD, Part.TRAILER):
@@ -289,7 +271,7 @@ def field_of(error: Reportable, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes
     return None if hidden else field
 
 
-def _starts_tls(error: Reportable) -> bool:
+def _starts_tls(error: RecordedError) -> bool:
     """Whether the very first byte was that of a TLS record with a handshake (RFC 8446, 5.1)."""
     where = error.broke_at
     return (
@@ -300,7 +282,7 @@ def _starts_tls(error: Reportable) -> bool:
     )
 
 
-def _answers_in_tls(error: Reportable) -> bool:
+def _answers_in_tls(error: RecordedError) -> bool:
     """Whether the very first byte was that of a TLS alert (RFC 8446, section 5.1)."""
     where = error.broke_at
     return (
@@ -309,3 +291,6 @@ def _answers_in_tls(error: Reportable) -> bool:
         and where.caret == 0
         and where.line[:1] == b"\x15"
     )
+
+
+RecordedError.report_writer = staticmethod(report_error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 from weakref import finalize
 
 from twisted.internet.defer import Deferred, succeed
@@ -20,10 +20,7 @@ from twisted.web.http import Request
 from twisted.web.iweb import INonQueuedRequestFactory
 
 from ._quiet import fail_quietly
-from .errors import ClientError
-
-#: nginx's "client closed request": the status that the access log gives such a request.
-CLIENT_LEFT: Final = 499
+from .errors import CLIENT_LEFT, ClientError
 
 _log = Logger()
 
