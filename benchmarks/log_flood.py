@@ -114,8 +114,8 @@ def child(seconds: float, every_code: bool) -> None:
 
 def _errors(every_code: bool) -> list[Any]:
     from twisted_hangup import ParseError, RequestParser
-    from twisted_hangup._rules import RULES
     from twisted_hangup.events import NEED_DATA
+    from twisted_hangup.report.rules import RULES
 
     if every_code:
         codes = dict.fromkeys(code for code, _ in RULES)

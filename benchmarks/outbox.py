@@ -40,12 +40,11 @@ from outbox_crashes import crash
 from postgres_server import NoPostgres, PostgresServer
 
 from twisted_hangup import HangupAgent
-from twisted_hangup import _outbox_sql as sql
-from twisted_hangup._outbox_database import Database, database_named
-from twisted_hangup._outbox_request import OutboxLimits, new_request
-from twisted_hangup._outbox_sql import create_tables
-from twisted_hangup._outbox_store import Work, run
-from twisted_hangup.outbox import Outbox
+from twisted_hangup.outbox import Outbox, sql
+from twisted_hangup.outbox.database import Database, database_named
+from twisted_hangup.outbox.request import OutboxLimits, new_request
+from twisted_hangup.outbox.sql import create_tables
+from twisted_hangup.outbox.store import Work, run
 
 BODY = b"x" * 200
 NOWHERE = "http://127.0.0.1:1/"

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from twisted_hangup._remedies import REMEDIES
-from twisted_hangup._response_rules import RESPONSE_RULES
-from twisted_hangup._rules import FAMILIES, RULES, Rule
 from twisted_hangup.errors import DEFAULT_STATUS
+from twisted_hangup.report.remedies import REMEDIES
+from twisted_hangup.report.response_rules import RESPONSE_RULES
+from twisted_hangup.report.rules import FAMILIES, RULES, Rule
 
 _HEAD: Final = """\
 # What each code means

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from twisted_hangup._outbox_database import database_named
+from twisted_hangup.outbox.database import database_named
 
 #: A process sends so many at a time, and then none for a while.
 _BURST: Final = 6

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import pytest
 
-from twisted_hangup._scan import Methods
-from twisted_hangup._target import TargetPart
 from twisted_hangup.errors import ParseError
 from twisted_hangup.events import NEED_DATA, Event, Part, RequestHead
 from twisted_hangup.limits import Limits
 from twisted_hangup.parser import RequestParser
+from twisted_hangup.parser.scan import Methods
+from twisted_hangup.parser.target import TargetPart
 
 HOST: Final = b"Host: a\r\n"
 CHUNKED: Final = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"

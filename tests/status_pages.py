@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from wire import BAD, Paths, Served, talk
 
-from twisted_hangup._masking import MaskingPolicy
+from twisted_hangup.report.masking import MaskingPolicy
 from twisted_hangup.status import StatusSite
 
 Serve = Callable[..., Served]

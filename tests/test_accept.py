@@ -14,9 +14,9 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from wire import Client, in_thread
 
-from twisted_hangup import _open_files
-from twisted_hangup._accept import REST_SECONDS, Gate
-from twisted_hangup._seldom import SeldomWarning
+from twisted_hangup.service import open_files
+from twisted_hangup.service.accept import REST_SECONDS, Gate
+from twisted_hangup.service.warnings import SeldomWarning
 
 
 class Greeter(Protocol):
@@ -112,7 +112,7 @@ async def test_many_at_once(guarded: Guarded) -> None:
 async def test_out_of_files(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a file to open, accepting rests for a second at a time, with one line each."""
     files_left = False
-    monkeypatch.setattr(_open_files, "any_left", lambda: files_left)
+    monkeypatch.setattr(open_files, "any_left", lambda: files_left)
     client = await guarded.connect()
     await guarded.pause()
     assert not guarded.accepting()
@@ -139,7 +139,7 @@ async def test_connection_that_ends_while_accepting_rests(
     """The rest lasts its second even when connections end, or a flood could shorten it."""
     first = await guarded.connect()
     assert await greeting(first) == b"hello\n"
-    monkeypatch.setattr(_open_files, "any_left", lambda: False)
+    monkeypatch.setattr(open_files, "any_left", lambda: False)
     second = await guarded.connect()
     await guarded.pause()
     first.close()
@@ -152,7 +152,7 @@ async def test_connection_that_ends_while_accepting_rests(
 
 def test_ports_that_are_ready_at_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """All ports rest together, for one second and on one timer; so does one that comes later."""
-    monkeypatch.setattr(_open_files, "any_left", lambda: False)
+    monkeypatch.setattr(open_files, "any_left", lambda: False)
     guarded.port.doRead()
     guarded.port.doRead()
     assert len(guarded.clock.getDelayedCalls()) == 1
@@ -207,9 +207,9 @@ def test_foreign_port_is_left_alone() -> None:
 
 def test_room_for_connections() -> None:
     """Connections leave some files to others, and one connection is always allowed."""
-    assert _open_files.room_for_connections(1) == 1
-    assert 0 < _open_files.room_for_connections(1024) <= 1024 - _open_files.LEAST_SPARE
-    assert _open_files.room_for_connections(160_000) <= 150_000
+    assert open_files.room_for_connections(1) == 1
+    assert 0 < open_files.room_for_connections(1024) <= 1024 - open_files.LEAST_SPARE
+    assert open_files.room_for_connections(160_000) <= 150_000
 
 
 def test_seldom_warning() -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 
-from twisted_hangup._access_log import AccessLog, refused_line
-from twisted_hangup._masking import UNMASKED
 from twisted_hangup.errors import (
     ClientError,
     ClientHangUp,
@@ -21,6 +19,8 @@ from twisted_hangup.errors import (
     TLSError,
 )
 from twisted_hangup.events import RequestHead
+from twisted_hangup.journal.access_log import AccessLog, refused_line
+from twisted_hangup.report.masking import UNMASKED
 
 PEER = IPv4Address("TCP", "192.0.2.7", 4711)
 WHEN = "[01/Jan/1970:00:00:00 +0000]"

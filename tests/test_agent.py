@@ -29,7 +29,7 @@ from upstreams import OK, Connection, RawServer, always
 from wire import pause
 
 from twisted_hangup import ParseError, ServerHangUp
-from twisted_hangup.agent import HangupAgent
+from twisted_hangup.client import HangupAgent
 from twisted_hangup.limits import OutboundTimeouts
 
 CLIENT: Final = Path(__file__).parent / "oracle" / "client.js"

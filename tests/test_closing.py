@@ -17,7 +17,7 @@ from twisted.web.client import Agent
 from wire import BAD, DEFAULT, Client, Served, in_thread, pause, talk
 
 from twisted_hangup import ClientSocket, Limits, Timeouts
-from twisted_hangup.deadlines import Deadlines
+from twisted_hangup.transport.deadlines import Deadlines
 
 Serve = Callable[..., Served]
 MIB = 1024 * 1024

@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from zope.interface import implementer
 
-from twisted_hangup.console import ConsoleLog
 from twisted_hangup.errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 from twisted_hangup.events import Break, Part, RequestHead
+from twisted_hangup.journal.console import ConsoleLog
 
 PEER = IPv4Address("TCP", "127.0.0.1", 51332)
 

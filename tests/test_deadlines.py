@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from twisted_hangup.deadlines import TICK, Deadline, Deadlines
+from twisted_hangup.transport.deadlines import TICK, Deadline, Deadlines
 
 
 class Watched:

@@ -39,7 +39,7 @@ from twisted_hangup import (
     UnexpectedEOF,
     hangup_endpoint,
 )
-from twisted_hangup._errno import ConnectionBroken, TellsErrno, telling_errno
+from twisted_hangup.transport.errno import ConnectionBroken, TellsErrno, telling_errno
 
 Serve = Callable[..., Served]
 

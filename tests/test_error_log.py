@@ -19,10 +19,10 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from twisted_hangup._masking import UNMASKED
-from twisted_hangup.error_log import RAW_PACKET_BYTES, ErrorLog
 from twisted_hangup.errors import ClientError, ClientHangUp, ParseError
 from twisted_hangup.events import Break, Part, RequestHead
+from twisted_hangup.journal.error_log import RAW_PACKET_BYTES, ErrorLog
+from twisted_hangup.report.masking import UNMASKED
 
 FIELDS: Final = [
     "time",

@@ -23,12 +23,12 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 
 from twisted_hangup.__main__ import main
-from twisted_hangup._picture import Paint, picture
-from twisted_hangup._remedies import REMEDIES, link_of
-from twisted_hangup.error_log import ErrorLog
+from twisted_hangup.commands.hexdump import Paint, picture
 from twisted_hangup.errors import ClientHangUp, ParseError, UpstreamError
 from twisted_hangup.events import NEED_DATA
+from twisted_hangup.journal.error_log import ErrorLog
 from twisted_hangup.parser import RequestParser
+from twisted_hangup.report.remedies import REMEDIES, link_of
 
 GOOD: Final = (
     b"POST /a?q=1 HTTP/1.1\r\nHost: a\r\nCookie: secret\r\nTransfer-Encoding: chunked\r\n\r\n"

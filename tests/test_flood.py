@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from parsing import own_size
 from twisted.internet.task import Clock
 
-from twisted_hangup._flood import (
+from twisted_hangup.journal.flood import (
     MOST_CODES,
     MOST_COUNTS,
     MOST_FIRSTS,

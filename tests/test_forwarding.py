@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from twisted_hangup._forwarding import (
+from twisted_hangup.events import Field
+from twisted_hangup.proxy.forwarding import (
     Client,
     Forwarding,
     asks_for_tunnel,
@@ -14,7 +15,6 @@ from twisted_hangup._forwarding import (
     response_fields,
     trailer_fields,
 )
-from twisted_hangup.events import Field
 
 CLIENT = Client(b"192.0.2.7", False, b"example.org", b"1.1")
 

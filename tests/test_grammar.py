@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twisted_hangup import _grammar
+from twisted_hangup.parser import grammar
 
 ALL = [bytes([byte]) for byte in range(256)]
 
@@ -25,20 +25,20 @@ VISIBLE = bytes(range(0x21, 0x7F))
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        (_grammar.TOKEN, bytes(byte for byte in VISIBLE if byte not in b'"(),/:;<=>?@[\\]{}')),
-        (_grammar.FIELD_VALUE, b"\t " + VISIBLE + bytes(range(0x80, 0x100))),
+        (grammar.TOKEN, bytes(byte for byte in VISIBLE if byte not in b'"(),/:;<=>?@[\\]{}')),
+        (grammar.FIELD_VALUE, b"\t " + VISIBLE + bytes(range(0x80, 0x100))),
         (
-            _grammar.LIST_ELEMENT,
+            grammar.LIST_ELEMENT,
             b"\t " + VISIBLE.replace(b",", b"") + bytes(range(0x80, 0x100)),
         ),
         (
-            _grammar.QUOTED_TEXT,
+            grammar.QUOTED_TEXT,
             b"\t " + VISIBLE.replace(b'"', b"").replace(b"\\", b"") + bytes(range(0x80, 0x100)),
         ),
-        (_grammar.PATH, VISIBLE.replace(b"?", b"").replace(b"#", b"")),
-        (_grammar.QUERY, VISIBLE.replace(b"#", b"")),
-        (_grammar.FRAGMENT, VISIBLE),
-        (_grammar.WHITE_SPACE, b"\t "),
+        (grammar.PATH, VISIBLE.replace(b"?", b"").replace(b"#", b"")),
+        (grammar.QUERY, VISIBLE.replace(b"#", b"")),
+        (grammar.FRAGMENT, VISIBLE),
+        (grammar.WHITE_SPACE, b"\t "),
     ],
 )
 def test_runs(pattern: re.Pattern[bytes], expected: bytes) -> None:
@@ -61,7 +61,7 @@ def test_ipv6(groups: list[str]) -> None:
         valid = True
     except ValueError:
         valid = False
-    assert bool(_grammar.HOST.fullmatch(b"[%b]" % address.encode())) == valid
+    assert bool(grammar.HOST.fullmatch(b"[%b]" % address.encode())) == valid
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, 65535))
@@ -69,16 +69,16 @@ def test_every_ipv6_address(number: int, port: int) -> None:
     """Every address is a host, as it is written short and long."""
     address = IPv6Address(number)
     for written in (address.compressed, address.exploded):
-        assert _grammar.HOST.fullmatch(f"[{written}]:{port}".encode())
+        assert grammar.HOST.fullmatch(f"[{written}]:{port}".encode())
 
 
 @pytest.mark.parametrize("host", [b"", b"a", b"a:", b":80", b"%41", b"a.b-c_d~", b"[v1F.:]"])
 def test_hosts(host: bytes) -> None:
     """RFC 3986 allows more than people think: also nothing, and a port of no digits."""
-    assert _grammar.HOST.fullmatch(host)
+    assert grammar.HOST.fullmatch(host)
 
 
 @pytest.mark.parametrize("host", [b"a\n", b"a b", b"%4", b"[]", b"[v1.]", b"[v.a]", b"[::1", b"a]"])
 def test_not_hosts(host: bytes) -> None:
     """What is no host does not pass for one by its start or end."""
-    assert not _grammar.HOST.fullmatch(host)
+    assert not grammar.HOST.fullmatch(host)

@@ -18,7 +18,7 @@ from wire import BAD, DEFAULT, SLOW, Client, Served, in_thread, pause, talk
 from zope.interface import implementer
 
 from twisted_hangup import ClientSocket, Timeouts
-from twisted_hangup._handler_log import HandlerLog, handler_log
+from twisted_hangup.server.handler_log import HandlerLog, handler_log
 
 Serve = Callable[..., Served]
 

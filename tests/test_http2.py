@@ -794,6 +794,6 @@ def test_without_the_extra() -> None:
     """Where h2 is not installed, everything else works."""
     program = (
         "import sys; sys.modules['h2'] = None; import twisted_hangup; "
-        "sys.exit('twisted_hangup.http2' in sys.modules)"
+        "sys.exit('twisted_hangup.server.http2.connection' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

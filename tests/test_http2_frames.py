@@ -10,7 +10,7 @@ from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twisted_hangup._h2_frames import FrameWatch
+from twisted_hangup.server.http2.frames import FrameWatch
 
 
 def _block(frame: Frame) -> Frame:

@@ -21,9 +21,9 @@ from twisted.web.static import Data
 from wire import Paths, Served, in_thread, pause
 
 from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
-from twisted_hangup._access_log import AccessLog
-from twisted_hangup._h2_rules import judge_head
-from twisted_hangup._h2_sending import SendingConnection
+from twisted_hangup.journal.access_log import AccessLog
+from twisted_hangup.server.http2.head import judge_head
+from twisted_hangup.server.http2.sending import SendingConnection
 
 INTERNAL_ERROR = 2
 

@@ -10,9 +10,9 @@ import pytest
 from oracle import fuzz, lenience, node
 from parsing import CHUNKED, behind_head, bytewise, events, head_of, refusal
 
-from twisted_hangup._options import Options
 from twisted_hangup.events import BodyData, EndOfMessage, Event
 from twisted_hangup.limits import Lenience, Limits
+from twisted_hangup.service.options import Options
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 SWITCHES: Final = [field.name for field in fields(Lenience)]

@@ -18,11 +18,11 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger
 from wire import BAD, PATIENCE
 
-from twisted_hangup._rules import RULES
-from twisted_hangup.console import ConsoleLog
-from twisted_hangup.error_log import ErrorLog
 from twisted_hangup.errors import ClientHangUp, ParseError, RecordedError
 from twisted_hangup.events import Break, Part, RequestHead
+from twisted_hangup.journal.console import ConsoleLog
+from twisted_hangup.journal.error_log import ErrorLog
+from twisted_hangup.report.rules import RULES
 
 DOCS: Final = Path(__file__).parent.parent / "docs"
 LOGS: Final = (DOCS / "logs.md").read_text()

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twisted_hangup._masking import (
+from twisted_hangup.errors import ParseError
+from twisted_hangup.events import NEED_DATA, Break, Part
+from twisted_hangup.limits import Limits
+from twisted_hangup.parser import RequestParser
+from twisted_hangup.report import masked_packet
+from twisted_hangup.report.masking import (
     DEFAULT_POLICY,
     UNMASKED,
     MaskingPolicy,
@@ -19,11 +24,6 @@ from twisted_hangup._masking import (
     mask_packet,
     mask_target,
 )
-from twisted_hangup.errors import ParseError
-from twisted_hangup.events import NEED_DATA, Break, Part
-from twisted_hangup.limits import Limits
-from twisted_hangup.parser import RequestParser
-from twisted_hangup.report import masked_packet
 
 POLICY: Final = MaskingPolicy(frozenset({b"X-Api-Key"}))
 

@@ -9,8 +9,8 @@ import pytest
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from twisted_hangup._options import LIMITS, TIMEOUTS, Options
 from twisted_hangup.limits import Limits, Timeouts
+from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options
 
 
 def parse(*arguments: str) -> Options:

@@ -203,7 +203,7 @@ async def test_one_spoils_nothing(
     database: str, start: Start, expected_errors: LoggedErrors
 ) -> None:
     """A request that the database does not take fails alone."""
-    _outbox_writer: Any = import_module("twisted_hangup._outbox_writer")
+    _outbox_writer: Any = import_module("twisted_hangup.outbox.writer")
     real = _outbox_writer.run
 
     def run(cursor: Any, database: Any, work: Any) -> Any:
@@ -334,7 +334,7 @@ async def test_a_locked_file_is_waited_for(
 ) -> None:
     """Another program that holds the lock keeps requests waiting, not failing."""
     name = str(tmp_path / "outbox")
-    with mock.patch("twisted_hangup._outbox_database._BUSY_SECONDS", 0.05):
+    with mock.patch("twisted_hangup.outbox.database._BUSY_SECONDS", 0.05):
         outbox = start(name, deliver=False)
         await outbox.send("POST", URL)
         other = sqlite3.connect(name, isolation_level=None)
@@ -355,7 +355,7 @@ async def test_a_locked_file_is_not_waited_for_for_ever(
 ) -> None:
     """The time that sending may take is bounded, and the error says why."""
     name = str(tmp_path / "outbox")
-    with mock.patch("twisted_hangup._outbox_database._BUSY_SECONDS", 0.05):
+    with mock.patch("twisted_hangup.outbox.database._BUSY_SECONDS", 0.05):
         outbox = start(name, deliver=False, limits=OutboxLimits(store_seconds=0.2))
         await outbox.send("POST", URL)
         other = sqlite3.connect(name, isolation_level=None)

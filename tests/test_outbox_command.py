@@ -14,12 +14,12 @@ from outboxes import database as database
 from outboxes import postgres_dsn as postgres_dsn
 
 from twisted_hangup.__main__ import main
-from twisted_hangup._outbox_claim import Demand
-from twisted_hangup._outbox_database import database_named
-from twisted_hangup._outbox_policy import Verdict
-from twisted_hangup._outbox_request import OutboxLimits, new_request
-from twisted_hangup._outbox_sql import create_tables
-from twisted_hangup._outbox_store import Settlement, Work, run
+from twisted_hangup.outbox.claim import Demand
+from twisted_hangup.outbox.database import database_named
+from twisted_hangup.outbox.policy import Verdict
+from twisted_hangup.outbox.request import OutboxLimits, new_request
+from twisted_hangup.outbox.sql import create_tables
+from twisted_hangup.outbox.store import Settlement, Work, run
 
 
 @pytest.fixture

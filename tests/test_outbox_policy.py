@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.web.http_headers import Headers
 
-from twisted_hangup._outbox_policy import (
+from twisted_hangup.outbox.policy import (
     DeliveryPolicy,
     Verdict,
     retry_after_seconds,

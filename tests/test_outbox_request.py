@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 from twisted.web.http_headers import Headers
 
-from twisted_hangup._outbox_request import (
+from twisted_hangup.outbox.request import (
     NewRequest,
     OutboxLimits,
     headers_from_text,

@@ -11,13 +11,13 @@ import pytest
 from outboxes import database as database
 from outboxes import postgres_dsn as postgres_dsn
 
-from twisted_hangup import _outbox_manage as manage
-from twisted_hangup._outbox_claim import Claimed, Demand
-from twisted_hangup._outbox_database import Database, SQLite, database_named
-from twisted_hangup._outbox_policy import Verdict
-from twisted_hangup._outbox_request import OutboxLimits, new_request
-from twisted_hangup._outbox_sql import create_tables
-from twisted_hangup._outbox_store import Done, Settlement, Work, run
+from twisted_hangup.outbox import admin as manage
+from twisted_hangup.outbox.claim import Claimed, Demand
+from twisted_hangup.outbox.database import Database, SQLite, database_named
+from twisted_hangup.outbox.policy import Verdict
+from twisted_hangup.outbox.request import OutboxLimits, new_request
+from twisted_hangup.outbox.sql import create_tables
+from twisted_hangup.outbox.store import Done, Settlement, Work, run
 
 DELIVERED, RETRY, DEAD = Verdict.DELIVERED, Verdict.RETRY, Verdict.DEAD
 HERE, THERE = "http://here.test/", "http://there.test/"
@@ -400,7 +400,7 @@ def test_requeue_and_drop(stores: tuple[Store, Store]) -> None:
 
 def test_the_queue_is_the_same_for_many(store: Store) -> None:
     """No statement of every day reads through the queue: each finds what it needs by an index."""
-    from twisted_hangup import _outbox_sql as sql
+    from twisted_hangup.outbox import sql
 
     names = {
         *("DUE_ROWS", "FIRST_ROW", "FIRST_DUE", "RUNNING_IN_LANE", "OVER_AGE", "CLAIM"),

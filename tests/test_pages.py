@@ -16,10 +16,9 @@ from oracle.deviations import Difference, name_of
 from oracle.node import Verdict
 from oracle.pages import Case
 
-from twisted_hangup import _refusals
 from twisted_hangup.errors import ParseError
 from twisted_hangup.events import NEED_DATA
-from twisted_hangup.parser import RequestParser
+from twisted_hangup.parser import RequestParser, refusals
 
 CASES: Final = pages.load()
 RECORDED: Final = record.recorded()
@@ -127,11 +126,11 @@ def test_names_are_unique() -> None:
     assert names == [*RECORDED.cases], "record again: python -m tests.oracle.record"
 
 
-REFUSALS: Final = [value for value in vars(_refusals).values() if isinstance(value, _refusals.Why)]
+REFUSALS: Final = [value for value in vars(refusals).values() if isinstance(value, refusals.Why)]
 
 
 @pytest.mark.parametrize("why", REFUSALS, ids=" ".join)
-def test_every_refusal_has_a_case(why: _refusals.Why) -> None:
+def test_every_refusal_has_a_case(why: refusals.Why) -> None:
     """No refusal can be added without a page that shows it."""
     shown = f'error {why.code} "{why.reason}" at '.encode()
     assert any(shown in case.events for case in CASES)

@@ -15,7 +15,7 @@ from twisted.internet.testing import StringTransport
 from wire import GOOD, SLOW, Client, Paths, Served, in_thread, pause
 
 from twisted_hangup import HangupSite, Limits
-from twisted_hangup._paused import PausedSockets
+from twisted_hangup.transport.paused import PausedSockets
 
 Serve = Callable[..., Served]
 

@@ -17,9 +17,9 @@ from proxying import proxied as proxied
 from upstreams import OK, Connection, always
 from wire import DEFAULT, Client, in_thread, pause, statuses, talk
 
-from twisted_hangup._forwarding import Forwarding
 from twisted_hangup.limits import OutboundTimeouts
 from twisted_hangup.proxy import ProxyResource
+from twisted_hangup.proxy.forwarding import Forwarding
 
 GET = b"GET /a/b?c=d HTTP/1.1\r\nHost: example.org\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"

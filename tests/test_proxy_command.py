@@ -15,8 +15,7 @@ from test_command import BIN, connect, free_port, run
 from upstreams import OK, Connection, RawServer
 from wire import PATIENCE
 
-from twisted_hangup import _open_files, service
-from twisted_hangup.service import Options
+from twisted_hangup.service import Options, open_files, service
 
 #: twistd ends by the signal that it was sent.
 STOPPED = (0, -signal.SIGTERM)
@@ -202,7 +201,7 @@ def test_stop_aborts_what_outlives_the_grace(running: Callable[..., Running]) ->
 
 
 def most_connections(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(_open_files, "raise_limit", lambda: 10_000)
+    monkeypatch.setattr(open_files, "raise_limit", lambda: 10_000)
     options = Options()
     options.parseOptions(arguments)
     most = service._most_connections(options)

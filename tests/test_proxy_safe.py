@@ -23,8 +23,8 @@ from recording import Recorder, value
 from twisted.web.server import Site
 from wire import Client, Served, in_thread
 
-from twisted_hangup._grammar import HOST
 from twisted_hangup.limits import NODE_METHODS, Lenience, Limits
+from twisted_hangup.parser.grammar import HOST
 from twisted_hangup.proxy import ProxyResource
 
 Serve = Callable[..., Served]

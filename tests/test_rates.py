@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from twisted_hangup._rates import HOUR, Rates
+from twisted_hangup.journal.rates import HOUR, Rates
 
 
 def test_by_second_and_code() -> None:

@@ -12,10 +12,6 @@ from hypothesis import strategies as st
 from oracle.record import recorded
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from twisted_hangup import _refusals
-from twisted_hangup._masking import MaskingPolicy
-from twisted_hangup._rules import RULES, rule_of
-from twisted_hangup._text import peer_text, shortened, visible
 from twisted_hangup.errors import (
     ClientError,
     ClientHangUp,
@@ -28,8 +24,11 @@ from twisted_hangup.errors import (
     UnexpectedEOF,
 )
 from twisted_hangup.events import NEED_DATA, Break, Part, RequestHead
-from twisted_hangup.parser import RequestParser
+from twisted_hangup.parser import RequestParser, refusals
 from twisted_hangup.report import WIDTH, field_of, masked_packet, report_error, request_line_of
+from twisted_hangup.report.masking import MaskingPolicy
+from twisted_hangup.report.rules import RULES, rule_of
+from twisted_hangup.report.text import peer_text, shortened, visible
 
 
 def broken(*reads: bytes) -> ParseError:
@@ -375,11 +374,11 @@ def test_no_packet_no_excerpt() -> None:
     assert masked_packet(broken(b"GET"), 100) is None
 
 
-WHYS: Final = sorted(why for why in vars(_refusals).values() if isinstance(why, _refusals.Why))
+WHYS: Final = sorted(why for why in vars(refusals).values() if isinstance(why, refusals.Why))
 
 
 @pytest.mark.parametrize("why", WHYS, ids=" ".join)
-def test_every_refusal_of_the_parser_has_a_rule(why: _refusals.Why) -> None:
+def test_every_refusal_of_the_parser_has_a_rule(why: refusals.Why) -> None:
     """No refusal is left to the words for a whole family of codes."""
     assert (why.code, why.reason) in RULES or (why.code, "") in RULES
 

@@ -20,7 +20,7 @@ from test_parser_properties import BEFORE_VALUE, BEHIND_VALUE, EXTENSIONS, field
 from twisted_hangup.errors import ResponseParseError
 from twisted_hangup.events import NEED_DATA, BodyData, Break, ResponseEvent
 from twisted_hangup.limits import Limits
-from twisted_hangup.response_parser import ResponseParser
+from twisted_hangup.parser.response import ResponseParser
 
 #: Small enough that short streams cross them.
 TIGHT: Final = Limits(head_bytes=60, head_fields=3, chunk_extension_bytes=6, leading_crlf=2)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 from oracle.response_cases import CASES, Case
 
-from twisted_hangup import ResponseParseError, ResponseParser, _response_refusals
-from twisted_hangup._refusals import Why
-from twisted_hangup._response_rules import RESPONSE_RULES
+from twisted_hangup import ResponseParseError, ResponseParser
 from twisted_hangup.events import NEED_DATA
+from twisted_hangup.parser import response_refusals
+from twisted_hangup.parser.refusals import Why
 from twisted_hangup.report import masked_packet
+from twisted_hangup.report.response_rules import RESPONSE_RULES
 
 REFUSED = [case for case in CASES if "HPE_" in case.outcome or "ERR_" in case.outcome]
-WHYS = sorted(why for why in vars(_response_refusals).values() if isinstance(why, Why))
+WHYS = sorted(why for why in vars(response_refusals).values() if isinstance(why, Why))
 
 #: What only makes sense of a request.
 WRONG_WORDS = [

@@ -18,7 +18,7 @@ from upstreams import OK, Connection, RawServer
 from zope.interface import implementer
 
 from twisted_hangup import ServerHangUp
-from twisted_hangup.agent import Attempt, HangupAgent, RetryAgent, RetryPolicy
+from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy
 
 REFUSED = ServerHangUp("connect ECONNREFUSED", code="ECONNREFUSED", phase="connecting")
 UNTRUSTED = ServerHangUp(

@@ -20,10 +20,10 @@ from twisted.python.usage import UsageError
 from twisted.web.test.requesthelper import DummyRequest
 from wire import BAD, GOOD, Client, Paths, in_thread, talk
 
-from twisted_hangup._ports import endpoint
-from twisted_hangup._serving import CannotListen, HangupService
-from twisted_hangup._welcome import WelcomePage
 from twisted_hangup.service import Options, makeService
+from twisted_hangup.service.ports import endpoint
+from twisted_hangup.service.serving import CannotListen, HangupService
+from twisted_hangup.service.welcome import WelcomePage
 
 CLOSE = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 

@@ -13,7 +13,7 @@ import pytest_twisted
 from twisted.logger import capturedLogs
 from wire import Served, talk
 
-from twisted_hangup._static import StaticFiles
+from twisted_hangup.service.static import StaticFiles
 
 Serve = Callable[..., Served]
 

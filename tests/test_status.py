@@ -18,12 +18,12 @@ from twisted.web.resource import Resource
 from twisted.web.test.requesthelper import DummyRequest
 from wire import BAD, talk
 
-from twisted_hangup._masking import MaskingPolicy
 from twisted_hangup.errors import ParseError, UpstreamError
 from twisted_hangup.journal import Journal
-from twisted_hangup.status._access import MOST_SESSIONS, SESSION_SECONDS, Access
-from twisted_hangup.status._page import document
-from twisted_hangup.status._records import PACKET_BYTES, Records
+from twisted_hangup.report.masking import MaskingPolicy
+from twisted_hangup.status.access import MOST_SESSIONS, SESSION_SECONDS, Access
+from twisted_hangup.status.page import document
+from twisted_hangup.status.records import PACKET_BYTES, Records
 
 TOKEN = "a-token-of-the-operators"
 HOSTILE = (

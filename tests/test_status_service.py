@@ -17,9 +17,9 @@ from twisted.web.resource import Resource
 from wire import BAD, Client, in_thread, talk
 
 from twisted_hangup import HangupSite
-from twisted_hangup._masking import MaskingPolicy
-from twisted_hangup._serving import CannotListen, HangupService
+from twisted_hangup.report.masking import MaskingPolicy
 from twisted_hangup.service import Options, makeService
+from twisted_hangup.service.serving import CannotListen, HangupService
 from twisted_hangup.status import StatusSite
 
 TOKEN = "a-token-of-the-operators"

@@ -18,11 +18,11 @@ from twisted.python.failure import Failure
 from twisted.web.test.requesthelper import DummyRequest
 from wire import BAD, Client, in_thread, pause, talk
 
-from twisted_hangup._masking import MaskingPolicy
 from twisted_hangup.errors import ParseError
 from twisted_hangup.journal import Journal
-from twisted_hangup.status._records import Records
-from twisted_hangup.status._stream import MOST_STREAMS, UPDATE_SECONDS, Streams
+from twisted_hangup.report.masking import MaskingPolicy
+from twisted_hangup.status.records import Records
+from twisted_hangup.status.stream import MOST_STREAMS, UPDATE_SECONDS, Streams
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twisted_hangup._top import Top
+from twisted_hangup.journal.top import Top
 
 
 def added(room: int, keys: list[str]) -> Top:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from twisted_hangup._upstream import CannotForward, Upstream, host_asked_for, request_head
+from twisted_hangup.proxy.upstream import CannotForward, Upstream, host_asked_for, request_head
 
 
 @pytest.mark.parametrize(

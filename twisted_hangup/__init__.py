@@ -6,20 +6,14 @@ offset where they broke.  It runs down a Deferred errback chain that may answer 
 nobody does, the client gets the right status and can be sure to read it.
 """
 
-from ._forwarding import Forwarding as Forwarding
-from ._masking import MaskingPolicy as MaskingPolicy
-from .agent import Attempt as Attempt
-from .agent import HangupAgent as HangupAgent
-from .agent import RetryAgent as RetryAgent
-from .agent import RetryPolicy as RetryPolicy
 from .async_resource import AsyncResource as AsyncResource
 from .cancel import cancel_on_hangup as cancel_on_hangup
 from .cancel import cancellable as cancellable
 from .cancel import shield as shield
-from .channel import HangupChannel as HangupChannel
-from .client_socket import ClientSocket as ClientSocket
-from .endpoint import hangup_endpoint as hangup_endpoint
-from .errbacks import ClientErrbacks as ClientErrbacks
+from .client import Attempt as Attempt
+from .client import HangupAgent as HangupAgent
+from .client import RetryAgent as RetryAgent
+from .client import RetryPolicy as RetryPolicy
 from .errors import BodyTooLarge as BodyTooLarge
 from .errors import ChunkExtensionsOverflow as ChunkExtensionsOverflow
 from .errors import ClientError as ClientError
@@ -46,8 +40,14 @@ from .outbox import Outbox as Outbox
 from .outbox import OutboxLimits as OutboxLimits
 from .outbox import Verdict as Verdict
 from .parser import RequestParser as RequestParser
+from .parser import ResponseParser as ResponseParser
+from .proxy import Forwarding as Forwarding
 from .proxy import ProxyResource as ProxyResource
-from .response_parser import ResponseParser as ResponseParser
-from .site import HangupSite as HangupSite
-from .site import forward_client_errors as forward_client_errors
+from .report import MaskingPolicy as MaskingPolicy
+from .server import ClientErrbacks as ClientErrbacks
+from .server import ClientSocket as ClientSocket
+from .server import HangupChannel as HangupChannel
+from .server import HangupSite as HangupSite
+from .server import forward_client_errors as forward_client_errors
+from .transport import hangup_endpoint as hangup_endpoint
 from .wsgi import HangupWSGIResource as HangupWSGIResource

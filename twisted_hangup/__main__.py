@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ._explain import add_explain_command
-from ._outbox_command import CommandError, add_outbox_command
+from .commands.explain import add_explain_command
+from .commands.outbox import CommandError, add_outbox_command
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 
 from .errors import OutboxUnavailable
-from .outbox import Delivery, Outbox, OutboxStats, Verdict
+from .outbox.service import Delivery, Outbox, OutboxStats, Verdict
 
 #: How long its database may take to answer: half of what Prometheus waits by default.
 ASK_SECONDS: Final = 5.0

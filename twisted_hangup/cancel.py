@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.iweb import IRequest
 
-from ._quiet import fail_quietly
+from ._defer import fail_quietly
 
 T = TypeVar("T")
 P = ParamSpec("P")

@@ -17,13 +17,13 @@ from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
 
 from ._metrics_outbox import OutboxMetrics
-from ._retry_agent import Attempt
 from .async_resource import AsyncResource
-from .client_socket import LingerEnd
+from .client.retry import Attempt
 from .errors import ClientError, ClientHangUp, UpstreamError
-from .hangups import Hangups
-from .outbox import Outbox
-from .site import HangupSite
+from .outbox.service import Outbox
+from .server.client_socket import LingerEnd
+from .server.context import Hangups
+from .server.site import HangupSite
 
 #: Methods with a label of their own; a client could invent any number of others.
 METHODS: Final = frozenset(

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from twisted_hangup.errors import ResponseParseError
 from twisted_hangup.events import NEED_DATA, BodyData, EndOfMessage, Field, ResponseHead
 from twisted_hangup.limits import Limits
-from twisted_hangup.response_parser import ResponseParser
+from twisted_hangup.parser.response import ResponseParser
 
 from . import fuzz
 from .node import Error, find_node

@@ -1,0 +1,12 @@
+"""The client half: agents for treq and for plain Twisted, one around the other::
+
+    agent = RetryAgent(HangupAgent.from_reactor(reactor))
+    client = treq.client.HTTPClient(agent)
+
+Each is an ``IAgent``.
+"""
+
+from .agent import HangupAgent as HangupAgent
+from .retry import Attempt as Attempt
+from .retry import RetryAgent as RetryAgent
+from .retry import RetryPolicy as RetryPolicy

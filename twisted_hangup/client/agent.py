@@ -1,0 +1,262 @@
+"""Node's "socket hang up" for Twisted's clients: an `IAgent` whose every loss is one error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python.failure import Failure
+from twisted.web.client import URI, BrowserLikePolicyForHTTPS
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
+from zope.interface import implementer
+
+from ..events import Field, ResponseHead
+from ..limits import Limits, OutboundTimeouts
+from ..parser.grammar import TOKEN
+from .connection import OutboundRequest
+from .failures import body_hang_up, request_hang_up
+from .pool import Exchange, OutboundPool
+from .response import BodyOfAnother, ClientRequest, ClientResponse, ResponseBody
+
+_URI: Final = re.compile(rb"[!-~]+")
+
+#: Framing is ours, and so is how long the connection lives.
+_MADE_ANEW: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+
+#: A body is expected of these, so that its absence is said (RFC 9110, section 8.6).
+_WITH_BODY: Final = frozenset({b"PATCH", b"POST", b"PUT"})
+
+
+@implementer(IAgent)
+class HangupAgent:
+    """An agent that says in one way how a server went away: `ServerHangUp`.
+
+    Made by `from_reactor` it has connections of its own and fills every attribute of the
+    error.  Around another agent it gives None for what it cannot see.  Bodies fail in the
+    same way, and cancelling what collects a body closes the connection.
+
+    No request is sent twice: that is `RetryAgent`'s.
+
+    Args:
+        agent: Any `IAgent`, such as `twisted.web.client.Agent`.  Its pool, if it has one,
+            resends some requests silently unless its ``retryAutomatically`` is False.
+    """
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    @classmethod
+    def from_reactor(
+        cls,
+        reactor: Any,
+        *,
+        policy: IPolicyForHTTPS | None = None,
+        endpoint: Callable[[URI], IStreamClientEndpoint] | None = None,
+        timeouts: OutboundTimeouts | None = None,
+        limits: Limits | None = None,
+        most_idle: int = 10,
+    ) -> HangupAgent:
+        """Make one with connections of its own, kept for the next request.
+
+        Args:
+            reactor: For connections and time.
+            policy: What certificates are trusted; a browser's by default.
+            endpoint: How to reach a URI, in place of host and port.
+            timeouts: How long servers may take.
+            limits: What responses may cost; ``head_*`` and ``chunk_*`` count.
+            most_idle: Connections kept for each server.
+        """
+        trust: Any = policy or BrowserLikePolicyForHTTPS()
+
+        def by_name(uri: URI) -> IStreamClientEndpoint:
+            plain = HostnameEndpoint(reactor, uri.host.decode("ascii"), uri.port)
+            if uri.scheme == b"http":
+                return plain
+            return wrapClientTLS(trust.creatorForNetloc(uri.host, uri.port), plain)
+
+        def make_pool(uri: URI) -> OutboundPool:
+            return OutboundPool(
+                (endpoint or by_name)(uri),
+                reactor,
+                timeouts=timeouts,
+                limits=limits,
+                most_idle=most_idle,
+            )
+
+        return cls(_OwnAgent(make_pool))
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """Send a request.
+
+        Returns:
+            A Deferred that fires with the `IResponse` when its head has come.  It fails with
+            `ServerHangUp`, with `ParseError` where the response is not HTTP, or with what
+            *bodyProducer* has failed with.  Cancelling it closes the connection.
+
+        Raises:
+            ValueError: *method* or *uri* would break the request.
+        """
+        responding = self._agent.request(method, uri, headers, bodyProducer)
+        if isinstance(self._agent, _OwnAgent):
+            return responding
+        return responding.addCallbacks(_our_way, request_hang_up)
+
+    def close(self) -> Deferred[None]:
+        """Close every connection of its own.
+
+        Returns:
+            A Deferred that fires with None when none is left.
+        """
+        if isinstance(self._agent, _OwnAgent):
+            return self._agent.close()
+        return succeed(None)
+
+
+@implementer(IResponse)
+class _AnothersResponse:
+    """The response of another agent, whose body fails in our way.
+
+    Everything else is the response's own.
+    """
+
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def deliverBody(self, protocol: Any) -> None:
+        self._response.deliverBody(BodyOfAnother(protocol, body_hang_up))
+
+
+def _our_way(response: Any) -> Any:
+    return _AnothersResponse(response)
+
+
+@implementer(IAgent)
+class _OwnAgent:
+    """An agent on connections of our own."""
+
+    def __init__(self, make_pool: Callable[[URI], OutboundPool]) -> None:
+        self._make_pool = make_pool
+        # A pool lives as long as one of its connections, which refer to it.
+        self._pools: WeakValueDictionary[tuple[bytes, bytes, int], OutboundPool]
+        self._pools = WeakValueDictionary()
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        uri = uri.strip()
+        if not TOKEN.fullmatch(method):
+            raise ValueError(f"{method!r} is not a method")
+        if not _URI.fullmatch(uri):
+            raise ValueError(f"{uri!r} is not a URI")
+        parsed = URI.fromBytes(uri)
+        if parsed.scheme not in (b"http", b"https"):
+            return fail(SchemeNotSupported(f"Unsupported scheme: {parsed.scheme!r}"))
+        headers = headers or Headers()
+        outbound = _outbound(method, parsed, headers, bodyProducer)
+        waiting = _Waiting(ClientRequest(method, uri, headers))
+        waiting.exchange = self._pool(parsed).request(outbound, waiting)
+        return waiting.responding
+
+    def close(self) -> Deferred[None]:
+        closing = [pool.close() for pool in self._pools.values()]
+        return gatherResults(closing).addCallback(lambda _: None)
+
+    def _pool(self, uri: URI) -> OutboundPool:
+        key = (uri.scheme, uri.host, uri.port)
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = self._make_pool(uri)
+        return pool
+
+
+class _Waiting:
+    """One request until the head of its response; then the body's. See `Receiver`."""
+
+    def __init__(self, request: ClientRequest) -> None:
+        self.exchange: Exchange | None = None
+        self.responding: Deferred[IResponse] = Deferred(self._cancelled)
+        self._request = request
+        self._body: ResponseBody | None = None
+
+    def _cancelled(self, responding: Deferred[IResponse]) -> None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.abort()
+        responding.errback(Failure(CancelledError()))
+
+    def head(self, head: ResponseHead) -> None:
+        if head.interim:
+            return
+        assert self.exchange is not None
+        self._body = ResponseBody(self.exchange, head.until_close)
+        self.responding.callback(ClientResponse(head, self._request, self._body))
+
+    def data(self, data: bytes) -> None:
+        assert self._body is not None
+        self._body.data(data)
+
+    def all_read(self) -> None:
+        if self._body is not None:
+            self._body.all_read()
+
+    def end(self, trailers: list[Field]) -> None:
+        assert self._body is not None
+        self._body.end(trailers)
+
+    def failed(self, error: Exception) -> None:
+        self.exchange = None
+        if self._body is not None:
+            self._body.failed(error)
+        else:
+            self.responding.errback(Failure(error))
+
+
+def _outbound(
+    method: bytes, uri: URI, headers: Headers, body: IBodyProducer | None
+) -> OutboundRequest:
+    """The request as it goes out."""
+    fields: list[Field] = [
+        (name, value)
+        for name, values in headers.getAllRawHeaders()
+        if name.lower() not in _MADE_ANEW
+        for value in values
+    ]
+    if not headers.hasHeader(b"Host"):
+        fields.insert(0, (b"Host", _host(uri)))
+    length: int | None = 0
+    if body is not None:
+        length = None if body.length is UNKNOWN_LENGTH else body.length
+    if length is None:
+        fields.append((b"Transfer-Encoding", b"chunked"))
+    elif body is not None or method in _WITH_BODY:
+        fields.append((b"Content-Length", b"%d" % length))
+    lines = [b"%b %b HTTP/1.1" % (method, uri.originForm)]
+    lines += [b"%b: %b" % line for line in fields]
+    return OutboundRequest(method, b"\r\n".join([*lines, b"", b""]), body, length)
+
+
+def _host(uri: URI) -> bytes:
+    host = b"[%b]" % uri.host if b":" in uri.host and not uri.host.startswith(b"[") else uri.host
+    if uri.port == (443 if uri.scheme == b"https" else 80):
+        return bytes(host)
+    return b"%b:%d" % (host, uri.port)

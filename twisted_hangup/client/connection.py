@@ -1,0 +1,367 @@
+"""Connections of ours to an HTTP/1.1 server, and what comes back on them.
+
+Twisted's `Agent` hides interim responses, trailers and upgrades, and leaves the connection
+open when a body is not read to its end.  Here a response is told event by event to a
+`Receiver`, and giving up closes the connection at once.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from math import inf
+from typing import Any, BinaryIO, Final, Protocol
+
+from OpenSSL import SSL
+from service_identity import VerificationError
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.iweb import IBodyProducer
+
+from ..errors import ParseError, ResponseParseError, ServerHangUp, ServerPhase
+from ..events import NEED_DATA, BodyData, Field, ResponseHead
+from ..limits import KIB, Limits, OutboundTimeouts
+from ..parser.response import ResponseParser
+from ..transport.deadlines import Deadline, Deadlines
+from ..transport.errno import ConnectionBroken, tell_errno
+from ..transport.layers import transport_beneath
+from ..transport.stalled import SendWatch
+from ..transport.tls import tls_error
+from .body import send_body
+
+#: A body up to this size goes out in one piece with its head.
+_SMALL_BODY: Final = 64 * KIB
+
+#: A server that sends more interim responses than this before its answer has none.
+_MOST_INTERIM: Final = 32
+
+#: Bytes read at a time: of a large body, fewer turns of the reactor.
+_READ_BYTES: Final = 256 * KIB
+
+
+@dataclass(slots=True)
+class OutboundRequest:
+    """A request to be sent.
+
+    Attributes:
+        method: Token.
+        head: Up to and including the empty line, framing included.
+        body: What follows the head, a file from its current position; None for nothing.
+        body_bytes: How many bytes that are; None for a body in chunks.
+        upgrade: Whether the server may answer 101.
+    """
+
+    method: bytes
+    head: bytes
+    body: BinaryIO | IBodyProducer | None = None
+    body_bytes: int | None = 0
+    upgrade: bool = False
+
+
+class Receiver(Protocol):
+    """Who hears what becomes of one request; `end` or `failed` comes last, once."""
+
+    def head(self, head: ResponseHead) -> None:
+        """A head has come, of the response or an interim one; a 101 hands over."""
+
+    def data(self, data: bytes) -> None:
+        """Some octets of the body."""
+
+    def all_read(self) -> None:
+        """All that had come has been told; more may follow."""
+
+    def end(self, trailers: list[Field]) -> None:
+        """The response is complete."""
+
+    def failed(self, error: Exception) -> None:
+        """No response, or no whole one: a `ServerHangUp`, a `ParseError`, or what the
+        producer of the body has failed with.
+        """
+
+
+class Keeper(Protocol):
+    """Who keeps connections; see `OutboundPool`."""
+
+    timeouts: OutboundTimeouts
+    limits: Limits
+    deadlines: Deadlines
+
+    def connected(self, connection: OutboundConnection) -> None:
+        """*connection* is made."""
+
+    def free(self, connection: OutboundConnection) -> None:
+        """It may carry the next request."""
+
+    def retire(self, connection: OutboundConnection) -> None:
+        """It is not to be used again."""
+
+    def lost(self, connection: OutboundConnection) -> None:
+        """It has gone."""
+
+
+class OutboundConnection(TwistedProtocol):
+    """One connection to a server; carries one request at a time.
+
+    Attributes:
+        reused: Whether a response has come over it before.
+        bytes_received: Of the running response so far.
+    """
+
+    transport: Any
+
+    def __init__(self, pool: Keeper) -> None:
+        self._pool = pool
+        self._parser = ResponseParser(pool.limits)
+        self._receiver: Receiver | None = None
+        self._deadline = Deadline(self._out_of_time)
+        self._sending = False
+        self._answered = False
+        self._keep = False
+        self._paused = False
+        self._lost = False
+        self._heir: TwistedProtocol | None = None
+        self._interim = 0
+        self.reused = False
+        self.bytes_received = 0
+
+    # What the pool and the receiver ask for.
+
+    def send(self, request: OutboundRequest, receiver: Receiver) -> None:
+        """Send *request* and tell *receiver* what comes back."""
+        self._receiver = receiver
+        self._answered = self._keep = self._paused = False
+        self._interim = self.bytes_received = 0
+        self._deadline.due = inf  # that of the idle connection
+        self._parser.expect(request.method, upgrade=request.upgrade)
+        head, length = request.head, request.body_bytes
+        body: Any = request.body
+        produced = IBodyProducer.providedBy(body)
+        if body is None or length == 0:
+            self.transport.write(head)
+        elif not produced and length is not None and length <= _SMALL_BODY:
+            self.transport.write(head + body.read(length))
+        else:
+            self.transport.write(head)
+            self._sending = True
+            self._send_watch.start()
+            sending = send_body(self.transport, body, length)
+            sending.addCallback(self._cb_sent)
+            # A file is only given up with its connection, and that is told elsewhere.
+            sending.addErrback(self._eb_not_produced if produced else lambda _: None)
+            return
+        self._wait(self._pool.timeouts.head_seconds)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`; meanwhile the server may be silent."""
+        if not self._paused and not self._lost:
+            self._paused = True
+            self._deadline.due = inf
+            self.transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and not self._lost:
+            self._paused = False
+            self._wait(self._pool.timeouts.silence_seconds)
+            self.transport.resumeProducing()
+
+    def abort(self, receiver: Receiver) -> None:
+        """Give *receiver*'s request up: the server sees the connection go at once.
+
+        Nothing happens where it is not, or no longer, the running one.
+        """
+        if self._receiver is receiver:
+            self._receiver = None
+            if not self._lost:
+                self.transport.abortConnection()
+
+    def hand_over(self, heir: TwistedProtocol) -> list[bytes]:
+        """After a 101: the connection is *heir*'s; return what came behind it already."""
+        self._pool.deadlines.forget(self._deadline)
+        self._receiver = None
+        self._heir = heir
+        heir.makeConnection(self.transport)
+        return self._parser.unread()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing waits to be read, not even the end of the connection.
+
+        Bytes that no request asked for would be taken for the answer to the next one.
+        """
+        connection = getattr(transport_beneath(self.transport), "socket", None)
+        if connection is None:
+            return True
+        try:
+            connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    @property
+    def phase(self) -> ServerPhase:
+        """How far the running request has come."""
+        if self._answered:
+            return "body"
+        if self._sending:
+            return "request"
+        return "head" if self.bytes_received else "waiting"
+
+    # What Twisted calls.
+
+    def connectionMade(self) -> None:
+        beneath = transport_beneath(self.transport)
+        tell_errno(beneath)
+        pool = self._pool
+        self._send_watch = SendWatch(
+            beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time
+        )
+        beneath.bufferSize = _READ_BYTES
+        self._pool.connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._heir is not None:
+            self._heir.dataReceived(data)
+            return
+        receiver = self._receiver
+        if receiver is None:
+            self._pool.retire(self)
+            self.transport.abortConnection()  # nobody has asked for anything
+            return
+        self.bytes_received += len(data)
+        self._parser.receive(data)
+        try:
+            while self._receiver is receiver:
+                event = self._parser.next_event()
+                if event is NEED_DATA:
+                    receiver.all_read()
+                    if not self._paused and self._answered:
+                        self._wait(self._pool.timeouts.silence_seconds)
+                    return
+                if isinstance(event, BodyData):
+                    receiver.data(event.data)
+                elif isinstance(event, ResponseHead):
+                    if event.interim:
+                        self._count_interim()
+                    else:
+                        self._answered = True
+                        self._keep = event.keep_alive
+                    receiver.head(event)
+                else:
+                    self._complete(receiver, event.trailers)
+                    return
+        except ParseError as error:
+            self._fail(error)
+            self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        self._send_watch.forget()
+        self._pool.deadlines.forget(self._deadline)
+        self._pool.lost(self)
+        if self._heir is not None:
+            heir, self._heir = self._heir, None
+            heir.connectionLost(reason)
+            return
+        receiver = self._receiver
+        if receiver is None:
+            return
+        if reason.check(ConnectionDone) and self._answered:
+            try:
+                end = self._parser.finish()
+            except ParseError:
+                pass
+            else:
+                self._receiver = None
+                receiver.end(end.trailers if end else [])
+                return
+        self._fail(self._hang_up(reason))
+
+    # Inside.
+
+    def _count_interim(self) -> None:
+        """Bound what is passed on before anybody can say that it is too much."""
+        self._interim += 1
+        if self._interim > _MOST_INTERIM:
+            raise ResponseParseError(
+                "Too many interim responses",
+                code="ERR_HTTP_TOO_MANY_INTERIM_RESPONSES",
+                phase="head",
+            )
+
+    def _wait(self, seconds: float) -> None:
+        deadlines = self._pool.deadlines
+        deadlines.set(self._deadline, deadlines.seconds() + (seconds or inf))
+
+    def _cb_sent(self, result: object) -> None:
+        """The body is with the transport, or the connection with its loss."""
+        self._sending = False
+        self._send_watch.stop()
+        if self._receiver is not None and not self._answered and not self._lost:
+            self._wait(self._pool.timeouts.head_seconds)
+
+    def _eb_not_produced(self, failure: Failure) -> None:
+        """The producer of the body has failed, which is nobody's hang-up."""
+        if not self._lost:
+            self._fail(failure.value)
+            self.transport.abortConnection()
+
+    def _complete(self, receiver: Receiver, trailers: list[Field]) -> None:
+        """The response is here; the connection is free where both sides want that."""
+        self._deadline.due = inf
+        self._receiver = None
+        if self._keep and not self._sending and not self._parser.buffered:
+            self.resume()
+            self.reused = True
+            self._wait(self._pool.timeouts.idle_seconds)
+            self._pool.free(self)
+        else:
+            self.transport.abortConnection() if self._sending else self.transport.loseConnection()
+        receiver.end(trailers)
+
+    def _fail(self, error: Any) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.failed(error)
+
+    def _hang_up(self, reason: Failure) -> ServerHangUp:
+        """What Node says of a connection that ended here."""
+        lost = reason.value
+        if isinstance(lost, SSL.Error):
+            error = tls_error(lost, "handshake")
+            shaken = self.reused or bool(self.bytes_received)
+            return self._error(error.reason, error.code, lost, None if shaken else "connecting")
+        if isinstance(lost, VerificationError):
+            words = "Hostname/IP does not match certificate's altnames"
+            return self._error(words, "ERR_TLS_CERT_ALTNAME_INVALID", lost, "connecting")
+        code = lost.code if isinstance(lost, ConnectionBroken) else "ECONNRESET"
+        if self._answered:
+            words = "aborted"
+        else:
+            words = str(lost) if isinstance(lost, ConnectionBroken) else "socket hang up"
+        return self._error(words, code, reason.value)
+
+    def _out_of_time(self) -> None:
+        if self._receiver is None:
+            self._pool.retire(self)
+            self.transport.loseConnection()  # idle for long enough
+            return
+        self._fail(self._error("no answer in time", "ETIMEDOUT", None))
+        self.transport.abortConnection()
+
+    def _error(
+        self, words: str, code: str, cause: BaseException | None, phase: ServerPhase | None = None
+    ) -> ServerHangUp:
+        error = ServerHangUp(
+            words,
+            code=code,
+            phase=phase or self.phase,
+            reused=self.reused,
+            bytes_received=self.bytes_received,
+        )
+        error.__cause__ = cause
+        return error

@@ -1,0 +1,155 @@
+"""Connections to one server, kept for the next request."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from ..errors import ServerHangUp
+from ..limits import Limits, OutboundTimeouts
+from ..transport.deadlines import Deadlines
+from .connection import OutboundConnection, OutboundRequest, Receiver
+from .failures import why_not_connected
+
+
+class OutboundPool:
+    """Connections to one server, kept for the next request.
+
+    Args:
+        endpoint: Where the server is.
+        clock: The reactor, or what stands for it.
+        timeouts: How long the server may take.
+        limits: What a response may cost; of them the ``head_*`` and ``chunk_*`` count.
+        most_idle: Connections kept at a time.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+        *,
+        timeouts: OutboundTimeouts | None = None,
+        limits: Limits | None = None,
+        most_idle: int = 100,
+    ) -> None:
+        self.timeouts = timeouts or OutboundTimeouts()
+        self.limits = limits or Limits()
+        self.deadlines = Deadlines(clock)
+        self._endpoint = endpoint
+        self._clock = clock
+        self._most_idle = most_idle
+        self._idle: deque[OutboundConnection] = deque()
+        self._all: set[OutboundConnection] = set()
+        self._closed: Deferred[None] | None = None
+
+    def request(
+        self, request: OutboundRequest, receiver: Receiver, *, fresh: bool = False
+    ) -> Exchange:
+        """Send *request* over an idle connection, or a new one where none is or *fresh*.
+
+        Returns:
+            What steers it from here on.
+        """
+        exchange = Exchange(request, receiver)
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.quiet:
+                exchange.connected(connection)
+                return exchange
+            connection.transport.abortConnection()
+        factory = Factory.forProtocol(lambda: OutboundConnection(self))
+        factory.noisy = False
+        connecting = self._endpoint.connect(factory)
+        if self.timeouts.connect_seconds:
+            connecting.addTimeout(self.timeouts.connect_seconds, self._clock)
+        exchange.connecting = connecting
+        connecting.addCallbacks(exchange.connected, exchange.eb_not_connected)
+        return exchange
+
+    def close(self) -> Deferred[None]:
+        """Close what is idle, abort what is running.
+
+        Returns:
+            A Deferred that fires with None when no connection is left.
+        """
+        for connection in list(self._all):
+            connection.transport.abortConnection()
+        closed: Deferred[None] = Deferred()
+        if self._all:
+            self._closed = closed
+        else:
+            closed.callback(None)
+        return closed
+
+    # What connections tell.
+
+    def connected(self, connection: OutboundConnection) -> None:
+        """*connection* is made."""
+        self._all.add(connection)
+
+    def free(self, connection: OutboundConnection) -> None:
+        """It may carry the next request."""
+        self._idle.append(connection)
+        if len(self._idle) > self._most_idle:
+            self._idle.popleft().transport.loseConnection()
+
+    def retire(self, connection: OutboundConnection) -> None:
+        """It is not to be used again."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def lost(self, connection: OutboundConnection) -> None:
+        """It has gone."""
+        self._all.discard(connection)
+        self.retire(connection)
+        if not self._all and self._closed is not None:
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+
+class Exchange:
+    """One request on its way, from the connection to the end of its response.
+
+    Attributes:
+        connecting: What waits for a new connection, or None.
+        connection: The connection that carries it, once there is one.
+    """
+
+    __slots__ = ("_given_up", "_receiver", "_request", "connecting", "connection")
+
+    def __init__(self, request: OutboundRequest, receiver: Receiver) -> None:
+        self._request = request
+        self._receiver = receiver
+        self._given_up = False
+        self.connecting: Deferred[Any] | None = None
+        self.connection: OutboundConnection | None = None
+
+    def abort(self) -> None:
+        """Give it up, whatever it waits for; the receiver hears nothing more."""
+        self._given_up = True
+        if self.connection is not None:
+            self.connection.abort(self._receiver)
+        elif self.connecting is not None:
+            self.connecting.cancel()
+
+    def connected(self, connection: OutboundConnection) -> None:
+        self.connecting = None
+        if self._given_up:
+            connection.transport.abortConnection()
+            return
+        self.connection = connection
+        connection.send(self._request, self._receiver)
+
+    def eb_not_connected(self, failure: Failure) -> None:
+        self.connecting = None
+        if self._given_up:
+            return
+        code, words = why_not_connected(failure.value)
+        error = ServerHangUp(words, code=code, phase="connecting", reused=False, bytes_received=0)
+        error.__cause__ = failure.value
+        self._receiver.failed(error)

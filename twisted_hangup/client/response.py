@@ -1,0 +1,239 @@
+"""A response of ours as Twisted's `IResponse`, and the errors of anybody's body."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IClientRequest, IResponse
+from zope.interface import implementer
+
+from ..events import Field, ResponseHead
+from .pool import Exchange
+
+
+@implementer(IClientRequest)
+class ClientRequest:
+    """What a response tells of its request.
+
+    Attributes:
+        method: As it was sent.
+        absoluteURI: What was asked for.
+        headers: As they were given.
+    """
+
+    def __init__(self, method: bytes, uri: bytes, headers: Headers) -> None:
+        self.method = method
+        self.absoluteURI = uri
+        self.headers = headers
+
+
+@implementer(IResponse)
+class ClientResponse:
+    """The response to a request of `HangupAgent`.
+
+    If it is dropped before its body is asked for, the connection is closed.
+
+    Attributes:
+        version: ``(b"HTTP", 1, 1)`` or ``(b"HTTP", 1, 0)``.
+        code, phrase, headers: Of its head.
+        length: Bytes of its body, 0 where none comes, or ``UNKNOWN_LENGTH``.
+        request: The `ClientRequest`.
+        previousResponse: What a redirect had answered.
+    """
+
+    def __init__(self, head: ResponseHead, request: ClientRequest, body: ResponseBody) -> None:
+        self.version = (b"HTTP", 1, int(head.version[-1:]))
+        self.code = head.status
+        self.phrase = head.reason
+        self.headers = Headers()
+        for name, value in head.fields:
+            self.headers.addRawHeader(name, value)
+        if not head.has_body:
+            self.length: Any = 0
+        else:
+            self.length = UNKNOWN_LENGTH if head.content_length is None else head.content_length
+        self.request = request
+        self.previousResponse: Any = None
+        self._body = body
+        self._unread = weakref.finalize(self, body.abort)
+        self._unread.atexit = False
+
+    def deliverBody(self, protocol: Any) -> None:
+        """Give the body to *protocol*, whose ``connectionLost`` tells how it ended.
+
+        That is `ResponseDone`, `PotentialDataLoss` where only the end of the connection
+        ended it, a `ServerHangUp`, or a `ParseError`.
+
+        Raises:
+            RuntimeError: It has been given away already.
+        """
+        self._unread.detach()
+        self._body.deliver_to(protocol)
+
+    def setPreviousResponse(self, response: Any) -> None:
+        """Remember what a redirect had answered."""
+        self.previousResponse = response
+
+
+@implementer(IPushProducer)
+class ResponseBody:
+    """A body on its way from a connection to a protocol; the protocol's transport."""
+
+    disconnecting = False
+
+    def __init__(self, exchange: Exchange, until_close: bool) -> None:
+        self._exchange: Exchange | None = exchange
+        self._protocol: Any = None
+        self._waiting: list[bytes] = []
+        self._end: Failure | None = None
+        self._done: Any = PotentialDataLoss() if until_close else ResponseDone()
+
+    # What the connection says.
+
+    def data(self, data: bytes) -> None:
+        if self._protocol is None:
+            self._waiting.append(data)
+        else:
+            self._protocol.dataReceived(data)
+
+    def all_read(self) -> None:
+        """Read no more for nobody."""
+        if self._protocol is None:
+            self.pauseProducing()
+
+    def end(self, trailers: list[Field]) -> None:
+        self._ended(Failure(self._done))
+
+    def failed(self, error: Exception) -> None:
+        self._ended(Failure(error))
+
+    def _ended(self, reason: Failure) -> None:
+        self._exchange = None
+        if self._protocol is None:
+            self._end = reason
+        else:
+            protocol, self._protocol = self._protocol, _NOBODY
+            protocol.connectionLost(reason)
+
+    # What the response asks for.
+
+    def deliver_to(self, protocol: Any) -> None:
+        if self._protocol is not None:
+            raise RuntimeError("the body of this response has been delivered already")
+        self._protocol = protocol
+        protocol.makeConnection(self)
+        close_when_cancelled(protocol, self.abortConnection)
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            protocol.dataReceived(data)
+        if self._end is not None:
+            self._ended(self._end)
+        else:
+            self.resumeProducing()
+
+    def abort(self) -> None:
+        """Nobody wants it: close the connection."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort()
+
+    # What the protocol may do with its transport.
+
+    def pauseProducing(self) -> None:
+        if self._exchange is not None and self._exchange.connection is not None:
+            self._exchange.connection.pause()
+
+    def resumeProducing(self) -> None:
+        if self._exchange is not None and self._exchange.connection is not None:
+            self._exchange.connection.resume()
+
+    def stopProducing(self) -> None:
+        self.abortConnection()
+
+    def loseConnection(self) -> None:
+        self.abortConnection()
+
+    def abortConnection(self) -> None:
+        """Close the connection; the protocol hears of its end at once."""
+        if self._exchange is not None:
+            self.disconnecting = True
+            self.abort()
+            self._ended(Failure(CancelledError()))
+
+
+#: Stands for a protocol that has heard of the end.
+_NOBODY = Protocol()
+
+
+def close_when_cancelled(protocol: Any, close: Callable[[], None]) -> None:
+    """Let cancelling what waits for *protocol* close the connection.
+
+    treq collects a body for a Deferred that cannot be cancelled: the connection would stay,
+    and the server go on sending.  The collector is found inside of the protocols that decode
+    or buffer for it.
+    """
+    while protocol is not None:
+        waiting = getattr(protocol, "finished", None)
+        if isinstance(waiting, Deferred) and waiting._canceller is None:
+            waiting._canceller = lambda _: close()
+        protocol = getattr(protocol, "original", None)
+
+
+class BodyOfAnother(Protocol):
+    """Stands before a protocol, for the body of a response that is not ours.
+
+    Args:
+        protocol: Whose body it is.
+        translate: Makes a `ServerHangUp` of a failure, or gives it back, told how many
+            bytes had come.
+    """
+
+    def __init__(self, protocol: Any, translate: Callable[[Failure, int], Failure]) -> None:
+        self._protocol = protocol
+        self._translate = translate
+        self._received = 0
+        self._over = False
+
+    def connectionMade(self) -> None:
+        self._protocol.makeConnection(_Abortable(self.transport, self.abort))
+        close_when_cancelled(self._protocol, self.abort)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._over:
+            self._received += len(data)
+            self._protocol.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end(self._translate(reason, self._received))
+
+    def abort(self) -> None:
+        """Close the connection; the protocol hears of its end at once."""
+        if not self._over:
+            self._end(Failure(CancelledError()))
+            transport: Any = self.transport
+            transport.stopProducing()
+
+    def _end(self, reason: Failure) -> None:
+        if not self._over:
+            self._over = True
+            self._protocol.connectionLost(reason)
+
+
+class _Abortable:
+    """The transport of a body of Twisted's, with the method that its own `readBody` misses."""
+
+    def __init__(self, transport: Any, abort: Callable[[], None]) -> None:
+        self._transport = transport
+        self.abortConnection = abort
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

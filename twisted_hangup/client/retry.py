@@ -1,0 +1,329 @@
+"""Sending a request again, where that is safe and likely to help."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from math import inf
+from typing import Any, Final
+
+from twisted.application.internet import backoffPolicy
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from ..errors import ServerHangUp
+from ..limits import IDEMPOTENT_METHODS, KIB, MIB
+from .agent import HangupAgent
+
+_DIGITS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+
+#: Of the body of a response that is not wanted so much is read, to keep the connection.
+_DISCARDED_BYTES: Final = 64 * KIB
+
+_log = Logger()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetryPolicy:
+    """Which requests are sent again, when, and how often.
+
+    A request is sent again only if a second one can do no harm: its method is in *methods*,
+    it has an ``Idempotency-Key`` field, or the first never reached the server.
+
+    Attributes:
+        attempts: How often in all; 1 for never again.
+        methods: What may be repeated (RFC 9110, section 9.2.2).
+        statuses: Answers that another attempt may better: too many requests, bad gateway,
+            unavailable, gateway timeout.
+        first_delay_seconds: The longest wait before the second attempt; it doubles with
+            each further one.  The wait itself is random from 0 to that ("full jitter"), so
+            that clients of a server that was down do not come back all at once.
+        longest_delay_seconds: Most that it grows to.
+        deadline_seconds: For all attempts and waits until a response begins; 0 = none.  A
+            server that asks for more patience in Retry-After does not get it.
+        replay_bytes: A body up to this size is kept to be sent again; of a larger one, or
+            one of unknown length, there is one attempt to send it.
+        budget_ratio: Attempts beyond the first, as a part of all requests: in an outage
+            clients must not multiply the load.  Finagle: 0.2.
+        budget_reserve: So many are allowed beyond that, for those who ask seldom.
+    """
+
+    attempts: int = 3
+    methods: frozenset[bytes] = IDEMPOTENT_METHODS
+    statuses: frozenset[int] = frozenset({429, 502, 503, 504})
+    first_delay_seconds: float = 0.25
+    longest_delay_seconds: float = 8.0
+    deadline_seconds: float = 30.0
+    replay_bytes: int = MIB
+    budget_ratio: float = 0.2
+    budget_reserve: int = 10
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts={self.attempts}: there is at least one")
+        for name in (
+            *("first_delay_seconds", "longest_delay_seconds", "deadline_seconds"),
+            *("replay_bytes", "budget_ratio", "budget_reserve"),
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How one attempt went.
+
+    Attributes:
+        number: From 1.
+        method, uri: Of the request.
+        error: Why there was no response, or None.
+        status: Of the response, or None.
+        retry_in: Seconds until the next attempt; None where this was the last.
+    """
+
+    number: int
+    method: bytes
+    uri: bytes
+    error: Exception | None = None
+    status: int | None = None
+    retry_in: float | None = None
+
+
+@implementer(IAgent)
+class RetryAgent:
+    """An agent that sends a request again where that is safe.
+
+    Never a second time goes out what may have been acted on, unless the method, the policy
+    or an ``Idempotency-Key`` says that it may.
+
+    Args:
+        agent: What sends; wrapped in `HangupAgent` if it is none.
+        policy: `RetryPolicy` by default.
+        clock: The installed reactor by default.
+        on_attempt: Called with an `Attempt` after each.
+        uniform: A random number between its two arguments.
+    """
+
+    def __init__(
+        self,
+        agent: IAgent,
+        policy: RetryPolicy | None = None,
+        *,
+        clock: IReactorTime | None = None,
+        on_attempt: Callable[[Attempt], object] | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        if clock is None:
+            from twisted.internet import reactor
+
+            clock = reactor
+        self._agent = agent if isinstance(agent, HangupAgent) else HangupAgent(agent)
+        self._policy = policy = policy or RetryPolicy()
+        self._clock: Any = clock
+        self._on_attempt = on_attempt
+        self._uniform = uniform
+        self._ceiling = backoffPolicy(
+            policy.first_delay_seconds, policy.longest_delay_seconds, 2.0, lambda: 0.0
+        )
+        self._budget = float(policy.budget_reserve)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """Send a request, and again where the policy allows.
+
+        Returns:
+            A Deferred that fires with the last response, whatever its status, or fails as
+            the last attempt did; past the deadline with a `ServerHangUp`, ``ETIMEDOUT``.
+            Cancelling it ends the attempt or the wait that is under way.
+        """
+        return Deferred.fromCoroutine(
+            self._request(method, uri, headers or Headers(), _Body(bodyProducer))
+        )
+
+    async def _request(self, method: bytes, uri: bytes, headers: Headers, body: _Body) -> IResponse:
+        policy, clock = self._policy, self._clock
+        repeatable = method in policy.methods or headers.hasHeader(b"Idempotency-Key")
+        self._budget = min(self._budget + policy.budget_ratio, policy.budget_reserve)
+        due = clock.seconds() + (policy.deadline_seconds or inf)
+        if policy.attempts > 1:
+            await body.keep(policy.replay_bytes)
+        for number in range(1, policy.attempts + 1):
+            response: Any = None
+            error: Exception | None = None
+            try:
+                response = await self._attempt(method, uri, headers, body.next(), due)
+            except ServerHangUp as hang_up:
+                error = hang_up
+                again = repeatable or not hang_up.acted_on
+                # A certificate that is not trusted now will not be in a second.
+                again = again and not hang_up.code.startswith("ERR_SSL_")
+            else:
+                again = repeatable and response.code in policy.statuses
+            delay = self._delay(number, response, due) if again and body.is_there else None
+            status = None if response is None else response.code
+            self._tell(Attempt(number, method, uri, error, status, delay))
+            if delay is None:
+                break
+            if response is not None:
+                response.deliverBody(_Discard())
+            self._budget -= 1
+            await deferLater(clock, delay)
+        if error is not None:
+            raise error
+        answered: IResponse = response
+        return answered
+
+    def _attempt(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers,
+        body: IBodyProducer | None,
+        due: float,
+    ) -> Deferred[IResponse]:
+        responding = self._agent.request(method, uri, headers, body)
+        if due < inf:
+            responding.addTimeout(max(0.0, due - self._clock.seconds()), self._clock)
+            responding.addErrback(_eb_too_late)
+        return responding
+
+    def _delay(self, number: int, response: Any, due: float) -> float | None:
+        """Seconds until the next attempt, or None where there is to be none."""
+        policy = self._policy
+        if number == policy.attempts or self._budget < 1:
+            return None
+        delay = self._uniform(0.0, self._ceiling(number - 1))
+        if response is not None:
+            delay = max(delay, _retry_after(response.headers))
+        return delay if self._clock.seconds() + delay < due else None
+
+    def _tell(self, attempt: Attempt) -> None:
+        if self._on_attempt is not None:
+            try:
+                self._on_attempt(attempt)
+            except Exception:
+                _log.failure("on_attempt has failed; the request goes on")
+
+
+class _Body:
+    """The body of a request, for as many attempts as it is there."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+        self._kept: bytes | None = None
+
+    async def keep(self, most: int) -> None:
+        """Take all of it into memory, if that is at most so many bytes."""
+        producer = self._producer
+        if producer is None or producer.length is UNKNOWN_LENGTH or producer.length > most:
+            return
+        kept = BytesIO()
+        await producer.startProducing(kept)
+        self._kept = kept.getvalue()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether `next` can give it once more."""
+        producer = self._producer
+        return self._kept is not None or not getattr(producer, "started", False)
+
+    def next(self) -> Any:
+        """What one attempt sends."""
+        if self._kept is not None:
+            return _Bytes(self._kept)
+        if self._producer is not None and not isinstance(self._producer, _Once):
+            self._producer = _Once(self._producer)
+        return self._producer
+
+
+@implementer(IBodyProducer)
+class _Bytes:
+    """A body that is there."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """All of it has been written."""
+
+    def resumeProducing(self) -> None:
+        """All of it has been written."""
+
+    def stopProducing(self) -> None:
+        """All of it has been written."""
+
+
+@implementer(IBodyProducer)
+class _Once:
+    """A body that can be sent once; it is known whether it was."""
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+        self.length = producer.length
+        self.started = False
+        self.pauseProducing = producer.pauseProducing
+        self.resumeProducing = producer.resumeProducing
+        self.stopProducing = producer.stopProducing
+
+    def startProducing(self, consumer: Any) -> Any:
+        self.started = True
+        return self._producer.startProducing(consumer)
+
+
+class _Discard(Protocol):
+    """Reads a body that nobody wants, if it is short, so that the connection can be kept."""
+
+    _received = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > _DISCARDED_BYTES:
+            transport: Any = self.transport
+            getattr(transport, "abortConnection", transport.stopProducing)()
+
+
+def _eb_too_late(failure: Any) -> Any:
+    failure.trap(DeferredTimeout)
+    error = ServerHangUp("no answer in time", code="ETIMEDOUT", phase="waiting")
+    error.__cause__ = failure.value
+    raise error
+
+
+def _retry_after(headers: Headers) -> float:
+    """Seconds that the server asks for (RFC 9110, section 10.2.3); 0 where it does not."""
+    values = headers.getRawHeaders("Retry-After", [])
+    if not values:
+        return 0.0
+    text = values[-1].strip()
+    if _DIGITS.fullmatch(text):
+        return float(text)
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=timezone.utc)
+    return max(0.0, date.timestamp() - time.time())

@@ -1,0 +1,1 @@
+"""What ``python -m twisted_hangup`` runs."""

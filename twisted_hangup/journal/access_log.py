@@ -1,0 +1,163 @@
+"""One line per request in the combined log format, for refused requests as well.
+
+The format is Apache's: host, time, request line, status, bytes of the body, referrer and
+user agent.  Status 499 is nginx's for a client that left before its response was finished.
+Every byte outside 0x20-0x7e is escaped, and so are quotes and backslashes.
+
+The target of an answered request is written in full, as in every access log.  Of a refused
+one userinfo and query are hidden, because its bytes are not what they seem by definition.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from twisted.web.http import datetimeToLogString
+
+from ..errors import CLIENT_LEFT, ClientError, ClientHangUp
+from ..report.masking import DEFAULT_POLICY, MaskingPolicy, mask_target
+from ..report.text import visible
+from .files import WholeLines
+
+#: nginx's status for a connection that the server closed without a response.
+NO_RESPONSE: Final = 444
+
+_UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
+
+
+class Output(Protocol):
+    """What the lines are written to: an unbuffered binary file, opened for appending."""
+
+    def write(self, data: bytes, /) -> int | None: ...
+    def close(self) -> object: ...
+
+
+class AccessLog:
+    """Writes the lines, each in one piece and at once."""
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        policy: MaskingPolicy = DEFAULT_POLICY,
+        complain: Callable[..., object],
+        seconds: Callable[[], float] = time.time,
+    ) -> None:
+        """*complain* is called with a log format when a line cannot be written."""
+        self._output = output
+        self._policy = policy
+        self._complain = complain
+        self._seconds = seconds
+        self._second = -1
+        self._timestamp = ""
+        self._lines = WholeLines()
+
+    def request(self, request: Any) -> None:
+        """Write the line of a request that was answered, or whose client left."""
+        self._write(access_line(self._now(), request))
+
+    def refused(self, error: ClientError, sent: int | None) -> None:
+        """Write the line of a request that *error* ended before anybody saw it.
+
+        Args:
+            sent: Status code of the answer; None where none was sent.
+
+        Nothing is written where no request was begun, or where the request is one whose
+        response had been asked for: that is logged by `request`.
+        """
+        line = refused_line(self._now(), error, sent, self._policy)
+        if line is not None:
+            self._write(line)
+
+    def close(self) -> None:
+        self._output.close()
+
+    def _now(self) -> str:
+        second = int(self._seconds())
+        if second != self._second:
+            self._second = second
+            self._timestamp = datetimeToLogString(second)
+        return self._timestamp
+
+    def _write(self, line: str) -> None:
+        try:
+            self._lines.write(self._output, line.encode("ascii") + b"\n")
+        except OSError as error:
+            self._complain("The access log cannot be written: {error}", error=str(error))
+
+
+def access_line(timestamp: str, request: Any) -> str:
+    """The line for a finished `twisted.web.http.Request`, without its line end."""
+    return _line(
+        request.getClientAddress(),
+        timestamp,
+        f"{_quoted(request.method)} {_quoted(request.uri)} {_quoted(request.clientproto)}",
+        request.code,
+        request.sentLength or "-",
+        request.getHeader(b"referer"),
+        request.getHeader(b"user-agent"),
+    )
+
+
+def refused_line(
+    timestamp: str,
+    error: ClientError,
+    sent: int | None,
+    policy: MaskingPolicy = DEFAULT_POLICY,
+) -> str | None:
+    """The line for a request that went wrong before it was complete.
+
+    Args:
+        sent: Status code of the answer; where none was sent, the line has nginx's 499 for
+            a client that left, and its 444 for a connection closed without a response.
+
+    Returns:
+        The line without its line end; None where no request was refused.
+    """
+    if isinstance(error, ClientHangUp) and error.phase in ("head", "body"):
+        status = CLIENT_LEFT
+    elif error.status is None or error.phase == "response":
+        return None
+    else:
+        status = sent or NO_RESPONSE
+    head = error.request
+    if head is None:
+        return _line(error.peer, timestamp, "-", status, "-", None, None)
+    fields = {name.lower(): value for name, value in reversed(head.fields)}
+    target = mask_target(head.target, policy)
+    protocol = f" HTTP/{_quoted(head.version)}" if head.version else ""
+    return _line(
+        error.peer,
+        timestamp,
+        f"{_quoted(head.method)} {_quoted(target)}{protocol}",
+        status,
+        "-",
+        fields.get(b"referer"),
+        fields.get(b"user-agent"),
+    )
+
+
+def _line(
+    peer: object,
+    timestamp: str,
+    request_line: str,
+    status: int,
+    length: int | str,
+    referrer: bytes | None,
+    agent: bytes | None,
+) -> str:
+    host = getattr(peer, "host", None) or "-"
+    return (
+        f'{host} - - {timestamp} "{request_line}" {status} {length} '
+        f'"{_quoted(referrer or b"-")}" "{_quoted(agent or b"-")}"'
+    )
+
+
+def _quoted(data: bytes) -> str:
+    """*data* as it may stand between quotes."""
+    if not _UNSAFE.search(data):
+        return data.decode("ascii")
+    return visible(data).replace('"', r"\x22")

@@ -1,0 +1,108 @@
+"""Client errors in the server's own log: one line each; in a flood some, and a count.
+
+The line goes through Twisted's Logger as a structured event.  What a peer sent is only
+ever a value of the event, never part of its format, and is printable ASCII by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from ..errors import ClientHangUp, RecordedError
+from ..report.masking import DEFAULT_POLICY, MaskingPolicy
+from ..report.report import request_line_of
+from ..report.text import peer_text, shortened, visible
+from .flood import FloodGate
+
+_REQUEST_COLUMNS: Final = 60
+_REQUEST_TAIL: Final = 20
+
+
+class ConsoleLog:
+    """A watcher that tells each `RecordedError` to a Twisted logger.
+
+    Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
+    ``peer`` and ``request`` (the request line so far), all of them text or numbers fit to
+    show; the lines that end a flood hold ``code`` and ``suppressed``.  A client
+    that leaves an idle connection with a reset, or in the TLS handshake, is told at debug
+    level: load balancers do that to see whether we live.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        *,
+        per_second: int = 10,
+        policy: MaskingPolicy = DEFAULT_POLICY,
+        logger: Logger | None = None,
+    ) -> None:
+        """
+        Args:
+            clock: Seconds and timers, to tell floods.
+            per_second: Lines in each second, for each level, besides up to 10 that are the
+                first of their code, and up to 10 with counts; 0 for no limit.  With both
+                levels, that is less than 50 lines: few codes are told at debug level.
+            policy: What is secret besides the usual.
+            logger: Where the lines go; by default the one of the namespace that operators know.
+        """
+        logger = logger or Logger(namespace="twisted_hangup.console")
+        self._policy = policy
+        # Apart from each other: idle resets must not use up the lines of what matters.
+        self._warning = _Level(logger.warn, clock, per_second)
+        self._idle = _Level(logger.debug, clock, per_second)
+
+    def __call__(self, error: RecordedError) -> None:
+        """Log *error*, or count it in a flood."""
+        idle = isinstance(error, ClientHangUp) and error.phase in ("idle", "handshake")
+        level = self._idle if idle else self._warning
+        if not level.gate.admit(error.code):
+            return
+        line = request_line_of(error, self._policy)
+        request = shortened(line, _REQUEST_COLUMNS, tail=_REQUEST_TAIL)
+        level.log(
+            '{answer} {code} "{reason}"{place} from {peer}{quoted}',
+            answer=error.status or "-",
+            code=visible(error.code),
+            reason=visible(error.reason),
+            place=_place(error),
+            peer=peer_text(error.peer),
+            quoted=f' "{request}"' if request else "",
+            status=error.status,
+            phase=error.phase,
+            offset=error.offset,
+            request=request,
+        )
+
+    def close(self) -> None:
+        """Tell what floods have suppressed so far, and leave no timer behind."""
+        self._warning.gate.close()
+        self._idle.gate.close()
+
+
+class _Level:
+    """A level of the logger, and the gate before it."""
+
+    def __init__(self, log: Callable[..., object], clock: IReactorTime, per_second: int) -> None:
+        self.log = log
+        self.gate = FloodGate(clock, per_second, self._suppressed)
+
+    def _suppressed(self, code: str, count: int) -> None:
+        self.log(
+            "... and {count} more {code} in the last second",
+            count=f"{count:,}",
+            code=visible(code),
+            suppressed=count,
+        )
+
+
+def _place(error: RecordedError) -> str:
+    """Where it went wrong: the byte where one is to blame, else the phase."""
+    if error.offset is None:
+        return f" ({error.phase})"
+    where = error.broke_at
+    culprit = where.line[where.caret : where.caret + 1] if where else b""
+    return f" at byte {error.offset}" + (f" (0x{culprit[0]:02x})" if culprit else "")

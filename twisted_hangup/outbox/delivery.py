@@ -1,0 +1,184 @@
+"""One attempt to deliver a request, through any ``IAgent``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IConsumer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer
+from zope.interface import implementer
+
+from ..limits import KIB
+from ..report.text import shortened
+from .claim import Claimed
+from .policy import DeliveryPolicy, Verdict, retry_after_seconds
+from .request import headers_from_text
+from .store import Settlement
+
+#: So much of a response's body is read, and for so long, to keep the connection for the
+#: next request; the body itself is of no interest.
+_DRAIN_BYTES: Final = 64 * KIB
+_DRAIN_SECONDS: Final = 5.0
+
+_PROBLEM_COLUMNS: Final = 300
+
+_log = Logger()
+
+
+def given_back(claimed: Claimed) -> Settlement:
+    """For whoever comes next, at once: the service stops, which says nothing about a server."""
+    return Settlement(claimed, Verdict.RETRY, "given back")
+
+
+class Attempt:
+    """One request under way.
+
+    Attributes:
+        claimed: Which.
+        settled: Fires with the `Settlement`; never fails.
+    """
+
+    def __init__(self, agent: IAgent, claimed: Claimed, policy: DeliveryPolicy, clock: Any) -> None:
+        self.claimed = claimed
+        self.settled: Deferred[Settlement] = Deferred()
+        self._policy = policy
+        self._clock = clock
+        self._timer = clock.callLater(policy.attempt_seconds, self._time_out)
+        self._timed_out = self._released = False
+        self._drain: _Drain | None = None
+        self._settlement: Settlement | None = None
+        body = _Body(claimed.body) if claimed.body else None
+        method, url = claimed.method.encode("latin-1"), claimed.url.encode("ascii")
+        self._waiting: Deferred[Any] = maybeDeferred(
+            agent.request, method, url, _headers(claimed), body
+        )
+        self._waiting.addCallbacks(self._cb_head, self._eb_failed).addErrback(self._eb_bug)
+
+    def release(self) -> None:
+        """Give up the attempt, and let somebody else make it; harmless when it is over."""
+        self._released = True
+        self._cancel()
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._drain is not None:
+            self._drain.stop()
+        else:
+            self._waiting.cancel()
+
+    def _cb_head(self, response: Any) -> None:
+        verdict = self._policy.judge(response.code, self.claimed.attempt)
+        wait = retry_after_seconds(response.headers, time.time())
+        pause = min(wait, self._policy.pause_cap_seconds)
+        problem = None
+        if verdict is not Verdict.DELIVERED:
+            phrase = shortened(b"%d %b" % (response.code, response.phrase or b""), 100)
+            problem = f"answered {phrase}".rstrip()
+            location = response.headers.getRawHeaders(b"location")
+            if 300 <= response.code < 400 and location:
+                problem += f" to {shortened(location[0].partition(b'?')[0], 150)}"
+        self._settlement = Settlement(
+            self.claimed, verdict, problem, pause, verdict is not Verdict.RETRY, pause
+        )
+        self._timer.reset(_DRAIN_SECONDS)
+        self._drain = _Drain(self._end)
+        response.deliverBody(self._drain)
+
+    def _eb_failed(self, failure: Failure) -> None:
+        if self._released:
+            self._settlement = given_back(self.claimed)
+        else:
+            problem = (
+                f"no response within {self._policy.attempt_seconds:g} s"
+                if self._timed_out
+                else _told(failure)
+            )
+            self._settlement = Settlement(self.claimed, Verdict.RETRY, problem, reached=False)
+        self._end()
+
+    def _eb_bug(self, failure: Failure) -> None:
+        """The policy or the agent's response has raised: the request is not lost for that."""
+        _log.failure("an attempt went wrong", failure)
+        self._settlement = Settlement(self.claimed, Verdict.RETRY, _told(failure), reached=False)
+        self._end()
+
+    def _end(self) -> None:
+        if self.settled.called:
+            return
+        if self._timer.active():
+            self._timer.cancel()
+        assert self._settlement is not None
+        self.settled.callback(self._settlement)
+
+
+class _Drain(Protocol):
+    """Reads the body of a response to its end, if that is not far."""
+
+    def __init__(self, ended: Any) -> None:
+        self._ended = ended
+        self._read = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._read += len(data)
+        if self._read > _DRAIN_BYTES:
+            self.stop()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended()
+
+    def stop(self) -> None:
+        """Close the connection."""
+        transport: Any = self.transport
+        if transport is not None:
+            transport.stopProducing()
+        self.connectionLost()
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A body that is in memory, in one piece."""
+
+    def __init__(self, body: bytes) -> None:
+        self.length = len(body)
+        self._body = body
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
+
+
+def _headers(claimed: Claimed) -> Headers:
+    headers = Headers()
+    for name, value in headers_from_text(claimed.headers):
+        headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
+    headers.setRawHeaders(b"Idempotency-Key", [claimed.key.encode("ascii")])
+    return headers
+
+
+def _told(failure: Failure) -> str:
+    """A failure of an agent in one line: what is inside of Twisted's lists of reasons."""
+    error = failure.value
+    while reasons := getattr(error, "reasons", None):
+        error = reasons[0].value if isinstance(reasons[0], Failure) else reasons[0]
+    if isinstance(error, CancelledError):
+        return "the attempt was cancelled"
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return shortened(f"{name}: {text}".encode() if text else name.encode(), _PROBLEM_COLUMNS)

@@ -1,0 +1,273 @@
+"""A request as the outbox takes it in: checked, bounded and in the form that is stored."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeAlias
+
+from twisted.web.http_headers import Headers
+
+from ..limits import KIB, MIB
+
+Text: TypeAlias = "str | bytes"
+HeadersArgument: TypeAlias = (
+    "Headers | Mapping[str, Text | list[Text]] | Iterable[tuple[Text, Text]] | None"
+)
+
+# RFC 9110, section 5.6.2 (token) and section 5.5 (field-value, without obs-text folding)
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+# RFC 3986, as far as an http URL has it: no userinfo, only visible ASCII.
+_URL: Final = re.compile(
+    r"(?P<origin>(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._~!$&'()*+,;=%\-]+)"
+    r"(?::(?P<port>[0-9]{1,5})?)?)(?P<rest>[/?#][\x21-\x7e]*)?",
+    re.I,
+)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+# The draft of the Idempotency-Key field has a string of printable ASCII; no spaces and no
+# quotes is what servers that compare it byte by byte agree on.
+_KEY: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
+_TAG: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY_FIELD: Final = "idempotency-key"
+
+#: The hexadecimal digit that has the variant of a UUID in it, for each random one.
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+
+#: Fields that belong to the connection, or are made from the body, by whoever sends it.
+_NOT_YOURS: Final = frozenset(
+    {
+        *{"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer"},
+        *{"transfer-encoding", "upgrade"},
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutboxLimits:
+    """How much the outbox takes, keeps in memory and does at once.
+
+    Attributes:
+        url_bytes: Longest URL.
+        header_bytes: All names and values of one request together.
+        body_bytes: Largest body.  As many bodies as there are deliveries at once are in
+            memory, so this times *deliveries* is what they cost.
+        unstored_bytes: How much may wait to be stored, for instance while the database
+            is away; beyond it ``send()`` fails at once.
+        store_seconds: How long ``send()`` waits for a database that is locked or away.
+        deliveries: Attempts at the same time, in this process.
+        deliveries_per_destination: The same for one destination.
+        poll_seconds: How often to look for what other processes have queued.
+    """
+
+    url_bytes: int = 8 * KIB
+    header_bytes: int = 64 * KIB
+    body_bytes: int = 1 * MIB
+    unstored_bytes: int = 64 * MIB
+    store_seconds: float = 10.0
+    deliveries: int = 40
+    deliveries_per_destination: int = 10
+    poll_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a number that is not positive."""
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ValueError(f"{field.name} must be more than 0")
+
+
+class NewRequest(NamedTuple):
+    """A request on its way into the store; its fields are the columns of its row.
+
+    Attributes:
+        key: Its ``Idempotency-Key``.
+        lane: What it queues in: the destination, and for ordered requests a tag behind a
+            space.
+        ordered: 1 if it waits for those before it in its lane, else 0.
+        method: Token.
+        url: Absolute, ASCII.
+        headers: A line for each field; characters stand for bytes, as in ISO 8859-1.
+        body: Its octets.
+        max_age_seconds: When it is dead, counted from now.
+    """
+
+    key: str
+    lane: str
+    ordered: int
+    method: str
+    url: str
+    headers: str
+    body: bytes
+    max_age_seconds: float
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it takes while it waits, roughly."""
+        return len(self.body) + len(self.headers) + len(self.url) + KIB
+
+
+def destination_of(lane: str) -> str:
+    """Scheme, host and port that the requests of a lane go to."""
+    return lane.partition(" ")[0]
+
+
+def new_request(
+    method: Text,
+    url: Text,
+    headers: HeadersArgument,
+    body: bytes,
+    *,
+    key: str | None,
+    ordered: bool | str,
+    max_age_seconds: float,
+    limits: OutboxLimits,
+) -> NewRequest:
+    """Check the arguments of ``send()``.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: It cannot be sent as HTTP, or is over a limit.
+    """
+    name = _text(method, "the method")
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"not a method: {name!r}")
+    if name == "CONNECT":
+        raise ValueError("CONNECT makes a tunnel, which cannot be queued")
+    if not isinstance(body, bytes):
+        raise TypeError(f"the body must be bytes, not {type(body).__name__}")
+    if len(body) > limits.body_bytes:
+        raise ValueError(f"the body has {len(body)} bytes, more than {limits.body_bytes}")
+    if not max_age_seconds > 0:
+        raise ValueError("max_age_seconds must be more than 0")
+    target, destination = _checked_url(_text(url, "the URL"), limits)
+    pairs, own_key = _checked_headers(headers, limits)
+    if key is not None and own_key not in (None, key):
+        raise ValueError(f"two keys: {key!r}, and {own_key!r} in the headers")
+    key = own_key if key is None else key
+    if key is None:
+        key = new_key()
+    elif not isinstance(key, str) or not _KEY.fullmatch(key):
+        raise ValueError(
+            f"not a key: {key!r} (1 to 255 visible ASCII characters, neither quote nor backslash)"
+        )
+    lane = destination
+    if ordered:
+        tag = "" if ordered is True else ordered
+        if not isinstance(tag, str) or (tag and not _TAG.fullmatch(tag)):
+            raise ValueError(f"ordered must be a bool or a visible ASCII string: {ordered!r}")
+        lane = f"{destination} {tag}"
+    return NewRequest(
+        key, lane, int(bool(ordered)), name, target, headers_as_text(pairs), body, max_age_seconds
+    )
+
+
+def new_key() -> str:
+    """A random UUID that begins with the time (RFC 9562, version 7).
+
+    Keys that were made together stand together in the index of a large queue.
+    """
+    time_bits = f"{time.time_ns() // 1_000_000:012x}"
+    random = os.urandom(10).hex()
+    # uuid.UUID would take twice as long for the same.
+    return (
+        f"{time_bits[:8]}-{time_bits[8:]}-7{random[:3]}-"
+        f"{_VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"
+    )
+
+
+def headers_as_text(pairs: Iterable[tuple[str, str]]) -> str:
+    """Fields in the form in which they are stored: a line each."""
+    return "".join([f"{name}: {value}\n" for name, value in pairs])
+
+
+def headers_from_text(text: str) -> list[tuple[str, str]]:
+    """The fields that `headers_as_text` has made a text of."""
+    lines = [line.partition(": ") for line in text.split("\n")[:-1]]
+    return [(name, value) for name, _, value in lines]
+
+
+def _text(value: Text, what: str) -> str:
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    if isinstance(value, str):
+        return value
+    raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
+
+
+def _checked_url(url: str, limits: OutboxLimits) -> tuple[str, str]:
+    """*url* without its fragment, and its destination."""
+    if len(url) > limits.url_bytes:
+        raise ValueError(f"the URL has {len(url)} characters, more than {limits.url_bytes}")
+    match = _URL.fullmatch(url)
+    if match is None:
+        if not url.isascii():
+            raise ValueError(f"the URL is not ASCII, percent-encode it: {url!r}")
+        if "@" in url.partition("//")[2].partition("/")[0]:
+            # Nor is it shown: what stands there is a password.
+            raise ValueError("the URL has userinfo, which belongs into an Authorization field")
+        raise ValueError(f"not an absolute http or https URL: {url!r}")
+    return url.partition("#")[0], _destination(match["origin"])
+
+
+@lru_cache(maxsize=1024)
+def _destination(origin: str) -> str:
+    match = _URL.fullmatch(origin)
+    assert match is not None
+    scheme = match["scheme"].lower()
+    port = int(match["port"] or _DEFAULT_PORTS[scheme])
+    if not 0 < port < 65536:
+        raise ValueError(f"not a port: {port}")
+    return f"{scheme}://{match['host'].lower()}:{port}"
+
+
+def _checked_headers(
+    headers: HeadersArgument, limits: OutboxLimits
+) -> tuple[list[tuple[str, str]], str | None]:
+    """The fields without the key, and the key."""
+    pairs: list[tuple[str, str]] = []
+    key = None
+    size = 0
+    for pair in _pairs(headers):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError("headers are Headers, a mapping, or pairs of a name and a value")
+        raw_name, raw_value = pair
+        name, value = _text(raw_name, "a field name"), _text(raw_value, "a field value")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"not a field name: {name!r}")
+        if not _FIELD_VALUE.fullmatch(value):
+            # The value itself may be a secret.
+            raise ValueError(f"the field {name} has a character that no field may have")
+        lower = name.lower()
+        if lower in _NOT_YOURS:
+            raise ValueError(f"the field {name} is made when the request is sent")
+        size += len(name) + len(value)
+        if lower != _KEY_FIELD:
+            pairs.append((name, value))
+        elif key is None:
+            key = value
+        else:
+            raise ValueError("the headers have two keys")
+    if size > limits.header_bytes:
+        raise ValueError(f"the headers have {size} bytes, more than {limits.header_bytes}")
+    return pairs, key
+
+
+def _pairs(headers: HeadersArgument) -> Iterable[tuple[Text, Text]]:
+    if headers is None:
+        return ()
+    if isinstance(headers, Headers):
+        lines = headers.getAllRawHeaders()
+        return [(name.decode("latin-1"), value) for name, values in lines for value in values]
+    if not isinstance(headers, Mapping):
+        return headers
+    return [
+        (name, value)
+        for name, values in headers.items()
+        for value in (values if isinstance(values, (list, tuple)) else [values])
+    ]

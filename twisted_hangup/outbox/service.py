@@ -1,0 +1,420 @@
+"""Requests that are delivered later if they cannot be now, whatever happens in between.
+
+What `Outbox.send` has stored survives the end of the process and is delivered at least once:
+by this process, by the next one, or by another one that shares the database.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import IAgent
+
+from ..client.agent import HangupAgent
+from ..errors import OutboxUnavailable
+from ..limits import OutboundTimeouts
+from . import admin as manage
+from .admin import DestinationStats as DestinationStats
+from .admin import OutboxStats as OutboxStats
+from .admin import QueuedRequest as QueuedRequest
+from .claim import Claimed, Demand
+from .database import Database, Pool, database_named
+from .delivery import Attempt, given_back
+from .policy import DeliveryPolicy as DeliveryPolicy
+from .policy import Jitter, uniform_below
+from .policy import Verdict as Verdict
+from .request import HeadersArgument, Text, new_request
+from .request import OutboxLimits as OutboxLimits
+from .store import Done, Settlement
+from .writer import Writer
+
+T = TypeVar("T")
+
+#: How often requests that are too old are looked for, and lanes that nobody looks at.
+_SWEEP_SECONDS: Final = 30.0
+
+_log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of one attempt, told to watchers.
+
+    Attributes:
+        key: The request's ``Idempotency-Key``.
+        destination: Scheme, host and port.
+        attempt: 1 for the first.
+        verdict: What is done with the request now.
+        problem: How the attempt ended, in one line; None where it was delivered.
+        wait_seconds: Until it is tried again, at least; 0 if it is not.
+    """
+
+    key: str
+    destination: str
+    attempt: int
+    verdict: Verdict
+    problem: str | None
+    wait_seconds: float
+
+
+Watcher: TypeAlias = Callable[[Delivery], object]
+
+
+class Outbox(Service):
+    """Stores requests and delivers them, as a service of any Twisted application."""
+
+    def __init__(
+        self,
+        database: str,
+        *,
+        agent: IAgent | None = None,
+        policy: DeliveryPolicy = DeliveryPolicy(),  # noqa: B008 (frozen)
+        limits: OutboxLimits = OutboxLimits(),  # noqa: B008 (frozen)
+        deliver: bool = True,
+        grace_seconds: float = 10.0,
+        jitter: Jitter = uniform_below,
+        reactor: Any = None,
+        clock: Any = None,
+    ) -> None:
+        """
+        Args:
+            database: The path of an SQLite file, or a ``postgresql://`` URL.
+            agent: What delivers, any ``IAgent``; None for a `HangupAgent`, which is closed
+                when the service stops.
+            policy: When to try again, and for how long.
+            limits: How much is taken in, and done at once.
+            deliver: Whether this process delivers, or only stores for others that do.
+            grace_seconds: How long attempts may go on when the service stops.
+            jitter: Draws the waits; also called in a thread.
+            reactor: For threads and connections; None for the installed one.
+            clock: An ``IReactorTime``: timers, and with SQLite the time in the file.  None
+                for *reactor*.
+
+        Raises:
+            ModuleNotFoundError: PostgreSQL is asked for, and psycopg is not installed.
+            ValueError: *database* is not the name of one.
+        """
+        if reactor is None:
+            from twisted.internet import reactor
+        self._reactor: Any = reactor
+        self._clock: Any = reactor if clock is None else clock
+        self._database: Database = database_named(database, self._clock.seconds)
+        self._own_agent = agent is None
+        self._agent = agent
+        self._policy = policy
+        self._limits = limits
+        self._deliver = deliver
+        self._grace_seconds = grace_seconds
+        self._jitter = jitter
+        self._pool: Pool | None = None
+        self._writer: Writer | None = None
+        self._attempts: set[Attempt] = set()
+        self._running: Counter[str] = Counter()
+        self._timers: dict[str, IDelayedCall] = {}
+        self._watchers: set[Watcher] = set()
+
+    def send(
+        self,
+        method: Text,
+        url: Text,
+        headers: HeadersArgument = None,
+        body: bytes = b"",
+        *,
+        key: str | None = None,
+        ordered: bool | str = False,
+        max_age_seconds: float | None = None,
+    ) -> Deferred[str]:
+        """Store a request, and deliver it as soon as that is possible.
+
+        Args:
+            method: Token.
+            url: Absolute, http or https, ASCII.
+            headers: Twisted's ``Headers``, a mapping, or pairs.
+            body: At most `OutboxLimits.body_bytes`.
+            key: Its ``Idempotency-Key``, which may stand in *headers* instead; None for a
+                new one.  Every attempt carries the same.
+            ordered: True for a request that must not overtake the ordered ones sent before
+                it to the same scheme, host and port.  A string is an order of its own:
+                requests with another string do not wait for each other.
+            max_age_seconds: When it is dead; None for the policy's.
+
+        Returns:
+            A Deferred that fires with the key once the request is on the disk: from then
+            on nothing loses it, and an attempt to deliver it begins at once.  To send the
+            same with the same key while it is queued does nothing and fires, too.
+
+            It fails with `KeyInUse` where the key has another request, and with
+            `OutboxUnavailable` where the database is full, or is locked or away for
+            longer than `OutboxLimits.store_seconds`.  Cancelling withdraws the request,
+            unless it is being stored right then.
+
+        Raises:
+            OutboxUnavailable: The service does not run, or too much waits to be stored.
+            TypeError: An argument is of the wrong type.
+            ValueError: It cannot be sent as HTTP, or is over a limit.
+        """
+        request = new_request(
+            *(method, url, headers, body),
+            key=key,
+            ordered=ordered,
+            max_age_seconds=(
+                self._policy.max_age_seconds if max_age_seconds is None else max_age_seconds
+            ),
+            limits=self._limits,
+        )
+        if self._writer is None or not self.running:
+            raise OutboxUnavailable("the outbox is not running: start the service first")
+        return self._writer.store(request)
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Tell *watcher* of every attempt of this process from now on, once it is over.
+
+        Returns:
+            A function that ends the watch; calling it twice is harmless.
+        """
+        self._watchers.add(watcher)
+        return lambda: self._watchers.discard(watcher)
+
+    def stats(self) -> Deferred[OutboxStats]:
+        """How much is queued and dead, where to, and which destinations are paused."""
+        return self._manage(manage.stats)
+
+    def requests(
+        self, *, dead: bool = True, destination: str | None = None, limit: int = 100, after: int = 0
+    ) -> Deferred[list[QueuedRequest]]:
+        """The dead letters, or with *dead* False what is queued, oldest first.
+
+        Args:
+            dead: Which.
+            destination: Only what goes there.
+            limit: How many, at most.
+            after: Only those behind this `QueuedRequest.id`: the next page.
+        """
+        return self._manage(
+            manage.requests, dead=dead, destination=destination, limit=limit, after=after
+        )
+
+    def requeue(
+        self, keys: Iterable[str] | None = None, *, destination: str | None = None
+    ) -> Deferred[int]:
+        """Give dead letters a new life: those with *keys*, or all.
+
+        Args:
+            keys: Which; None for all of them.
+            destination: Only what goes there.
+
+        Returns:
+            A Deferred that fires with their number.
+        """
+        keys = None if keys is None else list(keys)
+        done = self._manage(manage.requeue, keys=keys, destination=destination)
+        return done.addCallback(self._cb_look)
+
+    def drop(
+        self, keys: Iterable[str] | None = None, *, destination: str | None = None
+    ) -> Deferred[int]:
+        """Delete requests: those with *keys*, queued or dead, or else all dead letters.
+
+        Returns:
+            A Deferred that fires with their number.
+        """
+        keys = None if keys is None else list(keys)
+        done = self._manage(manage.drop, keys=keys, destination=destination)
+        return done.addCallback(self._cb_look)
+
+    def startService(self) -> None:
+        """Begin to store and to deliver, also what earlier processes have left."""
+        super().startService()
+        self._pool = Pool(self._database, self._reactor)
+        self._pool.start()
+        if self._agent is None:
+            self._agent = HangupAgent.from_reactor(
+                self._reactor,
+                # How long an answer may take is for the policy to say.
+                timeouts=OutboundTimeouts(head_seconds=0.0, silence_seconds=0.0),
+                most_idle=self._limits.deliveries_per_destination,
+            )
+        self._writer = Writer(
+            self._pool,
+            self._database,
+            self._clock,
+            self._limits,
+            pause=lambda failures: self._policy.pause(failures, self._jitter),
+            demand=self._demand,
+            done=self._done,
+        )
+        self._sweep()
+
+    def stopService(self) -> Deferred[None]:
+        """Take nothing new, let attempts finish, and give back what did not.
+
+        Returns:
+            A Deferred that fires when everything is written down and closed.
+        """
+        super().stopService()
+        if self._writer is None:
+            return succeed(None)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        grace = self._clock.callLater(self._grace_seconds, self._release)
+        settled: Deferred[Any] = DeferredList([_fork(one.settled) for one in self._attempts])
+        settled.addCallback(lambda _: grace.active() and grace.cancel())
+        return settled.addCallback(self._cb_close_writer).addCallback(self._cb_close)
+
+    def _release(self) -> None:
+        for attempt in [*self._attempts]:
+            attempt.release()
+
+    def _cb_close_writer(self, _: object) -> Deferred[None]:
+        assert self._writer is not None
+        return self._writer.close()
+
+    def _cb_close(self, _: object) -> Deferred[None]:
+        assert self._pool is not None
+        self._pool.close()
+        self._pool = self._writer = None
+        if not self._own_agent:
+            return succeed(None)
+        agent: Any
+        agent, self._agent = self._agent, None
+        closed: Deferred[None] = agent.close()
+        return closed
+
+    def _manage(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
+        if self._pool is None:
+            raise OutboxUnavailable("the outbox is not running: start the service first")
+        done: Deferred[T] = self._pool.runInteraction(
+            manage.run, self._database, function, create=True, **arguments
+        )
+        return done.addErrback(self._eb_database)
+
+    def _eb_database(self, failure: Failure) -> Failure:
+        error = failure.value
+        if error is None or not self._database.is_failing(error):
+            return failure
+        raise OutboxUnavailable(
+            f"{self._database.name}: {self._database.explain(error)}"
+        ) from error
+
+    def _cb_look(self, result: T) -> T:
+        self._look()
+        return result
+
+    def _look(self) -> None:
+        if self._writer is not None and self.running:
+            self._writer.look()
+
+    def _sweep(self) -> None:
+        assert self._writer is not None
+        self._writer.look(sweep=True)
+        self._call_later("sweep", _SWEEP_SECONDS, self._sweep)
+
+    def _call_later(self, name: str, seconds: float, function: Callable[[], None]) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+        self._timers[name] = self._clock.callLater(seconds, self._timed, name, function)
+
+    def _timed(self, name: str, function: Callable[[], None]) -> None:
+        del self._timers[name]
+        function()
+
+    def _demand(self) -> Demand | None:
+        free = self._limits.deliveries - len(self._attempts)
+        if not self._deliver or not self.running or free <= 0:
+            return None
+        return Demand(
+            requests=free,
+            per_destination=self._limits.deliveries_per_destination,
+            running={**self._running},
+            lease_seconds=self._policy.attempt_seconds + self._policy.settle_seconds,
+            failures_to_pause=self._policy.failures_to_pause,
+        )
+
+    def _done(self, done: Done) -> None:
+        """A transaction is committed: do what it says."""
+        for destination, seconds in done.paused.items():
+            _log.warn(
+                "{destination} is left alone for {seconds:.1f} s",
+                destination=destination,
+                seconds=seconds,
+            )
+        if done.expired:
+            _log.warn("{count} requests died of age", count=done.expired)
+        if done.taken is None:
+            return
+        for claimed in done.taken.claimed:
+            if self.running:
+                self._attempt(claimed)
+            elif self._writer is not None:  # the service was stopped meanwhile
+                self._writer.settle(given_back(claimed))
+        wait = done.taken.look_again_seconds
+        wait = self._limits.poll_seconds if wait is None else min(wait, self._limits.poll_seconds)
+        if self.running:
+            self._call_later("look", wait, self._look)
+
+    def _attempt(self, claimed: Claimed) -> None:
+        assert self._agent is not None
+        attempt = Attempt(self._agent, claimed, self._policy, self._clock)
+        self._attempts.add(attempt)
+        self._running[claimed.destination] += 1
+        attempt.settled.addCallback(self._cb_settled, attempt)
+
+    def _cb_settled(self, settlement: Settlement, attempt: Attempt) -> None:
+        claimed = settlement.claimed
+        self._attempts.discard(attempt)
+        self._running[claimed.destination] -= 1
+        if not self._running[claimed.destination]:
+            del self._running[claimed.destination]
+        settlement = self._with_wait(settlement)
+        assert self._writer is not None
+        self._writer.settle(settlement)
+        if settlement.verdict is Verdict.DEAD:
+            _log.warn(
+                "{method} {destination} with key {key} is dead after attempt {attempt}: {problem}",
+                method=claimed.method,
+                destination=claimed.destination,
+                key=claimed.key,
+                attempt=claimed.attempt,
+                problem=settlement.problem,
+            )
+        delivery = Delivery(
+            *(claimed.key, claimed.destination, claimed.attempt),
+            *(settlement.verdict, settlement.problem, settlement.wait_seconds),
+        )
+        for watcher in [*self._watchers]:
+            try:
+                watcher(delivery)
+            except Exception:
+                _log.failure("a watcher of the outbox failed")
+
+    def _with_wait(self, settlement: Settlement) -> Settlement:
+        """What is tried again waits as the policy says, or as long as the server asks."""
+        if settlement.verdict is not Verdict.RETRY or settlement.reached is None:
+            return settlement
+        wait = self._policy.wait(settlement.claimed.attempt, self._jitter)
+        return Settlement(
+            *(settlement.claimed, settlement.verdict, settlement.problem),
+            *(max(wait, settlement.wait_seconds), settlement.reached, settlement.pause_seconds),
+        )
+
+
+def _fork(source: Deferred[T]) -> Deferred[None]:
+    """Fires when *source* has, and leaves its result alone."""
+    fork: Deferred[None] = Deferred()
+
+    def tell(result: Any) -> Any:
+        fork.callback(None)
+        return result
+
+    source.addBoth(tell)
+    return fork

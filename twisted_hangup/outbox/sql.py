@@ -1,0 +1,217 @@
+"""The tables of the outbox, and what they promise.
+
+``hangup_outbox_requests``
+    A row per request that is queued or dead; what was delivered is deleted.  Nobody sees a
+    queued row before its ``due_at``.  To claim a row is to set that to the end of a lease,
+    so a row whose claimer was killed comes back by itself.
+
+``hangup_outbox_lanes``
+    A row per lane that has queued requests: what a destination gets without an order, or
+    with one.  ``next_at`` is no later than the first of them is due.  So finding work costs
+    the same whether a thousand requests are queued behind a destination that is down or a
+    million.
+
+``hangup_outbox_destinations``
+    A row per destination whose last attempt has failed.
+
+Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..errors import OutboxUnavailable
+from .database import VERSION_TABLE, Database
+
+#: Of the tables below.
+VERSION: Final = 1
+
+_TABLES: Final = """
+CREATE TABLE hangup_outbox_requests (
+    id {id},
+    key {text} NOT NULL UNIQUE,
+    lane {text} NOT NULL,
+    ordered smallint NOT NULL,
+    method {text} NOT NULL,
+    url {text} NOT NULL,
+    headers {text} NOT NULL,
+    body {bytes} NOT NULL,
+    stored_at {real} NOT NULL,
+    expires_at {real} NOT NULL,
+    due_at {real} NOT NULL,
+    attempts integer NOT NULL DEFAULT 0,
+    claim {text},
+    problem {text},
+    dead_at {real}
+);
+CREATE INDEX hangup_outbox_due ON hangup_outbox_requests (lane, due_at)
+    WHERE dead_at IS NULL AND ordered = 0;
+CREATE INDEX hangup_outbox_first ON hangup_outbox_requests (lane, id)
+    WHERE dead_at IS NULL AND ordered = 1;
+CREATE INDEX hangup_outbox_expiry ON hangup_outbox_requests (expires_at)
+    WHERE dead_at IS NULL;
+CREATE INDEX hangup_outbox_claimed ON hangup_outbox_requests (lane, due_at)
+    WHERE claim IS NOT NULL;
+CREATE INDEX hangup_outbox_dead ON hangup_outbox_requests (id)
+    WHERE dead_at IS NOT NULL;
+CREATE TABLE hangup_outbox_lanes (
+    name {text} PRIMARY KEY,
+    destination {text} NOT NULL,
+    ordered smallint NOT NULL,
+    next_at {real} NOT NULL
+);
+CREATE INDEX hangup_outbox_lanes_next ON hangup_outbox_lanes (next_at);
+CREATE INDEX hangup_outbox_lanes_destination ON hangup_outbox_lanes (destination);
+CREATE TABLE hangup_outbox_destinations (
+    name {text} PRIMARY KEY,
+    failures integer NOT NULL,
+    paused_until {real} NOT NULL,
+    problem {text} NOT NULL
+);
+CREATE TABLE hangup_outbox_version (version integer NOT NULL);
+INSERT INTO hangup_outbox_version VALUES (1)
+"""
+
+INSERT: Final = """
+INSERT INTO hangup_outbox_requests
+    (key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at)
+VALUES (%(key)s, %(lane)s, %(ordered)s, %(method)s, %(url)s, %(headers)s, %(body)s,
+    %(now)s, %(expires_at)s, %(now)s)
+ON CONFLICT (key) DO NOTHING
+"""
+
+SAME_KEY: Final = """
+SELECT lane, ordered, method, url, headers, body FROM hangup_outbox_requests
+WHERE key = %(key)s
+"""
+
+# A row that is there is not locked unless it changes, so that processes which queue for the
+# same destination do not wait for each other's commit.
+ADD_LANE: Final = """
+INSERT INTO hangup_outbox_lanes (name, destination, ordered, next_at)
+VALUES (%(name)s, %(destination)s, %(ordered)s, %(at)s)
+ON CONFLICT (name) DO NOTHING
+"""
+WAKE_LANE: Final = """
+UPDATE hangup_outbox_lanes SET next_at = %(at)s WHERE name = %(name)s AND next_at > %(at)s
+"""
+WAKE_DESTINATION: Final = """
+UPDATE hangup_outbox_lanes SET next_at = %(at)s
+WHERE destination = %(name)s AND next_at > %(at)s
+"""
+DELAY_LANE: Final = "UPDATE hangup_outbox_lanes SET next_at = %(at)s WHERE name = %(name)s"
+DROP_LANE: Final = "DELETE FROM hangup_outbox_lanes WHERE name = %(name)s"
+LOCK_LANE: Final = """
+SELECT next_at FROM hangup_outbox_lanes WHERE name = %(name)s {skip_locked}
+"""
+
+#: With what is known of their destinations.  Formatted with a condition on these.
+DUE_LANES: Final = """
+SELECT lane.name, destination, ordered, failures, paused_until
+FROM hangup_outbox_lanes AS lane
+LEFT JOIN hangup_outbox_destinations AS place ON place.name = destination
+WHERE next_at <= %(now)s {condition} ORDER BY next_at LIMIT %(limit)s
+"""
+NEXT_LANE: Final = "SELECT min(next_at) FROM hangup_outbox_lanes WHERE next_at > %(now)s"
+
+_COLUMNS: Final = "id, key, method, url, headers, body, attempts, expires_at, due_at"
+
+DUE_ROWS: Final = f"""
+SELECT {_COLUMNS} FROM hangup_outbox_requests
+WHERE lane = %(lane)s AND ordered = 0 AND dead_at IS NULL AND due_at <= %(now)s
+ORDER BY due_at LIMIT %(limit)s {{skip_locked}}
+"""
+FIRST_ROW: Final = f"""
+SELECT {_COLUMNS} FROM hangup_outbox_requests
+WHERE lane = %(lane)s AND ordered = 1 AND dead_at IS NULL ORDER BY id LIMIT 1
+"""
+RUNNING_IN_LANE: Final = """
+SELECT max(due_at) FROM hangup_outbox_requests
+WHERE lane = %(lane)s AND claim IS NOT NULL AND due_at > %(now)s
+"""
+CLAIM: Final = """
+UPDATE hangup_outbox_requests
+SET due_at = %(due_at)s, claim = %(claim)s, attempts = attempts + 1 WHERE id = %(id)s
+"""
+FIRST_DUE: Final = """
+SELECT min(due_at) FROM hangup_outbox_requests
+WHERE lane = %(lane)s AND ordered = 0 AND dead_at IS NULL
+"""
+
+DELIVERED: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s"
+# Only while the claim is ours: past the lease, the row may be with somebody else.
+AGAIN: Final = """
+UPDATE hangup_outbox_requests SET due_at = %(at)s, claim = NULL, problem = %(problem)s
+WHERE id = %(id)s AND claim = %(claim)s
+"""
+DEAD: Final = """
+UPDATE hangup_outbox_requests SET dead_at = %(now)s, claim = NULL, problem = %(problem)s
+WHERE id = %(id)s AND claim = %(claim)s
+"""
+EXPIRED: Final = """
+UPDATE hangup_outbox_requests SET dead_at = %(now)s, claim = NULL,
+    problem = CASE WHEN problem IS NULL THEN 'too old' ELSE 'too old; ' || problem END
+WHERE id = %(id)s AND dead_at IS NULL
+"""
+OVER_AGE: Final = """
+SELECT id, lane, ordered FROM hangup_outbox_requests
+WHERE dead_at IS NULL AND expires_at <= %(now)s AND (claim IS NULL OR due_at <= %(now)s)
+ORDER BY expires_at LIMIT %(limit)s {skip_locked}
+"""
+
+GOT_THROUGH: Final = "DELETE FROM hangup_outbox_destinations WHERE name = %(name)s"
+# While a destination is paused only its probe counts: the attempts that were under way when
+# it went down say nothing new.
+FAILED: Final = """
+INSERT INTO hangup_outbox_destinations (name, failures, paused_until, problem)
+VALUES (%(name)s, 1, 0, %(problem)s)
+ON CONFLICT (name) DO UPDATE SET
+    failures = hangup_outbox_destinations.failures + 1, problem = excluded.problem
+WHERE hangup_outbox_destinations.paused_until <= %(now)s OR %(probe)s = 1
+"""
+DESTINATION: Final = """
+SELECT failures, paused_until FROM hangup_outbox_destinations WHERE name = %(name)s
+"""
+LOCK_DESTINATION: Final = DESTINATION + " {skip_locked}"
+PAUSE: Final = """
+UPDATE hangup_outbox_destinations SET paused_until = %(until)s WHERE name = %(name)s
+"""
+
+#: Lanes that have queued requests, and that nobody will look at soon.  They are found by
+#: jumping from one to the next in an index.  Formatted with 0 or 1: are they ordered?
+NEGLECTED_LANES: Final = """
+WITH RECURSIVE used(lane) AS (
+    SELECT min(lane) FROM hangup_outbox_requests WHERE dead_at IS NULL AND ordered = {ordered}
+    UNION ALL
+    SELECT (SELECT min(lane) FROM hangup_outbox_requests
+            WHERE dead_at IS NULL AND ordered = {ordered} AND lane > used.lane)
+    FROM used WHERE used.lane IS NOT NULL
+)
+SELECT lane FROM used LEFT JOIN hangup_outbox_lanes ON name = lane
+WHERE lane IS NOT NULL AND (next_at IS NULL OR next_at > %(late)s)
+"""
+
+
+def create_tables(cursor: Any, database: Database) -> None:
+    """Create what is missing, in a transaction of its own.
+
+    Raises:
+        OutboxUnavailable: The tables are of a version that this one does not know.
+    """
+    if not database.has_tables(cursor):
+        database.begin(cursor)
+        database.lock_tables(cursor)
+        if not database.has_tables(cursor):
+            for statement in _TABLES.split(";"):
+                cursor.execute(statement.format_map(database.words))
+        cursor.execute("COMMIT")
+    check_version(cursor)
+
+
+def check_version(cursor: Any) -> None:
+    """Raises OutboxUnavailable for tables that another version of this package has made."""
+    cursor.execute(f"SELECT version FROM {VERSION_TABLE}")
+    (version,) = cursor.fetchone()
+    if version != VERSION:
+        raise OutboxUnavailable(f"the tables are of version {version}, and this knows {VERSION}")

@@ -1,0 +1,310 @@
+"""The one writer of a process: what happens at the same time is stored in one transaction.
+
+A commit waits for the disk; while it does, requests, settlements and claims gather for the
+next one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from twisted.enterprise.adbapi import Transaction
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import KeyInUse, OutboxUnavailable
+from ..limits import MIB
+from .claim import Demand
+from .database import Database, Pool
+from .request import NewRequest, OutboxLimits
+from .sql import create_tables
+from .store import Done, Pause, Settlement, Work, run
+
+#: What one transaction stores at most, so that none takes long.
+_BATCH_REQUESTS: Final = 1000
+_BATCH_BYTES: Final = 8 * MIB
+
+#: How long to wait before trying a database again that is away.
+_RETRY_SECONDS: Final = 0.1
+_MOST_RETRY_SECONDS: Final = 5.0
+
+_log = Logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A ``send()`` whose request is not stored yet."""
+
+    request: NewRequest
+    cost: int
+    deadline: float
+    stored: Deferred[str]
+
+    def fail(self, error: Exception) -> None:
+        if not self.stored.called:
+            self.stored.errback(error)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What one transaction is about."""
+
+    waiting: list[_Waiting] = field(default_factory=list)
+    settlements: list[Settlement] = field(default_factory=list)
+    work: Work = field(default_factory=Work)
+
+    def parts(self) -> Iterator[_Batch]:
+        """One batch for each thing that can fail by itself."""
+        for one in self.waiting:
+            yield _Batch([one], work=Work(requests=[one.request]))
+        for settlement in self.settlements:
+            work = Work(settlements=[settlement], pause=self.work.pause)
+            yield _Batch(settlements=[settlement], work=work)
+        if self.work.rewake or self.work.demand is not None or self.work.sweep:
+            yield _Batch(work=replace(self.work, requests=(), settlements=()))
+
+
+class Writer:
+    """Stores what it is given, and tells what it has claimed."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        database: Database,
+        clock: Any,
+        limits: OutboxLimits,
+        *,
+        pause: Pause,
+        demand: Callable[[], Demand | None],
+        done: Callable[[Done], None],
+    ) -> None:
+        """
+        Args:
+            pool: Of connections to *database*.
+            database: Where it goes.
+            clock: An ``IReactorTime``.
+            limits: How much may wait, and how long.
+            pause: As `Work` has it.
+            demand: What may be claimed right now; asked before each transaction.
+            done: Told of each transaction that was committed.
+        """
+        self._pool = pool
+        self._database = database
+        self._clock = clock
+        self._limits = limits
+        self._pause = pause
+        self._demand = demand
+        self._done = done
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._settlements: list[Settlement] = []
+        self._rewake: set[str] = set()
+        self._look = self._sweep = False
+        self._created = False
+        self._running = False
+        self._closing = False
+        self._retry: IDelayedCall | None = None
+        self._retry_seconds = 0.0
+        self._idle: list[Deferred[None]] = []
+
+    def store(self, request: NewRequest) -> Deferred[str]:
+        """Store *request*.
+
+        Returns:
+            A Deferred that fires with its key once it is on the disk, and fails with
+            `OutboxUnavailable` or `KeyInUse`.  To cancel it withdraws the request, unless
+            it is being stored right then.
+
+        Raises:
+            OutboxUnavailable: Too much waits already.
+        """
+        cost = request.cost
+        if self._waiting_bytes + cost > self._limits.unstored_bytes:
+            raise OutboxUnavailable(
+                f"{self._waiting_bytes} bytes wait for {self._database.name} already"
+            )
+        deadline = self._clock.seconds() + self._limits.store_seconds
+        waiting = _Waiting(request, cost, deadline, Deferred(lambda _: self._withdraw(waiting)))
+        self._waiting.append(waiting)
+        self._waiting_bytes += cost
+        self._work_soon()
+        return waiting.stored
+
+    def settle(self, settlement: Settlement) -> None:
+        """Write down what became of a request, however long that takes."""
+        self._settlements.append(settlement)
+        self._work_soon()
+
+    def look(self, *, sweep: bool = False) -> None:
+        """See what can be claimed; with *sweep*, also what is too old or was overlooked."""
+        self._look = True
+        self._sweep = self._sweep or sweep
+        self._work_soon()
+
+    def close(self) -> Deferred[None]:
+        """Store what there is, and do nothing after that.
+
+        Returns:
+            A Deferred that fires when no thread is at work.  What a database that is away
+            did not take fails; leases that could not be given back end by themselves.
+        """
+        self._closing = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._work()
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        self._tell_if_idle()
+        return done
+
+    def _withdraw(self, waiting: _Waiting) -> None:
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+            self._waiting_bytes -= waiting.cost
+
+    def _work_soon(self) -> None:
+        """In the next turn, together with what else this one brings."""
+        if self._retry is None and not self._running:
+            self._retry = self._clock.callLater(0, self._work)
+
+    def _work(self) -> None:
+        self._retry = None
+        batch = self._next_batch()
+        if batch is None:
+            self._tell_if_idle()
+            return
+        self._running = True
+        self._run(batch).addErrback(self._eb_split, batch).addErrback(_eb_bug).addCallback(
+            self._cb_go_on
+        )
+
+    def _next_batch(self) -> _Batch | None:
+        batch = _Batch()
+        size = 0
+        while self._waiting and len(batch.waiting) < _BATCH_REQUESTS and size < _BATCH_BYTES:
+            waiting = self._waiting.popleft()
+            size += waiting.cost
+            batch.waiting.append(waiting)
+        batch.settlements, self._settlements = self._settlements, []
+        demand = None if self._closing else self._demand()
+        looking = self._sweep or (self._look and demand is not None)
+        if not (looking or batch.waiting or batch.settlements or self._rewake):
+            return None
+        batch.work = Work(
+            requests=[one.request for one in batch.waiting],
+            settlements=batch.settlements,
+            rewake=frozenset(self._rewake),
+            demand=demand,
+            sweep=self._sweep,
+            pause=self._pause,
+        )
+        self._rewake.clear()
+        self._look = self._sweep = False
+        return batch
+
+    def _run(self, batch: _Batch) -> Deferred[None]:
+        done = maybeDeferred(self._pool.runInteraction, self._interaction, batch.work)
+        return done.addCallbacks(
+            self._cb_committed, self._eb_failed, callbackArgs=(batch,), errbackArgs=(batch,)
+        )
+
+    def _interaction(self, transaction: Transaction, work: Work) -> Done:
+        """In a thread: do *work* in one transaction."""
+        if not self._created:
+            create_tables(transaction, self._database)
+            self._created = True
+        return run(transaction, self._database, work)
+
+    def _cb_committed(self, done: Done, batch: _Batch) -> None:
+        if self._retry_seconds:
+            self._retry_seconds = 0.0
+            _log.info("{database} is back", database=self._database.name)
+        if self._database.shared_writes:
+            self._rewake.update(request.lane for request in batch.work.requests)
+        for place, waiting in enumerate(batch.waiting):
+            self._waiting_bytes -= waiting.cost
+            if place in done.refused:
+                waiting.fail(KeyInUse(f"the key {waiting.request.key} has another request"))
+            elif not waiting.stored.called:
+                waiting.stored.callback(waiting.request.key)
+        self._done(done)
+
+    def _eb_failed(self, failure: Failure, batch: _Batch) -> Failure | None:
+        """Keep what may work later, and pass on what is wrong with the work itself."""
+        cause = failure.value
+        assert cause is not None
+        unknown_tables = failure.check(OutboxUnavailable)
+        if not (unknown_tables or self._database.is_failing(cause)):
+            return failure
+        text = self._database.explain(cause)
+        error = OutboxUnavailable(f"not stored in {self._database.name}: {text}")
+        error.__cause__ = cause
+        now = self._clock.seconds()
+        wait = self._database.is_away(cause) and not self._closing
+        for waiting in reversed(batch.waiting):
+            if wait and waiting.deadline > now and not waiting.stored.called:
+                self._waiting.appendleft(waiting)
+            else:
+                self._waiting_bytes -= waiting.cost
+                waiting.fail(error)
+        self._settlements[:0] = batch.settlements
+        self._rewake.update(batch.work.rewake)
+        self._look = True
+        self._sweep = self._sweep or batch.work.sweep
+        if not self._retry_seconds:
+            _log.error("{database}: {text}", database=self._database.name, text=text)
+        self._retry_seconds = min(max(_RETRY_SECONDS, 2 * self._retry_seconds), _MOST_RETRY_SECONDS)
+        return None
+
+    def _cb_run(self, _: object, batch: _Batch) -> Deferred[None]:
+        return self._run(batch)
+
+    def _eb_split(self, failure: Failure, batch: _Batch) -> Any:
+        """One thing spoils the rest: do each by itself, and give up what fails alone."""
+        parts = [*batch.parts()]
+        if len(parts) > 1:
+            done: Deferred[Any] = Deferred()
+            for part in parts:
+                done.addCallback(self._cb_run, part)
+                done.addErrback(self._eb_split, part)
+            done.callback(None)
+            return done
+        cause = failure.value
+        assert cause is not None
+        error = OutboxUnavailable(f"not stored: {self._database.explain(cause)}")
+        error.__cause__ = cause
+        for waiting in batch.waiting:
+            self._waiting_bytes -= waiting.cost
+            waiting.fail(error)
+        if not batch.waiting:
+            _log.failure("{database}", failure, database=self._database.name)
+        return None
+
+    def _cb_go_on(self, _: object) -> None:
+        self._running = False
+        if self._retry_seconds and not self._closing:
+            self._retry = self._clock.callLater(self._retry_seconds, self._work)
+        elif self._retry_seconds:
+            self._tell_if_idle()
+        else:
+            self._work()
+
+    def _tell_if_idle(self) -> None:
+        if self._running or self._retry is not None:
+            return
+        if self._closing:
+            while self._waiting:
+                self._waiting.popleft().fail(OutboxUnavailable("the outbox has stopped"))
+        waiters, self._idle = self._idle, []
+        for waiter in waiters:
+            waiter.callback(None)
+
+
+def _eb_bug(failure: Failure) -> None:
+    if not failure.check(CancelledError):
+        _log.failure("a bug of the outbox", failure)

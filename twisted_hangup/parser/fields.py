@@ -1,0 +1,381 @@
+"""The states of the exact reader inside a field section: of the head, and of trailers.
+
+RFC 9112, section 5.  The fields that frame a message are judged byte by byte, as llhttp
+does, because it refuses them at a byte; what they mean together is judged in `head_end`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from . import grammar
+from . import refusals as why
+from .framing import CHUNKED, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, connection_flags
+from .grammar import CR, LF, SP
+from .refusals import after_byte, at_byte, current_line
+from .scan import Scan, State
+
+_COLON: Final = ord(":")
+_COMMA: Final = ord(",")
+_ZERO: Final = ord("0")
+_DIGITS: Final = b"0123456789"
+_LARGEST: Final = 2**64 - 1
+_TOKEN_BYTES: Final = frozenset(
+    byte for byte in range(256) if grammar.TOKEN.fullmatch(bytes([byte]))
+)
+
+#: llhttp looks for these by name, and tells a space behind such a name from one behind
+#: any other.
+_KNOWN_TO_LLHTTP: Final = frozenset(
+    {b"connection", b"content-length", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+#: Fields that frame or route a message.  `Lenience` never reaches their values: who read
+#: one of them otherwise would see another message, or another host.
+_NEVER_LENIENT: Final = _KNOWN_TO_LLHTTP | {b"host"}
+
+
+def behind_request_line(scan: Scan, data: bytes, at: int) -> int:
+    """Where the head's fields start."""
+    if data[at] == SP:
+        raise after_byte(why.SPACE_BEFORE_FIELDS, at)
+    scan.state = line_start
+    return line_start(scan, data, at)
+
+
+def line_start(scan: Scan, data: bytes, at: int) -> int:
+    """The first byte of a field line, or of the empty line that ends the section."""
+    scan.name = None
+    byte = data[at]
+    if byte == CR:
+        scan.state = _behind_last_cr
+        return at + 1
+    if byte == LF:
+        if not scan.limits.lenience.bare_lf:
+            raise after_byte(why.FIELD_CHAR, at)
+        return _behind_last_cr(scan, data, at)
+    if byte not in _TOKEN_BYTES:
+        raise at_byte(why.FIELD_TOKEN, at)
+    scan.count += 1
+    if 0 < scan.limits.head_fields < scan.count:
+        raise at_byte(why.HEADER_OVERFLOW, at)
+    line = grammar.FIELD_LINE.match(data, at)
+    if line is not None and _take_line(scan, line):
+        return line.end()
+    scan.state = _name
+    return at
+
+
+def _take_line(scan: Scan, line: re.Match[bytes]) -> bool:
+    """Take *line* in one step, unless one of its bytes might have to be refused."""
+    name, rest = line.groups()
+    word = name.lower()
+    # As the states count it: of the white space in front of a value one byte is free.
+    cost = len(name) + len(rest) - rest.startswith((b" ", b"\t"))
+    value = rest.strip(b" \t")
+    if scan.spent + cost >= scan.limits.head_bytes:
+        return False
+    if word in _VALUES:
+        # Only a length that nothing contradicts; the rest is for the states of each.
+        if (
+            word != b"content-length"
+            or scan.flags & (CONTENT_LENGTH | TRANSFER_ENCODING)
+            or not grammar.COMMON_LENGTH.fullmatch(value)
+        ):
+            return False
+        scan.flags |= CONTENT_LENGTH
+        scan.number = int(value)
+    scan.spent += cost
+    scan.word = word
+    _keep(scan, name, value, line.group())
+    scan.line_at = line.end()
+    return True
+
+
+def _behind_last_cr(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] != LF:
+        raise at_byte(why.FIELDS_LF, at)
+    assert scan.end_of_fields is not None
+    scan.end_of_fields(scan, at + 1)
+    scan.line_at = at + 1
+    return at + 1
+
+
+def _name(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.TOKEN.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        at = run.end()
+        if at == len(data):
+            return at
+    byte = data[at]
+    scan.name = scan.line(data, at)
+    scan.word = scan.name.lower()
+    if byte != _COLON:
+        if byte == SP and scan.word in _KNOWN_TO_LLHTTP:
+            raise after_byte(why.FIELD_CHAR, at)
+        raise at_byte(why.FIELD_TOKEN, at)
+    if scan.word == b"content-length" and scan.flags & TRANSFER_ENCODING:
+        raise after_byte(why.CL_AFTER_TE, at)
+    if scan.word == b"transfer-encoding" and scan.flags & CONTENT_LENGTH:
+        raise after_byte(why.TE_AFTER_CL, at)
+    scan.state = _before_value
+    return at + 1
+
+
+def _before_value(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        # The one that most clients send is free, as in Node.
+        assert scan.name is not None
+        first = scan.column(at) == len(scan.name) + 1
+        scan.spend(at + first, run.end())
+        at = run.end()
+        if at == len(data):
+            return at
+    byte = data[at]
+    if byte == CR:
+        scan.state = _behind_empty_value
+        return at + 1
+    if byte == LF:
+        if not scan.limits.lenience.bare_lf:
+            raise after_byte(why.VALUE_CHAR, at)
+        return _behind_empty_value(scan, data, at)
+    scan.state = _VALUES.get(scan.word, _value)
+    return scan.state(scan, data, at)
+
+
+# --- a value without meaning for the framing --------------------------------------------
+
+
+def _value(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.FIELD_VALUE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        at = run.end()
+        if at == len(data):
+            return at
+    byte = data[at]
+    if byte == CR:
+        scan.state = _behind_value_cr
+        return at + 1
+    lenience = scan.limits.lenience
+    if byte == LF:
+        if not lenience.bare_lf:
+            raise at_byte(why.VALUE_CR, at)
+        return _behind_value_cr(scan, data, at)
+    # NUL never: C code behind us would see the value end there (RFC 9110, section 5.5).
+    if not (lenience.control_bytes and byte and scan.word not in _NEVER_LENIENT):
+        raise at_byte(why.VALUE_CHAR, at)
+    scan.spend(at, at + 1)
+    return at + 1
+
+
+def _behind_value_cr(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] != LF:
+        raise at_byte(why.VALUE_LF, at)
+    scan.state = _behind_value
+    if not _may_fold(scan):
+        _end_line(scan, data, at + 1)
+    return at + 1
+
+
+def _behind_value(scan: Scan, data: bytes, at: int) -> int:
+    # The line is over only now: white space here would have continued it (obs-fold).
+    if data[at] in b" \t":
+        if not _may_fold(scan):
+            raise at_byte(why.VALUE_FOLDED, at)
+        return _fold(scan, at, _value)
+    if _may_fold(scan):
+        _end_line(scan, data, at)
+    scan.line_at = at
+    scan.state = line_start
+    return line_start(scan, data, at)
+
+
+def _may_fold(scan: Scan) -> bool:
+    """Whether the next line may continue the value, which is taken only behind that one."""
+    return scan.limits.lenience.obs_fold and scan.word not in _NEVER_LENIENT
+
+
+def _fold(scan: Scan, at: int, rest: State) -> int:
+    """Let *rest* read on in the value, behind a line end."""
+    # It counts as CR LF: no other limit is on how many there are.
+    scan.spent += 2
+    scan.state = rest
+    return at
+
+
+def _end_line(scan: Scan, data: bytes, at: int) -> None:
+    """Take the field whose line ends at *at*."""
+    raw = scan.line(data, at)
+    assert scan.name is not None
+    value = raw[len(scan.name) + 1 :].strip(b" \t\r\n")
+    if LF in value:
+        #   obs-fold = OWS CRLF RWS                               RFC 9112, section 5.2
+        # A server has to replace each with at least one SP.
+        value = b" ".join(line.strip(b" \t\r") for line in value.split(b"\n"))
+    _keep(scan, scan.name, value, raw)
+
+
+def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
+    """Take a field, of which `Scan.word` has the name in lower case and *raw* the line."""
+    if scan.trailers is not None:
+        scan.trailers.append((name, value))
+        return
+    assert scan.head is not None
+    scan.head.fields.append((name, value))
+    word = scan.word
+    if word in (b"connection", b"proxy-connection"):
+        scan.flags |= connection_flags(value)
+    elif word == b"upgrade" and value:
+        scan.flags |= UPGRADE
+    elif word == b"host":
+        scan.host_line = raw
+    elif word == b"content-length":
+        scan.length_line = raw
+    elif word == b"transfer-encoding":
+        scan.coding_line = raw
+
+
+# --- an empty value ---------------------------------------------------------------------
+
+
+def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] != LF:
+        raise at_byte(why.EMPTY_VALUE_LF, at)
+    scan.state = _behind_empty_line
+    if not _may_fold(scan):
+        _end_line(scan, data, at + 1)
+    return at + 1
+
+
+def _behind_empty_line(scan: Scan, data: bytes, at: int) -> int:
+    if data[at] in b" \t":
+        if not _may_fold(scan):
+            raise after_byte(why.VALUE_CHAR, at)
+        return _fold(scan, at, _before_value)
+    if _may_fold(scan):
+        _end_line(scan, data, at)
+    if scan.word == b"content-length":
+        raise current_line(why.CL_EMPTY, at)
+    if scan.word == b"transfer-encoding":
+        raise current_line(why.TE_EMPTY, at)
+    scan.line_at = at
+    scan.state = line_start
+    return line_start(scan, data, at)
+
+
+# --- Content-Length (RFC 9110, section 8.6) ---------------------------------------------
+
+
+def _length_start(scan: Scan, data: bytes, at: int) -> int:
+    if scan.flags & CONTENT_LENGTH:
+        raise at_byte(why.CL_TWICE, at)
+    scan.state = _length
+    return _length(scan, data, at)
+
+
+def _length(scan: Scan, data: bytes, at: int) -> int:
+    start = at
+    if scan.number == 0 and (zeros := grammar.ZEROS.match(data, at)):
+        at = zeros.end()
+    # At most 20 digits: the number overflows before there are more.
+    while at < len(data) and data[at] in _DIGITS:
+        scan.number = scan.number * 10 + data[at] - _ZERO
+        at += 1
+        if scan.number > _LARGEST:
+            scan.spend(start, at - 1)
+            raise after_byte(why.CL_OVERFLOW, at - 1)
+    scan.spend(start, at)
+    if at < len(data):
+        scan.state = _behind_length
+    return at
+
+
+def _behind_length(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    if data[at] not in (CR, LF):
+        raise at_byte(why.CL_CHAR, at)
+    scan.flags |= CONTENT_LENGTH
+    scan.state = _value
+    return _value(scan, data, at)
+
+
+# --- Transfer-Encoding (RFC 9112, section 6.1) ------------------------------------------
+
+
+def _coding_start(scan: Scan, data: bytes, at: int) -> int:
+    if scan.flags & CHUNKED:
+        raise after_byte(why.TE_VALUE, at)
+    scan.flags |= TRANSFER_ENCODING
+    return _coding_word(scan, data, at)
+
+
+def _coding_word(scan: Scan, data: bytes, at: int) -> int:
+    scan.step = 0
+    scan.state = _coding
+    return _coding(scan, data, at)
+
+
+def _coding(scan: Scan, data: bytes, at: int) -> int:
+    start = at
+    while at < len(data) and scan.step < len(_CHUNKED) and data[at] | 0x20 == _CHUNKED[scan.step]:
+        scan.step += 1
+        at += 1
+    if start < at:
+        scan.spend(start, at)
+    if scan.step == len(_CHUNKED):
+        scan.state = _behind_chunked
+    elif at < len(data):
+        scan.state = _other_coding
+    return at
+
+
+def _behind_chunked(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.SPACES.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    byte = data[at]
+    if byte == _COMMA:
+        raise after_byte(why.TE_VALUE, at)
+    if byte in (CR, LF):
+        # An error follows unless this is a line end, so that the flag cannot come too early.
+        scan.flags |= CHUNKED
+        scan.state = _value
+        return _value(scan, data, at)
+    scan.state = _other_coding
+    return at
+
+
+def _other_coding(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.LIST_ELEMENT.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    if data[at] == _COMMA:
+        scan.spend(at, at + 1)
+        scan.state = _behind_comma
+        return at + 1
+    scan.state = _value
+    return _value(scan, data, at)
+
+
+def _behind_comma(scan: Scan, data: bytes, at: int) -> int:
+    run = grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    return _coding_word(scan, data, at)
+
+
+_CHUNKED: Final = b"chunked"
+
+_VALUES: Final[dict[bytes, State]] = {
+    b"content-length": _length_start,
+    b"transfer-encoding": _coding_start,
+}

@@ -1,0 +1,53 @@
+"""What fields say of the message and the connection, for both readers of heads.
+
+RFC 9112, sections 3.2 and 9.3; RFC 9110, section 7.8.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..limits import Limits
+from . import grammar
+from . import refusals as why
+from .refusals import Why
+
+#: Flags, as llhttp keeps them.
+CLOSE: Final = 1
+KEEP_ALIVE: Final = 2
+CONNECTION_UPGRADE: Final = 4
+UPGRADE: Final = 8
+CHUNKED: Final = 16
+CONTENT_LENGTH: Final = 32
+TRANSFER_ENCODING: Final = 64
+
+_OPTIONS: Final = {b"close": CLOSE, b"keep-alive": KEEP_ALIVE, b"upgrade": CONNECTION_UPGRADE}
+
+
+def connection_flags(value: bytes) -> int:
+    """What a Connection or Proxy-Connection value says of the connection."""
+    flags = 0
+    for option in value.lower().split(b","):
+        flags |= _OPTIONS.get(option.strip(b" \t"), 0)
+    return flags
+
+
+def persists(version: bytes, flags: int) -> bool:
+    """Whether another request may follow (RFC 9112, section 9.3), as llhttp decides it."""
+    return not flags & CLOSE if version == b"1.1" else bool(flags & KEEP_ALIVE)
+
+
+def asks_for_upgrade(flags: int) -> bool:
+    """Whether the fields ask for another protocol (RFC 9110, section 7.8)."""
+    return bool(flags & UPGRADE and flags & CONNECTION_UPGRADE)
+
+
+def refused_host(version: bytes, hosts: list[bytes], limits: Limits) -> Why | None:
+    """Say what is wrong with the values of all Host fields (RFC 9112, section 3.2)."""
+    if not limits.require_host or version != b"1.1":
+        return None
+    if not hosts:
+        return why.HOST_MISSING
+    if len(hosts) > 1:
+        return why.HOST_TWICE
+    return None if grammar.HOST.fullmatch(hosts[0]) else why.HOST_INVALID

@@ -1,0 +1,349 @@
+"""ResponseParser: the bytes of a server in, events or one `ResponseParseError` out.
+
+It decides as the client of Node 26 does (llhttp 9.4 strict): same code, reason and offset,
+however the bytes are cut; docs/deviations.md lists where it does not.  Where a response
+can be read in two ways it is refused, because a proxy hands on what it reads.
+
+A head that is complete in one read and has nothing unusual is taken by two pattern matches;
+any other goes through the exact reader, which alone refuses.  Bodies without chunks need no
+reader at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+from ..errors import Phase, ResponseParseError
+from ..events import NEED_DATA, BodyData, Break, EndOfMessage, Part, ResponseEvent, ResponseHead
+from ..limits import Limits
+from . import body
+from . import response_refusals as why
+from . import status_line as _status_line
+from .common_head import FieldBlock, read_block
+from .grammar import COMMON_STATUS_LINE
+from .reads import Reads
+from .refusals import END_OF_INPUT, Refusal, Why
+from .response_head import settle
+from .response_scan import ResponseScan
+
+_DEFAULT_LIMITS: Final = Limits()
+
+#: The end of every message without trailers; the parser makes no second one.
+_END: Final = EndOfMessage([])
+
+#: ``_left`` of a body that ends where the connection does.
+_UNTIL_CLOSE: Final = -1
+
+_IN_FIELDS: Final = (Part.FIELD, Part.TRAILER)
+
+
+@lru_cache(maxsize=16)
+def _of_responses(limits: Limits) -> Limits:
+    """*limits* without those that are meant for requests."""
+    return replace(limits, body_bytes=0, require_host=False)
+
+
+class ResponseParser(Reads):
+    """Reads the responses of one connection, each to a request that was announced.
+
+    Say with `expect` what has been asked, give it each read with `receive`, and call
+    `next_event` until it says `NEED_DATA`; do so once more behind `EndOfMessage` before the
+    connection is used again.  A byte that comes while nothing is expected is an error:
+    taken for the start of the next response it would give one client another's answer.
+
+    Responses with the very same field section share one list object in
+    ``ResponseHead.fields``, unless something in it is unusual: treat it as read-only, and
+    compare it with ``is`` to know that nothing has changed.
+
+    Args:
+        limits: What a response may cost: ``head_bytes`` (the reason phrase counts),
+            ``head_fields``, ``chunk_extension_bytes``, ``leading_crlf`` and ``lenience``
+            are meant here, too; ``body_bytes`` is not.
+    """
+
+    __slots__ = ("_asked_upgrade", "_block", "_head", "_left", "_limits", "_method", "_scan")
+
+    def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
+        super().__init__()
+        self._limits = _of_responses(limits)
+        #: The method of the request that is to be answered.
+        self._method: bytes | None = None
+        self._asked_upgrade = False
+        #: The exact reader, while it has a message.
+        self._scan: ResponseScan | None = None
+        #: A head that was given out and whose message is read without it, and how many
+        #: octets of body are still to come.
+        self._head: ResponseHead | None = None
+        self._left = 0
+        self._block: FieldBlock | None = None
+
+    def expect(self, method: bytes, *, upgrade: bool = False) -> None:
+        """Say which request has been sent, or is about to be: its response comes next.
+
+        Args:
+            method: A response to HEAD has no body; behind a 2xx to CONNECT no HTTP follows.
+            upgrade: Whether the request asked for another protocol, so that a 101 may come.
+
+        Raises:
+            RuntimeError: The last response is not complete, or no other can follow it.
+        """
+        if self._closed or self._method is not None:
+            raise RuntimeError("no other response can come now")
+        if self._at == len(self._packet) and not self._queued:
+            self._method = method
+            self._asked_upgrade = upgrade
+        # Else what is there came before the request, and the next event is the error.
+
+    def next_event(self) -> ResponseEvent:
+        """Judge what has been received, up to the next event.
+
+        Returns:
+            Any number of interim `ResponseHead` (``ResponseHead.interim``), which nothing
+            belongs to; the `ResponseHead` of the response, then any number of `BodyData`,
+            then `EndOfMessage`.  `NEED_DATA` when all bytes are used up, and for good once
+            the parser is closed.  Behind a message that the connection does not outlive
+            (``ResponseHead.keep_alive``) it closes by itself; behind one that ends HTTP
+            (``ResponseHead.upgrade``) it keeps what comes for `unread`.
+
+        Raises:
+            ResponseParseError: The bytes break RFC 9112 or a limit, or nobody asked for
+                them.  The parser is closed then.
+        """
+        if self._left:
+            return self._read_body()
+        head = self._head
+        if head is not None:
+            return NEED_DATA if head.upgrade and self._method is None else self._end(head, _END)
+        if self._scan is None:
+            if self._at == len(self._packet) and not self._next_packet():
+                return NEED_DATA
+            self._offset = -self._at
+            if self._method is None:
+                raise self._unrequested()
+            head = self._common_head(self._method)
+            if head is not None:
+                return head
+        return self._read_on()
+
+    def finish(self) -> EndOfMessage | None:
+        """Take note of the end of input, once `next_event` has said `NEED_DATA`; and close.
+
+        Returns:
+            The end of a body that ends where the connection does; None where nothing was
+            to come, or the connection has another protocol.
+
+        Raises:
+            ResponseParseError: ``HPE_INVALID_EOF_STATE``: the response is not complete, or
+                has not begun (phase ``"idle"``).
+        """
+        if self._left == _UNTIL_CLOSE:
+            self.close()
+            return _END
+        if self._method is not None:
+            raise self._cut_short()
+        if not (self._head and self._head.upgrade):
+            self.close()
+        return None
+
+    def close(self) -> None:
+        """Parse nothing more, ever: drop what waits and what is still to come."""
+        super().close()
+        self._method = None
+        self._scan = None
+        self._head = None
+        self._left = 0
+        self._block = None
+
+    @property
+    def phase(self) -> Phase:
+        """``"idle"`` while no byte of a response has come; ``"head"`` or ``"body"``."""
+        if self._scan is not None:
+            return _phase_of(self._scan)
+        return "idle" if self._method is None or self._head is None else "body"
+
+    @property
+    def expecting(self) -> bool:
+        """Whether a response, or the rest of one, is still to come."""
+        return self._method is not None
+
+    # --- heads --------------------------------------------------------------------------
+
+    def _common_head(self, method: bytes) -> ResponseHead | None:
+        """Read the head that starts here, if it is complete in this packet and not unusual.
+
+        Otherwise let the exact reader begin.
+        """
+        packet, limits = self._packet, self._limits
+        line = COMMON_STATUS_LINE.match(packet, self._at)
+        if line is not None:
+            at = line.end()
+            version, status, reason = line.groups()
+            block = self._block
+            if block is None or not packet.startswith(block.raw, at) or block.version != version:
+                block = read_block(packet, at, version, limits)
+            # More than the limit counts: what is near it is for the exact reader.
+            if block is not None and at - self._at + len(block.raw) < limits.head_bytes:
+                self._block = block
+                head = ResponseHead(
+                    int(status),
+                    reason or b"",
+                    version,
+                    block.fields,
+                    block.content_length,
+                    block.chunked,
+                    block.keep_alive,
+                    block.upgrade,
+                )
+                if settle(head, method, self._asked_upgrade) is None:
+                    self._begin_behind(head, line.group()[:-2], at + len(block.raw))
+                    return head
+        self._begin_scan(method)
+        return None
+
+    def _begin_behind(self, head: ResponseHead, status_line: bytes, at: int) -> None:
+        """Go on behind a common head, which ends at index *at*."""
+        self._at = at
+        if head.chunked and head.has_body:
+            assert self._method is not None
+            scan = self._begin_scan(self._method)
+            scan.head = head
+            scan.request_line = status_line
+            body.begin(scan, head)
+            self._leave_packet(scan)
+        else:
+            self._begin_body(head)
+
+    def _begin_scan(self, method: bytes) -> ResponseScan:
+        """Give what starts here to the exact reader."""
+        scan = self._scan = ResponseScan(
+            self._limits, _status_line.empty_lines, method, self._asked_upgrade
+        )
+        scan.line_at = self._at
+        return scan
+
+    def _begin_body(self, head: ResponseHead) -> None:
+        """Let the body of *head* follow, which has no chunks, or none."""
+        self._scan = None
+        if head.has_body:
+            self._left = _UNTIL_CLOSE if head.content_length is None else head.content_length
+        if not head.interim:
+            self._head = head
+        if self._at == len(self._packet):
+            self._next_packet()
+
+    def _read_on(self) -> ResponseEvent:
+        """Let the exact reader go on to the next event."""
+        scan = self._scan
+        assert scan is not None
+        while True:
+            if scan.finished:
+                assert scan.head is not None
+                trailers = scan.trailers
+                return self._end(scan.head, EndOfMessage(trailers) if trailers else _END)
+            if not self._packet:
+                return NEED_DATA
+            try:
+                self._at = scan.advance(self._packet, self._at)
+            except Refusal as refusal:
+                raise self._refused(scan, refusal) from None
+            event = scan.event
+            if event is not None:
+                scan.event = None
+                if scan.finished and event is scan.head:
+                    self._begin_body(scan.head)
+                else:
+                    self._leave_packet(scan)
+                return event
+            self._leave_packet(scan)
+
+    # --- bodies -------------------------------------------------------------------------
+
+    def _read_body(self) -> ResponseEvent:
+        """Give out what there is of a body without chunks."""
+        packet, at, left = self._packet, self._at, self._left
+        if at == len(packet):
+            return NEED_DATA
+        end = len(packet) if left < 0 else min(at + left, len(packet))
+        if left > 0:
+            self._left = left - (end - at)
+        self._at = end
+        if end == len(packet):
+            self._next_packet()
+        return BodyData(packet[at:end])
+
+    def _end(self, head: ResponseHead, end: EndOfMessage) -> EndOfMessage:
+        self._method = None
+        self._scan = None
+        if head.upgrade:
+            self._head = head  # so that nothing behind it is read
+            return end
+        self._head = None
+        if not head.keep_alive:
+            self.close()
+        elif self._at == len(self._packet):
+            self._next_packet()
+        return end
+
+    # --- errors -------------------------------------------------------------------------
+
+    def _refused(self, scan: ResponseScan, refusal: Refusal) -> ResponseParseError:
+        """Make an error of what the exact reader refused, and close."""
+        broke_at = scan.broke_at(self._packet, refusal, max(0, -self._offset))
+        field = refusal.field or (scan.name if scan.part in _IN_FIELDS else None)
+        phase = _phase_of(scan)
+        return self._error(refusal.why, phase, scan.head, broke_at, field, refusal.offset)
+
+    def _unrequested(self) -> ResponseParseError:
+        """Make an error of the byte that nobody asked for, and close."""
+        at = self._at
+        broke_at = Break(Part.STATUS_LINE, b"", self._packet[at : at + 1], 0)
+        broke_at.packet_part = Part.STATUS_LINE
+        broke_at.message_at = at
+        return self._error(why.NOT_REQUESTED, "idle", None, broke_at, None, at)
+
+    def _cut_short(self) -> ResponseParseError:
+        """Make an error of the end of input, and close."""
+        scan, head, phase = self._scan, self._head, self.phase
+        field = None
+        if scan is not None:
+            head = scan.head
+            broke_at = scan.ended_at()
+            field = scan.name if scan.part in _IN_FIELDS else None
+        elif head is not None:
+            line = b"HTTP/%b %d %b" % (head.version, head.status, head.reason)
+            broke_at = Break(Part.BODY, line.rstrip(b" "), b"", 0)
+        else:
+            self._offset = -self._at
+            broke_at = Break(Part.EMPTY_LINE, b"", b"", 0)
+        return self._error(END_OF_INPUT, phase, head, broke_at, field, None)
+
+    def _error(
+        self,
+        refused: Why,
+        phase: Phase,
+        head: ResponseHead | None,
+        broke_at: Break,
+        field: bytes | None,
+        at: int | None,
+    ) -> ResponseParseError:
+        error = ResponseParseError(
+            refused.reason,
+            code=refused.code,
+            phase=phase,
+            response=head,
+            field=field,
+            raw_packet=None if at is None else self._packet,
+            bytes_parsed=at or 0,
+            offset=self._offset + (self._at if at is None else at),
+            broke_at=broke_at,
+        )
+        self.close()
+        return error
+
+
+def _phase_of(scan: ResponseScan) -> Phase:
+    if scan.part is Part.EMPTY_LINE:
+        return "idle"
+    return "head" if scan.part in (Part.STATUS_LINE, Part.FIELD) else "body"

@@ -1,0 +1,200 @@
+"""Where the exact reader stands in one message, and the line it is in.
+
+A state is a function ``(scan, data, at) -> at``: it judges ``data[at:]`` as far as it
+knows the way, sets ``scan.state`` where another one has to go on, and returns the index of
+the first byte it has left.  The states are `request_line`, `fields` and `body`, in the
+order of a message; this module knows none of them.
+
+No byte is judged twice: a line that cannot be taken whole is gone through once more, and
+none of what earlier reads brought.  Of that only the unfinished line is kept, for the field
+or target it becomes and for the report if it breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from ..events import BodyData, Break, Field, Part, RequestHead
+from ..limits import Limits
+from .refusals import HEADER_OVERFLOW, Refusal, at_byte
+
+State: TypeAlias = Callable[["Scan", bytes, int], int]
+
+
+class Methods:
+    """The methods a parser takes.
+
+    Attributes:
+        http: Those that may stand in front of an ``HTTP/`` version.
+        known: Those and the ones that llhttp knows from other protocols, so that a
+            request is refused for the reason Node has.
+        starts: Every start of a known method.
+        common: Those that leave nothing for the exact reader to find out.
+    """
+
+    __slots__ = ("common", "http", "known", "starts")
+
+    #: RTSP's, in llhttp 9.4: a method that HTTP knows too is in both.
+    RTSP: Final = frozenset(
+        b"ANNOUNCE DESCRIBE FLUSH GET GET_PARAMETER OPTIONS PAUSE PLAY POST RECORD REDIRECT "
+        b"SETUP SET_PARAMETER TEARDOWN".split()
+    )
+    ICE: Final = frozenset({b"SOURCE"})
+    #: How HTTP/2 starts, so that an old server notices (RFC 9113, section 3.4).
+    HTTP2: Final = b"PRI"
+
+    def __init__(self, http: frozenset[bytes]) -> None:
+        self.http = http | {self.HTTP2}
+        self.known = self.http | (self.RTSP - {b"GET", b"OPTIONS", b"POST"})
+        self.starts = frozenset(
+            method[:length] for method in self.known for length in range(1, len(method) + 1)
+        )
+        self.common = http - {self.HTTP2, b"CONNECT"}
+
+
+class Scan:
+    """One message being read by the exact reader.
+
+    Attributes:
+        state: What judges the next byte.
+        part: What the current line is; `Part.BODY` inside a body.
+        head: The request from the end of its target on.
+        request_line: The request line once it is complete, without its line end.
+        event: What has come out and not been fetched.
+        finished: Whether the message has ended.
+        trailers: The trailer fields so far; None before the part where they stand.
+        spent: Bytes of this section (head, trailers, one chunk's extensions) that count
+            against a limit.
+        count: Field lines of this section; before the request line, its line ends.
+        flags: What the fields have said; trailers say nothing.
+        number: A number being read: Content-Length, or a chunk's size and then what is
+            left of it, or of the body.
+        step: How far into a word or number the state is.
+        mark: Column where the current name or target began or ended.
+        spaces: Whether the request line has had a space too many.
+        word: Method or protocol; then the name of the current field in lower case.
+        name: Name of the current field as received; None outside of fields.
+        total: Body bytes so far, where the body is chunked.
+        coding_line: The last Transfer-Encoding line, which the end of the head may have
+            to blame; likewise *host_line* and *length_line* (Content-Length).
+        end_of_fields: What the empty line after the fields means.
+        target_part: Which part of a URL the target has got to.
+    """
+
+    __slots__ = (
+        *("coding_line", "count", "end_of_fields", "event", "finished", "flags", "head"),
+        *("held", "host_line", "length_line", "limits", "line_at", "mark", "methods", "name"),
+        *("number", "packet_part", "part", "request_line", "spaces", "spent", "state", "step"),
+        *("target_part", "total", "trailers", "word"),
+    )
+
+    def __init__(self, limits: Limits, methods: Methods, state: State) -> None:
+        self.limits = limits
+        self.methods = methods
+        self.state = state
+        self.part = self.packet_part = Part.EMPTY_LINE
+        self.held: bytearray | None = None
+        self.line_at = 0
+        self.head: RequestHead | None = None
+        self.request_line = b""
+        self.event: RequestHead | BodyData | None = None
+        self.finished = False
+        self.trailers: list[Field] | None = None
+        self.spent = 0
+        self.count = 0
+        self.flags = 0
+        self.number = 0
+        self.step = 0
+        self.mark = 0
+        self.spaces = False
+        self.word = b""
+        self.name: bytes | None = None
+        self.total = 0
+        self.coding_line = self.host_line = self.length_line = b""
+        self.end_of_fields: Callable[[Scan, int], None] | None = None
+        self.target_part: object = None
+
+    def advance(self, data: bytes, at: int) -> int:
+        """Judge ``data[at:]`` up to the next event, the message's end, or the data's end.
+
+        Returns:
+            Index of the first byte that has not been judged.
+
+        Raises:
+            Refusal: A byte, or what has been read up to it, is not to be accepted.
+        """
+        end = len(data)
+        while at < end and self.event is None and not self.finished:
+            at = self.state(self, data, at)
+        return at
+
+    # --- the current line -----------------------------------------------------------------
+
+    def column(self, at: int) -> int:
+        """How many bytes of the current line stand before ``data[at]``."""
+        if self.line_at < 0:
+            assert self.held is not None
+            return len(self.held) + at
+        return at - self.line_at
+
+    def line(self, data: bytes, at: int) -> bytes:
+        """The current line, as far as ``data[:at]`` goes."""
+        if self.line_at < 0:
+            assert self.held is not None
+            return bytes(self.held + data[:at])
+        return data[self.line_at : at]
+
+    def hold(self, data: bytes) -> None:
+        """Keep what the next packet needs of *data*, which has been read to its end."""
+        if self.line_at < 0:
+            assert self.held is not None
+            self.held += data
+        else:
+            self.held = bytearray(data[self.line_at :])
+        self.line_at = -1
+        self.packet_part = self.part
+
+    # --- limits ---------------------------------------------------------------------------
+
+    def spend(self, start: int, end: int) -> None:
+        """Count the head or trailer bytes from index *start* to *end*.
+
+        Raises:
+            Refusal: They reach ``Limits.head_bytes``; at the byte that does.
+        """
+        self.spent += end - start
+        if self.spent >= self.limits.head_bytes:
+            beyond = self.spent - self.limits.head_bytes
+            raise at_byte(HEADER_OVERFLOW, max(start, end - 1 - beyond))
+
+    # --- reports --------------------------------------------------------------------------
+
+    def broke_at(self, data: bytes, refusal: Refusal, message_at: int) -> Break:
+        """Tell where the message broke, for `ClientError.broke_at`."""
+        if refusal.culprit is not None:
+            line = self.line(data, refusal.culprit + 1)
+            caret = len(line) - 1
+        else:
+            whole = self.line(data, refusal.offset) if refusal.line is None else refusal.line
+            line = whole.rstrip(b"\r\n")
+            caret = len(line)
+        broke = Break(self.part, self._request_line(line), line, caret)
+        broke.message_at = message_at
+        if message_at:
+            return broke
+        if self.held is not None:
+            broke.packet_part = self.packet_part
+            if self.packet_part not in (Part.EMPTY_LINE, Part.BODY):
+                broke.packet_prefix = bytes(self.held)
+        if broke.packet_part is Part.EMPTY_LINE and data[0] not in b"\r\n":
+            broke.packet_part = Part.REQUEST_LINE
+        return broke
+
+    def ended_at(self) -> Break:
+        """The same for the end of input, where no byte is to blame."""
+        line = bytes(self.held or b"")
+        return Break(self.part, self._request_line(line), line, len(line))
+
+    def _request_line(self, line: bytes) -> bytes:
+        return line if self.part is Part.REQUEST_LINE else self.request_line

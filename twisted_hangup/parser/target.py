@@ -1,0 +1,102 @@
+"""The request target, byte by byte, in the order llhttp reads a URL (RFC 9112, section 3.2).
+
+Each part of a URL is a row: the bytes it is made of, where others lead, and what is said of
+the rest.  The rows know no request line; `request_line` walks them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from . import grammar
+from . import refusals as why
+from .refusals import Why
+
+
+@dataclass(slots=True, eq=False)
+class TargetPart:
+    """A part of a URL.
+
+    Attributes:
+        otherwise: Why a byte that is not listed here is refused, where it stands.
+        run: The bytes it is made of; None where every byte leads elsewhere.
+        follows: Byte -> the part it leads to.
+        swallowed: Byte -> why it is refused; llhttp points behind these.
+        may_end: Whether SP, CR or LF end the target here.
+    """
+
+    otherwise: Why
+    run: re.Pattern[bytes] | None = None
+    follows: Mapping[int, TargetPart] = field(default_factory=dict)
+    swallowed: Mapping[int, Why] = field(default_factory=dict)
+    may_end: bool = False
+
+
+def _each(characters: Iterable[int], part: TargetPart) -> dict[int, TargetPart]:
+    return dict.fromkeys(characters, part)
+
+
+_LETTERS: Final = [byte for byte in range(256) if grammar.SCHEME.fullmatch(bytes([byte]))]
+_AUTHORITY: Final = [byte for byte in range(256) if grammar.AUTHORITY.fullmatch(bytes([byte]))]
+
+_TAB_OR_FF: Final = dict.fromkeys(b"\t\f", why.URL_CHARACTERS)
+_BLANK: Final = dict.fromkeys(b"\t\f \r\n", why.URL_CHARACTERS)
+
+_FRAGMENT: Final = TargetPart(
+    why.URL_FRAGMENT, grammar.FRAGMENT, swallowed=_TAB_OR_FF, may_end=True
+)
+_QUERY: Final = TargetPart(
+    why.URL_QUERY, grammar.QUERY, {ord("#"): _FRAGMENT}, _TAB_OR_FF, may_end=True
+)
+_PATH: Final = TargetPart(
+    why.URL_PATH,
+    grammar.PATH,
+    {ord("?"): _QUERY, ord("#"): _FRAGMENT},
+    _TAB_OR_FF,
+    may_end=True,
+)
+_BEHIND_AUTHORITY: Final = {ord("/"): _PATH, ord("?"): _QUERY}
+
+#: What CONNECT starts with, and every other target goes on with behind "//".
+AUTHORITY: Final = TargetPart(why.URL_SERVER, grammar.AUTHORITY, swallowed=_TAB_OR_FF, may_end=True)
+_BEHIND_AT: Final = TargetPart(
+    why.URL_SERVER,
+    follows=_each(_AUTHORITY, AUTHORITY) | _BEHIND_AUTHORITY,
+    swallowed=_TAB_OR_FF | {ord("@"): why.URL_DOUBLE_AT},
+    may_end=True,
+)
+AUTHORITY.follows = _BEHIND_AUTHORITY | {ord("@"): _BEHIND_AT}
+
+_SECOND_SLASH: Final = TargetPart(why.URL_SCHEMA, follows={ord("/"): AUTHORITY})
+_FIRST_SLASH: Final = TargetPart(
+    why.URL_SCHEMA, follows={ord("/"): _SECOND_SLASH}, swallowed=_BLANK
+)
+_SCHEME: Final = TargetPart(
+    why.URL_SCHEMA, grammar.SCHEME, {ord(":"): _FIRST_SLASH}, swallowed=_BLANK
+)
+
+#: What every target but CONNECT's starts with.
+START: Final = TargetPart(
+    why.URL_START,
+    follows=_each(_LETTERS, _SCHEME) | _each(b"/*", _PATH),
+    swallowed=_BLANK,
+)
+
+
+def refused_form(target: bytes) -> Why | None:
+    """Say why *target*, which llhttp accepts, is in none of the forms a server is sent.
+
+    CONNECT's authority-form is not judged: no such request is answered by a resource.
+
+    Returns:
+        None for origin-form, absolute-form and asterisk-form without a fragment (RFC
+        9112, sections 3.2.1, 3.2.2 and 3.2.4).
+    """
+    if b"#" in target:
+        return why.TARGET_FRAGMENT
+    if target.startswith(b"/") or target == b"*" or grammar.ABSOLUTE_FORM.fullmatch(target):
+        return None
+    return why.TARGET_FORM

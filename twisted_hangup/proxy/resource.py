@@ -1,0 +1,404 @@
+"""A reverse proxy that stops the upstream server's work when the client hangs up.
+
+It speaks to the upstream server over connections of its own (`twisted_hangup.client.connection`)
+and not through Twisted's `Agent`: that one drops interim responses, upgrades and trailers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+
+from ..client.connection import OutboundRequest
+from ..client.pool import Exchange, OutboundPool
+from ..errors import ParseError, ServerHangUp, UpstreamError
+from ..events import Field, RequestHead, ResponseHead
+from ..journal.journal import Journal
+from ..limits import IDEMPOTENT_METHODS, Limits, OutboundTimeouts
+from ..server.channel import HangupChannel
+from .forwarding import (
+    Client,
+    Forwarding,
+    asks_for_tunnel,
+    listed,
+    request_fields,
+    response_fields,
+    trailer_fields,
+)
+from .tunnel import tunnel
+from .upstream import CannotForward, Upstream, host_asked_for, request_head
+
+#: A number that a proxy counts down; a longer one cannot be told from endless.
+_COUNT: Final = re.compile(rb"[0-9]{1,9}")
+
+_log = Logger()
+
+
+class ProxyResource(Resource):
+    """Everything at and below this resource is another server's.
+
+    The body of a request is complete before it is passed on: Twisted keeps it in memory up
+    to 100,000 bytes and in a temporary file beyond (``Site.getContentFile``;
+    ``Limits.body_bytes`` bounds it).  The body of a response is passed on as it comes, no
+    faster than the client takes it.
+
+    A client that hangs up aborts the upstream request at once.  An upstream server that
+    fails is a 502 or 504; once a part of its response is out, the client's connection is
+    cut.  Either is an `UpstreamError` in the site's journal.  A request that meets an idle
+    connection just as the server closes it is sent once more where its method is idempotent.
+
+    Args:
+        url: Of the upstream server.  Without a path requests keep their target; with one
+            it takes the place of the path at which this resource stands.
+        reactor: For connections and time; the installed one by default.
+        endpoint: How to reach the server, where the URL does not tell (a UNIX socket).
+        forwarding: What the server is told of the client.
+        timeouts: How long the server may take.
+        limits: What its responses may cost; ``head_*`` and ``chunk_*`` count.
+
+    Raises:
+        ValueError: *url* is no ``http`` or ``https`` URL with a host.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        reactor: Any = None,
+        endpoint: IStreamClientEndpoint | None = None,
+        forwarding: Forwarding | None = None,
+        timeouts: OutboundTimeouts | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__()
+        if reactor is None:
+            from twisted.internet import reactor
+        upstream = Upstream(url)
+        self.upstream = upstream
+        self.forwarding = forwarding or Forwarding()
+        self.pool = OutboundPool(
+            endpoint or _endpoint(upstream, reactor), reactor, timeouts=timeouts, limits=limits
+        )
+
+    def render(self, request: Any) -> int:
+        """Pass *request* on."""
+        if request.method in (b"OPTIONS", b"TRACE") and self._is_the_last(request):
+            return NOT_DONE_YET
+        if request.method == b"CONNECT":  # a stock Site lets it come this far
+            _answer(request, 501, "This server connects nobody to other servers.")
+            return NOT_DONE_YET
+        try:
+            relay = _Relay(self, request)
+        except CannotForward as error:
+            _answer(request, 400, f"This request cannot be passed on: {error}.")
+        else:
+            relay.start()
+        return NOT_DONE_YET
+
+    def _is_the_last(self, request: Any) -> bool:
+        """Answer where the client wants no server further than this (section 7.6.2)."""
+        value = request.getHeader(b"Max-Forwards")
+        if value is None or not _COUNT.fullmatch(value):
+            return False
+        if int(value):
+            request.requestHeaders.setRawHeaders(b"Max-Forwards", [b"%d" % (int(value) - 1)])
+            return False
+        request.setResponseCode(204 if request.method == b"OPTIONS" else 405)
+        request.setHeader(b"Content-Length", b"0")
+        request.finish()
+        return True
+
+
+@implementer(IPushProducer)
+class _Relay:
+    """One request and its response on their way through the proxy."""
+
+    def __init__(self, proxy: ProxyResource, request: Any) -> None:
+        self._proxy = proxy
+        self._request = request
+        self._outbound = self._make_outbound()
+        self._exchange: Exchange | None = None
+        self._retried = False
+        self._producing = False
+        self._over = False
+
+    def start(self) -> None:
+        """Send the request."""
+        self._request.notifyFinish().addErrback(self._eb_client_left)
+        self._send(fresh=False)
+
+    def _send(self, fresh: bool) -> None:
+        self._exchange = self._proxy.pool.request(self._outbound, self, fresh=fresh)
+
+    # The request.
+
+    def _make_outbound(self) -> OutboundRequest:
+        request, proxy = self._request, self._proxy
+        length = request.content.seek(0, 2)
+        request.content.seek(0)
+        fields = _lines(request.requestHeaders)
+        version = request.clientproto.removeprefix(b"HTTP/")
+        upgrade = (
+            version == b"1.1"
+            and not length
+            and isinstance(request.channel, HangupChannel)
+            and asks_for_tunnel(fields)
+        )
+        self._trailers_wanted = version == b"1.1" and b"trailers" in listed(fields, b"te")
+        hosts = request.requestHeaders.getRawHeaders(b"Host", ())
+        made = request_fields(
+            fields,
+            method=request.method,
+            client=Client(
+                getattr(request.client, "host", "").encode("ascii"),
+                request.isSecure(),
+                host_asked_for(request.uri, hosts),
+                version,
+            ),
+            authority=proxy.upstream.authority,
+            forwarding=proxy.forwarding,
+            content_length=length or None,
+            upgrade=upgrade,
+        )
+        target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
+        return OutboundRequest(
+            request.method,
+            request_head(request.method, target, made),
+            request.content if length else None,
+            length,
+            upgrade,
+        )
+
+    # What the upstream server says: see `Receiver`.
+
+    def head(self, head: ResponseHead) -> None:
+        if head.upgrade:
+            self._tunnel(head)
+        elif head.interim:
+            self._pass_on_interim(head)
+        else:
+            request = self._request
+            request.setResponseCode(head.status, head.reason)
+            request.defaultContentType = None
+            fields = self._fields_of(head)
+            headers = request.responseHeaders
+            for name, _ in fields:
+                headers.removeHeader(name)  # Server and Date, which Twisted has set
+            for name, value in fields:
+                headers.addRawHeader(name, value)
+
+    def data(self, data: bytes) -> None:
+        self._request.write(data)
+
+    def all_read(self) -> None:
+        """What comes next takes time: the client gets what is there."""
+        exchange = self._exchange
+        if exchange is None or exchange.connection is None or self._over:
+            return
+        if exchange.connection.phase == "body":
+            if not self._request.startedWriting:
+                self._request.write(b"")
+            if not self._producing:
+                self._producing = True
+                self._request.registerProducer(self, True)
+                if getattr(self._request.channel, "_waitingForTransport", False):
+                    # The client had enough before there was a producer; a TLS transport
+                    # says so once.
+                    exchange.connection.pause()
+
+    def end(self, trailers: list[Field]) -> None:
+        request = self._request
+        self._release()
+        if request.startedWriting and request.chunked and self._trailers_wanted:
+            lines = b"".join(b"%b: %b\r\n" % line for line in trailer_fields(trailers))
+            request.channel.write(b"0\r\n" + lines + b"\r\n")
+            request.chunked = 0  # and so finish() writes no second end
+        request.finish()
+
+    def failed(self, error: Exception) -> None:
+        if self._may_be_sent_again(error):
+            self._retried = True
+            self._request.content.seek(0)
+            self._send(fresh=True)
+            return
+        request = self._request
+        self._release()
+        failure = _upstream_error(error, self._proxy.upstream.url, request)
+        _tell(failure, request)
+        if failure.status is None:
+            _cut(request)
+            return
+        words = _FAILURES[failure.code][1]
+        _answer(request, failure.status, f"The server behind this proxy failed: {words}.")
+
+    def _may_be_sent_again(self, error: Exception) -> bool:
+        """Whether the connection was merely stale (RFC 9110, section 9.2.2)."""
+        return (
+            isinstance(error, ServerHangUp)
+            and not self._retried
+            and bool(error.reused)
+            and not error.bytes_received
+            and error.code in ("ECONNRESET", "EPIPE")
+            and self._request.method in IDEMPOTENT_METHODS
+        )
+
+    def _fields_of(self, head: ResponseHead) -> list[Field]:
+        return response_fields(
+            head.fields, self._proxy.forwarding, status=head.status, version=head.version
+        )
+
+    def _pass_on_interim(self, head: ResponseHead) -> None:
+        """Tell the client, too; but not 100: its Expect was ours to answer."""
+        request = self._request
+        if head.status != 100 and request.clientproto != b"HTTP/1.0":
+            fields = self._fields_of(head)
+            code = b"%d" % head.status
+            request.channel.writeHeaders(request.clientproto, code, head.reason, _headers(fields))
+
+    def _tunnel(self, head: ResponseHead) -> None:
+        """Both sides have left HTTP."""
+        request, exchange = self._request, self._exchange
+        assert exchange is not None and exchange.connection is not None
+        request.setResponseCode(101, head.reason)
+        fields = self._fields_of(head)
+        fields += [field for field in head.fields if field[0].lower() == b"upgrade"]
+        fields.append((b"Connection", b"Upgrade"))
+        channel = request.channel
+        channel.writeHeaders(b"HTTP/1.1", b"101", head.reason, _headers(fields))
+        channel.factory.log(request)
+        self._release()
+        inner, outer = tunnel()
+        rest = exchange.connection.hand_over(outer)
+        channel._protocolUpgradeForWebsockets(inner)
+        inner.join()
+        for data in rest:
+            outer.dataReceived(data)
+        channel.rendered(channel.transport)
+
+    # The client.
+
+    def pauseProducing(self) -> None:
+        if self._exchange is not None and self._exchange.connection is not None:
+            self._exchange.connection.pause()
+
+    def resumeProducing(self) -> None:
+        if self._exchange is not None and self._exchange.connection is not None:
+            self._exchange.connection.resume()
+
+    def stopProducing(self) -> None:
+        self._give_up()
+
+    def _eb_client_left(self, failure: Failure) -> None:
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody waits for the response any more."""
+        self._over = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abort()
+
+    def _release(self) -> None:
+        """The upstream server has done its part."""
+        self._exchange = None
+        if self._producing:
+            self._producing = False
+            self._request.unregisterProducer()
+
+
+def _lines(headers: Headers) -> list[Field]:
+    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
+
+
+def _headers(fields: Iterable[Field]) -> Headers:
+    headers = Headers()
+    for name, value in fields:
+        headers.addRawHeader(name, value)
+    return headers
+
+
+def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
+    """How to connect to *upstream*."""
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, upstream.host, upstream.port)
+    if upstream.secure:
+        endpoint = wrapClientTLS(optionsForClientTLS(upstream.host), endpoint)
+    return endpoint
+
+
+def _answer(request: Any, status: int, text: str) -> None:
+    """Answer in our own name."""
+    body = text.encode() + b"\n"
+    request.setResponseCode(status)
+    request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
+    request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    request.write(body)
+    request.finish()
+
+
+#: Code -> status, and what the client is told; the operator is told more.
+_FAILURES: Final = {
+    "ERR_UPSTREAM_REFUSED": (502, "it cannot be reached"),
+    "ERR_UPSTREAM_RESET": (502, "it hung up before its answer was complete"),
+    "ERR_UPSTREAM_RESPONSE": (502, "its answer is not HTTP"),
+    "ERR_UPSTREAM_TIMEOUT": (504, "it took too long to answer"),
+}
+
+
+def _upstream_error(cause: Exception, url: str, request: Any) -> UpstreamError:
+    """What the journal keeps of *cause*."""
+    if isinstance(cause, ParseError):
+        code, words = "ERR_UPSTREAM_RESPONSE", f"{cause.code}: {cause.reason}"
+    else:
+        assert isinstance(cause, ServerHangUp)
+        words = f"{cause.reason}, {cause.phase}"
+        if cause.code == "ETIMEDOUT":
+            code = "ERR_UPSTREAM_TIMEOUT"
+        elif cause.phase == "connecting":
+            code = "ERR_UPSTREAM_REFUSED"
+        else:
+            code = "ERR_UPSTREAM_RESET"
+    error = UpstreamError(
+        f"{words} ({url})",
+        code=code,
+        phase="response",
+        request=RequestHead(request.method, request.uri),
+        peer=request.client,
+    )
+    error.upstream = url
+    error.default_status = None if request.startedWriting else _FAILURES[code][0]
+    error.__cause__ = cause
+    return error
+
+
+def _tell(error: UpstreamError, request: Any) -> None:
+    """Record *error* where the site keeps a journal, else log it."""
+    journal = getattr(request.site, "journal", None)
+    if isinstance(journal, Journal):
+        journal.record_upstream(error)
+    else:
+        _log.warn("{error}", error=str(error))
+
+
+def _cut(request: Any) -> None:
+    """End the client's connection, or its stream, so that it sees a response cut short."""
+    channel = request.channel
+    if hasattr(channel, "cut_response"):
+        channel.cut_response(request)
+    elif isinstance(channel, HTTPChannel):
+        channel.forceAbortClient()
+    else:
+        channel.abortConnection()

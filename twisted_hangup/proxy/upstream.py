@@ -1,0 +1,146 @@
+"""Where a reverse proxy sends its requests, and how it writes them (RFC 9112, section 3).
+
+Whatever the front let pass, no head leaves that another parser could read otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from ..events import Field
+from ..parser.grammar import FIELD_CHAR, HOST, TCHAR
+
+#: Scheme and authority of a target in absolute form (RFC 9112, section 3.2.2).
+_ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?@]*@)?([^/?]*)")
+
+#: A segment that leads up, as servers find it that take "\" for "/", or "..;" for "..".
+_UPWARDS: Final = re.compile(rb"(?:^|[/\\])\.\.(?:[/\\;]|$)")
+
+_PATH: Final = re.compile(r"(?:/[!-~]*)?")
+
+#: What is laxer than this has no place in front of other people's parsers.  No "#" in the
+#: target: what is behind it is a part of the path to one server, and not to another.
+_WELL_FORMED: Final = re.compile(
+    rb"[%b]+ [!\"$-~]+ HTTP/1\.1\r\n(?:[%b]+: [%b]*\r\n)*\r\n" % (TCHAR, TCHAR, FIELD_CHAR)
+)
+
+
+class CannotForward(Exception):
+    """A request that is not passed on; the text says why, fit for its client."""
+
+
+def request_head(method: bytes, target: bytes, fields: Sequence[Field]) -> bytes:
+    """The request line and the fields, up to and including the empty line.
+
+    Raises:
+        CannotForward: Something in it could be read in another way than it is meant.
+    """
+    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    lines += [b"%b: %b" % field for field in fields]
+    lines.append(b"\r\n")
+    head = b"\r\n".join(lines)
+    # More line ends than lines: a part of one has become a line of its own.
+    if not _WELL_FORMED.fullmatch(head) or head.count(b"\r\n") != len(lines):
+        raise CannotForward("its method, target or fields have bytes that are not allowed there")
+    return head
+
+
+def host_asked_for(target: bytes, hosts: Sequence[bytes]) -> bytes:
+    """The host that the client means: of a target in absolute form, else of its Host.
+
+    Returns:
+        Host and port as they came; ``b""`` where neither says any.
+
+    Raises:
+        CannotForward: There are several, or it is none; HTTP/1.0 and
+            ``Limits.require_host`` let such requests come this far.
+    """
+    if absolute := _ABSOLUTE.match(target):
+        hosts = [absolute[1]]
+    if len(hosts) > 1:
+        raise CannotForward("it has more than one Host")
+    if hosts and not _is_host(hosts[0]):
+        raise CannotForward("its Host is not the name of a host")
+    return hosts[0] if hosts else b""
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    return HOST.fullmatch(value) is not None
+
+
+class Upstream:
+    """Where requests go.
+
+    Args:
+        url: As the operator wrote it.
+
+    Attributes:
+        url: The same.
+        host: Name or address to connect to.
+        port: Where it listens.
+        secure: Whether it speaks TLS.
+        authority: Host and port as they stand in Host.
+
+    Raises:
+        ValueError: *url* is no ``http`` or ``https`` URL of scheme, host, port and path.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{url!r}: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not the URL of a server, such as http://127.0.0.1:9000")
+        if parts.query or parts.fragment or parts.username is not None:
+            raise ValueError(f"{url!r} has more than a scheme, a host, a port and a path")
+        if not _PATH.fullmatch(parts.path):
+            raise ValueError(f"{url!r}: write spaces and other special characters as %20 and so on")
+        self.url = url
+        self.host = parts.hostname
+        self.secure = parts.scheme == "https"
+        self.port = port or (443 if self.secure else 80)
+        try:
+            self.authority = parts.netloc.encode("idna")
+        except UnicodeError as error:
+            raise ValueError(f"{url!r}: there can be no such host") from error
+        if not HOST.fullmatch(self.authority):
+            raise ValueError(f"{url!r}: there can be no such host")
+        self._path = parts.path.encode("ascii")
+
+    def target(self, method: bytes, asked: bytes, above: int) -> bytes:
+        """The request target that the server gets, in origin form (or ``*``).
+
+        Args:
+            method: Of the request.
+            asked: The target that the client sent.
+            above: How many segments of its path lead to the place where the proxy stands.
+
+        Raises:
+            CannotForward: Only a part of a server is published, and this may lead out of it.
+        """
+        target = asked
+        if not target.startswith(b"/"):  # absolute form: the authority goes into Host
+            target = _ABSOLUTE.sub(b"", target)
+            if method == b"OPTIONS" and not target and not self._path:
+                return b"*"  # RFC 9112, section 3.2.4
+            if not target.startswith(b"/"):
+                target = b"/" + target
+        if not self._path and not above:
+            return target
+        path, mark, query = target.partition(b"?")
+        if (b".." in path or b"%" in path) and _UPWARDS.search(unquote_to_bytes(path)):
+            raise CannotForward('its path has a segment ".."')
+        if not self._path:
+            return target
+        below = path.split(b"/")[1 + above :]
+        here = self._path
+        if below:
+            here = here.removesuffix(b"/") + b"/" + b"/".join(below)
+        return here + mark + query

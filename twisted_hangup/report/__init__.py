@@ -1,0 +1,14 @@
+"""An error as text for people, with secrets hidden: no Twisted, and no parsing."""
+
+from .masking import DEFAULT_POLICY as DEFAULT_POLICY
+from .masking import UNMASKED as UNMASKED
+from .masking import MaskingPolicy as MaskingPolicy
+from .report import WIDTH as WIDTH
+from .report import Excerpt as Excerpt
+from .report import byte_name as byte_name
+from .report import field_of as field_of
+from .report import follows_secret as follows_secret
+from .report import masked_line as masked_line
+from .report import masked_packet as masked_packet
+from .report import report_error as report_error
+from .report import request_line_of as request_line_of

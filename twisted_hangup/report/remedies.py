@@ -1,0 +1,322 @@
+"""Why clients send what is refused, and what to do about it: one entry for each code.
+
+`rules` says which rule was broken.  This is the next question of whoever reads that.
+docs/codes.md is made of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+#: The page with an entry for each code.
+PAGE: Final = "docs/codes.md"
+
+
+class Remedy(NamedTuple):
+    """What stands behind a code, for a person who runs a server.
+
+    Attributes:
+        cause: What usually is the matter, in sentences.
+        cure: What to change, and on which side.
+    """
+
+    cause: str
+    cure: str
+
+
+_SCANNERS: Final = "Scanners of the internet do it all day; those need no cure."
+
+#: Code -> remedy.  A name that ends with ``*`` stands for every other code that begins so.
+REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
+    {
+        # The request line.
+        "HPE_INVALID_METHOD": Remedy(
+            "What came is not the start of a request. Often it is TLS on a port that serves plain"
+            " HTTP (the first byte is 0x16), the rest of a body whose Content-Length was too"
+            " small, or another protocol. " + _SCANNERS,
+            "For 0x16, use https:// only on ports with TLS. Behind a body, correct the client's"
+            " Content-Length. For a method of your own, allow it: --method NAME, or"
+            " Limits.methods.",
+        ),
+        "HPE_INVALID_URL": Remedy(
+            "The client put a path or URL on the wire as somebody typed it: with a space, a"
+            " letter outside ASCII, a fragment, or without the slash in front.",
+            "Let the client percent-encode the target (quote() in Python, encodeURI() in"
+            " JavaScript), and cut it at #.",
+        ),
+        "HPE_INVALID_CONSTANT": Remedy(
+            "There is a space in the target, so that what follows it is taken for the version;"
+            " or the client speaks another protocol, such as RTSP. In a response: the server"
+            " speaks TLS or something else on that port.",
+            "Write a space in a target as %20. Look whether host and port are those of an HTTP"
+            " server.",
+        ),
+        "HPE_INVALID_VERSION": Remedy(
+            "The client names a version other than 1.0 and 1.1, or none, as HTTP/0.9 did;"
+            " or there is a space in its target.",
+            "Send HTTP/1.1. HTTP/2 is agreed on in the TLS handshake, and never named in a"
+            " request line.",
+        ),
+        "HPE_PAUSED_H2_UPGRADE": Remedy(
+            "The client began with HTTP/2 on a connection on which nobody had agreed on it:"
+            " plain TCP, or TLS without ALPN.",
+            "Install the extra http2 and serve TLS, or let the client speak HTTP/1.1 (in curl:"
+            " not --http2-prior-knowledge; in a load balancer: http1 towards this server).",
+        ),
+        "ERR_HTTP_TOO_MANY_EMPTY_LINES": Remedy(
+            "Somebody holds a connection open with line ends, or a body ends with more of them"
+            " than its Content-Length counts.",
+            "Correct the client's Content-Length. The number is Limits.leading_crlf"
+            " (--max-empty-lines).",
+        ),
+        # Fields.
+        "HPE_UNEXPECTED_SPACE": Remedy(
+            "The first field line begins with a space or a tab: the request was put together"
+            " from an indented text, or is an attempt to smuggle a field past a proxy.",
+            "Take the white space out of the client's request.",
+        ),
+        "HPE_INVALID_HEADER_TOKEN": Remedy(
+            "A field name with a space or another character in it; a line without a colon, often"
+            " the rest of a value with a line end in it; a control character in a value; or a"
+            " value that goes on in the next line.",
+            "Correct the program that writes this field; values from users must not hold CR, LF"
+            " or NUL. For old clients there are --lenient control-bytes and --lenient obs-fold"
+            " (docs/lenience.md).",
+        ),
+        "HPE_CR_EXPECTED": Remedy(
+            "A line ends without CR LF, or a chunk is not as long as its size says.",
+            "End lines with CR LF, and let the size of a chunk be the number of its bytes, not of"
+            " its characters. For clients that end lines with LF alone there is --lenient bare-lf"
+            " (docs/lenience.md).",
+        ),
+        "HPE_LF_EXPECTED": Remedy(
+            "There is a CR inside of a line: text of an old Macintosh, a line end that was"
+            " written twice (CR CR LF), or an attempt to split a field.",
+            "End lines with CR LF, written once.",
+        ),
+        "HPE_STRICT": Remedy(
+            "A chunk of the body is longer than its size says, there is junk in the line with its"
+            " size, or a CR stands without its LF. Mostly, sizes were counted in characters, and"
+            " the body has bytes that belong to no character of ASCII.",
+            "Encode the body first, and count then. Leave the framing to an HTTP library.",
+        ),
+        "HPE_INVALID_CONTENT_LENGTH": Remedy(
+            "Content-Length is not one decimal number, or stands beside Transfer-Encoding. The"
+            " latter is how requests are smuggled past proxies; some clients do it by mistake.",
+            "Send one of the two fields. If it comes from a proxy of yours, bring that up to date.",
+        ),
+        "HPE_UNEXPECTED_CONTENT_LENGTH": Remedy(
+            "Two Content-Length fields: one of the program's and one of its library's, or an"
+            " attempt to smuggle a request. In a response also: a length where there is no body.",
+            "Let the library set Content-Length by itself.",
+        ),
+        "HPE_INVALID_TRANSFER_ENCODING": Remedy(
+            "Transfer-Encoding is not just chunked: it lists another coding, is in an HTTP/1.0"
+            " message, or stands beside Content-Length.",
+            "Send Transfer-Encoding: chunked, or Content-Length. What is compressed says so in"
+            " Content-Encoding.",
+        ),
+        "HPE_HEADER_OVERFLOW": Remedy(
+            "Mostly cookies, which grow from visit to visit; a token with many claims; a search"
+            " in the query of a URL; or a client that sends fields without end.",
+            "Clear the cookies of that site, and set fewer. What is large belongs into the body"
+            " of a POST. The limits are --max-header-size and --max-headers-count.",
+        ),
+        "ERR_HTTP_HOST_REQUIRED": Remedy(
+            "A script that was written by hand, an old monitor, or a health check that knows"
+            " HTTP/1.0 only and says 1.1.",
+            "Send Host, or say HTTP/1.0. In HAProxy: http-check send hdr Host example.org. Last"
+            " resort: --no-require-host.",
+        ),
+        "ERR_HTTP_INVALID_HOST": Remedy(
+            "Host is a URL, a list, empty or there twice; often a proxy adds a second one."
+            " " + _SCANNERS,
+            "Send one host name, with a colon and a port where it is not the usual one."
+            " In a proxy, set Host instead of adding it.",
+        ),
+        # The body.
+        "HPE_INVALID_CHUNK_SIZE": Remedy(
+            "A chunk does not begin with its size in hexadecimal digits: the body was not"
+            " chunked although the head says so, or a size was too small.",
+            "Leave the framing to an HTTP library, and do not set Transfer-Encoding by hand.",
+        ),
+        "HPE_CHUNK_EXTENSIONS_OVERFLOW": Remedy(
+            "Hardly anybody uses chunk extensions. Long ones are meant to keep a server busy.",
+            "None is needed. The limit is --max-chunk-extensions-size.",
+        ),
+        "ERR_HTTP_BODY_TOO_LARGE": Remedy(
+            "An upload that is larger than you allow.",
+            "Raise --max-body-size (Limits.body_bytes), or tell the user how large a file may be:"
+            " a handler can answer with a page.",
+        ),
+        "ERR_HTTP_MULTIPART": Remedy(
+            "A form whose Content-Type was set by hand, without its boundary or with that of"
+            " another form; or a body that was cut short.",
+            "Let the library set Content-Type: in fetch() and in requests, leave the field out.",
+        ),
+        "HPE_CLOSED_CONNECTION": Remedy(
+            "Bytes behind a message that was the last one on its connection.",
+            "Nothing has to be done: this server ignores them and answers the request."
+            " Node refuses them.",
+        ),
+        "HPE_INVALID_EOF_STATE": Remedy(
+            "The client ended its side in the middle: it gave up, crashed, was stopped, or"
+            " announced more than it sent. In a response: the server did.",
+            "Where it is always the same client, compare its Content-Length with what it sends."
+            " Single ones are life on a network.",
+        ),
+        # Time, and the network.
+        "ERR_HTTP_REQUEST_TIMEOUT": Remedy(
+            "A slow or broken network, a client that announced more than it sent, a browser that"
+            " opened a connection in advance, or an attack with slow requests.",
+            "Where large uploads come over slow lines, raise --request-timeout. For a client that"
+            " waits for no reason, compare its Content-Length with what it sends.",
+        ),
+        "ECONNRESET": Remedy(
+            "The client went away: a tab was closed, a program was stopped or ran out of"
+            " patience, a phone lost its network, a firewall forgot the connection. Before any"
+            " request: a load balancer looked whether the port is open.",
+            "Many of them in the phase response mean that answers take longer than clients wait:"
+            " look at the slow ones, and let work end with its client (docs/cancel.md).",
+        ),
+        "EPIPE": Remedy(
+            "The client had gone when the server wrote to it. The same as ECONNRESET, noticed a"
+            " little later.",
+            "As for ECONNRESET.",
+        ),
+        "ETIMEDOUT": Remedy(
+            "Nothing came from the client's machine any more: it was switched off, lost its"
+            " network, or a firewall between drops packets.",
+            "None here. If it is many, look at firewalls and at their idle times, and let clients"
+            " use TCP keep-alive.",
+        ),
+        "ERR_PROXY_PROTOCOL": Remedy(
+            "The port is a haproxy: endpoint, and who connects sends no PROXY header: a client"
+            " that came past the load balancer, its health check, or a load balancer that was not"
+            " told to send one.",
+            "In HAProxy: send-proxy-v2 and check-send-proxy on the server line; in nginx:"
+            " proxy_protocol on. Let a firewall keep others from that port (docs/scale.md).",
+        ),
+        # TLS.
+        "ERR_SSL_HTTP_REQUEST": Remedy(
+            "A URL with http:// and the port of HTTPS, or a load balancer that has ended TLS and"
+            " speaks plain HTTP to a port that expects TLS.",
+            "Correct the URL; between load balancer and server use the same on both sides.",
+        ),
+        "ERR_SSL_WRONG_VERSION_NUMBER": Remedy(
+            "Something else than TLS came to a port with TLS: another protocol, a PROXY header, a"
+            " very old client. " + _SCANNERS,
+            "Look which program is at that address. TLS 1.2 is the least a client should speak.",
+        ),
+        "ERR_TLS_HANDSHAKE_TIMEOUT": Remedy(
+            "A client connected to a port with TLS and was silent: a browser in advance, a load"
+            " balancer that only looks whether the port is open, or a slow attack.",
+            "Mostly none. The time is --handshake-timeout.",
+        ),
+        "ERR_SSL_*": Remedy(
+            "The client does not trust the certificate (its name ends with UNKNOWN_CA or"
+            " CERTIFICATE_UNKNOWN), no version or cipher is known to both sides, or bytes were"
+            " changed on the way. What stands behind ERR_SSL_ is OpenSSL's word for it.",
+            "Send the whole chain of certificates, and renew it in time:"
+            " openssl s_client -connect HOST:PORT shows what clients get.",
+        ),
+        "ERR_TLS_*": Remedy(
+            "The TLS handshake was not completed.",
+            "As for ERR_SSL_*.",
+        ),
+        # HTTP/2.
+        "ERR_HTTP2_INVALID_PSEUDOHEADER": Remedy(
+            "A client or proxy that makes HTTP/2 requests by hand left out :method, :scheme,"
+            " :authority or :path, or sent one twice.",
+            "Bring the client up to date, or let it speak HTTP/1.1.",
+        ),
+        "ERR_HTTP2_INVALID_CONNECTION_HEADERS": Remedy(
+            "A program copied the fields of an HTTP/1.1 request into one of HTTP/2.",
+            "Leave Connection, Keep-Alive, Transfer-Encoding and Upgrade out of it.",
+        ),
+        "ERR_HTTP2_ENHANCE_YOUR_CALM": Remedy(
+            "An attack (such as Rapid Reset), or a client that gives up its requests much faster"
+            " than a person could.",
+            "None if it is an attack: the connection has been closed. Otherwise let the client"
+            " cancel fewer requests.",
+        ),
+        "ERR_HTTP2_*": Remedy(
+            "The client broke a rule of HTTP/2 that concerns the whole connection. The rest of"
+            " the name is the code of RFC 9113, section 7.",
+            "Bring the client up to date, or let it speak HTTP/1.1.",
+        ),
+        # Responses, which a proxy or a client of ours reads.
+        "HPE_INVALID_STATUS": Remedy(
+            "The server's status line has no number of three digits, or a control character"
+            " behind it; often what came is the rest of the response before.",
+            "Correct the server; look at the length that its previous response announced.",
+        ),
+        "ERR_HTTP_INVALID_UPGRADE": Remedy(
+            "The server changed the protocol although nobody had asked, or without a word to"
+            " which.",
+            "Correct the server, or the program in front of it that drops Upgrade.",
+        ),
+        "ERR_HTTP_UNREQUESTED_RESPONSE": Remedy(
+            "The server sent more than its response announced, or an answer that nobody had asked"
+            " for, such as a 408 on an idle connection.",
+            "Compare the length of what the server sends with its Content-Length. Its idle time"
+            " should be longer than the client's.",
+        ),
+        "ERR_TLS_CERT_ALTNAME_INVALID": Remedy(
+            "A server that was asked over TLS has a certificate for another name than that in the"
+            " URL.",
+            "Use the name in the certificate, or get one for that name.",
+        ),
+        "ERR_HTTP_TOO_MANY_INTERIM_RESPONSES": Remedy(
+            "The server sends 1xx responses without end.",
+            "Correct the server: one 103 is enough.",
+        ),
+        "ERR_HTTP_INVALID_RESPONSE": Remedy(
+            "The server's HTTP/1.1 response cannot be told in the client's protocol.",
+            "Correct the server's response; the reason names the part.",
+        ),
+        # A proxy's servers.
+        "ERR_UPSTREAM_REFUSED": Remedy(
+            "Nothing listens at the address behind --proxy, or a firewall is between.",
+            "Start that server, and compare its address with that of --proxy.",
+        ),
+        "ERR_UPSTREAM_RESET": Remedy(
+            "The server behind --proxy closed the connection before its response was whole:"
+            " it crashed, was restarted, or closes idle connections very soon.",
+            "Read that server's log at the same time. Its idle time should be more than 4 seconds.",
+        ),
+        "ERR_UPSTREAM_RESPONSE": Remedy(
+            "What the server behind --proxy sent is not HTTP/1.1, or could be read in two ways.",
+            "The report shows the byte: correct that server. Look whether the port speaks TLS.",
+        ),
+        "ERR_UPSTREAM_TIMEOUT": Remedy(
+            "The server behind --proxy took longer than it may.",
+            "Find out what it waits for, or raise --proxy-timeout or --proxy-silence-timeout.",
+        ),
+        # What else begins so.
+        "HPE_*": Remedy(
+            "The bytes are not HTTP/1.1.", "Look at the byte that the report points at."
+        ),
+        "ERR_HTTP_*": Remedy(
+            "The request is HTTP, and this server does not accept it.",
+            "The reason says what to change in the request.",
+        ),
+    }
+)
+
+_FAMILIES: Final = tuple(sorted((name for name in REMEDIES if name.endswith("*")), reverse=True))
+
+
+def entry_of(code: str) -> str | None:
+    """The name in `REMEDIES` that stands for *code*; None where there is none."""
+    if code in REMEDIES:
+        return code
+    return next((name for name in _FAMILIES if code.startswith(name[:-1])), None)
+
+
+def link_of(code: str) -> str | None:
+    """Where the entry for *code* is, such as ``docs/codes.md#hpe_strict``; None without one."""
+    entry = entry_of(code)
+    return None if entry is None else f"{PAGE}#{entry.rstrip('*').lower()}"

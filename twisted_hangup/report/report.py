@@ -1,0 +1,297 @@
+"""A broken request or response as text: what came, where it broke, what was expected instead.
+
+Everything is told from the parser's state (`Break`), not from reads, so a report is the
+same however the network cut the bytes; for the same reason nothing is shown of what
+stands behind the byte that broke the request.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Final, NamedTuple
+
+from ..errors import RecordedError
+from ..events import Break, Part
+from . import response_rules
+from . import rules as _rules
+from .masking import (
+    DEFAULT_POLICY,
+    UNMASKED,
+    MaskingPolicy,
+    culprit_index,
+    mask_line,
+    mask_packet,
+    mask_target,
+)
+from .remedies import link_of
+from .text import shortened, visible
+
+#: Width of a report, in columns.
+WIDTH: Final = 80
+
+_INDENT: Final = "  "
+
+#: How much of the end of a line that is cut is shown, in columns.
+_TAIL: Final = 40
+
+_NAME_COLUMNS: Final = 40
+
+_BYTE_NAMES: Final = {0x00: "NUL", 0x09: "tab", 0x0A: "LF", 0x0D: "CR", 0x20: "space", 0x7F: "DEL"}
+
+_PLACES: Final = {
+    Part.EMPTY_LINE: "Before the request line",
+    Part.REQUEST_LINE: "In the request line",
+    Part.STATUS_LINE: "In the status line",
+    Part.FIELD: "In the header fields",
+    Part.CHUNK_SIZE: "In the line with the size of a chunk",
+    Part.BODY: "In the body",
+    Part.TRAILER: "In the trailer fields",
+}
+
+_START_LINES: Final = (Part.EMPTY_LINE, Part.REQUEST_LINE, Part.STATUS_LINE)
+
+_PHASES: Final = {
+    "handshake": "During the TLS handshake",
+    "idle": "Between requests",
+    "head": "While the head of the request was being received",
+    "body": "While the body of the request was being received",
+    "response": "After the request, before its response was complete",
+}
+
+_DEADLINES: Final = {
+    "idle": "The client sent nothing within Timeouts.head_seconds of connecting.",
+    "head": "The head was not complete within Timeouts.head_seconds.",
+    "body": "The head came in time; the body was not complete within Timeouts.request_seconds.",
+}
+
+
+def report_error(
+    error: RecordedError, *, masked: bool = True, policy: MaskingPolicy | None = None
+) -> str:
+    """Say in plain text what a client did wrong, or a server.
+
+    Args:
+        error: A `ClientError`; a `ResponseParseError` tells of a server.
+        masked: Whether credentials, queries and bodies are hidden, as `masking` tells.
+            The byte that broke the request is always named.
+        policy: Which fields are secret besides the usual ones; by default what the error
+            was recorded with (`RecordedError.masking`).
+
+    Returns:
+        Lines of printable ASCII, joined by newlines and without one at the end, none
+        longer than `WIDTH` but the first, which holds code and reason.  The last one says
+        where cause and cure of the code are told, if they are.
+    """
+    if not masked:
+        policy = UNMASKED
+    elif policy is None:
+        policy = error.masking or DEFAULT_POLICY
+    lines = [f"{visible(error.code)}: {visible(error.reason)}"]
+    if error.about == "request":
+        answered = "not answered" if error.status is None else f"answered {error.status}"
+        lines[0] += f"  ({answered})"
+    lines += _picture(error, policy)
+    lines += textwrap.wrap(_explanation(error, policy), WIDTH)
+    link = link_of(error.code)
+    return "\n".join(lines if link is None else [*lines, link])
+
+
+class Excerpt(NamedTuple):
+    """A piece of `ClientError.raw_packet`, fit to leave the process.
+
+    Attributes:
+        data: The bytes around the error, secrets replaced by ``*``.
+        offset: Index in the whole packet of the first of them.
+    """
+
+    data: bytes
+    offset: int
+
+
+def masked_packet(
+    error: RecordedError, most: int, policy: MaskingPolicy = DEFAULT_POLICY
+) -> Excerpt | None:
+    """The packet of *error*, or *most* bytes around the error; None without a packet.
+
+    Where the parser's state is not known (`ClientError.broke_at` is None) the packet
+    counts as body.
+    """
+    packet = error.raw_packet
+    if packet is None:
+        return None
+    where = error.broke_at
+    if where is None:
+        where = Break(Part.BODY, b"", b"", 0, packet_part=Part.BODY)
+    at = culprit_index(packet, error.bytes_parsed or 0, where)
+    start = max(0, min(at - most // 2, len(packet) - most))
+    # Judged from the packet's first byte, because only there the parser's state is known.
+    masked = mask_packet(
+        packet[: start + most], at, where, policy, after_secret=follows_secret(error, policy)
+    )
+    return Excerpt(masked[start:], start)
+
+
+def _picture(error: RecordedError, policy: MaskingPolicy) -> list[str]:
+    """The first line, the line that broke, and a caret under the byte."""
+    where = error.broke_at
+    if where is None:
+        return _arrived(error, policy)
+    lines = []
+    if where.part not in _START_LINES and where.request_line:
+        lines.append(_cut(request_line_of(error, policy)))
+    line = masked_line(error, where, policy)
+    if not line:
+        return lines
+    # A caret is drawn even where no byte is left to point at: the input ended there.
+    culprit = line[where.caret : where.caret + 1]
+    # White space to blame has to be seen, too.
+    shown = r"\x20" if culprit == b" " else visible(culprit)
+    before = shortened(line[: where.caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
+    lines.append(_INDENT + before + shown)
+    if culprit or error.code == "HPE_INVALID_EOF_STATE":
+        lines.append(_pointer(len(before), "^" * max(1, len(shown)), _label(error, culprit)))
+    else:
+        lines.append(_pointer(0, "^" * len(before), _label(error, culprit)))
+    return lines
+
+
+def _pointer(column: int, carets: str, label: str) -> str:
+    """A line of carets, with *label* on the side where there is room."""
+    if len(_INDENT) + column + len(carets) + 1 + len(label) <= WIDTH:
+        return f"{_INDENT}{' ' * column}{carets} {label}".rstrip()
+    if len(label) < column:
+        return f"{_INDENT}{label:>{column - 1}} {carets}"
+    return f"{_INDENT}{' ' * column}{carets}"
+
+
+def _label(error: RecordedError, culprit: bytes) -> str:
+    """What stands beside the carets: the offset, and the byte by name."""
+    if error.code == "HPE_INVALID_EOF_STATE":
+        return "the input ends here"
+    said = [] if error.offset is None else [f"byte {error.offset}"]
+    if culprit:
+        said.append(byte_name(culprit[0]))
+    return ": ".join(said)
+
+
+def byte_name(byte: int) -> str:
+    """A byte in hexadecimal, with its name or character where it has one."""
+    if name := _BYTE_NAMES.get(byte):
+        return f"0x{byte:02x} ({name})"
+    return f"0x{byte:02x} ({chr(byte)})" if 0x21 <= byte <= 0x7E else f"0x{byte:02x}"
+
+
+def masked_line(error: RecordedError, where: Break, policy: MaskingPolicy) -> bytes:
+    """The line that broke, secrets hidden."""
+    return mask_line(
+        where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
+    )
+
+
+def follows_secret(error: RecordedError, policy: MaskingPolicy) -> bool:
+    """Whether the field line before the one that broke has a secret value."""
+    where, request = error.broke_at, error.request
+    if where is None or where.part is not Part.FIELD or request is None or not request.fields:
+        return False
+    return policy.is_secret(request.fields[-1][0])
+
+
+def _arrived(error: RecordedError, policy: MaskingPolicy) -> list[str]:
+    """What had come of a request that no byte broke."""
+    if error.request is None:
+        return []
+    count = len(error.request.fields)
+    fields = f"and {count} header field{'' if count == 1 else 's'}"
+    return [_cut(request_line_of(error, policy)), _INDENT + fields]
+
+
+def _cut(line: bytes) -> str:
+    return _INDENT + shortened(line, WIDTH - len(_INDENT), tail=_TAIL)
+
+
+def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
+    """The request or status line as far as it had come, secrets hidden; ``b""`` for none."""
+    where, request = error.broke_at, error.request
+    if where is not None:
+        broke = where.part in _START_LINES
+        line = where.line if broke else where.request_line
+        caret = where.caret if broke else len(line)
+        part = Part.REQUEST_LINE if error.about == "request" else Part.STATUS_LINE
+        return mask_line(part, line, caret, policy)
+    if request is None:
+        return b""
+    version = b" HTTP/" + request.version if request.version else b""
+    return request.method + b" " + mask_target(request.target, policy) + version
+
+
+def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
+    """One paragraph: the place, the rule in plain words, and where it stands."""
+    rules = _rules if error.about == "request" else response_rules
+    rule = rules.rule_of(error.code, error.reason)
+    text = rule.text if rule else visible(error.reason)
+    if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
+        text += f"; {error.offset:,} bytes of it had come"
+    said = [f"{_place(error, policy)}: {text}."]
+    if error.code == "ERR_HTTP_REQUEST_TIMEOUT" and error.phase in _DEADLINES:
+        said = [_DEADLINES[error.phase]]
+    if rule and rule.source:
+        said.append(f"{rule.source}.")
+    if _starts_tls(error):
+        said.append(
+            "0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port that"
+            " serves plain HTTP."
+        )
+    if _answers_in_tls(error):
+        said.append(
+            "0x15 is how a TLS alert starts: the server probably speaks HTTPS on this port, and"
+            " was asked in plain HTTP."
+        )
+    return " ".join(said)
+
+
+def _place(error: RecordedError, policy: MaskingPolicy) -> str:
+    where = error.broke_at
+    if where is None:
+        return _PHASES[error.phase]
+    if error.about == "response" and where.part is Part.EMPTY_LINE:
+        return "Before the status line"
+    field = field_of(error, policy)
+    if field is None or where.part not in (Part.FIELD, Part.TRAILER):
+        return _PLACES[where.part]
+    in_value = b":" in where.line[: where.caret]
+    place = "In the value of" if in_value else "In the"
+    return f'{place} {where.part.value} "{shortened(field, _NAME_COLUMNS)}"'
+
+
+def field_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
+    """The name of the field that broke; None also where it may be the rest of a secret."""
+    where, field = error.broke_at, error.field
+    if field is None or where is None or where.part not in (Part.FIELD, Part.TRAILER):
+        return field
+    hidden = field in where.line and field not in masked_line(error, where, policy)
+    return None if hidden else field
+
+
+def _starts_tls(error: RecordedError) -> bool:
+    """Whether the very first byte was that of a TLS record with a handshake (RFC 8446, 5.1)."""
+    where = error.broke_at
+    return (
+        error.code == "HPE_INVALID_METHOD"
+        and where is not None
+        and where.caret == 0
+        and where.line[:1] == b"\x16"
+    )
+
+
+def _answers_in_tls(error: RecordedError) -> bool:
+    """Whether the very first byte was that of a TLS alert (RFC 8446, section 5.1)."""
+    where = error.broke_at
+    return (
+        error.code == "HPE_INVALID_CONSTANT"
+        and where is not None
+        and where.caret == 0
+        and where.line[:1] == b"\x15"
+    )
+
+
+RecordedError.report_writer = staticmethod(report_error)

@@ -1,0 +1,7 @@
+"""One site, one connection, one request, and the one error of each connection."""
+
+from .channel import HangupChannel as HangupChannel
+from .client_socket import ClientSocket as ClientSocket
+from .errbacks import ClientErrbacks as ClientErrbacks
+from .site import HangupSite as HangupSite
+from .site import forward_client_errors as forward_client_errors

@@ -1,0 +1,365 @@
+"""What a handler may do with the connection of a client that went wrong.
+
+It closes so that the client can read the last answer (RFC 9112, section 9.6): closing a
+TCP connection with input unread, or still arriving, makes the kernel send a reset, and
+the reset may destroy an answer that the client has not read yet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.protocol import connectionDone
+from twisted.web.http import RESPONSES
+
+from ..errors import ClientError
+from ..limits import Limits, Timeouts
+from ..transport.deadlines import Deadline, Deadlines
+from ..transport.layers import transport_beneath
+from .handler_log import handler_log
+
+LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
+Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
+
+#: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
+NODE_PHRASES: Final[Mapping[int, bytes]] = {
+    408: b"Request Timeout",
+    413: b"Payload Too Large",
+    431: b"Request Header Fields Too Large",
+}
+
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
+
+
+def status_line(status: int) -> bytes:
+    """The status line for *status* in HTTP/1.1, with Node's reason phrase."""
+    phrase = NODE_PHRASES.get(status) or RESPONSES.get(status, b"Unknown Status")
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase)
+
+
+class Transport(Protocol):
+    """What we use of a stream transport; TCP, UNIX and TLS transports have it all."""
+
+    def write(self, data: bytes) -> object: ...
+    def loseConnection(self) -> object: ...
+    def abortConnection(self) -> object: ...
+    def loseWriteConnection(self) -> object: ...
+    def resumeProducing(self) -> object: ...
+
+
+class ClientSocket:
+    """The client's connection, as `HangupChannel.client_error` and handlers get it.
+
+    Every method is harmless at any time: after the connection has gone, twice, or in any
+    order.  What comes after an `end` or `destroy` does nothing.
+
+    Attributes:
+        peer: Address of the client, an ``IAddress``.
+        host: Address that it connected to, likewise.
+        secure: Whether TLS protects the connection.
+        headers_sent: Whether a response to the broken message has begun.  Then nothing
+            more can be said to the client: `write`, `respond` and `end` only close.
+        linger_end: How the lingering close has ended, or is going to if nothing else
+            happens: with the client's own end (``"client"``), after ``linger_silence_seconds``
+            (``"silence"``), ``linger_seconds`` (``"time"``) or ``linger_bytes``
+            (``"bytes"``); None where nothing has lingered.
+        bytes_written: What `write`, `respond` and `end` have written so far.
+        status_sent: Status code of the response that these bytes begin with, or None.
+        handler: The handler that got it last, or None; for the log.
+        out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
+            errback chain is skipped.
+    """
+
+    # Ten thousand may be lingering at a time; a handler may note on it what it likes.
+    __slots__ = (
+        *("__dict__", "__weakref__"),
+        *("_body_wanted", "_deadline", "_deadlines", "_ending", "_error", "_flushed"),
+        *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes"),
+        *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
+        *("bytes_written", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
+        *("peer", "secure", "status_sent"),
+    )
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        peer: Any,
+        host: Any,
+        deadlines: Deadlines,
+        limits: Limits,
+        timeouts: Timeouts,
+        release: Callable[[], object],
+        watch_sending: Callable[[], object],
+    ) -> None:
+        """*release* is called when the connection is going to be closed in any way, and
+        *watch_sending* when the transport is left alone with what it has still to send."""
+        self.peer = peer
+        self.host = host
+        self.secure = ISSLTransport.providedBy(transport)
+        self.headers_sent = False
+        self.bytes_written = 0
+        self.linger_end: LingerEnd | None = None
+        self.status_sent: int | None = None
+        self.out_of_time = False
+        self.handler: object = None
+        self._transport: Transport | None = transport
+        self._error: ClientError | None = None
+        self._deadlines = deadlines
+        self._limits = limits
+        self._timeouts = timeouts
+        self._release: Callable[[], object] | None = release
+        self._watch_sending: Callable[[], object] | None = watch_sending
+        self._deadline = Deadline(self._linger_over)
+        self._linger_until = inf
+        self._lingered_bytes = 0
+        self._heard_at = -inf
+        self._ending = False
+        self._peer_left = False
+        self._input_ended = False
+        self._flushed = False
+        self._body_wanted = True
+        self._waiting: list[Deferred[None]] | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._transport is None else "open"
+        return f"<ClientSocket {state} peer={self.peer}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has gone."""
+        return self._transport is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether `end` or `destroy` was called, or the connection has gone."""
+        return self._ending or self._transport is None
+
+    @property
+    def writable(self) -> bool:
+        """Whether bytes written now can reach the client."""
+        return self._transport is not None and not self._ending and not self._peer_left
+
+    @property
+    def unsent(self) -> bool:
+        """Whether bytes written to the connection wait until the client has room for them."""
+        beneath = transport_beneath(self._transport)
+        # Twisted's transports gather writes in the second until they try to send.
+        return bool(getattr(beneath, "dataBuffer", b"") or getattr(beneath, "_tempDataBuffer", ()))
+
+    def write(self, data: bytes) -> None:
+        """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
+        if self.headers_sent:
+            self.destroy()
+        elif not self.writable:
+            self._tell_in_vain(data)
+        else:
+            assert self._transport is not None
+            if not self.bytes_written and (found := _STATUS_LINE.match(data)):
+                self.status_sent = int(found[1])
+            self._transport.write(data)
+            self.bytes_written += len(data)
+
+    def respond(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
+        """Send a whole response and `end` the connection.
+
+        ``Connection: close`` and the ``Content-Length`` are added.  A body gets the type
+        ``text/plain; charset=utf-8`` unless *headers* name another one, and is left out
+        in answer to HEAD.  After a `write` it only ends the connection: a second
+        response behind the bytes of a first would corrupt both.
+
+        Raises:
+            ValueError: *status* is not a final one, a field name is not a token, a value
+                has a CR, LF or NUL, or a field is one of the two that are added.
+        """
+        head = _response_head(status, body, headers)
+        whole = head + body if self._body_wanted else head
+        self.end(b"" if self.bytes_written else whole)
+
+    def end(self, data: bytes = b"") -> None:
+        """Send *data*, then close so that the client can read all that was written.
+
+        Our half is closed at once, and what the client still sends is read and dropped
+        until it closes its half, falls silent, or sends more than the limits allow
+        (``linger_*`` of `Timeouts` and `Limits`).
+        """
+        transport = self._transport
+        if transport is None or self._ending:
+            self._tell_in_vain(data)
+            return
+        if data and self.headers_sent:
+            self.destroy()
+            return
+        if data:
+            self.write(data)
+        self._ending = True
+        if self._input_ended or self.secure:
+            # Nothing more can arrive; or TLS, which says close_notify and then reads on
+            # until the peer has said it too.  TLS gathers small writes, and sends them
+            # before it closes only if it is told to close before its producer goes.
+            transport.loseConnection()
+            self._let_go()
+        else:
+            self._let_go()
+            transport.loseWriteConnection()
+            transport.resumeProducing()  # a paused one would not see the client's FIN
+        self._start_lingering()
+
+    def destroy(self) -> None:
+        """Abort the connection now; what was not sent yet is lost."""
+        transport = self._transport
+        if transport is None:
+            return
+        if not self._ending:
+            self._ending = True
+            self._let_go()
+        transport.abortConnection()
+
+    def when_closed(self) -> Deferred[None]:
+        """Return a new Deferred that fires with None once the connection has gone.
+
+        It never fails.  Cancelling it affects no other.
+        """
+        waiter: Deferred[None] = Deferred(self._waiting_no_more)
+        if self._transport is None:
+            waiter.callback(None)
+        else:
+            self._waiting = [*(self._waiting or ()), waiter]
+        return waiter
+
+    # What the chain tells us about who has the socket.
+
+    def handed_to(self, handler: object, error: ClientError) -> None:
+        """*handler* has it now, because of *error*."""
+        self.handler, self._error = handler, error
+
+    def _tell_in_vain(self, data: bytes) -> None:
+        """Nothing comes of what was called; to close what has gone by itself is no mistake."""
+        gone = self._peer_left or not self._ending
+        if self._error is not None and (data or not gone):
+            handler_log.answered_in_vain(
+                self.handler, self._error, late=self.out_of_time, client_gone=gone
+            )
+
+    # What the channel tells us about the connection.
+
+    def request_was(self, method: bytes) -> None:
+        """A response to *method* may be written next (RFC 9110, section 9.3.2: HEAD)."""
+        self._body_wanted = method != b"HEAD"
+
+    def peer_left(self) -> None:
+        """The client has gone: nothing written from now on can reach it."""
+        self._peer_left = True
+        self.input_ended()
+
+    def input_ended(self) -> None:
+        """The client has sent its last byte, so a lingering close is over."""
+        self._input_ended = True
+        transport: Any = self._transport
+        if transport is None or not self._ending:
+            return
+        if self._flushed:  # then both halves are closed, and there is nothing to wait for
+            # Of a wrapper it would reach the protocol alone, and leave the socket open.
+            transport_beneath(transport).connectionLost(connectionDone)
+        else:
+            transport.loseConnection()
+
+    def dropped(self, count: int) -> None:
+        """*count* bytes arrived that nobody will parse."""
+        if not self._ending:
+            return
+        self._heard_at = now = self._deadlines.seconds()
+        self._lingered_bytes += count
+        if self._lingered_bytes > self._limits.linger_bytes:
+            self.destroy()
+            self.linger_end = "bytes"
+        else:
+            silence = now + self._timeouts.linger_silence_seconds
+            self._deadlines.set(self._deadline, min(silence, self._linger_until))
+
+    def flushed(self) -> None:
+        """All that was written is with the kernel: the client's time to read starts now."""
+        self._flushed = True
+        if self._ending:
+            self._start_lingering()
+
+    def connection_lost(self) -> None:
+        """The connection has gone."""
+        self._transport = self._release = self._watch_sending = None
+        self._deadlines.forget(self._deadline)
+        waiting, self._waiting = self._waiting, None
+        for waiter in waiting or ():
+            waiter.callback(None)
+
+    def _let_go(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def _waiting_no_more(self, waiter: Deferred[None]) -> None:
+        if self._waiting is not None and waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def _start_lingering(self) -> None:
+        self.linger_end = "client"
+        now = self._deadlines.seconds()
+        self._linger_until = now + self._timeouts.linger_seconds
+        silence = now + self._timeouts.linger_silence_seconds
+        self._deadlines.set(self._deadline, min(silence, self._linger_until))
+
+    def _linger_over(self) -> None:
+        """The client kept its half open for too long."""
+        transport = self._transport
+        if transport is None:
+            return
+        silent_for = self._deadlines.seconds() - self._heard_at
+        if silent_for < self._timeouts.linger_silence_seconds:
+            # It is still sending, and a plain close would reset it all the same.
+            self.linger_end = "time"
+            transport.abortConnection()
+            return
+        self.linger_end = "silence"
+        # The kernel goes on delivering what we wrote to a client that reads slowly;
+        # aborting would cut that short.  TLS waits for the peer's close_notify and does
+        # not close twice: its own transport does.
+        if self._watch_sending is not None:
+            self._watch_sending()
+        transport_beneath(transport).loseConnection()
+
+
+def _response_head(status: int, body: bytes, headers: Headers) -> bytes:
+    if not 200 <= status <= 599:
+        raise ValueError(f"{status!r} is not the status of a final response")
+    lines = [status_line(status), b"Connection: close\r\n"]
+    named = set()
+    for raw_name, raw_value in headers.items() if isinstance(headers, Mapping) else headers:
+        name, value = _field_bytes(raw_name), _field_bytes(raw_value)
+        if not name or name.translate(None, _TOKEN_BYTES):
+            raise ValueError(f"{raw_name!r} is not a field name")
+        if any(byte in value for byte in b"\r\n\0"):
+            raise ValueError(f"the value of {raw_name!r} would break the response: {raw_value!r}")
+        if name.lower() in _OURS:
+            raise ValueError(f"{raw_name!r} is set by respond() itself")
+        named.add(name.lower())
+        lines.append(name + b": " + value + b"\r\n")
+    if body and b"content-type" not in named:
+        lines.append(b"Content-Type: text/plain; charset=utf-8\r\n")
+    lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
+    return b"".join(lines)
+
+
+def _field_bytes(text: Any) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode("latin-1")
+
+
+_OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+#: tchar (RFC 9110, section 5.6.2).
+_TOKEN_BYTES: Final = (
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)

@@ -1,0 +1,76 @@
+"""What the channels of one site share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from ..journal.journal import Journal
+from ..limits import Limits, Timeouts
+from ..report.masking import MaskingPolicy
+from ..transport.cork import Corks
+from ..transport.deadlines import Deadlines
+from ..transport.paused import PausedSockets
+from .client_socket import LingerEnd
+from .errbacks import ClientErrbacks
+
+
+class Hangups:
+    """The numbers, the handlers, the record, the timer and the connections of one site.
+
+    Attributes:
+        connections: The channels now open, upgraded ones excepted, as the keys of a
+            dictionary: a set takes three times the room.
+        lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
+    """
+
+    def __init__(
+        self, limits: Limits, timeouts: Timeouts, masking: MaskingPolicy, clock: IReactorTime
+    ) -> None:
+        self.limits = limits
+        self.timeouts = timeouts
+        self.masking = masking
+        self.errbacks = ClientErrbacks()
+        self.journal = Journal()
+        self.deadlines = Deadlines(clock)
+        self.corks = Corks(clock)
+        self.paused = PausedSockets(clock)
+        self.lingered: Counter[LingerEnd | None] = Counter()
+        # Typed loosely because the channels stand on a higher floor.
+        self.connections: dict[Any, None] = {}
+        self._waiting_for_none: list[Deferred[None]] = []
+
+    def joined(self, channel: Any) -> None:
+        """*channel* has a connection."""
+        self.connections[channel] = None
+
+    def open(self) -> list[Any]:
+        """The channels that have a connection, without those that autobahn has emptied."""
+        for channel in list(self.connections):
+            if channel.transport is None:
+                channel.leave()
+        return list(self.connections)
+
+    def phases(self) -> Counter[str]:
+        """How many connections are in each phase of a `ClientError`, or ``"closing"``."""
+        return Counter("closing" if one.closing else one.phase for one in self.open())
+
+    def left(self, channel: Any) -> None:
+        """*channel* has lost its connection, or given it to another protocol."""
+        self.connections.pop(channel, None)
+        if not self.connections:
+            waiting, self._waiting_for_none = self._waiting_for_none, []
+            for waiter in waiting:
+                waiter.callback(None)
+
+    def when_empty(self) -> Deferred[None]:
+        """Return a new Deferred that fires with None once no connection is open."""
+        waiter: Deferred[None] = Deferred()
+        if self.connections:
+            self._waiting_for_none.append(waiter)
+        else:
+            waiter.callback(None)
+        return waiter

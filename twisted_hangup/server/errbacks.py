@@ -1,0 +1,217 @@
+"""The errback chain: who may answer a client error, in which order, and what if nobody does.
+
+One Deferred per error.  Each handler stands behind the same thin guard, which turns what
+it returned or raised into one of three outcomes: handled, not mine, or a bug of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from functools import cache
+from inspect import iscoroutine
+from typing import Any, TypeAlias, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..errors import ClientError
+from ..transport.deadlines import Deadline, Deadlines
+from .client_socket import ClientSocket, status_line
+from .handler_log import handler_log
+
+Outcome: TypeAlias = Failure | bytes | None
+Handler: TypeAlias = Callable[
+    [Failure, ClientSocket], Outcome | Deferred[Any] | Coroutine[Any, Any, Outcome]
+]
+HandlerT = TypeVar("HandlerT", bound=Handler)
+
+_log = Logger()
+
+
+@cache
+def default_answer(status: int) -> bytes:
+    """What a client gets when no handler answers it: Node's bytes."""
+    return status_line(status) + b"Connection: close\r\n\r\n"
+
+
+class ClientErrbacks:
+    """The handlers of one site, oldest first.
+
+    Attributes:
+        outcomes: How often one of them has ``"handled"`` an error or ``"passed"`` it on, has
+            ``"failed"`` (with a bug of its own) or was ``"cancelled"``, as its time was over.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._handlers: tuple[Handler, ...] = ()
+
+    def add(self, handler: HandlerT) -> HandlerT:
+        """Let *handler* see every client error from now on, after the handlers before it.
+
+        Args:
+            handler: Called as ``handler(failure, socket)``, where ``failure.value`` is
+                the `ClientError` and *socket* the `ClientSocket`.  It returns None when
+                it has handled the error (and closes the socket itself), bytes to be sent
+                before the close, the failure to pass it on, or a Deferred or coroutine
+                of one of these.  Passing on is also done by ``failure.trap()``.
+
+        Returns:
+            The handler, so that this serves as a decorator.
+        """
+        self._handlers = (*self._handlers, handler)
+        return handler
+
+    def run(self, failure: Failure, socket: ClientSocket) -> Deferred[Outcome]:
+        """Run *failure* down the chain.
+
+        Returns:
+            A Deferred that fires with None once a handler has handled the error, and
+            fails with the same error if none has.  Cancelling it cancels the Deferred
+            or coroutine that a handler is waiting for.
+        """
+        error = failure.value
+        assert isinstance(error, ClientError)
+        chain: Deferred[Outcome] = Deferred()
+        for handler in self._handlers:
+            chain.addErrback(_guarded, handler, socket, error, self.outcomes)
+        chain.errback(failure)
+        return chain
+
+
+class Settlement:
+    """One client error on its way to exactly one answer.
+
+    Judges what the hook made of the error as that of any handler, bounds it in time, and
+    answers by default where it did not.
+    """
+
+    __slots__ = ("_deadline", "_deadlines", "_error", "_hook", "_socket", "_waiting")
+
+    def __init__(self, error: ClientError, socket: ClientSocket, deadlines: Deadlines) -> None:
+        self._error = error
+        self._socket = socket
+        self._deadlines = deadlines
+        self._deadline: Deadline | None = None
+        self._waiting: Deferred[Any] | None = None
+
+    def start(self, hook: Handler, handler_seconds: float) -> None:
+        """Ask *hook*; after *handler_seconds* (0: never) do without it."""
+        self._hook = hook
+        self._socket.handed_to(hook, self._error)
+        result = _called(hook, Failure(self._error), self._socket)
+        if isinstance(result, Deferred):
+            self._waiting = result
+            result.addBoth(self._cb_outcome)
+        else:
+            self._cb_outcome(result)
+        if handler_seconds and (self._waiting is not None or not self._socket.ended):
+            self._deadline = Deadline(self._out_of_time)
+            self._deadlines.set(self._deadline, self._deadlines.seconds() + handler_seconds)
+            self._socket.when_closed().addCallback(self._cb_closed)
+
+    def _cb_outcome(self, result: object) -> None:
+        """The hook is through.  Whoever took the error may still be writing."""
+        self._waiting = None
+        socket = self._socket
+        try:
+            if _judged(result, self._hook, socket, self._error) is not None:
+                self._answer()
+        except Exception:
+            _log.failure("Could not answer {log_error}", log_error=str(self._error))
+            socket.destroy()
+        if socket.ended and self._deadline is not None:
+            self._deadlines.forget(self._deadline)
+
+    def _answer(self) -> None:
+        """The last rung: the default answer, unless somebody has begun another."""
+        error, socket = self._error, self._socket
+        if socket.ended:
+            return
+        written = socket.headers_sent or socket.bytes_written
+        if error.status is None or not socket.writable or written:
+            socket.end()
+        elif error.default_body:
+            socket.respond(error.status, error.default_body)
+        else:
+            socket.end(default_answer(error.status))
+
+    def _out_of_time(self) -> None:
+        waiting = self._waiting
+        if waiting is not None:
+            handler_log.still_waits(self._socket.handler, self._error)
+            self._socket.out_of_time = True  # the rest of the chain passes the error on
+            waiting.cancel()
+            if self._waiting is waiting:  # a coroutine that goes on all the same
+                self._cb_outcome(Failure(self._error))
+        elif not self._socket.ended:
+            handler_log.never_closed(self._socket.handler, self._error)
+            self._socket.destroy()
+
+    def _cb_closed(self, _: None) -> None:
+        """Nothing is left to bound, except a handler that goes on waiting for nobody."""
+        if self._waiting is None and self._deadline is not None:
+            self._deadlines.forget(self._deadline)
+
+
+def _guarded(
+    failure: Failure,
+    handler: Handler,
+    socket: ClientSocket,
+    error: ClientError,
+    outcomes: Counter[str],
+) -> Outcome | Deferred[Outcome]:
+    """Call *handler* and turn what comes back into one of the outcomes of the chain."""
+    if socket.out_of_time:
+        return failure
+    socket.handed_to(handler, error)
+    result = _called(handler, failure, socket)
+    if isinstance(result, Deferred):
+        return result.addBoth(_counted, handler, socket, error, outcomes)
+    return _counted(result, handler, socket, error, outcomes)
+
+
+def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
+    """Call *handler*; an exception comes back as a Failure, a coroutine as a Deferred."""
+    try:
+        result = handler(failure, socket)
+    except BaseException:
+        return Failure()
+    return Deferred.fromCoroutine(result) if iscoroutine(result) else result
+
+
+def _counted(
+    result: object,
+    handler: Handler,
+    socket: ClientSocket,
+    error: ClientError,
+    outcomes: Counter[str],
+) -> Outcome:
+    """What `_judged` says of *result*, which is counted."""
+    outcome = _judged(result, handler, socket, error)
+    if outcome is None:
+        outcomes["handled"] += 1
+    elif outcome is result:
+        outcomes["passed"] += 1
+    else:
+        outcomes["cancelled" if socket.out_of_time else "failed"] += 1
+    return outcome
+
+
+def _judged(result: object, handler: Handler, socket: ClientSocket, error: ClientError) -> Outcome:
+    if result is None:
+        return None
+    if isinstance(result, bytes):
+        socket.end(b"" if socket.bytes_written else result)
+        return None
+    if isinstance(result, Failure):
+        if result.value is error:
+            error.__traceback__ = None  # of the raise that passed it on, frames and all
+            return result
+        if not (socket.out_of_time and result.check(CancelledError)):
+            handler_log.failed(handler, result, error)
+    else:
+        handler_log.returned(handler, result, error)
+    return Failure(error)

@@ -1,0 +1,236 @@
+"""The head of an HTTP/2 request, held against the rules that HTTP/1.1 has for the same things.
+
+RFC 9113, section 8.  The h2 library would end the whole connection for a malformed request,
+and with it the requests of everybody behind the same proxy; section 8.1.1 makes it an error
+of one stream.  So h2 only takes the frames apart, and what is in them is judged here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from ...errors import PARSE_ERRORS, HeaderOverflow, ParseError, Phase
+from ...events import Break, Field, Part, RequestHead
+from ...limits import Limits
+from ...parser import grammar, target
+from ...parser import refusals as why
+from ...parser.framing import refused_host
+from ...parser.refusals import Why
+
+#: What a field adds to the size of a field section besides its octets (section 10.5.1).
+_FIELD_OVERHEAD: Final = 32
+#: A list this many times longer than announced is still taken apart, to be answered 431 on
+#: its stream.  What is longer costs the connection (section 10.5.1).
+_MERCY: Final = 4
+
+#: Node's codes and words for what HTTP/1.1 has no name for.
+PSEUDO_FIELD: Final = Why(
+    "ERR_HTTP2_INVALID_PSEUDOHEADER", "Invalid pseudoheader, or used incorrectly"
+)
+CONNECTION_FIELD: Final = Why(
+    "ERR_HTTP2_INVALID_CONNECTION_HEADERS", "HTTP/1 Connection specific headers are forbidden"
+)
+VALUE_SPACE: Final = Why("HPE_INVALID_HEADER_TOKEN", "White space around a header value")
+HOSTS_DISAGREE: Final = Why("ERR_HTTP_INVALID_HOST", ":authority and Host differ")
+
+_PSEUDO_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
+#: RFC 9113, section 8.2.2
+_CONNECTION_FIELDS: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+#   field-name = token, without upper case                        RFC 9113, section 8.2.1
+_NAME: Final = re.compile(rb"[" + grammar.TCHAR.replace(b"A-Z", b"") + rb"]+")
+#: What `Lenience.control_bytes` lets into a value.
+_LENIENT_VALUE: Final = re.compile(rb"[^\r\n\0]+")
+_SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
+_COMMON_PATH: Final = re.compile(rb"/[" + grammar.TARGET_CHAR + rb"?]*")
+_LARGEST_LENGTH: Final = 2**63 - 1
+
+#: Bytes of a target or value that a report may show.
+_MOST_SHOWN: Final = 1024
+
+
+def announced_list_bytes(limits: Limits) -> int:
+    """SETTINGS_MAX_HEADER_LIST_SIZE: the size above which a list surely is refused."""
+    most_fields = limits.head_fields or limits.head_bytes
+    return limits.head_bytes + _FIELD_OVERHEAD * most_fields
+
+
+def largest_list_bytes(limits: Limits) -> int:
+    """The size above which a list is not even taken apart."""
+    return _MERCY * announced_list_bytes(limits)
+
+
+def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, ParseError | None]:
+    """Say what was asked, and why it is refused.
+
+    Args:
+        fields: As h2 has decoded them, pseudo-header fields among them.
+
+    Returns:
+        The request as far as it can be told, ``:authority`` as its first field ``host``; and
+        the error, or None.  Of CONNECT only the fields are judged: nobody is going to run it.
+    """
+    head = RequestHead(b"", b"", b"2")
+    pseudo: dict[bytes, bytes] = {}
+    refused: tuple[Why, bytes] | None = None
+    for name, value in fields:
+        if name[:1] != b":":
+            head.fields.append((name, value))
+        elif name in pseudo or head.fields or name not in _PSEUDO_FIELDS:
+            refused = refused or (PSEUDO_FIELD, name)
+        else:
+            pseudo[name] = value
+    head.method = pseudo.get(b":method", b"")
+    authority = pseudo.get(b":authority")
+    connects = head.method == b"CONNECT"
+    head.target = (authority if connects else pseudo.get(b":path")) or b""
+    broken = (
+        refused
+        or _refused_size(len(head.target) + len(authority or b""), head.fields, limits)
+        or _refused_fields(head.fields, limits)
+        or _refused_length(head, limits)
+    )
+    if broken is None and not connects:
+        broken = _refused_request(head, pseudo, limits) or _refused_authority(
+            head, authority, limits
+        )
+    error = broken and refusal(broken[0], head, broken[1], "head")
+    if isinstance(error, HeaderOverflow):
+        # An error is kept for a while, and this is what it must not keep.
+        head.target, head.fields = head.target[: limits.head_bytes], []
+    elif authority is not None:
+        others = [field for field in head.fields if field[0] != b"host"]
+        head.fields = [(b"host", authority), *others]
+    return head, error
+
+
+def judge_trailers(fields: Iterable[Field], head: RequestHead, limits: Limits) -> ParseError | None:
+    """Say why the trailer section of *head*'s request is refused, or None."""
+    trailers = list(fields)
+    broken = _refused_size(0, trailers, limits) or _refused_fields(trailers, limits)
+    return broken and refusal(broken[0], head, broken[1], "body")
+
+
+def refusal(
+    why_refused: Why, head: RequestHead | None, field: bytes | None, phase: Phase
+) -> ParseError:
+    """The error for *why_refused*, of the class that its code has."""
+    kind = PARSE_ERRORS.get(why_refused.code, ParseError)
+    broke_at = None
+    if head is not None and phase == "head":
+        broke_at = _shown(head, field or b"")
+    return kind(
+        why_refused.reason,
+        code=why_refused.code,
+        phase=phase,
+        request=head,
+        field=field or None,
+        broke_at=broke_at,
+    )
+
+
+def _shown(head: RequestHead, field: bytes) -> Break:
+    """Where *head* broke, written as HTTP/1 would have it, for people to read."""
+    request_line = b"%b %b HTTP/2" % (head.method, head.target[:_MOST_SHOWN])
+    value = next((value for name, value in head.fields if name == field), None)
+    if value is None:
+        return Break(Part.REQUEST_LINE, request_line, request_line, len(request_line))
+    line = b"%b: %b" % (field, value[:_MOST_SHOWN])
+    return Break(Part.FIELD, request_line, line, len(line))
+
+
+def _refused_size(so_far: int, fields: list[Field], limits: Limits) -> tuple[Why, bytes] | None:
+    if limits.head_fields and len(fields) > limits.head_fields:
+        return why.HEADER_OVERFLOW, fields[limits.head_fields][0]
+    for name, value in fields:
+        so_far += len(name) + len(value)
+        if so_far >= limits.head_bytes:
+            return why.HEADER_OVERFLOW, name
+    return (why.HEADER_OVERFLOW, b"") if so_far >= limits.head_bytes else None
+
+
+def _refused_fields(fields: list[Field], limits: Limits) -> tuple[Why, bytes] | None:
+    value_of = _LENIENT_VALUE if limits.lenience.control_bytes else grammar.FIELD_VALUE
+    for name, value in fields:
+        if not _NAME.fullmatch(name):
+            return (PSEUDO_FIELD if name[:1] == b":" else why.FIELD_TOKEN), name
+        if value and not value_of.fullmatch(value):
+            return why.VALUE_CHAR, name
+        if value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
+            return VALUE_SPACE, name
+        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
+            return CONNECTION_FIELD, name
+    return None
+
+
+def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | None:
+    """Set the length that *head* announces."""
+    for name, value in head.fields:
+        if name != b"content-length":
+            continue
+        if head.content_length is not None:
+            return why.CL_TWICE, name
+        if not value.isdigit():  # older versions of h2 let through what int() takes
+            return why.CL_CHAR, name
+        head.content_length = int(value)
+        if head.content_length > _LARGEST_LENGTH:
+            return why.CL_OVERFLOW, name
+    if limits.body_bytes and (head.content_length or 0) > limits.body_bytes:
+        return why.BODY_TOO_LARGE, b"content-length"
+    return None
+
+
+def _refused_request(
+    head: RequestHead, pseudo: dict[bytes, bytes], limits: Limits
+) -> tuple[Why, bytes] | None:
+    if head.method not in limits.methods:
+        return why.INVALID_METHOD, b":method"
+    refused = refused_path(head.method, head.target)
+    if refused is not None:
+        return refused, b":path"
+    if not _SCHEME.fullmatch(pseudo.get(b":scheme", b"")):
+        return PSEUDO_FIELD, b":scheme"
+    return (PSEUDO_FIELD, b":protocol") if b":protocol" in pseudo else None
+
+
+def refused_path(method: bytes, path: bytes) -> Why | None:
+    """Say why *path* cannot be a ``:path``: origin-form, or ``*`` for OPTIONS alone.
+
+    An absolute URI is refused, too: its authority would compete with ``:authority``.
+    """
+    if _COMMON_PATH.fullmatch(path):
+        return None
+    at, part = 0, target.START
+    while at < len(path):
+        if part.run is not None and (run := part.run.match(path, at)):
+            at = run.end()
+            if at == len(path):
+                break
+        byte = path[at]
+        if byte not in part.follows:
+            return part.swallowed.get(byte, part.otherwise)
+        part = part.follows[byte]
+        at += 1
+    if not part.may_end:
+        return part.otherwise
+    if path == b"*" and method == b"OPTIONS":
+        return None
+    return why.TARGET_FRAGMENT if b"#" in path else why.TARGET_FORM
+
+
+def _refused_authority(
+    head: RequestHead, authority: bytes | None, limits: Limits
+) -> tuple[Why, bytes] | None:
+    """RFC 9113, section 8.3.1; what ``Limits.require_host`` leaves out may still not differ."""
+    hosts = [value for name, value in head.fields if name == b"host"]
+    if authority is not None:
+        if any(host != authority for host in hosts):
+            return HOSTS_DISAGREE, b"host"
+        hosts = [authority]
+    refused = refused_host(b"1.1", hosts, limits)
+    if refused is None and limits.require_host and not hosts[0]:
+        refused = why.HOST_INVALID
+    return refused and (refused, b"host" if authority is None else b":authority")

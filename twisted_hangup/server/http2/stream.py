@@ -1,0 +1,219 @@
+"""One request over HTTP/2, and its response: what a request takes for its channel."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.error import ConnectionAborted
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web._http2 import H2Stream
+from twisted.web.http_headers import Headers
+
+from ...errors import ClientError
+from ...events import RequestHead
+from ...parser.refusals import BODY_TOO_LARGE, Why
+from ...transport.deadlines import Deadline
+from .head import refusal
+
+_NOT_MULTIPART: Final = Why("ERR_HTTP_MULTIPART", "Invalid multipart body")
+
+_log = Logger()
+
+
+class HangupStream(H2Stream):
+    """A stream whose request is a `HangupRequest`.
+
+    Whatever the application does with it after it has gone does nothing.
+
+    Attributes:
+        head: What was asked.
+        complete: Whether the request has arrived as a whole.
+        deadline: By when it has to.
+        queued: Bytes of the response that wait to be sent.
+        waiting_since: When the client last took some of them, or the first were queued.
+    """
+
+    _conn: Any
+    _request: Any
+
+    def __init__(self, stream_id: int, connection: Any, head: RequestHead, bodiless: bool) -> None:
+        self.head = head
+        self.complete = False
+        self.queued = 0
+        self.waiting_since = 0.0
+        self._bodiless = bodiless
+        self._received = 0
+        self.deadline = Deadline(self._out_of_time)
+        factory = connection.factory
+        super().__init__(
+            stream_id, connection, head, connection.requestFactory, connection.site, factory
+        )
+
+    def _convertHeaders(self, head: RequestHead) -> None:
+        """Give the request what it knows from HTTP/1."""
+        request = self._request
+        self.command, self.path = head.method, head.target
+        request.requestHeaders = headers = Headers()
+        for name, value in head.fields:
+            headers.addRawHeader(name, value)
+        request.gotLength(0 if self._bodiless else head.content_length)
+        request.parseCookies()
+
+    def begin(self) -> None:
+        """Ask for the body, or refuse what no resource may see."""
+        expected = self._request.requestHeaders.getRawHeaders(b"Expect", ())
+        if self.command == b"CONNECT":
+            self._refuse(501)
+        elif any(value.lower() != b"100-continue" for value in expected):
+            self._refuse(417)
+        elif expected and not self._bodiless:
+            self._send100Continue()
+
+    @property
+    def answered(self) -> bool:
+        """Whether the response is complete, though perhaps not sent yet."""
+        return bool(self._request.finished)
+
+    @property
+    def headers_sent(self) -> bool:
+        """Whether a response has begun."""
+        return bool(self._request.startedWriting)
+
+    @property
+    def unread_bytes(self) -> int:
+        """What has arrived of the body and was not taken, as the connection's window counts."""
+        return sum(length or 0 for _, length in self._inboundDataBuffer)
+
+    def lost(self, reason: Failure) -> None:
+        """The connection has gone, and the client is not to blame."""
+        self._stop_producer()
+        if not self.answered:
+            self._request.connectionLost(reason)
+
+    def _stop_producer(self) -> None:
+        producer = self.producer
+        if producer is not None:
+            self.unregisterProducer()
+            try:
+                producer.stopProducing()
+            except Exception:
+                _log.failure("Could not stop what produces a response")
+
+    def client_left(self, error: ClientError) -> None:
+        """Nobody waits for the response any more: stop what produces it, tell the request.
+
+        A request that is finished, though its response was not sent yet, is not told.
+        """
+        self._stop_producer()
+        if not self.answered:
+            self._request.client_left(error)
+
+    def cut_response(self, request: Any) -> None:
+        """End the stream in the middle of its response, visibly so."""
+        self.factory.log(request)
+        self._abort(ConnectionAborted("the response was cut short"))
+
+    def _abort(self, reason: Exception) -> None:
+        if self._is_open:
+            request = self._request
+            self._conn.abort_stream(self)
+            self._stop_producer()
+            request.connectionLost(Failure(reason))
+
+    @property
+    def _is_open(self) -> bool:
+        return self._conn.streams.get(self.streamID) is self
+
+    # What arrives.
+
+    def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
+        """Some of the body."""
+        self._received += len(data)
+        most = self._conn.hangups.limits.body_bytes
+        if self.answered:
+            self._conn.openStreamWindow(self.streamID, flowControlledLength)
+        elif most and self._received > most:
+            self._conn.openStreamWindow(self.streamID, flowControlledLength)
+            self.refuse(refusal(BODY_TOO_LARGE, self.head, None, "body"))
+        else:
+            try:
+                super().receiveDataChunk(data, flowControlledLength)
+            except Exception:
+                self._failed()
+                self._conn.openStreamWindow(self.streamID, flowControlledLength)
+
+    def requestComplete(self) -> None:
+        """The end of the request: run it, unless its consumer wants to wait."""
+        self.complete = True
+        self._conn.hangups.deadlines.forget(self.deadline)
+        request = self._request
+        if self.answered:
+            return  # without its body
+        try:
+            super().requestComplete()
+        except Exception:
+            if request.process_begun:
+                self._failed()
+            else:
+                # Only the client's own bytes have been looked at yet: Twisted's multipart
+                # parser lets several exceptions of the email package through.
+                self._respondToBadRequestAndDisconnect()
+
+    def _failed(self) -> None:
+        """The request raised outside of its resource."""
+        _log.failure("A request failed outside of its resource")
+        if self._request.startedWriting:
+            self.cut_response(self._request)
+        else:
+            self._refuse(500)
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """`Request` calls this when it cannot parse a multipart body."""
+        self.refuse(refusal(_NOT_MULTIPART, self.head, b"content-type", "body"))
+
+    def refuse(self, error: ClientError) -> None:
+        """Answer the request with an error, and let no resource see it."""
+        self._conn.refuse_stream(self.streamID, error)
+
+    def _refuse(self, status: int) -> None:
+        """Answer a well-formed request that no resource may see."""
+        request = self._request
+        request.method, request.uri, request.clientproto = self.command, self.path, b"HTTP/2"
+        request.refuse(status)
+
+    def _out_of_time(self) -> None:
+        self._conn.stream_out_of_time(self)
+
+    # What is told to its producer.
+
+    def windowUpdated(self) -> None:
+        """There is room; a producer that fails has only its own response broken off."""
+        try:
+            super().windowUpdated()
+        except Exception:
+            _log.failure("Could not go on with a response")
+            self.abortConnection()
+
+    # What the application does.
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Send the head of the response."""
+        if self._is_open and self._conn.can_send(self.streamID):
+            super().writeHeaders(version, code, reason, headers)
+
+    def loseConnection(self) -> None:
+        """End the response as it is, or break it off where it has not begun."""
+        if self._request.startedWriting:
+            super().loseConnection()
+        else:
+            self.abortConnection()
+
+    def abortConnection(self) -> None:
+        """Reset the stream."""
+        self._abort(ConnectionAborted("the stream was reset"))
+
+    def resumeProducing(self) -> None:
+        """The application takes more of the body."""
+        if self._is_open:
+            super().resumeProducing()

@@ -1,0 +1,72 @@
+"""By when a client has to do what it has to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+
+from ..errors import Phase
+from ..limits import Timeouts
+from ..transport.deadlines import Deadline, Deadlines
+
+
+class MessageClock:
+    """The one deadline of a connection that waits for its client.
+
+    The first message counts from the start of the connection; later ones from their
+    first byte, but never from before the end of the previous response.  Between messages
+    the keep-alive time counts from that end.  No byte moves a deadline once it is set.
+    """
+
+    __slots__ = ("_began", "_deadline", "_deadlines", "_idle_since", "_timeouts", "in_handshake")
+
+    def __init__(
+        self, deadlines: Deadlines, timeouts: Timeouts, out_of_time: Callable[[], object]
+    ) -> None:
+        self._deadlines = deadlines
+        self._timeouts = timeouts
+        self._deadline = Deadline(out_of_time)
+        self._began: float | None = deadlines.seconds()
+        self._idle_since: float | None = None
+        #: Whether what the client was given time for last is the TLS handshake.
+        self.in_handshake = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether what the client is given time for is the keep-alive time."""
+        return self._began is None
+
+    def message_complete(self) -> None:
+        """The client has done its part."""
+        self._began = self._idle_since = None
+
+    def answering(self) -> None:
+        """It is our turn: no deadline touches a request while it is being answered."""
+        self._deadline.due = inf
+
+    def waiting(self, phase: Phase) -> None:
+        """It is the client's turn, and this is how far its message has come."""
+        timeouts = self._timeouts
+        self.in_handshake = phase == "handshake"
+        if self.in_handshake:
+            due = self._deadlines.seconds() + (
+                timeouts.handshake_seconds
+                or timeouts.head_seconds
+                or timeouts.request_seconds
+                or inf
+            )
+        elif phase == "idle" and self._began is None:
+            if self._idle_since is None:
+                self._idle_since = self._deadlines.seconds()
+            due = self._idle_since + (timeouts.keep_alive_seconds or inf)
+        else:
+            if self._began is None:
+                self._began = self._deadlines.seconds()
+            due = self._began + (timeouts.request_seconds or inf)
+            if phase != "body":
+                due = min(due, self._began + (timeouts.head_seconds or inf))
+        self._deadlines.set(self._deadline, due)
+
+    def stop(self) -> None:
+        """No deadline any more, for good."""
+        self._deadlines.forget(self._deadline)

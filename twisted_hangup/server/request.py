@@ -1,0 +1,195 @@
+"""What we need a request to do differently, for any request class.
+
+An application brings its own ``requestFactory``; what it makes is given a subclass of its
+own class, so that everything else stays the application's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from time import monotonic
+from typing import Any
+from weakref import finalize
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.iweb import INonQueuedRequestFactory
+
+from .._defer import fail_quietly
+from ..errors import CLIENT_LEFT, ClientError
+
+_log = Logger()
+
+
+class ClientGone(ConnectionLost, ConnectionDone):
+    """The reason a request gets when its client went away; its cause is the `ClientError`.
+
+    Both of Twisted's reasons at once, so that what applications trap today still traps.
+    """
+
+
+class HangupRequest(Request):
+    """Mixed in before a request class.
+
+    Once there is nobody to answer any more, whatever an application still does with its
+    request does nothing, and no method raises for that.
+
+    Attributes:
+        process_begun: Whether the application has been asked yet.  An exception before
+            that comes from parsing what the client sent.
+        begun_at: `time.monotonic` of that moment; None before it.
+        client_hung_up: Whether the client left before the response was finished.
+        gone: Why there is nobody to answer any more, with a `ClientGone` where that is the
+            client's doing; None while there is.
+    """
+
+    channel: Any  # a HangupChannel, which stands on the floor above
+    process_begun = False
+    begun_at: float | None = None
+    client_hung_up = False
+    gone: Failure | None = None
+
+    _was_secure = False
+
+    def process(self) -> None:
+        self.process_begun = True
+        self.begun_at = monotonic()
+        super().process()
+
+    def render(self, resource: Any) -> None:
+        """Ask *resource*, now or when the one before it has found it; for nobody, do not."""
+        if self._disconnected:
+            return
+        channel, transport = self.channel, self.channel.transport
+        super().render(resource)  # type: ignore[misc]
+        if hasattr(channel, "rendered"):  # a stream of HTTP/2 is never upgraded
+            channel.rendered(transport)
+
+    def refuse(self, status: int) -> None:
+        """Answer *status* without asking the application, and close."""
+        self.setResponseCode(status)
+        self.setHeader(b"Connection", b"close")
+        self.setHeader(b"Content-Length", b"0")
+        self.finish()
+
+    def client_left(self, error: ClientError) -> None:
+        """The client went away: tell the access log, and whoever waits for the end."""
+        reason = ClientGone(error.reason)
+        reason.__cause__ = error
+        if self.process_begun:
+            self.client_hung_up = True
+            self.code = CLIENT_LEFT
+            self.channel.factory.log(self)
+        self.connectionLost(Failure(reason))
+
+    def connectionLost(self, reason: Failure) -> None:
+        """There is no longer a connection to respond over."""
+        self.gone = reason
+        self._was_secure = self.isSecure()
+        # A callback that forgets another one's Deferred must not disturb the loop below.
+        waiting, self.notifications = self.notifications, []
+        content = self.content
+        if self.process_begun and content is not None:
+            # The application may go on reading what the client has sent.
+            finalize(self, content.close)
+            self.content = None
+        super().connectionLost(reason)
+        self.content = content
+        for waiter in waiting:
+            fail_quietly(waiter, reason)
+
+    # What the application calls.
+
+    def notifyFinish(self) -> Deferred[None]:
+        """A new Deferred that fires when the response is finished, or has been.
+
+        It fails with a `ClientGone` when the client leaves before that, and with another
+        reason when the connection is lost otherwise; nothing is logged for a Deferred
+        whose failure nobody handles.
+        """
+        if self.gone is not None:
+            waiter: Deferred[None] = Deferred()
+            fail_quietly(waiter, self.gone)
+            return waiter
+        if self.finished:
+            return succeed(None)
+        return super().notifyFinish()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let *producer* write the response; it is stopped at once if nobody waits for it."""
+        if self._disconnected:
+            producer.stopProducing()  # as Twisted's transports do
+        else:
+            super().registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """The producer is done."""
+        if self._disconnected:
+            self.producer = None
+        else:
+            super().unregisterProducer()
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status; one that was logged for a lost response stays."""
+        if not self._disconnected:
+            super().setResponseCode(code, message)
+
+    def finish(self) -> None:
+        """The response is complete."""
+        if not self._disconnected:
+            super().finish()
+
+    def isSecure(self) -> bool:
+        """Whether the request came over TLS; the answer is the same when its client has left."""
+        return self._was_secure or bool(super().isSecure())
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Render the failure, unless a response is on its way: then cut that short.
+
+        Twisted appends its error page to the response that has begun, and keeps the
+        connection alive with more bytes on it than were announced.
+        """
+        if self._disconnected or self.finished:
+            _log.failure("The resource failed when nobody waited for it any more", reason)
+        elif self.startedWriting:
+            _log.failure("The resource failed after its response had begun", reason)
+            self.channel.cut_response(self)
+        else:
+            return super().processingFailed(reason)  # type: ignore[misc,no-any-return]
+        return reason
+
+
+@lru_cache(maxsize=64)
+def hangup_class(request_class: type[Any]) -> type[Any]:
+    """The class of *request_class* with `HangupRequest` in front of it."""
+    if issubclass(request_class, HangupRequest):
+        return request_class
+    name = request_class.__name__
+    return type(
+        name,
+        (HangupRequest, request_class),
+        {"__module__": request_class.__module__, "__qualname__": request_class.__qualname__},
+    )
+
+
+def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`.
+
+    Returns:
+        A callable of ``(channel, queued)``, whether *factory* takes the second or not.
+    """
+    alone = INonQueuedRequestFactory.providedBy(factory)
+    if isinstance(factory, type) and not alone:
+        return hangup_class(factory)
+
+    def make_request(channel: Any, queued: object) -> Any:
+        request = factory(channel) if alone else factory(channel, queued)
+        made: type[Any] = type(request)
+        request.__class__ = hangup_class(made)  # type: ignore[arg-type]  # mypy#5261
+        return request
+
+    return make_request

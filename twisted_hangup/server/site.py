@@ -1,0 +1,202 @@
+"""Client errors for a whole site: a drop-in `Site`, and the same for a site of one's own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.main import CONNECTION_DONE
+from twisted.python.failure import Failure
+from twisted.web.http import (
+    H2_ENABLED,
+    HTTPFactory,
+    _GenericHTTPChannelProtocol,
+    _genericHTTPChannelProtocolFactory,
+)
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from ..errors import ClientError
+from ..journal.journal import Journal
+from ..limits import Limits, Timeouts
+from ..report.masking import DEFAULT_POLICY, MaskingPolicy
+from ..transport.layers import transport_beneath
+from ..transport.preamble import IPreambleListener
+from .channel import HangupChannel
+from .context import Hangups
+from .errbacks import ClientErrbacks, HandlerT
+
+if H2_ENABLED:  # the extra [http2] is installed
+    from .http2.connection import HangupHTTP2
+
+#: Site(resource, requestFactory, logPath, timeout, ...)
+_POSITION_OF_TIMEOUT: Final = 3
+
+
+@implementer(IHalfCloseableProtocol, IPreambleListener)
+class HangupProtocol(_GenericHTTPChannelProtocol):
+    """Twisted's switch between HTTP/1.1 and HTTP/2, with the half-closes it hides."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """The first read decides on the protocol; over HTTP/2 our channel has no part.
+
+        A channel that is closing by then keeps the connection: it drops what still comes.
+        """
+        channel: Any = self._channel
+        if self._negotiatedProtocol is not None or channel.over:
+            channel.dataReceived(data)
+            return
+        transport: Any = channel.transport
+        if H2_ENABLED and getattr(transport, "negotiatedProtocol", None) == b"h2":
+            self._speak_http2(transport)
+        super().dataReceived(data)
+
+    def _speak_http2(self, transport: Any) -> None:
+        """Let a `HangupHTTP2` have the connection; our channel keeps its ``client_error``."""
+        first: Any = self._channel
+        first._networkProducer.unregisterProducer()
+        heir: Any = HangupHTTP2(first, first.factory.reactor)
+        heir.requestFactory = self._requestFactory
+        heir.site, heir.factory = self._site, self._factory
+        self._channel = heir
+        heir.makeConnection(transport)
+        transport.registerProducer(heir, True)
+        first.leave()  # last, so that the site is never without this connection
+        self._negotiatedProtocol = b"h2"  # type: ignore[assignment]  # Twisted's is untyped
+
+    def preamble_failed(self, error: ClientError, transport: Any) -> None:
+        """A PROXY header or the TLS handshake is broken."""
+        channel: Any = self._channel
+        channel.preamble_failed(error, transport)
+
+    def readConnectionLost(self) -> None:
+        """The peer ended its input."""
+        if isinstance(self._channel, HangupChannel):
+            self._channel.readConnectionLost()
+        else:
+            transport: Any = self._channel.transport
+            transport_beneath(transport).connectionLost(Failure(CONNECTION_DONE))
+
+    def writeConnectionLost(self) -> None:
+        """Our output is with the kernel, and its end too."""
+        if isinstance(self._channel, HangupChannel):
+            self._channel.writeConnectionLost()
+
+
+class HangupSite(Site):
+    """A `twisted.web.server.Site` whose client errors reach the application.
+
+    Args:
+        resource: The root resource.
+        limits: What a connection may cost; `Limits` by default.
+        timeouts: How long it may take; `Timeouts` by default.
+        channel: The channel class for every connection, in place of the class attribute.
+        masking: What ``ClientError.report()`` hides; credentials by default.
+
+    Everything else is `Site`'s.  Its ``timeout``, where given, is the keep-alive time in
+    seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.
+
+    Attributes:
+        channel: The channel class; a subclass of `HangupChannel`.
+        journal: What went wrong lately, and who watches.
+        masking: What is hidden of it where it is shown.
+    """
+
+    channel: type[HangupChannel] = HangupChannel
+
+    def __init__(
+        self,
+        resource: Any,
+        *args: Any,
+        limits: Limits | None = None,
+        timeouts: Timeouts | None = None,
+        channel: type[HangupChannel] | None = None,
+        masking: MaskingPolicy = DEFAULT_POLICY,
+        **kwargs: Any,
+    ) -> None:
+        timeouts = timeouts or Timeouts()
+        if len(args) < _POSITION_OF_TIMEOUT:
+            kwargs.setdefault("timeout", timeouts.keep_alive_seconds)
+        super().__init__(resource, *args, **kwargs)
+        if channel is not None:
+            self.channel = channel
+        timeouts = timeouts.with_keep_alive(self.timeOut)
+        hangups = Hangups(limits or Limits(), timeouts, masking, self.reactor)
+        self._hangups = _install(self, hangups, lambda: self.channel())
+        self.journal: Journal = self._hangups.journal
+        self.masking = masking
+
+    def on_client_error(self, handler: HandlerT) -> HandlerT:
+        """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
+        return self._hangups.errbacks.add(handler)
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now, without those that speak another protocol."""
+        return len(self._hangups.open())
+
+    def drain(self) -> Deferred[None]:
+        """Read no further request, finish the running ones, and close.
+
+        Returns:
+            A Deferred that fires with None when every connection has gone.
+        """
+        for channel in self._hangups.open():
+            channel.close_when_done()
+        return self._hangups.when_empty()
+
+    def hang_up_all(self) -> None:
+        """Abort every connection now."""
+        for channel in self._hangups.open():
+            channel.transport.abortConnection()
+
+
+def forward_client_errors(
+    site: Site,
+    *,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    channel: type[HangupChannel] = HangupChannel,
+    masking: MaskingPolicy = DEFAULT_POLICY,
+) -> ClientErrbacks:
+    """Give a site of your own what `HangupSite` has.
+
+    Args:
+        site: Any `Site`, before it listens.  Without *timeouts*, its ``timeOut`` stays
+            the keep-alive time.
+
+    Returns:
+        Its handlers: ``errbacks.add(handler)``, also as a decorator.
+
+    Raises:
+        ValueError: ``site.protocol`` is not Twisted's own, so that something would be
+            lost by replacing it.
+    """
+    protocol = getattr(site.protocol, "__func__", site.protocol)
+    if protocol is not _genericHTTPChannelProtocolFactory:
+        raise ValueError(
+            f"site.protocol is {site.protocol!r} and not Twisted's own; "
+            "pass your channel class as channel= instead"
+        )
+    if type(site).buildProtocol is not Site.buildProtocol:
+        warnings.warn(
+            f"{type(site).__name__}.buildProtocol is overridden: client errors are "
+            "forwarded only if it calls super().buildProtocol()",
+            stacklevel=2,
+        )
+    timeouts = timeouts or Timeouts().with_keep_alive(site.timeOut)
+    hangups = Hangups(limits or Limits(), timeouts, masking, site.reactor)
+    return _install(site, hangups, channel).errbacks
+
+
+def _install(site: HTTPFactory, hangups: Hangups, channel: Callable[[], HangupChannel]) -> Hangups:
+    def make_protocol() -> HangupProtocol:
+        made = channel()
+        made.hangups = hangups
+        return HangupProtocol(made)
+
+    site.protocol = make_protocol  # type: ignore[method-assign]  # as Twisted does
+    return hangups

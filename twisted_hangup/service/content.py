@@ -1,0 +1,125 @@
+"""From names on a command line to what is served and called.
+
+Everything that can be wrong with a name ends as one `UsageError` of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from twisted.python.reflect import namedAny
+from twisted.python.usage import UsageError
+from twisted.web.resource import IResource
+
+from ..limits import Limits, OutboundTimeouts
+from ..proxy.forwarding import Forwarding
+from ..proxy.resource import ProxyResource
+from ..wsgi import HangupWSGIResource
+from .static import StaticFiles
+from .warnings import SeldomWarning
+
+
+def directory(
+    path: str, *, dotfiles: bool, follow_links: bool, out_of_files: SeldomWarning
+) -> IResource:
+    """The files under *path*.
+
+    Raises:
+        UsageError: It is not a directory, or may not be read.
+    """
+    if not os.path.isdir(path):
+        what = "is not a directory" if os.path.exists(path) else "does not exist"
+        raise UsageError(f"--path: {path!r} {what}")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise UsageError(f"--path: {path!r} may not be read")
+    files = StaticFiles(path)
+    files.dotfiles = dotfiles
+    files.follow_links = follow_links
+    files.out_of_files = out_of_files
+    return files
+
+
+def resource(name: str) -> IResource:
+    """The resource called *name*, or what a class or other callable of that name returns.
+
+    Raises:
+        UsageError: There is none of that name, or what is returned is no `IResource`.
+    """
+    found = _named("--resource", name)
+    if IResource.providedBy(found):
+        return found
+    if not callable(found):
+        raise UsageError(f"--resource: {name} is no resource and cannot be called")
+    try:
+        made = found()
+    except Exception as error:
+        raise UsageError(f"--resource: {name}() raised {_in_one_line(error)}") from error
+    if not IResource.providedBy(made):
+        raise UsageError(f"--resource: {name}() returned {type(made).__name__}, no IResource")
+    return made
+
+
+def wsgi(name: str, reactor: Any) -> IResource:
+    """The WSGI application called *name*, run in the threads of *reactor*.
+
+    Raises:
+        UsageError: There is none of that name, or it cannot be called.
+    """
+    application = function("--wsgi", name)
+    return HangupWSGIResource(reactor, reactor.getThreadPool(), application)
+
+
+def proxy(
+    url: str, *, reactor: Any, forwarding: Forwarding, timeouts: OutboundTimeouts, limits: Limits
+) -> ProxyResource:
+    """The server at *url*.
+
+    Raises:
+        UsageError: It is not the URL of a server.
+    """
+    try:
+        return ProxyResource(
+            url, reactor=reactor, forwarding=forwarding, timeouts=timeouts, limits=limits
+        )
+    except ValueError as error:
+        raise UsageError(f"--proxy: {error}") from error
+
+
+def function(option: str, name: str) -> Callable[..., Any]:
+    """What is called *name*, for *option*.
+
+    Raises:
+        UsageError: There is nothing of that name, or it cannot be called.
+    """
+    found = _named(option, name)
+    if not callable(found):
+        raise UsageError(f"{option}: {name} cannot be called")
+    return found  # type: ignore[no-any-return]
+
+
+def _named(option: str, name: str) -> Any:
+    # The twistd script, unlike `python -m`, does not look in the current directory.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return namedAny(name)
+    except Exception as error:
+        raise UsageError(f"{option}: {name}: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: BaseException) -> str:
+    """The error, and where in somebody's code it was raised."""
+    lines = traceback.format_exception_only(type(error), error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(lines[-1].split())
+    if isinstance(error, SyntaxError):
+        return f"{text} ({error.filename}, line {error.lineno})"
+    if place.filename == namedAny.__code__.co_filename:
+        return text.partition(": ")[2] or text  # nobody's bug: there is no such name
+    if place.filename == __file__:
+        return text  # the call itself failed: an argument is missing
+    return f"{text} ({place.filename}, line {place.lineno})"

@@ -1,0 +1,366 @@
+"""The command line of ``twistd hangup``: words to numbers, and which words go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, Final, NamedTuple, NoReturn, get_args
+
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from ..limits import Lenience, Limits, OutboundTimeouts, Timeouts
+from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
+from ..report.masking import MaskingPolicy
+from .coerce import Coerce, count, endpoint_text, one_of, seconds, size, size_text, token
+
+DEFAULT_PORT: Final = "8000"
+
+DEFAULT_GRACE_SECONDS: Final = 30.0
+#: With the firsts and counts of a flood, no second has more than 50 lines.
+DEFAULT_ERRORS_PER_SECOND: Final = 30
+
+#: What ``--lenient`` understands -> the field of `Lenience`.
+LENIENCE: Final = {field.name.replace("_", "-"): field.name for field in fields(Lenience)}
+
+
+class Setting(NamedTuple):
+    """An option that sets one field of `Limits` or `Timeouts`; Node's word where it has one."""
+
+    option: str
+    field: str
+    coerce: Callable[[str], Coerce]
+    help: str
+
+
+LIMITS: Final = [
+    Setting(
+        "max-header-size",
+        "head_bytes",
+        partial(size, least=1),
+        "Bytes in a head; so many are a 431 (from the server behind --proxy, a 502).",
+    ),
+    Setting("max-headers-count", "head_fields", count, "Most fields in a head; 0 = no limit."),
+    Setting(
+        "max-chunk-extensions-size",
+        "chunk_extension_bytes",
+        size,
+        "Bytes in the extensions of one chunk; more is a 413.",
+    ),
+    Setting("max-body-size", "body_bytes", size, "Bytes in a body; more is a 413; 0 = no limit."),
+    Setting("max-empty-lines", "leading_crlf", count, "Most empty lines before a request."),
+    Setting(
+        "max-backlog-size",
+        "backlog_bytes",
+        size,
+        "Bytes of further requests taken in while one is being answered.",
+    ),
+    Setting(
+        "linger-size",
+        "linger_bytes",
+        size,
+        "Bytes read and dropped after a refusal; 0 = none, and the client may lose the answer.",
+    ),
+]
+
+TIMEOUTS: Final = [
+    Setting("headers-timeout", "head_seconds", seconds, "Seconds for a whole head; 0 = no limit."),
+    Setting(
+        "request-timeout", "request_seconds", seconds, "Seconds for a whole request; 0 = no limit."
+    ),
+    Setting(
+        "handshake-timeout",
+        "handshake_seconds",
+        seconds,
+        "Seconds for a TLS handshake; 0 = no limit.",
+    ),
+    Setting(
+        "keep-alive-timeout",
+        "keep_alive_seconds",
+        seconds,
+        "Seconds between two requests; 0 = no limit.",
+    ),
+    Setting(
+        "handler-timeout",
+        "handler_seconds",
+        seconds,
+        "Seconds for all handlers of a client error; 0 = no limit.",
+    ),
+    Setting(
+        "send-timeout",
+        "send_seconds",
+        seconds,
+        "Seconds for a client that reads no byte of its response; 0 = no limit.",
+    ),
+    Setting(
+        "linger-timeout",
+        "linger_seconds",
+        seconds,
+        "Seconds of reading on after a refusal; 0 = none, and the client may lose the answer.",
+    ),
+    Setting(
+        "linger-silence",
+        "linger_silence_seconds",
+        seconds,
+        "Seconds of silence that end the reading after a refusal; 0 = no reading.",
+    ),
+]
+
+
+#: Node's clients and Twisted's have other names; nginx's are proxy_connect_timeout, ...
+PROXY_TIMEOUTS: Final = [
+    Setting(
+        "proxy-connect-timeout",
+        "connect_seconds",
+        seconds,
+        "Seconds to connect to the server behind --proxy; 0 = no limit.",
+    ),
+    Setting(
+        "proxy-timeout",
+        "head_seconds",
+        seconds,
+        "Seconds that server may take to answer; 0 = no limit.",
+    ),
+    Setting(
+        "proxy-silence-timeout",
+        "silence_seconds",
+        seconds,
+        "Seconds it may be silent in the middle of its answer; 0 = no limit.",
+    ),
+]
+
+
+def _parameters(
+    settings: Sequence[Setting], defaults: Limits | Timeouts | OutboundTimeouts
+) -> list[list[Any]]:
+    return [
+        [name, None, getattr(defaults, field), text, coerce(name)]
+        for name, field, coerce, text in settings
+    ]
+
+
+class Options(UsageOptions):
+    """What ``twistd hangup`` understands.
+
+    On a command line a mistake ends the program with one line on standard error, where
+    twistd would print its whole help first; elsewhere it is a `UsageError`.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serve HTTP, and tell about every request that was not. --path, --resource, --wsgi and "
+        "--proxy exclude each other; without any of them there is a welcome page. Sizes are bytes "
+        "or have a unit (16k, 2m, 1g); times are seconds."
+    )
+
+    optParameters = [
+        ["path", None, None, "Serve the files of this directory."],
+        [
+            "resource",
+            None,
+            None,
+            "Serve this IResource, or what this callable returns: a dotted Python name such as "
+            "mysite.root; the current directory is on the path.",
+        ],
+        ["wsgi", None, None, "Serve this WSGI application, named as for --resource."],
+        [
+            "proxy",
+            None,
+            None,
+            "Pass every request on to the server at this URL, such as http://127.0.0.1:9000.",
+        ],
+        [
+            "proxy-host",
+            None,
+            "pass",
+            "With --proxy: the Host that the server gets, the client's (pass) or its own "
+            "(rewrite).",
+            one_of("proxy-host", get_args(HostChoice)),
+        ],
+        [
+            "proxy-forwarded",
+            None,
+            "replace",
+            "With --proxy: what becomes of Forwarded and X-Forwarded-*: replace, append (behind "
+            "a proxy that you trust) or off.",
+            one_of("proxy-forwarded", get_args(ForwardedChoice)),
+        ],
+        *_parameters(PROXY_TIMEOUTS, OutboundTimeouts()),
+        [
+            "status-token-file",
+            None,
+            None,
+            "With --status: the token is in this file, and needed on this machine, too.",
+        ],
+        ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
+        ["error-log", None, None, "Write client errors as JSON to this file (- is stdout)."],
+        [
+            "error-log-per-second",
+            None,
+            DEFAULT_ERRORS_PER_SECOND,
+            "Errors written each second, of all codes together. Besides them, up to 10 that are "
+            "the first of their code, and up to 10 lines that count the rest. 0 = all.",
+            count("error-log-per-second"),
+        ],
+        [
+            "max-connections",
+            None,
+            0,
+            "Connections at a time; others wait. 0 = as many as there are files for.",
+            count("max-connections"),
+        ],
+        [
+            "grace",
+            None,
+            DEFAULT_GRACE_SECONDS,
+            "Seconds for running requests to finish when the server is told to stop.",
+            seconds("grace"),
+        ],
+        *_parameters(LIMITS, Limits()),
+        *_parameters(TIMEOUTS, Timeouts()),
+    ]
+
+    optFlags = [
+        ["dotfiles", None, "With --path: serve names that begin with a dot, too."],
+        ["follow-symlinks", None, "With --path: serve links that lead out of it, too."],
+        ["no-require-host", None, "Accept HTTP/1.1 requests without one valid Host."],
+        ["allow-half-open", None, "Answer clients that have ended their side already."],
+        ["unmasked", None, "Hide no credentials in logs and reports."],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The indentation of a docstring is none of the reader's.
+        self.docs = {option: " ".join(text.split()) for option, text in self.docs.items() if text}
+        self._given_nothing = dict(self)
+        # What --help shows; the values themselves stay numbers.
+        self.defaults.update(_default_texts())
+        #: Endpoint by what the operator called it.
+        self.ports: dict[str, str] = {}
+        #: The same for the status page, if there is to be one.
+        self.status: tuple[str, str] | None = None
+        self.handlers: list[str] = []
+        self._methods: set[bytes] = set()
+        self._masked: set[bytes] = set()
+        self._lenience: set[str] = set()
+
+    def opt_port(self, port: str) -> None:
+        """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
+        tcp:8000:interface=127.0.0.1, unix:/run/web.sock. Repeatable. [default: 8000]"""
+        name, endpoint = endpoint_text("--port", port)
+        self.ports[name] = endpoint
+
+    def opt_status(self, port: str) -> None:
+        """Show client errors as they happen in a browser: a port number, for this machine
+        only, or an endpoint as for --port, where a token in the log is asked for."""
+        if port.startswith("haproxy:"):
+            # The header says which address the client has, and who may see depends on that.
+            raise UsageError("--status: not behind the PROXY protocol, where addresses are claims")
+        self.status = endpoint_text("--status", port, interface="127.0.0.1")
+
+    def opt_on_client_error(self, name: str) -> None:
+        """Call this function, such as mysite.note, with (failure, socket) for each client
+        error; the current directory is on the path. Repeatable."""
+        self.handlers.append(name)
+
+    def opt_method(self, name: str) -> None:
+        """Accept this method, besides those that Node accepts. Repeatable."""
+        self._methods.add(token("--method", name))
+
+    def opt_lenient(self, name: str) -> None:
+        """Accept bare-lf, control-bytes, obs-fold, spaces-after-chunk-size (risky). Repeatable."""
+        if name not in LENIENCE:
+            raise UsageError(f"--lenient: {name!r} is none of {', '.join(LENIENCE)}")
+        self._lenience.add(LENIENCE[name])
+
+    def opt_mask_field(self, name: str) -> None:
+        """Hide the values of this header field, too, in logs and reports. Repeatable."""
+        self._masked.add(token("--mask-field", name))
+
+    def parseArgs(self, *rest: str) -> None:
+        if rest:
+            raise UsageError(f"what is {rest[0]!r}? A directory to serve is named with --path")
+
+    def postOptions(self) -> None:
+        """Refuse what does not go together, and what needs a terminal."""
+        chosen = [name for name in ("path", "resource", "wsgi", "proxy") if self[name] is not None]
+        if len(chosen) > 1:
+            raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+        for flag in ("dotfiles", "follow-symlinks"):
+            if self[flag] and self["path"] is None:
+                raise UsageError(f"--{flag} needs --path")
+        for option in ("proxy-host", "proxy-forwarded", *(one.option for one in PROXY_TIMEOUTS)):
+            if self[option] != self._given_nothing[option] and self["proxy"] is None:
+                raise UsageError(f"--{option} needs --proxy")
+        if self["status-token-file"] is not None and self.status is None:
+            raise UsageError("--status-token-file needs --status")
+        if self["unmasked"] and self._masked:
+            raise UsageError("--unmasked and --mask-field exclude each other")
+        for log in ("access-log", "error-log"):
+            if self[log] == "-" and self.daemonizes:
+                raise UsageError(f"--{log} -: a daemon has no standard output; use twistd -n")
+        if not self.ports:
+            self.opt_port(DEFAULT_PORT)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        try:
+            super().parseOptions(options)
+        except UsageError as error:
+            self.refuse(error)
+
+    def refuse(self, error: UsageError) -> NoReturn:
+        """End the program with the one line of *error*, if there is a command line.
+
+        Raises:
+            SystemExit: With the line, status 1.
+            UsageError: *error*, where somebody's program made these options.
+        """
+        if self.parent is None:
+            raise error
+        raise SystemExit(f"hangup: {error}")
+
+    @property
+    def daemonizes(self) -> bool:
+        """Whether the program goes into the background; ``twist`` never does."""
+        return self.parent is not None and not self.parent.get("nodaemon", True)
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            **{setting.field: self[setting.option] for setting in LIMITS},
+            require_host=not self["no-require-host"],
+            allow_half_open=bool(self["allow-half-open"]),
+            methods=Limits().methods | self._methods,
+            lenience=Lenience(**dict.fromkeys(self._lenience, True)),
+        )
+
+    @property
+    def timeouts(self) -> Timeouts:
+        return Timeouts(**{setting.field: self[setting.option] for setting in TIMEOUTS})
+
+    @property
+    def forwarding(self) -> Forwarding:
+        return Forwarding(host=self["proxy-host"], forwarded=self["proxy-forwarded"])
+
+    @property
+    def proxy_timeouts(self) -> OutboundTimeouts:
+        return OutboundTimeouts(
+            **{setting.field: self[setting.option] for setting in PROXY_TIMEOUTS}
+        )
+
+    @property
+    def masking(self) -> MaskingPolicy:
+        return MaskingPolicy(extra_fields=frozenset(self._masked), unmasked=bool(self["unmasked"]))
+
+
+def _default_texts() -> dict[str, str]:
+    sizes, times, proxy_times = Limits(), Timeouts(), OutboundTimeouts()
+    return {
+        **{setting.option: size_text(getattr(sizes, setting.field)) for setting in LIMITS},
+        **{setting.option: f"{getattr(times, setting.field):g}" for setting in TIMEOUTS},
+        **{
+            setting.option: f"{getattr(proxy_times, setting.field):g}" for setting in PROXY_TIMEOUTS
+        },
+        "grace": f"{DEFAULT_GRACE_SECONDS:g}",
+    }

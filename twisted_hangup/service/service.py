@@ -1,0 +1,174 @@
+"""What ``twistd hangup`` and ``twist hangup`` run, put together from its options.
+
+Nothing here installs a reactor until `makeService` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, BinaryIO
+
+from twisted.application.service import IService
+from twisted.logger import Logger
+from twisted.python.usage import UsageError
+from twisted.web.resource import IResource
+
+from ..journal.access_log import AccessLog
+from ..journal.console import ConsoleLog
+from ..journal.error_log import ErrorLog
+from ..limits import Lenience
+from ..proxy.resource import ProxyResource
+from ..server.site import HangupSite
+from . import content as _content
+from . import open_files
+from .accept import Gate
+from .command_line import CommandLineService
+from .options import Options as Options
+from .ports import endpoint
+from .serving import HangupService
+from .status import status_service
+from .warnings import SeldomWarning
+from .welcome import WelcomePage
+
+_log = Logger()
+
+
+class LoggedSite(HangupSite):
+    """A site that writes its access log through `AccessLog`, or none at all."""
+
+    access_log: AccessLog | None = None
+
+    def log(self, request: Any) -> None:
+        if self.access_log is not None:
+            self.access_log.request(request)
+
+
+def makeService(options: Options) -> IService:
+    """Make the service that *options* describe; it listens when it is started.
+
+    Raises:
+        SystemExit: Something that *options* name is not there, or not what it should be.
+        UsageError: The same, where there is no command line.
+    """
+    from twisted.internet import reactor
+
+    try:
+        return _make_service(options, reactor)
+    except UsageError as error:
+        options.refuse(error)
+
+
+def _make_service(options: Options, reactor: Any) -> HangupService:
+    endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
+    warn = SeldomWarning(reactor)
+    content = _content_of(options, reactor, warn)
+    site = LoggedSite(
+        content,
+        limits=options.limits,
+        timeouts=options.timeouts,
+        masking=options.masking,
+        reactor=reactor,
+        # What is passed on is not for us to parse, and may be as large as a disk.
+        parsePOSTFormSubmission=not isinstance(content, ProxyResource),
+    )
+    for name in options.handlers:
+        site.on_client_error(_content.function("--on-client-error", name))
+    console = ConsoleLog(reactor, policy=options.masking)
+    closers: list[Callable[[], object]] = [
+        site.journal.watch(console),
+        site.journal.watch_upstream(console),
+        console.close,
+    ]
+    if isinstance(content, ProxyResource):
+        closers.append(content.pool.close)
+    closers += _open_logs(site, options, reactor, warn)
+    parent = options.parent
+    make = HangupService if parent is None else partial(CommandLineService, parent)
+    return make(
+        site,
+        endpoints,
+        Gate(reactor, _most_connections(options)),
+        reactor=reactor,
+        grace_seconds=options["grace"],
+        closers=closers,
+        companions=[] if options.status is None else [status_service(site, options, reactor)],
+    )
+
+
+def _content_of(options: Options, reactor: Any, warn: SeldomWarning) -> IResource:
+    if options["path"] is not None:
+        return _content.directory(
+            options["path"],
+            dotfiles=bool(options["dotfiles"]),
+            follow_links=bool(options["follow-symlinks"]),
+            out_of_files=warn,
+        )
+    if options["resource"] is not None:
+        return _content.resource(options["resource"])
+    if options["wsgi"] is not None:
+        return _content.wsgi(options["wsgi"], reactor)
+    if options["proxy"] is not None:
+        return _content.proxy(
+            options["proxy"],
+            reactor=reactor,
+            forwarding=options.forwarding,
+            timeouts=options.proxy_timeouts,
+            # Lenience is for old clients.
+            limits=replace(options.limits, lenience=Lenience()),
+        )
+    return WelcomePage()
+
+
+def _open_logs(
+    site: LoggedSite, options: Options, reactor: Any, warn: SeldomWarning
+) -> list[Callable[[], object]]:
+    """Open what --access-log and --error-log name, and return what closes them."""
+    closers: list[Callable[[], object]] = []
+    if options["access-log"] is not None:
+        access_log = AccessLog(
+            _open_log("--access-log", options["access-log"]),
+            policy=options.masking,
+            complain=warn,
+        )
+        site.access_log = access_log
+        closers += [site.journal.watch_settled(access_log.refused), access_log.close]
+    if options["error-log"] is not None:
+        output = _open_log("--error-log", options["error-log"])
+        error_log = ErrorLog(
+            output, reactor, per_second=options["error-log-per-second"], policy=options.masking
+        )
+        closers += [
+            site.journal.watch(error_log),
+            site.journal.watch_upstream(error_log),
+            error_log.close,
+            output.close,
+        ]
+    return closers
+
+
+def _open_log(option: str, path: str) -> BinaryIO:
+    """Open *path* for appending, unbuffered, so that a line is there when it is written."""
+    if path == "-":
+        # Not sys.stdout: twistd turns that into a part of its own log.
+        return open(1, "wb", buffering=0, closefd=False)
+    try:
+        return open(path, "ab", buffering=0)
+    except OSError as error:
+        raise UsageError(f"{option}: cannot write {path!r}: {error.strerror}") from error
+
+
+def _most_connections(options: Options) -> int | None:
+    """The smaller of what the operator allows and what there are files for."""
+    limit = open_files.raise_limit()
+    asked = options["max-connections"]
+    bounds = [asked] if asked else []
+    if limit is not None:
+        # Behind a proxied client there is a connection to the server, perhaps a body on disk.
+        files_each = 1 if options["proxy"] is None else 3
+        bounds.append(max(1, open_files.room_for_connections(limit) // files_each))
+    most = min(bounds, default=None)
+    if most is not None:
+        _log.info("At most {most} connections at a time; further clients wait", most=most)
+    return most

@@ -1,0 +1,170 @@
+"""A site on its ports, from the first connection to a graceful end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..report.text import peer_text, visible
+from ..server.site import HangupSite
+from .accept import Gate
+
+_log = Logger()
+
+
+class CannotListen(Exception):
+    """A port cannot be had.  The message is the one line that the operator gets."""
+
+
+class HangupService(Service):
+    """A site, the endpoints it listens on, and a graceful end.
+
+    Attributes:
+        ports: What listens, once the service has started.
+    """
+
+    def __init__(
+        self,
+        site: HangupSite,
+        endpoints: Sequence[tuple[str, IStreamServerEndpoint]],
+        gate: Gate,
+        *,
+        reactor: Any,
+        grace_seconds: float,
+        closers: Sequence[Callable[[], object]] = (),
+        companions: Sequence[HangupService] = (),
+    ) -> None:
+        """
+        Args:
+            site: What is served.
+            endpoints: Where, each with the operator's own name for it.
+            gate: Asked before each accept.
+            reactor: Its clock; it is stopped when a port fails only after the start.
+            grace_seconds: How long running requests may take when the service stops.
+            closers: Called last of all, when nothing is logged any more.
+            companions: Begin with this one, and end when it has no connection any more.
+        """
+        self.site = site
+        self.ports: list[IListeningPort] = []
+        self._endpoints = endpoints
+        self._gate = gate
+        self._reactor = reactor
+        self._grace_seconds = grace_seconds
+        self._closers = closers
+        self._companions = companions
+        self._listened = False
+        self._problem: CannotListen | None = None
+        self._grace: Deferred[None] | None = None
+
+    def privilegedStartService(self) -> None:
+        """Listen while we still may: ``twistd --uid`` gives up root after this.
+
+        Raises:
+            CannotListen: A port cannot be had.
+        """
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Listen, unless that was done: ``twist`` has no privileged start.
+
+        Raises:
+            CannotListen: A port cannot be had.
+        """
+        super().startService()
+        if not self._listened:
+            self._listen()
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more, let running requests finish, and hang up on the rest.
+
+        Returns:
+            A Deferred that fires with None when every connection has gone.
+        """
+        super().stopService()
+        self._gate.retire()
+        ports, self.ports = self.ports, []
+        closed = DeferredList([maybeDeferred(port.stopListening) for port in ports])
+        drained = closed.addCallback(self._cb_drain).addCallback(self._cb_stop_companions)
+        return drained.addBoth(self._cb_close)
+
+    def end_grace(self) -> None:
+        """Wait no longer for running requests; harmless at any time."""
+        if self._grace is not None:
+            self._grace.cancel()
+
+    def _listen(self) -> None:
+        for companion in self._companions:
+            companion.startService()
+        for description, endpoint in self._endpoints:
+            endpoint.listen(self.site).addCallbacks(
+                self._cb_listening, self._eb_listening, errbackArgs=(description,)
+            )
+        self._listened = True
+        if self._problem is not None:
+            raise self._problem
+
+    def _cb_listening(self, port: IListeningPort) -> None:
+        self._gate.guard(port)
+        self.ports.append(port)
+        _log.info("Listening on {address}", address=address_text(port.getHost()))
+
+    def _eb_listening(self, failure: Failure, description: str) -> None:
+        error: Any = failure.value
+        if isinstance(error, CannotListenError):
+            error = error.socketError
+        reason = getattr(error, "strerror", None) or str(error)
+        self._problem = CannotListen(f"cannot listen on {description}: {reason}")
+        if self._listened:  # an endpoint that takes its time to find out
+            _log.critical("{problem}", problem=str(self._problem))
+            self._reactor.stop()
+
+    def _cb_drain(self, _: object) -> Deferred[None]:
+        connections = self.site.open_connections
+        gone = self.site.drain()
+        if connections:
+            _log.info(
+                "Stopping: {connections} to finish in {seconds:g} seconds",
+                connections=_counted(connections, "open connection"),
+                seconds=self._grace_seconds,
+            )
+            gone.addTimeout(self._grace_seconds, self._reactor)
+            gone.addErrback(self._eb_grace_is_over)
+            self._grace = gone
+        return gone
+
+    def _eb_grace_is_over(self, failure: Failure) -> Deferred[None]:
+        failure.trap(DeferredTimeout, CancelledError)
+        self._grace = None
+        _log.warn("Hanging up on {clients}", clients=_counted(self.site.open_connections, "client"))
+        gone = self.site.drain()
+        self.site.hang_up_all()
+        return gone
+
+    def _cb_stop_companions(self, _: object) -> Deferred[Any]:
+        return DeferredList([companion.stopService() for companion in self._companions])
+
+    def _cb_close(self, result: object) -> object:
+        for close in self._closers:
+            close()
+        return result
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def address_text(address: Any) -> str:
+    """Where a port listens, for the log."""
+    if isinstance(address, UNIXAddress):
+        return visible(address.name or b"a socket without a name")
+    return peer_text(address)

@@ -1,0 +1,94 @@
+"""What ``--status`` adds to ``twistd hangup``: a second site that shows the errors of the first."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.usage import UsageError
+from twisted.web.resource import IResource
+
+from ..journal.console import ConsoleLog
+from ..server.site import HangupSite
+from ..status import StatusSite, is_local
+from .accept import Gate
+from .options import Options
+from .ports import endpoint
+from .serving import HangupService, address_text
+
+#: A handful of operators and a scraper, and never so many that the site itself lacks files.
+MOST_CONNECTIONS: Final = 64
+
+#: Nothing takes longer here but event streams, which are not waited for.
+GRACE_SECONDS: Final = 1.0
+
+# RFC 6750, section 2.1: b64token, and long enough that nobody guesses it.
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
+
+_log = Logger()
+
+
+class StatusService(HangupService):
+    """A `StatusSite` on its endpoint; its log tells who has to know the token."""
+
+    def _cb_listening(self, port: IListeningPort) -> None:
+        self._gate.guard(port)
+        self.ports.append(port)
+        site, address = self.site, port.getHost()
+        assert isinstance(site, StatusSite)
+        if site.token_was_made_up and not is_local(address):
+            # The one place where it is ever written.
+            _log.info(
+                "The status page is on {address} and asks for the token {token}",
+                address=address_text(address),
+                token=site.token,
+            )
+        else:
+            _log.info("The status page is on {address}", address=address_text(address))
+
+
+def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusService:
+    """The service that shows the errors of *site* where ``--status`` says.
+
+    Raises:
+        UsageError: There is no such endpoint, or no token in the file.
+    """
+    assert options.status is not None
+    name, description = options.status
+    path = options["status-token-file"]
+    token = None if path is None else _token_in(path)
+    shown = StatusSite(site, reactor, token=token, metrics=_metrics_of(site))
+    console = ConsoleLog(reactor, policy=options.masking)
+    return StatusService(
+        shown,
+        [(name, endpoint(description, reactor, "--status"))],
+        Gate(reactor, MOST_CONNECTIONS),
+        reactor=reactor,
+        grace_seconds=GRACE_SECONDS,
+        closers=[shown.journal.watch(console), console.close],
+    )
+
+
+def _metrics_of(site: HangupSite) -> IResource | None:
+    try:
+        from ..metrics import Metrics
+    except ImportError:
+        return None  # the extra [metrics] is not installed
+    return Metrics(site).resource()
+
+
+def _token_in(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            token = file.read(1024).strip()
+    except OSError as error:
+        reason = f"cannot read {path!r}: {error.strerror}"
+        raise UsageError(f"--status-token-file: {reason}") from error
+    if not _TOKEN.fullmatch(token):
+        raise UsageError(
+            f"--status-token-file: {path!r} has to hold one token of 16 to 512 letters, digits "
+            "and -._~+/="
+        )
+    return token

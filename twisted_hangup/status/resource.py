@@ -1,0 +1,174 @@
+"""What is found where, and what every response of the status page has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import (
+    FORBIDDEN,
+    NOT_ALLOWED,
+    NOT_FOUND,
+    SEE_OTHER,
+    SERVICE_UNAVAILABLE,
+    UNAUTHORIZED,
+    parse_qs,
+)
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+
+from ..server.pages import without_body
+from ..server.site import HangupSite
+from .access import Access
+from .page import document
+from .records import Records
+from .stream import Streams
+
+# RFC 9110, section 15.5.20
+MISDIRECTED_REQUEST: Final = 421
+
+_HEADERS: Final = {
+    b"Cache-Control": b"no-store",
+    b"Cross-Origin-Opener-Policy": b"same-origin",
+    b"Cross-Origin-Resource-Policy": b"same-origin",
+    b"Referrer-Policy": b"no-referrer",
+    b"X-Content-Type-Options": b"nosniff",
+    b"X-Frame-Options": b"DENY",
+    b"Content-Security-Policy": b"default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class StatusResource(Resource):
+    """A site's journal as a live page; docs/status.md tells what is where.
+
+    It belongs at the root of a `StatusSite`.  It answers nothing, 421, where ``Host`` is not
+    the address that the request came to, or ``localhost`` where that is this machine.
+
+    Args:
+        site: The site whose client errors are shown.
+        clock: Timers; the reactor.
+        token: Needed by everybody who wants to see it.  None for one that is made up, and
+            is not needed on loopback and UNIX sockets.
+        metrics: What is served at ``/metrics``, if anything, to those who may see the page.
+        now: Wall-clock time in seconds since 1970.
+
+    Attributes:
+        token: What to type into the page.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        site: HangupSite,
+        clock: IReactorTime,
+        *,
+        token: str | None = None,
+        metrics: IResource | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self._site = site
+        self._access = Access(clock, token)
+        self._records = Records(site.masking, now, lambda: site.open_connections)
+        self._streams = Streams(site.journal, self._records, clock)
+        self._metrics = metrics
+        self._page, self._sign_in_page = document("page"), document("sign_in")
+        self.token = self._access.token
+
+    def close(self) -> None:
+        """End every event stream; browsers come again by themselves."""
+        self._streams.close()
+
+    def render(self, request: Any) -> Any:
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
+        if not self._access.asks_us(request):
+            text = "This server is reached by its address, or as localhost on its own machine."
+            return _plain(request, MISDIRECTED_REQUEST, text)
+        path = b"/".join(request.postpath)
+        if path == b"sign-in":
+            return self._sign_in(request)
+        answer = {
+            b"": self._render_page,
+            b"snapshot": self._render_snapshot,
+            b"events": self._render_events,
+            b"metrics": self._render_metrics,
+        }.get(path)
+        if answer is None:
+            return _plain(request, NOT_FOUND, "Not found.")
+        if request.method not in (b"GET", b"HEAD"):
+            return _not_allowed(request, b"GET, HEAD")
+        # A link from elsewhere may lead to the page; nobody else reads what it reads.
+        if path and self._access.is_foreign(request):
+            return _plain(request, FORBIDDEN, "Another site's page may not read this.")
+        if not self._access.admits(request):
+            return self._refuse(request, path)
+        return answer(request)
+
+    def _refuse(self, request: Any, path: bytes) -> bytes:
+        request.setHeader(b"WWW-Authenticate", b"Bearer")
+        if path:
+            return _plain(request, UNAUTHORIZED, "The token is missing, or is not the right one.")
+        return self._render_sign_in(request)
+
+    def _render_sign_in(self, request: Any) -> bytes:
+        request.setResponseCode(UNAUTHORIZED)
+        request.setHeader(b"Content-Security-Policy", self._sign_in_page.policy)
+        return _body(request, b"text/html; charset=utf-8", self._sign_in_page.html)
+
+    def _sign_in(self, request: Any) -> bytes:
+        """Exchange the token for a cookie.  It comes in the body, which nobody logs."""
+        if request.method != b"POST":
+            return _not_allowed(request, b"POST")
+        if self._access.is_foreign(request):
+            return _plain(request, FORBIDDEN, "Another site's page may not do this.")
+        # Not request.args: what stands in the URL is there, too.
+        request.content.seek(0)
+        form = parse_qs(request.content.read())
+        if not self._access.sign_in(request, form.get(b"token", [b""])[0].strip()):
+            return self._render_sign_in(request)
+        request.setResponseCode(SEE_OTHER)
+        request.setHeader(b"Location", b"./")
+        return b""
+
+    def _render_page(self, request: Any) -> bytes:
+        request.setHeader(b"Content-Security-Policy", self._page.policy)
+        return _body(request, b"text/html; charset=utf-8", self._page.html)
+
+    def _render_snapshot(self, request: Any) -> bytes:
+        data = self._records.snapshot(self._site.journal.snapshot())
+        return _body(request, b"application/json", data.encode("ascii") + b"\n")
+
+    def _render_events(self, request: Any) -> Any:
+        if self._streams.full:
+            request.setHeader(b"Retry-After", b"5")
+            return _plain(request, SERVICE_UNAVAILABLE, "Too many are following already.")
+        request.setHeader(b"Content-Type", b"text/event-stream")
+        if request.method == b"HEAD":
+            return b""
+        self._streams.open(request)
+        return NOT_DONE_YET
+
+    def _render_metrics(self, request: Any) -> Any:
+        if self._metrics is None:
+            text = "No metrics: install twisted_hangup[metrics]."
+            return _plain(request, NOT_FOUND, text)
+        return self._metrics.render(request)
+
+
+def _plain(request: Any, status: int, text: str) -> bytes:
+    request.setResponseCode(status)
+    return _body(request, b"text/plain; charset=utf-8", text.encode() + b"\n")
+
+
+def _not_allowed(request: Any, allowed: bytes) -> bytes:
+    request.setHeader(b"Allow", allowed)
+    return _plain(request, NOT_ALLOWED, f"Only {allowed.decode()}.")
+
+
+def _body(request: Any, kind: bytes, body: bytes) -> bytes:
+    request.setHeader(b"Content-Type", kind)
+    return without_body(request, body) if request.method == b"HEAD" else body

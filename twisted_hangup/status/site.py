@@ -1,0 +1,51 @@
+"""A site of its own for the status page, so that whoever breaks that one is told of, too."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.web.resource import IResource
+
+from ..limits import KIB, Limits
+from ..server.site import HangupSite
+from .resource import StatusResource
+
+#: A token in a form, and nothing larger, is ever sent here.
+_LIMITS: Final = Limits(body_bytes=4 * KIB)
+
+
+class StatusSite(HangupSite):
+    """Serves the status page of another site.
+
+    Args:
+        site: The site whose client errors are shown.
+        reactor: Timers and clock.
+        token: See `StatusResource`.
+        metrics: See `StatusResource`.
+
+    Attributes:
+        token: What to type into the page, where it asks.
+        token_was_made_up: Whether it was, so that somebody has to be told.
+    """
+
+    def __init__(
+        self,
+        site: HangupSite,
+        reactor: Any,
+        *,
+        token: str | None = None,
+        metrics: IResource | None = None,
+    ) -> None:
+        self._status = StatusResource(site, reactor, token=token, metrics=metrics)
+        super().__init__(self._status, limits=_LIMITS, masking=site.masking, reactor=reactor)
+        self.token = self._status.token
+        self.token_was_made_up = token is None
+
+    def log(self, request: Any) -> None:
+        """Nothing: an operator who looks is no news."""
+
+    def drain(self) -> Deferred[None]:
+        """As `HangupSite.drain`; event streams end at once."""
+        self._status.close()
+        return super().drain()

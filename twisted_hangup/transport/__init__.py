@@ -1,0 +1,3 @@
+"""All that we ask of Twisted's transports and listening ports, and of its clock."""
+
+from .endpoint import hangup_endpoint as hangup_endpoint

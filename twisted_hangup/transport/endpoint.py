@@ -1,0 +1,73 @@
+"""An endpoint that tells what only a listening port can know of its connections."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from twisted.internet import tcp
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
+from twisted.protocols.policies import WrappingFactory
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from .errno import telling_errno
+from .preamble import Preamble
+from .proxy_protocol import HangupProxyProtocol
+from .tls import HangupTLS
+
+
+def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+    """Wrap *endpoint* so that a `HangupSite` on it hears all there is to hear.
+
+    With it errors have their ``errno``; a plain HTTP request to a TLS port is answered with
+    a readable 400; a reset over TLS is told from an end of input; a broken PROXY header is
+    a client error; and a client behind the PROXY protocol may close its half.
+
+    Args:
+        endpoint: Any stream server endpoint: TCP, UNIX, TLS, PROXY, systemd's.  Its port
+            is used as it is where it is not one of Twisted's own.
+
+    Returns:
+        An endpoint whose ``listen`` gives the same port as that of *endpoint*.
+    """
+    return _HangupEndpoint(endpoint)
+
+
+@implementer(IStreamServerEndpoint)
+class _HangupEndpoint:
+    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def __repr__(self) -> str:
+        return f"hangup_endpoint({self._endpoint!r})"
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        listening: Deferred[IListeningPort] = self._endpoint.listen(protocolFactory)
+        return listening.addCallback(_telling)
+
+
+def _telling(port: Any) -> Any:
+    """Give *port* the transport and the wrappers that tell; before its first connection."""
+    if isinstance(port, tcp.Port):
+        port.transport = telling_errno(port.transport)
+        factory: Any = port.factory
+        while isinstance(factory, WrappingFactory):
+            factory.protocol = _wrapper(factory.protocol)
+            factory = factory.wrappedFactory
+    return port
+
+
+@lru_cache(maxsize=16)
+def _wrapper(wrapper: Any) -> Any:
+    """The class of *wrapper*, or the same with our part in front where we have one for it."""
+    if isinstance(wrapper, type) and not issubclass(wrapper, Preamble):
+        for ours, theirs in (
+            (HangupTLS, TLSMemoryBIOProtocol),
+            (HangupProxyProtocol, HAProxyProtocolWrapper),
+        ):
+            if issubclass(wrapper, theirs):
+                return type(wrapper.__name__, (ours, wrapper), {"__module__": wrapper.__module__})
+    return wrapper

@@ -1,0 +1,47 @@
+"""A PROXY header that is broken is a client error like any other."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
+
+from ..errors import ParseError
+from .preamble import Preamble
+from .proxy_header import header_length
+
+_UNKNOWN: Final = b"PROXY UNKNOWN\r\n"
+_UNKNOWN_FOR_TWISTED: Final = b"PROXY UNKNOWN \r\n"
+
+
+class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
+    """Mixed in before the protocol of an `HAProxyWrappingFactory`.
+
+    Twisted's parser gets only whole and valid headers: by itself it closes without a word
+    on broken ones and on the first part of a header cut in two, and raises on some.
+    """
+
+    half_closes = True
+    _begun: bytes | None = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._begun is None or self._failed:
+            super().dataReceived(data)
+            return
+        before = len(self._begun)
+        self._begun += data
+        try:
+            length = header_length(self._begun)
+        except ParseError as error:
+            # The packet is the read that broke it; the offset counts from the first byte.
+            error.raw_packet = data[:0x10000]
+            error.bytes_parsed = max(0, (error.offset or 0) - before)
+            if not self.fail(error):
+                self.loseConnection()
+            return
+        if length is not None:
+            whole, self._begun = self._begun, None
+            if whole.startswith(_UNKNOWN):
+                # Twisted refuses the shortest valid line, which health checks send.
+                whole = _UNKNOWN_FOR_TWISTED + whole[len(_UNKNOWN) :]
+            super().dataReceived(whole)

@@ -1,0 +1,89 @@
+"""What a TLS transport knows about a failed handshake, a corrupt record and a lost client."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+
+from ..errors import Phase, TLSError
+from .errno import ConnectionBroken
+from .preamble import Preamble
+
+#: The code of plain HTTP on a TLS port: the one failure whose client can be answered.
+HTTP_REQUEST: Final = "ERR_SSL_HTTP_REQUEST"
+
+_NOT_IN_CODES: Final = re.compile(r"[^A-Z0-9]+")
+
+
+def tls_error(error: Exception, phase: Phase) -> TLSError:
+    """Make a `TLSError` of what OpenSSL raised.
+
+    Args:
+        error: An ``OpenSSL.SSL.Error``; its first argument is OpenSSL's error queue, a
+            list of ``(library, function, reason)``.
+        phase: Where in a message it happened.
+
+    Returns:
+        The error, with Node's code for it: ``ERR_SSL_`` and OpenSSL's reason in capitals.
+    """
+    queue = error.args[0] if error.args else None
+    reason = str(queue[0][-1]) if isinstance(queue, list) and queue else "unknown"
+    code = "ERR_SSL_" + _NOT_IN_CODES.sub("_", reason.upper()).strip("_")
+    return TLSError(reason, code=code, phase=phase)
+
+
+def handshake_timeout() -> TLSError:
+    """The error of a client that has not finished the handshake in time; Node's words."""
+    return TLSError("TLS handshake timeout", code="ERR_TLS_HANDSHAKE_TIMEOUT", phase="handshake")
+
+
+def in_handshake(transport: Any) -> bool:
+    """Whether the handshake on a TLS *transport* is not over yet."""
+    handle = transport.getHandle()
+    # The client's Finished message ends it for us, in every version of TLS.
+    return handle is None or handle.get_peer_finished() is None
+
+
+class EndedWithoutNotify(ConnectionLost):
+    """The client ended TCP without ending TLS: FIN, and no close_notify before it."""
+
+
+class HangupTLS(Preamble, TLSMemoryBIOProtocol):
+    """Mixed in before the protocol of a `TLSMemoryBIOFactory`.
+
+    Plain HTTP goes to the protocol inside, to be answered on the TCP transport.  A TCP
+    connection that is lost is told apart: a reset (`ConnectionBroken`, with its errno) and
+    the end of the client's input (`EndedWithoutNotify`); Twisted has one `ConnectionLost`
+    for both.
+    """
+
+    _lost_because: ConnectionLost | None = None
+
+    def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+        if reason is not None and not self._handshakeDone and isinstance(reason.value, SSL.Error):
+            error = tls_error(reason.value, "handshake")
+            if error.code == HTTP_REQUEST:
+                error.default_status = 400
+                error.default_body = b"This port serves HTTPS: the address starts with https://\n"
+                if self.fail(error):
+                    self._lostTLSConnection = True
+                    return
+        super()._tlsShutdownFinished(reason)
+        because = self._lost_because
+        if because is not None and self._reason is not None and self._reason.check(ConnectionLost):
+            # Twisted has made one ConnectionLost of every end that TLS did not announce.
+            self._reason = Failure(because)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if isinstance(reason.value, ConnectionBroken):
+            self._lost_because = reason.value
+        elif reason.check(ConnectionDone):
+            self._lost_because = EndedWithoutNotify()
+        super().connectionLost(reason)
+        self._lost_because = None
