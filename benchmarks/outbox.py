@@ -36,8 +36,8 @@ from zope.interface import implementer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from outbox_crashes import crash
-from postgres_server import NoPostgres, PostgresServer
+from support.outbox_crashes import crash
+from support.postgres_server import NoPostgres, PostgresServer
 
 from twisted_hangup import HangupAgent
 from twisted_hangup.outbox import Outbox, sql

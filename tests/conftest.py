@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from cleanliness import expected_errors as expected_errors
-from cleanliness import nothing_left_behind as nothing_left_behind
-from cleanliness import small_heap as small_heap
-from outboxes import postgres as postgres
+from support.cleanliness import expected_errors as expected_errors
+from support.cleanliness import nothing_left_behind as nothing_left_behind
+from support.cleanliness import small_heap as small_heap
+from support.outboxes import postgres as postgres
+from support.wire import Paths, Served
 from twisted.internet import defer
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.server import Site
-from wire import Paths, Served
 
 from twisted_hangup import HangupSite, hangup_endpoint
 

@@ -8,15 +8,13 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
-from cleanliness import LoggedErrors
+from support.cleanliness import LoggedErrors
+from support.wire import Client, Paths, Serve, in_thread, pause, talk
 from twisted.internet.defer import Deferred, succeed
 from twisted.web.resource import EncodingResourceWrapper
 from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Request
-from wire import Client, Paths, Served, in_thread, pause, talk
 
 from twisted_hangup import AsyncResource, cancellable
-
-Serve = Callable[..., Served]
 
 
 class Does(AsyncResource):

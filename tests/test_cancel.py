@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from certificates import server_context
-from cleanliness import LoggedErrors
-from http2_client import H2Client
 from hyperframe.frame import RstStreamFrame
+from support.certificates import server_context
+from support.cleanliness import LoggedErrors
+from support.http2_client import H2Client
+from support.wire import SLOW, Client, Paths, Serve, in_thread, pause
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
@@ -25,11 +26,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseNeverReceived
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
-from wire import SLOW, Client, Paths, Served, in_thread, pause
 
 from twisted_hangup import ClientHangUp, cancel_on_hangup, cancellable, shield
-
-Serve = Callable[..., Served]
 
 
 class Asked:

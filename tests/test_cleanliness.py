@@ -82,7 +82,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a pytest of its own, guarded by the same fixture, says of each test above."""
     folder = tmp_path_factory.mktemp("inner")
     (folder / "test_inner.py").write_text(TESTS)
-    (folder / "conftest.py").write_text("from cleanliness import *\n")
+    (folder / "conftest.py").write_text("from support.cleanliness import *\n")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--reactor=default", "-rA", "test_inner.py"],
         cwd=folder,

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from support.documents import PAGES, run
+from support.upstreams import OK, RawServer, always
+from support.wire import Client, Paths, Serve, Served, in_thread, pause, statuses, talk
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
-from twisted.web.resource import Resource
-from upstreams import OK, RawServer, always
-from wire import Client, Paths, Served, in_thread, pause, statuses, talk
 
 from twisted_hangup import HangupWSGIResource
-
-Serve = Callable[..., Served]
-
-PAGES: Final = {path.stem: path for path in (Path(__file__).parent.parent / "docs").glob("*.md")}
-
-
-def run(page: str, change: Callable[[str], str] = str) -> dict[str, Any]:
-    """Run the programs of a page, one after the other, after *change*; what they have made."""
-    programs = re.findall(r"^```python\n(.*?)^```$", PAGES[page].read_text(), re.DOTALL | re.M)
-    made: dict[str, Any] = {"__name__": page, "resource": Resource()}
-    for program in programs:
-        if "klein" not in program or find_spec("klein"):
-            exec(compile(change(program), PAGES[page].name, "exec"), made)
-    return made
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,30 +5,41 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from certificates import server_context
-from cleanliness import LoggedErrors
-from http2_client import H2Client
 from hyperframe.frame import RstStreamFrame
-from outboxes import FakeAgent, Start, until
-from outboxes import start as start
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
+from support.certificates import server_context
+from support.cleanliness import LoggedErrors
+from support.http2_client import H2Client
+from support.outboxes import FakeAgent, Start, until
+from support.outboxes import start as start
+from support.wire import (
+    BAD,
+    GOOD,
+    SLOW,
+    Client,
+    Paths,
+    Serve,
+    Served,
+    in_thread,
+    pause,
+    statuses,
+    talk,
+)
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request
-from wire import BAD, GOOD, SLOW, Client, Paths, Served, in_thread, pause, statuses, talk
 
 from twisted_hangup import (
     Attempt,
@@ -41,8 +52,6 @@ from twisted_hangup import (
 )
 from twisted_hangup.metrics import Metrics
 from twisted_hangup.outbox import Outbox
-
-Serve = Callable[..., Served]
 
 ROOT = Path(__file__).parent.parent
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

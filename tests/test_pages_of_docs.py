@@ -13,13 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import codes_page
 import pytest
 import pytest_twisted
-from test_command import BIN, connect, free_port
-from test_docs import PAGES, Serve, run
+from support.documents import PAGES, run
+from support.explaining import broken, log_lines
+from support.processes import BIN, connect, free_port
+from support.wire import BAD, DEFAULT, PATIENCE, Paths, Serve, statuses, talk
 from twisted.web.server import Site
-from wire import BAD, DEFAULT, PATIENCE, Paths, statuses, talk
 
 from twisted_hangup import HangupSite
 from twisted_hangup.errors import UpstreamError
@@ -64,8 +64,9 @@ def test_codes_without_an_entry() -> None:
 
 
 def test_page_of_codes_is_that_of_the_tables() -> None:
-    """The page says what the server says: python -m tests.codes_page > docs/codes.md."""
-    assert TEXTS["codes"] == codes_page.page()
+    """The page says what the server says: python docs/make_codes.py > docs/codes.md."""
+    command = [sys.executable, str(ROOT / "docs" / "make_codes.py")]
+    assert TEXTS["codes"] == subprocess.run(command, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize("code", [*REMEDIES])
@@ -143,7 +144,6 @@ def test_the_error_log_that_is_explained(tmp_path: Path) -> None:
     """The picture that docs/logs.md shows is what comes."""
     shown = TEXTS["logs"].split("the usual cause and the cure.\n\n")[1].split("\n\n    tail")[0]
     wire = b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n"
-    from test_explain import broken, log_lines
 
     line = log_lines(broken(wire)).replace(b"2001-09-09T01:46:40", b"2026-11-21T15:00:00")
     line = line.replace(b":51410", b":51332")
@@ -189,7 +189,6 @@ async def test_errors(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_report_in_the_page_of_errors() -> None:
     """The report that the page shows is the report of these bytes."""
-    from test_explain import broken
 
     report = broken(b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n").report()
     assert "".join(f"    {line}\n" for line in report.splitlines()) in TEXTS["errors"]

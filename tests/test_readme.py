@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from test_command import BIN, connect, free_port
-from wire import DEFAULT, PATIENCE
+from support.processes import BIN, connect, free_port
+from support.wire import DEFAULT, PATIENCE
 
 README: Final = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS: Final = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from test_command import BIN, connect, free_port
-from test_docs import PAGES
-from wire import BAD, DEFAULT, PATIENCE, Client, statuses
+from support.documents import PAGES
+from support.processes import BIN, connect, free_port
+from support.wire import BAD, DEFAULT, PATIENCE, Client, statuses
 
 PROCESSES: Final = 3
 CLOSING: Final = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

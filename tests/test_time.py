@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import pytest_twisted
-from wire import GOOD, SLOW, Served, pause, statuses, talk
+from support.wire import GOOD, SLOW, Serve, pause, statuses, talk
 
 from twisted_hangup import (
     Timeouts,
 )
-
-Serve = Callable[..., Served]
 
 
 @pytest.mark.parametrize(

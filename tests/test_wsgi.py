@@ -8,15 +8,14 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
-from cleanliness import LoggedErrors
+from support.cleanliness import LoggedErrors
+from support.wire import PATIENCE, Client, Paths, Serve, Served, in_thread, pause, talk
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
-from wire import PATIENCE, Client, Paths, Served, in_thread, pause, talk
 
 from twisted_hangup import HangupWSGIResource
 
-Serve = Callable[..., Served]
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], None]]
 

@@ -1,0 +1,130 @@
+"""docs/codes.md, made of the tables that the server itself speaks from.
+
+python docs/make_codes.py > docs/codes.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from twisted_hangup.errors import DEFAULT_STATUS
+from twisted_hangup.report.remedies import REMEDIES
+from twisted_hangup.report.response_rules import RESPONSE_RULES
+from twisted_hangup.report.rules import FAMILIES, RULES, Rule
+
+_HEAD: Final = """\
+# What each code means
+
+Every error has a code that never changes: it is in the log, in `--error-log`, in
+`ClientError.code`, and at the top of a report. Codes that begin with `HPE_` are those of llhttp,
+the parser in Node, those of three or more letters and no underscore are the operating system's.
+Here is each of them, with the rule that was broken, what usually is the cause, and what to do.
+
+The same is told on the command line, also for the bytes themselves:
+
+    python -m twisted_hangup explain --code HPE_INVALID_HEADER_TOKEN
+    python -m twisted_hangup explain packet.bin
+
+An HTTP status in the head of an entry is the default answer; a handler can give another one
+([errors.md](errors.md)). Where a code has several reasons, each has its line; the line without
+a reason is for all others.
+
+This page is made of the tables in the source, by `python docs/make_codes.py`.
+"""
+
+#: Where a table ends and these begin, a chapter of the page does, too.
+_CHAPTERS: Final = {
+    "HPE_INVALID_METHOD": "In the request line",
+    "HPE_UNEXPECTED_SPACE": "In the fields",
+    "HPE_INVALID_CHUNK_SIZE": "In the body",
+    "ERR_HTTP_REQUEST_TIMEOUT": "Time and network",
+    "ERR_SSL_HTTP_REQUEST": "TLS",
+    "ERR_HTTP2_INVALID_PSEUDOHEADER": "HTTP/2",
+    "HPE_INVALID_STATUS": "Responses",
+    "ERR_UPSTREAM_REFUSED": "Servers behind a proxy",
+    "HPE_*": "All others",
+}
+
+_UPSTREAM_STATUS: Final = {
+    "ERR_UPSTREAM_REFUSED": "502",
+    "ERR_UPSTREAM_RESET": "502",
+    "ERR_UPSTREAM_RESPONSE": "502",
+    "ERR_UPSTREAM_TIMEOUT": "504",
+}
+
+#: What has no default answer of its own.
+_UNANSWERED: Final = ("ERR_SSL_", "ERR_TLS_", "ERR_HTTP2_ENHANCE", "ERR_HTTP2_*")
+_RESPONSES: Final = {
+    "HPE_INVALID_STATUS",
+    "ERR_HTTP_INVALID_UPGRADE",
+    "ERR_HTTP_UNREQUESTED_RESPONSE",
+    "ERR_HTTP_TOO_MANY_INTERIM_RESPONSES",
+    "ERR_HTTP_INVALID_RESPONSE",
+    "ERR_TLS_CERT_ALTNAME_INVALID",
+}
+
+
+def page() -> str:
+    """The whole page."""
+    return _HEAD + "".join(_entry(name) for name in REMEDIES)
+
+
+def _entry(name: str) -> str:
+    remedy = REMEDIES[name]
+    lines = [f"\n## {_CHAPTERS[name]}\n"] if name in _CHAPTERS else []
+    lines += [f"\n### {_markdown(name)}\n", f"\n{_answer(name)}\n\n"]
+    lines += _rules(name)
+    lines += [
+        f"\n**Cause.** {_markdown(remedy.cause)}\n",
+        f"\n**Cure.** {_markdown(remedy.cure)}\n",
+    ]
+    return "".join(lines)
+
+
+def _answer(name: str) -> str:
+    if name in _UPSTREAM_STATUS:
+        return f"The client is answered {_UPSTREAM_STATUS[name]}."
+    if name in _RESPONSES:
+        return "About a server's response; a proxy answers its client 502."
+    if name in DEFAULT_STATUS:
+        return f"Answered {DEFAULT_STATUS[name]}."
+    if name.startswith(_UNANSWERED) or not name.startswith(("HPE_", "ERR_")):
+        return "Not answered."
+    return "Answered 400."
+
+
+def _rules(name: str) -> Iterator[str]:
+    """A line for each reason that has a rule of its own."""
+    told = [(reason, rule, "") for (code, reason), rule in RULES.items() if code == name]
+    told += [
+        (reason, rule, " of a response")
+        for (code, reason), rule in RESPONSE_RULES.items()
+        if code == name
+    ]
+    told += [("", rule, "") for prefix, rule in FAMILIES if name == f"{prefix}*"]
+    for reason, rule, kind in sorted(told, key=lambda entry: (entry[2], entry[0] != "", entry[0])):
+        yield f"- {_reason(reason, kind)}{_sentence(rule)}\n"
+
+
+def _reason(reason: str, kind: str) -> str:
+    if reason:
+        return f'"{_markdown(reason)}"{kind}: '
+    return f"{kind.strip().capitalize()}: " if kind else ""
+
+
+def _sentence(rule: Rule) -> str:
+    source = f" {rule.source}." if rule.source else ""
+    text = _markdown(rule.text)
+    return f"{text[:1].upper()}{text[1:]}.{source}"
+
+
+def _markdown(text: str) -> str:
+    """*text* so that Markdown shows it as it is, with links where a page is named."""
+    text = re.sub(r"([\\`*<>\[\]#|~^])", r"\\\1", text)
+    return re.sub(r"docs/([a-z]+\.md)", r"[docs/\1](\1)", text)
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201  # it is a command

@@ -1,0 +1,535 @@
+"""However a server goes away: one error, and Node's words for it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_twisted
+import treq
+import treq.client
+from oracle import node
+from support.certificates import server_context
+from support.upstreams import OK, Connection, RawServer, always
+from support.wire import pause
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.utils import getProcessOutput
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, readBody
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH
+
+from twisted_hangup import ParseError, ServerHangUp
+from twisted_hangup.client import HangupAgent
+from twisted_hangup.limits import OutboundTimeouts
+
+CLIENT: Final = Path(__file__).parents[1] / "oracle" / "client.js"
+
+Script = Callable[[Connection], object]
+Make = Callable[..., tuple[Any, RawServer]]
+
+
+@pytest.fixture(params=["own", "around Agent"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """An agent, on connections of its own or around Twisted's, and a server for it."""
+    yield from _make(request.param)
+
+
+@pytest.fixture
+def own() -> Iterator[Make]:
+    """An agent on connections of its own, and a server for it."""
+    yield from _make("own")
+
+
+def _make(kind: str) -> Iterator[Make]:
+    from twisted.internet import reactor
+
+    servers: list[RawServer] = []
+    closers: list[Callable[[], Deferred[Any]]] = []
+
+    def make(script: Script, **arguments: Any) -> tuple[HangupAgent, RawServer]:
+        server = RawServer(script)
+        servers.append(server)
+        if kind == "own":
+            agent = HangupAgent.from_reactor(reactor, **arguments)
+            closers.append(agent.close)
+        else:
+            pool = HTTPConnectionPool(reactor)
+            pool.retryAutomatically = False
+            closers.append(pool.closeCachedConnections)
+            agent = HangupAgent(Agent(reactor, pool=pool))
+        return agent, server
+
+    yield make
+    for close in closers:
+        pytest_twisted.blockon(close())
+    for server in servers:
+        server.close()
+
+
+def get(agent: Any, server: RawServer, path: str = "/") -> Deferred[Any]:
+    return agent.request(b"GET", (server.url + path).encode())  # type: ignore[no-any-return]
+
+
+async def error_of(waiting: Deferred[Any]) -> Any:
+    try:
+        await waiting
+    except Exception as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+def after_head(*then: bytes, reset: bool = False) -> Script:
+    def run(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(*then)
+        time.sleep(0.05)
+        if reset:
+            connection.reset()
+
+    return run
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+
+#: BEHAVIOUR of Node 26.10 as a client: what the server does, and Node's error.
+ROWS = {
+    "closes": (after_head(), "socket hang up", "ECONNRESET", "waiting"),
+    "closes in the status line": (after_head(b"HTTP/1."), "socket hang up", "ECONNRESET", "head"),
+    "closes in the fields": (after_head(HEAD[:30]), "socket hang up", "ECONNRESET", "head"),
+    "closes after a 100": (
+        after_head(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        "socket hang up",
+        "ECONNRESET",
+        "head",
+    ),
+    "resets": (after_head(reset=True), "read ECONNRESET", "ECONNRESET", "waiting"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest_twisted.ensureDeferred
+async def test_no_response(make: Make, row: str) -> None:
+    """A server that goes away before its head is complete: Node's reason and code."""
+    script, reason, code, phase = ROWS[row]
+    agent, server = make(script)
+    error = await error_of(get(agent, server))
+    assert isinstance(error, ServerHangUp)
+    assert (error.reason, error.code) == (reason, code)
+    assert error.acted_on
+    if agent._agent.__class__ is Agent:
+        assert error.reused is None and error.bytes_received is None
+        assert error.__cause__ is not None
+        if phase == "head":
+            phase = error.phase  # Twisted does not tell the two apart
+    else:
+        assert error.reused is False and error.bytes_received is not None
+        assert isinstance(error.__cause__, (ConnectionDone, ConnectionLost))
+    assert error.phase == phase
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize(
+    "framing", [HEAD, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n"]
+)
+@pytest_twisted.ensureDeferred
+async def test_half_a_response(make: Make, framing: bytes, reset: bool) -> None:
+    """A body that is cut short is "aborted", for whoever reads it."""
+    agent, server = make(after_head(framing + b"half", reset=reset))
+    for read in (readBody, treq.content):
+        response = await get(agent, server)
+        assert response.code == 200
+        error = await error_of(read(response))
+        assert isinstance(error, ServerHangUp)
+        assert (error.reason, error.code, error.phase) == ("aborted", "ECONNRESET", "body")
+        assert error.bytes_received
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_of_the_connection_ends_a_body(make: Make) -> None:
+    """Without a length that is the ordinary end, as for Node."""
+    agent, server = make(after_head(b"HTTP/1.1 200 OK\r\n\r\n", b"all"))
+    response = await get(agent, server)
+    assert response.length is UNKNOWN_LENGTH
+    assert await treq.content(response) == b"all"
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_connection(make: Make) -> None:
+    """A refused connection is told as such, and nothing has been acted on."""
+    agent, server = make(always(OK))
+    server.close()
+    error = await error_of(get(agent, server))
+    assert isinstance(error, ServerHangUp)
+    assert (error.code, error.phase) == ("ECONNREFUSED", "connecting")
+    assert error.reason == "connect ECONNREFUSED" and not error.acted_on
+
+
+@pytest.mark.parametrize(
+    "answer", [b"220 smtp ready\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"]
+)
+@pytest_twisted.ensureDeferred
+async def test_not_http(own: Make, answer: bytes) -> None:
+    """A response that is not HTTP is a `ParseError` with its place."""
+    agent, server = own(after_head(answer))
+    error = await error_of(get(agent, server))
+    assert isinstance(error, ParseError)
+    assert error.code.startswith("HPE_") and error.offset is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_silence(own: Make) -> None:
+    """A server that does not answer in time, and one that stops in the middle."""
+    waiting = OutboundTimeouts(head_seconds=0.2, silence_seconds=0.2)
+    agent, server = own(lambda connection: connection.read_all(), timeouts=waiting)
+    error = await error_of(get(agent, server))
+    assert (error.code, error.phase) == ("ETIMEDOUT", "waiting")
+
+    def stops(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(HEAD + b"half")
+        connection.read_all()
+
+    agent, server = own(stops, timeouts=waiting)
+    error = await error_of(readBody(await get(agent, server)))
+    assert (error.code, error.phase) == ("ETIMEDOUT", "body")
+
+
+@pytest_twisted.ensureDeferred
+async def test_connections_are_reused(make: Make) -> None:
+    """One after another over one connection; a stale one is not hidden by a second try."""
+
+    def twice(connection: Connection) -> None:
+        for _ in range(2):
+            connection.read_head()
+            connection.send(OK)
+        connection.read_head()
+
+    agent, server = make(twice)
+    for _ in range(2):
+        assert await readBody(await get(agent, server)) == b"ok"
+    assert len(server.connections) == 1
+    error = await error_of(get(agent, server))
+    assert (error.code, error.reason) == ("ECONNRESET", "socket hang up")
+    assert error.reused in (True, None)
+    assert len(server.connections) == 1
+
+
+# Requests.
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_is_sent(own: Make) -> None:
+    """Host first, the fields as given, the body framed by its length."""
+    bodies: list[bytes] = []
+
+    def script(connection: Connection) -> None:
+        while head := connection.read_head():
+            bodies.append(connection.read(2) if b"Length: 2" in head else b"")
+            connection.send(OK)
+
+    agent, server = own(script)
+    headers = Headers({"X": ["1", "2"], "Content-Length": ["99"], "Connection": ["close"]})
+    body = FileBodyProducer(BytesIO(b"hi"))
+    response = await agent.request(b"POST", server.url.encode() + b"/a?b", headers, body)
+    assert await readBody(response) == b"ok"
+    assert server.connections[0].received == (
+        b"POST /a?b HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nX: 1\r\nX: 2\r\nContent-Length: 2\r\n\r\nhi"
+        % server.port
+    )
+    assert response.request.absoluteURI == server.url.encode() + b"/a?b"
+    assert response.version == (b"HTTP", 1, 1) and response.length == 2
+    response = await agent.request(b"POST", server.url.encode())
+    assert await readBody(response) == b"ok"
+    assert b"Content-Length: 0\r\n" in server.connections[0].received
+
+
+class Pieces:
+    """A body of unknown length, or of an announced one that it may not keep to."""
+
+    def __init__(self, *pieces: bytes, length: Any = UNKNOWN_LENGTH) -> None:
+        self.length = length
+        self.pieces = pieces
+        self.stopped = False
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._produce(consumer))
+
+    async def _produce(self, consumer: Any) -> None:
+        for piece in self.pieces:
+            await pause(0)
+            consumer.write(piece)
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None:
+        self.stopped = True
+
+
+def _provide(pieces: Pieces) -> Any:
+    from twisted.web.iweb import IBodyProducer
+    from zope.interface import directlyProvides
+
+    directlyProvides(pieces, IBodyProducer)
+    return pieces
+
+
+@pytest_twisted.ensureDeferred
+async def test_body_of_unknown_length(own: Make) -> None:
+    """It goes out in chunks."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.read_until(b"0\r\n\r\n")
+        connection.send(OK)
+
+    agent, server = own(script)
+    body = _provide(Pieces(b"one", b"", b"two"))
+    response = await agent.request(b"PUT", server.url.encode(), None, body)
+    assert await readBody(response) == b"ok"
+    assert server.connections[0].received.endswith(b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("pieces, words", [((b"abc", b"d"), "longer"), ((b"a",), "shorter")])
+@pytest_twisted.ensureDeferred
+async def test_body_that_breaks_its_promise(
+    own: Make, pieces: tuple[bytes, ...], words: str
+) -> None:
+    """A wrong length is the producer's fault, and the half request is cut off."""
+    agent, server = own(lambda connection: connection.read_all())
+    body = _provide(Pieces(*pieces, length=3))
+    error = await error_of(agent.request(b"PUT", server.url.encode(), None, body))
+    assert isinstance(error, ValueError) and words in str(error)
+    await pause(0.1)
+    assert len(server.ended) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_leaves_during_an_upload(own: Make) -> None:
+    """The phase says that the request was still being sent."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.reset()
+
+    agent, server = own(script)
+    body = FileBodyProducer(BytesIO(b"x" * 30_000_000))
+    error = await error_of(agent.request(b"POST", server.url.encode(), None, body))
+    assert isinstance(error, ServerHangUp)
+    assert error.phase == "request" and error.code in ("ECONNRESET", "EPIPE")
+
+
+@pytest.mark.parametrize(
+    "method, uri", [(b"GE T", b"http://a/"), (b"GET", b"http://a/\r\nX: 1"), (b"", b"http://a/")]
+)
+def test_request_that_would_break(method: bytes, uri: bytes) -> None:
+    """What would smuggle something into the request is refused at once."""
+    from twisted.internet import reactor
+
+    with pytest.raises(ValueError, match="is not a"):
+        HangupAgent.from_reactor(reactor).request(method, uri)
+
+
+@pytest_twisted.ensureDeferred
+async def test_unknown_scheme(own: Make) -> None:
+    """Only http and https are spoken."""
+    agent, _ = own(always(OK))
+    error = await error_of(agent.request(b"GET", b"ftp://a/"))
+    assert "ftp" in str(error)
+
+
+# Giving up.
+
+
+def ends(seen: list[float]) -> Script:
+    """A server that begins a body and notes when its client has gone."""
+
+    def run(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(HEAD + b"half")
+        connection.read_all()
+        seen.append(time.monotonic())
+
+    return run
+
+
+async def gone(seen: list[float], since: float) -> None:
+    for _ in range(100):
+        if seen:
+            assert seen[0] - since < 0.5
+            return
+        await pause(0.01)
+    raise AssertionError("the server never heard of it")
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_cancelling_treq_content(make: Make, unbuffered: bool) -> None:
+    """The server hears at once that nobody reads on; from stock it never does."""
+    seen: list[float] = []
+    agent, server = make(ends(seen))
+    client = treq.client.HTTPClient(agent)
+    response = await client.get(server.url, unbuffered=unbuffered)
+    reading = treq.content(response)
+    await pause(0.05)
+    reading.cancel()
+    with suppress(CancelledError):
+        await reading
+    await gone(seen, time.monotonic())
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_read_body(make: Make) -> None:
+    """The same with Twisted's own."""
+    seen: list[float] = []
+    agent, server = make(ends(seen))
+    reading = readBody(await get(agent, server))
+    await pause(0.05)
+    reading.cancel()
+    assert isinstance(await error_of(reading), CancelledError)
+    await gone(seen, time.monotonic())
+
+
+@pytest_twisted.ensureDeferred
+async def test_cancelling_a_request(make: Make) -> None:
+    """Before the head has come: the connection goes, the Deferred says what it was."""
+    seen: list[float] = []
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.read_all()
+        seen.append(time.monotonic())
+
+    agent, server = make(script)
+    waiting = get(agent, server)
+    await pause(0.05)
+    waiting.cancel()
+    error = await error_of(waiting)
+    assert not isinstance(error, ServerHangUp)
+    await gone(seen, time.monotonic())
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_nobody_reads(own: Make) -> None:
+    """When a response is dropped unread, its connection goes with it."""
+    seen: list[float] = []
+    agent, server = own(ends(seen))
+    response = await get(agent, server)
+    del response
+    gc.collect()
+    await gone(seen, time.monotonic())
+
+
+@pytest_twisted.ensureDeferred
+async def test_body_is_read_once(own: Make) -> None:
+    """Twice is a mistake, and told."""
+    agent, server = own(always(OK))
+    response = await get(agent, server)
+    assert await readBody(response) == b"ok"
+    with pytest.raises(RuntimeError, match="delivered already"):
+        readBody(response)
+
+
+# With others.
+
+
+@pytest_twisted.ensureDeferred
+async def test_treq(make: Make) -> None:
+    """treq with redirects, cookies and JSON works on it."""
+
+    def script(connection: Connection) -> None:
+        while head := connection.read_head():
+            if head.startswith(b"GET /old"):
+                connection.send(
+                    b"HTTP/1.1 302 There\r\nLocation: /new\r\nSet-Cookie: a=1\r\n"
+                    b"Content-Length: 0\r\n\r\n"
+                )
+            else:
+                assert b"a=1" in head
+                connection.send(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b'Content-Length: 8\r\n\r\n{"a": 1}'
+                )
+
+    agent, server = make(script)
+    client = treq.client.HTTPClient(agent)
+    response = await client.get(server.url + "/old")
+    assert await response.json() == {"a": 1}
+    assert [old.code for old in response.history()] == [302]
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_tls(own: Make, serve: Callable[..., Any]) -> None:
+    """An https server whose certificate is not trusted is a failure to connect."""
+    agent, _ = own(always(OK))
+    served = serve(tls=server_context())
+    error = await error_of(agent.request(b"GET", b"https://localhost:%d/" % served.port))
+    assert isinstance(error, ServerHangUp)
+    assert error.code == "ERR_SSL_CERTIFICATE_VERIFY_FAILED"
+    assert error.phase == "connecting" and not error.acted_on
+
+
+@pytest_twisted.ensureDeferred
+async def test_endpoint_of_ones_own(own: Make) -> None:
+    """Where a URI leads may be said by the program."""
+    from twisted.internet import reactor
+
+    server = RawServer(always(OK))
+    agent, _ = own(
+        always(OK), endpoint=lambda uri: TCP4ClientEndpoint(reactor, "127.0.0.1", server.port)
+    )
+    response = await agent.request(b"GET", b"http://nowhere.invalid/")
+    assert await readBody(response) == b"ok"
+    server.close()
+    assert b"Host: nowhere.invalid\r\n" in server.connections[0].received
+
+
+@pytest_twisted.ensureDeferred
+async def test_other_failures_pass() -> None:
+    """What is not the network's doing stays what it was."""
+
+    class Broken:
+        def request(self, *arguments: Any) -> Deferred[Any]:
+            return fail(Failure(KeyError("mine")))
+
+    error = await error_of(HangupAgent(Broken()).request(b"GET", b"http://a/"))  # type: ignore[arg-type]
+    assert isinstance(error, KeyError)
+
+
+# Node itself.
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest_twisted.ensureDeferred
+async def test_node_says_the_same(own: Make, row: str) -> None:
+    """Node's client, before the same server, gives the same code and the same words."""
+    found = node.find_node()
+    if found is None:
+        pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
+    script, reason, code, _ = ROWS[row]
+    _, server = own(script)
+    output = await getProcessOutput(found, [str(CLIENT), server.url + "/"])
+    assert json.loads(output)["request"] == {"code": code, "message": reason}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_node_says_the_same_of_a_body(own: Make, reset: bool) -> None:
+    """The body that a client reads is "aborted"."""
+    found = node.find_node()
+    if found is None:
+        pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
+    _, server = own(after_head(HEAD + b"half", reset=reset))
+    output = await getProcessOutput(found, [str(CLIENT), server.url + "/"])
+    assert json.loads(output)["body"] == {"code": "ECONNRESET", "message": "aborted"}

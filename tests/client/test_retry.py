@@ -1,0 +1,323 @@
+"""When a request is sent again, when never, and how long that takes."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support.cleanliness import LoggedErrors
+from support.upstreams import OK, Connection, RawServer
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.task import Clock, Cooperator
+from twisted.python.failure import Failure
+from twisted.web.client import FileBodyProducer, readBody
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from twisted_hangup import ServerHangUp
+from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy
+
+REFUSED = ServerHangUp("connect ECONNREFUSED", code="ECONNREFUSED", phase="connecting")
+UNTRUSTED = ServerHangUp(
+    "certificate verify failed", code="ERR_SSL_CERTIFICATE_VERIFY_FAILED", phase="connecting"
+)
+HUNG_UP = ServerHangUp("socket hang up", code="ECONNRESET", phase="waiting")
+
+
+class Answer:
+    """A response without a body."""
+
+    length = 0
+
+    def __init__(self, code: int, retry_after: str | None = None) -> None:
+        self.code = code
+        self.headers = Headers({} if retry_after is None else {"Retry-After": [retry_after]})
+        self.discarded = False
+
+    def deliverBody(self, protocol: Any) -> None:
+        self.discarded = True
+
+
+class Scripted:
+    """An agent that answers as it was told to, and remembers what it was asked."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.outcomes = list(outcomes)
+        self.bodies: list[bytes | None] = []
+
+    def request(self, method: bytes, uri: bytes, headers: Any, body: Any) -> Deferred[Any]:
+        outcome = self.outcomes.pop(0)
+        if body is None:
+            self.bodies.append(None)
+        elif outcome is not REFUSED:
+            consumer = BytesIO()
+            body.startProducing(consumer)
+            self.bodies.append(consumer.getvalue())
+        if isinstance(outcome, Deferred):
+            return outcome
+        if isinstance(outcome, Exception):
+            return fail(Failure(outcome))
+        return succeed(outcome)
+
+
+class Retried:
+    """A `RetryAgent` on a `Clock`, with no jitter, and what came of one request."""
+
+    def __init__(self, *outcomes: Any, uniform: Any = lambda least, most: most, **policy: Any):
+        self.clock = Clock()
+        self.scripted = Scripted(*outcomes)
+        self.attempts: list[Attempt] = []
+        self.agent = RetryAgent(
+            HangupAgent(self.scripted),  # type: ignore[arg-type]
+            RetryPolicy(**policy),
+            clock=self.clock,
+            on_attempt=self.attempts.append,
+            uniform=uniform,
+        )
+        self.result: Any = None
+
+    def request(
+        self, method: bytes = b"GET", headers: Headers | None = None, body: Any = None
+    ) -> Retried:
+        self.waiting = self.agent.request(method, b"http://a/", headers, body)
+        self.waiting.addBoth(self._done)
+        return self
+
+    def _done(self, result: Any) -> None:
+        self.result = result.value if isinstance(result, Failure) else result._response
+
+    @property
+    def delays(self) -> list[float | None]:
+        return [attempt.retry_in for attempt in self.attempts]
+
+
+def run(retried: Retried, seconds: float = 100) -> Retried:
+    for _ in range(int(seconds / 0.05)):
+        retried.clock.advance(0.05)
+    return retried
+
+
+KEY = Headers({"Idempotency-Key": ["k"]})
+
+
+@pytest.mark.parametrize(
+    "method, headers, first, expected",
+    [
+        (b"GET", None, HUNG_UP, 2),
+        (b"PUT", None, HUNG_UP, 2),
+        (b"DELETE", None, HUNG_UP, 2),
+        (b"POST", None, HUNG_UP, 1),  # may have been acted on
+        (b"PATCH", None, HUNG_UP, 1),
+        (b"POST", KEY, HUNG_UP, 2),
+        (b"POST", None, REFUSED, 2),  # cannot have been
+        (b"GET", None, UNTRUSTED, 1),
+        (b"GET", None, Answer(503), 2),
+        (b"GET", None, Answer(429), 2),
+        (b"GET", None, Answer(500), 1),
+        (b"GET", None, Answer(404), 1),
+        (b"POST", None, Answer(503), 1),
+        (b"POST", KEY, Answer(503), 2),
+        (b"GET", None, KeyError("no hang-up"), 1),
+    ],
+)
+def test_what_is_sent_again(method: bytes, headers: Any, first: Any, expected: int) -> None:
+    """Only what can do no harm a second time, and what a second time may better."""
+    retried = run(Retried(first, Answer(200)).request(method, headers))
+    assert len(retried.scripted.outcomes) == 2 - expected
+    if expected == 2:
+        assert retried.result.code == 200
+    else:
+        assert retried.result is first
+
+
+def test_backoff() -> None:
+    """The longest wait doubles; the last failure is the result."""
+    retried = run(Retried(*[HUNG_UP] * 5, attempts=5, longest_delay_seconds=1.0).request())
+    assert retried.delays == [0.25, 0.5, 1.0, 1.0, None]
+    assert retried.result is HUNG_UP
+
+
+def test_full_jitter() -> None:
+    """The wait is anything from none at all."""
+    asked: list[tuple[float, float]] = []
+
+    def uniform(least: float, most: float) -> float:
+        asked.append((least, most))
+        return 0.0
+
+    run(Retried(HUNG_UP, HUNG_UP, Answer(200), uniform=uniform).request())
+    assert asked == [(0.0, 0.25), (0.0, 0.5)]
+
+
+def test_attempts_are_bounded() -> None:
+    """The status of the last response is the caller's to judge."""
+    retried = run(Retried(Answer(503), Answer(503), Answer(503)).request())
+    assert retried.result.code == 503 and not retried.result.discarded
+    assert [attempt.status for attempt in retried.attempts] == [503] * 3
+
+
+def test_unwanted_response_is_read() -> None:
+    """The connection of a response that is not used is not left hanging."""
+    unwanted = Answer(503)
+    run(Retried(unwanted, Answer(200)).request())
+    assert unwanted.discarded
+
+
+@pytest.mark.parametrize("header, least", [("3", 3.0), ("0", 0.25), ("soon", 0.25), ("-1", 0.25)])
+def test_retry_after(header: str, least: float) -> None:
+    """The server is given the time it asks for."""
+    retried = run(Retried(Answer(503, header), Answer(200)).request())
+    assert retried.delays == [least, None]
+
+
+def test_retry_after_a_date() -> None:
+    """A date is understood too; one that has passed is no reason to wait."""
+    past = run(Retried(Answer(503, "Sun, 06 Nov 1994 08:49:37 GMT"), Answer(200)).request())
+    assert past.delays == [0.25, None]
+    future = run(Retried(Answer(503, "Fri, 01 Jan 2100 00:00:00 GMT"), Answer(200)).request())
+    assert future.delays == [None]
+
+
+def test_server_that_asks_for_too_much() -> None:
+    """Past the deadline nobody waits: the caller gets the 503 now."""
+    retried = Retried(Answer(503, "31"), deadline_seconds=30).request()
+    assert retried.result.code == 503
+
+
+def test_deadline() -> None:
+    """An attempt that does not end is ended, with an error that says so."""
+    retried = Retried(Deferred(), deadline_seconds=2.0).request()
+    run(retried, 1.9)
+    assert retried.result is None
+    run(retried, 0.2)
+    assert isinstance(retried.result, ServerHangUp)
+    assert retried.result.code == "ETIMEDOUT"
+
+
+def test_no_deadline() -> None:
+    """0 means that there is none."""
+    retried = Retried(Deferred(), deadline_seconds=0).request()
+    run(retried, 1000)
+    assert retried.result is None
+    retried.waiting.cancel()
+
+
+def test_budget() -> None:
+    """In an outage retries do not multiply the load."""
+    retried = Retried(*[HUNG_UP] * 1000, budget_ratio=0.1, budget_reserve=10)
+    for _ in range(200):
+        run(retried.request(), 1)
+    sent = 1000 - len(retried.scripted.outcomes)
+    assert 200 + 10 <= sent <= 200 + 10 + 20 + 1
+
+
+def test_cancelled_while_waiting() -> None:
+    """In the pause between two attempts: nothing more is sent."""
+    retried = Retried(HUNG_UP, Answer(200)).request()
+    retried.waiting.cancel()
+    run(retried)
+    assert isinstance(retried.result, CancelledError)
+    assert len(retried.scripted.outcomes) == 1
+    assert retried.clock.getDelayedCalls() == []
+
+
+def test_cancelled_in_an_attempt() -> None:
+    """The attempt under way is cancelled."""
+    cancelled: list[Any] = []
+    retried = Retried(Deferred(cancelled.append)).request()
+    retried.waiting.cancel()
+    assert len(cancelled) == 1 and isinstance(retried.result, CancelledError)
+    assert retried.clock.getDelayedCalls() == []
+
+
+def test_hook_that_fails(expected_errors: LoggedErrors) -> None:
+    """Watching must not end what is watched."""
+    retried = Retried(HUNG_UP, Answer(200))
+
+    def broken(attempt: Attempt) -> None:
+        raise KeyError("in the hook")
+
+    retried.agent._on_attempt = broken
+    run(retried.request())
+    assert retried.result.code == 200
+    assert len(expected_errors.flush()) == 2
+
+
+# Bodies.
+
+
+def producer(data: bytes) -> FileBodyProducer:
+    at_once: Any = lambda call: call()  # noqa: E731
+    cooperator = Cooperator(scheduler=at_once)
+    return FileBodyProducer(BytesIO(data), cooperator)
+
+
+def test_body_is_sent_again() -> None:
+    """The same bytes each time."""
+    retried = run(Retried(HUNG_UP, REFUSED, Answer(200)).request(b"PUT", body=producer(b"body")))
+    assert retried.result.code == 200
+    assert retried.scripted.bodies == [b"body", b"body"]
+
+
+@implementer(IBodyProducer)
+class Stream:
+    """A body that can be had once."""
+
+    def __init__(self, length: Any) -> None:
+        self.length = length
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(b"once")
+        return succeed(None)
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
+
+
+@pytest.mark.parametrize("length", [UNKNOWN_LENGTH, 1 << 30])
+def test_body_that_can_be_had_once(length: Any) -> None:
+    """Once it has been begun there is no second attempt; before that there is."""
+    retried = run(Retried(REFUSED, HUNG_UP, Answer(200)).request(b"PUT", body=Stream(length)))
+    assert retried.result is HUNG_UP
+    assert retried.scripted.bodies == [b"once"]
+
+
+@pytest.mark.parametrize(
+    "policy", [{"attempts": 0}, {"deadline_seconds": -1}, {"budget_ratio": -0.1}]
+)
+def test_policy_that_is_none(policy: dict[str, Any]) -> None:
+    """A mistake is told at once."""
+    with pytest.raises(ValueError, match=next(iter(policy))):
+        RetryPolicy(**policy)
+
+
+# For real.
+
+
+@pytest_twisted.ensureDeferred
+async def test_over_real_connections() -> None:
+    """Two servers' worth of bad luck, and then an answer."""
+    from twisted.internet import reactor
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        if len(server.connections) == 1:
+            connection.reset()
+        elif len(server.connections) == 2:
+            connection.send(b"HTTP/1.1 503 Later\r\nContent-Length: 4\r\n\r\nwait")
+        else:
+            connection.send(OK)
+
+    server = RawServer(script)
+    own = HangupAgent.from_reactor(reactor)
+    agent = RetryAgent(own, RetryPolicy(first_delay_seconds=0.02))
+    response = await agent.request(b"GET", server.url.encode())
+    assert await readBody(response) == b"ok"
+    await own.close()
+    server.close()

@@ -1,0 +1,177 @@
+"""``python -m twisted_hangup outbox``: what it shows, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.outboxes import database as database
+from support.outboxes import postgres_dsn as postgres_dsn
+
+from twisted_hangup.__main__ import main
+from twisted_hangup.outbox.claim import Demand
+from twisted_hangup.outbox.database import database_named
+from twisted_hangup.outbox.policy import Verdict
+from twisted_hangup.outbox.request import OutboxLimits, new_request
+from twisted_hangup.outbox.sql import create_tables
+from twisted_hangup.outbox.store import Settlement, Work, run
+
+
+@pytest.fixture
+def filled(database: str) -> str:
+    """A database with two dead letters, to here and there, and one request that is queued."""
+    used = database_named(database)
+    with closing(used.connect()) as connection:
+        cursor = connection.cursor()
+        create_tables(cursor, used)
+
+        def put(key: str, host: str) -> Any:
+            return new_request(
+                *("POST", f"http://{host}.test/path?token=secret"),
+                {"Authorization": "Bearer secret", "X-A": "caf\xe9"},
+                b"\0body",
+                key=key,
+                ordered=False,
+                max_age_seconds=1e6,
+                limits=OutboxLimits(),
+            )
+
+        run(cursor, used, Work(requests=[put("a", "here"), put("b", "there")]))
+        connection.commit()
+        done = run(cursor, used, Work(demand=Demand(9, 9, {}, 60, 5)))
+        connection.commit()
+        assert done.taken is not None
+        settlements = [
+            Settlement(one, Verdict.DEAD, "answered 404", reached=True)
+            for one in done.taken.claimed
+        ]
+        run(cursor, used, Work(settlements=settlements, requests=[put("c", "here")]))
+        connection.commit()
+    return database
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command prints, when it does what it was asked for."""
+    assert main(["outbox", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
+def test_list(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dead letters, a line each, without what may be secret."""
+    first, second = said(capsys, filled, "list").splitlines()
+    assert "  a  " in first and "POST http://here.test/path?******" in first
+    assert first.endswith("dead after 1: answered 404") and "  b  " in second
+    (queued,) = said(capsys, filled, "list", "--queued").splitlines()
+    assert "  c  " in queued and queued.endswith("queued after 0")
+    here = said(capsys, filled, "list", "--destination", "http://here.test:80")
+    assert here == f"{first}\n"
+    assert said(capsys, filled, "list", "--limit", "1") == f"{first}\n"
+    assert said(capsys, filled, "list", "--after", first.split()[0]) == f"{second}\n"
+
+
+def test_list_json(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """For programs, an object per line."""
+    out = said(capsys, filled, "list", "--json")
+    assert [json.loads(line)["key"] for line in out.splitlines()] == ["a", "b"]
+    assert "secret" not in out
+
+
+def test_show(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One request with its fields; secrets only for who asks for them."""
+    out = said(capsys, filled, "show", "a")
+    assert out.startswith("POST http://here.test/path?")
+    assert "secret" not in out and "X-A: caf\\xe9\n" in out and "body      5 bytes\n" in out
+    assert "Authorization: Bearer secret\n" in said(capsys, filled, "show", "a", "--secrets")
+    assert said(capsys, filled, "show", "a", "--body") == "\0body"
+
+
+def test_requeue_and_drop(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By key, or all dead letters."""
+    assert said(capsys, filled, "requeue", "a") == "1 requeued\n"
+    assert said(capsys, filled, "drop", "--all-dead") == "1 dropped\n"
+    assert said(capsys, filled, "drop", "c") == "1 dropped\n"
+    assert json.loads(said(capsys, filled, "stats", "--json"))["queued"] == 1
+
+
+def test_stats(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """How much there is, by destination."""
+    out = said(capsys, filled, "stats")
+    assert "queued    1, 0 of them under way\ndead      2\n" in out
+    assert "http://here.test:80  queued 1, dead 1\nhttp://there.test:80  queued 0, dead 1\n" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["{file}", "show", "nobody"], "no request has the key nobody"),
+        (["{file}", "requeue"], "either keys or --all-dead"),
+        (["{file}", "drop", "a", "--all-dead"], "either keys or --all-dead"),
+        (["{file}", "requeue", "nobody"], "1 of the keys have no such request"),
+        (["{file}", "list", "--limit", "0"], "not a number above 0"),
+        (["{file}", "list", "--after", "x"], "not a number"),
+        (["{file}", "explode"], "invalid choice"),
+        (["{file}"], "required: ACTION"),
+        (["{folder}/missing", "stats"], "no such file"),
+        (["{folder}", "stats"], "no such file"),
+        ([":memory:", "stats"], "not the name of a file"),
+        (["{folder}/text", "stats"], "not a database"),
+        (["{folder}/empty", "stats"], "is no outbox"),
+        (["postgresql://[", "stats"], "not a PostgreSQL URL"),
+        (["postgresql:///x?host=/nowhere", "stats"], "postgresql:///nowhere:5432/x: "),
+    ],
+)
+def test_in_one_line(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What cannot be done is said in one line, with status 2, and nothing is created."""
+    file = database_named(str(tmp_path / "outbox"))
+    with closing(file.connect()) as connection:
+        create_tables(connection.cursor(), file)
+    (tmp_path / "text").write_text("just text, " * 100)
+    (tmp_path / "empty").touch()
+    before = {*tmp_path.iterdir()}
+    arguments = [one.format(file=tmp_path / "outbox", folder=tmp_path) for one in arguments]
+    if arguments[0].startswith("postgresql"):
+        pytest.importorskip("psycopg")
+    try:
+        status = main(["outbox", *arguments])
+    except SystemExit as stopped:
+        status = int(str(stopped.code))
+    error = capsys.readouterr().err
+    assert (status, error.count("\n")) == (2, 1)
+    assert words in error
+    assert {path for path in tmp_path.iterdir() if "-" not in path.name} == before
+
+
+def test_a_reader_that_has_enough(tmp_path: Path) -> None:
+    """``... list | head`` ends without a word."""
+    database = database_named(str(tmp_path / "outbox"))
+    with closing(database.connect()) as connection:
+        create_tables(connection.cursor(), database)
+        requests = [
+            new_request(
+                *("POST", "http://there.test/", None, b""),
+                key=None,
+                ordered=False,
+                max_age_seconds=1e6,
+                limits=OutboxLimits(),
+            )
+            for _ in range(2000)
+        ]
+        run(connection.cursor(), database, Work(requests=requests))
+        connection.commit()
+    command = [sys.executable, "-m", "twisted_hangup", "outbox", str(tmp_path / "outbox"), "list"]
+    command += ["--queued", "--limit", "2000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

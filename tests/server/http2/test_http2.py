@@ -1,0 +1,782 @@
+"""What ends an HTTP/2 connection is one client error, as it is over HTTP/1.1."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pytest
+import pytest_twisted
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+from support.certificates import server_context
+from support.http2_client import (
+    CANCEL,
+    ENHANCE_YOUR_CALM,
+    NO_ERROR,
+    PREFACE,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    H2Client,
+    empty,
+    fields_of,
+    talk,
+)
+from support.wire import Paths, Serve, in_thread, pause
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+from twisted.web.server import Site
+from twisted.web.static import Data
+
+from twisted_hangup import (
+    ClientHangUp,
+    ClientSocket,
+    HangupChannel,
+    HangupSite,
+    HTTP2Error,
+    Limits,
+    RequestTimeout,
+    Timeouts,
+    TLSError,
+    forward_client_errors,
+)
+
+
+@pytest.fixture
+def serve_h2(serve: Serve) -> Serve:
+    """Serve over TLS, where HTTP/2 can be negotiated."""
+    return lambda what=None, **arguments: serve(what, tls=server_context(), **arguments)
+
+
+@pytest_twisted.ensureDeferred
+async def test_http2_is_served(serve_h2: Serve) -> None:
+    """A client that negotiates HTTP/2 gets it, for many requests on one connection."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> list[tuple[int | None, bytes]]:
+        streams = [client.request() for _ in range(5)]
+        client.answer(*streams)
+        return [(client.stream(stream).status, client.stream(stream).body) for stream in streams]
+
+    assert await talk(served.port, run) == [(200, b"fast")] * 5
+    assert served.errors == []
+
+
+class Broken(NamedTuple):
+    """A way to break the connection."""
+
+    why: str
+    frames: Callable[[H2Client], bytes]
+    name: str
+    number: int
+    phase: str = "idle"
+
+
+def _raw(*frames: Frame) -> bytes:
+    return b"".join(frame.serialize() for frame in frames)
+
+
+def _unended(client: H2Client) -> HeadersFrame:
+    frame = client.headers(fields_of())
+    frame.flags.discard("END_HEADERS")
+    return frame
+
+
+BROKEN = [
+    Broken("DATA on stream 0", lambda _: b"\0\0\0\0\0\0\0\0\0", "PROTOCOL_ERROR", 1),
+    Broken("DATA on an idle stream", lambda _: _raw(DataFrame(9, b"a")), "PROTOCOL_ERROR", 1),
+    Broken(
+        "an even stream",
+        lambda c: _raw(c.headers(fields_of(), stream=2)),
+        "PROTOCOL_ERROR",
+        1,
+        "head",
+    ),
+    Broken(
+        "a frame too large",
+        lambda _: b"\0\x40\x01\x06\0\0\0\0\0" + bytes(0x4001),
+        "FRAME_SIZE_ERROR",
+        6,
+    ),
+    Broken(
+        "a window too large",
+        lambda _: _raw(WindowUpdateFrame(0, window_increment=2**31 - 1)),
+        "FLOW_CONTROL_ERROR",
+        3,
+    ),
+    Broken(
+        "HPACK that is none",
+        lambda _: b"\0\0\x01\x01\x05\0\0\0\x01\xff",
+        "COMPRESSION_ERROR",
+        9,
+        "head",
+    ),
+    Broken(
+        "a frame inside a field block",
+        lambda c: _raw(_unended(c), PingFrame(0)),
+        "PROTOCOL_ERROR",
+        1,
+        "head",
+    ),
+    Broken(
+        "an endless field block",
+        lambda c: _raw(_unended(c), *[ContinuationFrame(1, bytes(16384))] * 20),
+        "ENHANCE_YOUR_CALM",
+        11,
+        "head",
+    ),
+    Broken(
+        "a field list that unpacks to very much",
+        lambda c: _raw(c.headers([(b"a", b"b" * 4000)] * 100)),
+        "ENHANCE_YOUR_CALM",
+        11,
+        "head",
+    ),
+    Broken(
+        "more streams than announced",
+        lambda c: _raw(*[c.headers(fields_of(), end=False) for _ in range(101)]),
+        "PROTOCOL_ERROR",
+        1,
+        "head",
+    ),
+    Broken("garbage", lambda _: b"*" * 100, "FRAME_SIZE_ERROR", 6),
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.why)
+@pytest_twisted.ensureDeferred
+async def test_connection_error(serve_h2: Serve, broken: Broken) -> None:
+    """It is one HTTP2Error, told by GOAWAY and a close that the client can read."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        client.until(lambda: client.settings)
+        return client.raw(broken.frames(client)).to_the_end()
+
+    client = await talk(served.port, run)
+    (error,) = served.errors
+    assert isinstance(error, HTTP2Error)
+    assert (error.code, error.phase) == (f"ERR_HTTP2_{broken.name}", broken.phase)
+    assert (error.status, error.raw_packet, error.bytes_parsed) == (None, None, None)
+    assert " " in error.reason
+    assert error.peer.host == "127.0.0.1"
+    assert (client.goaways, client.closed) == ([(broken.number, 0)], "end")
+    assert await empty(served)
+
+
+@pytest_twisted.ensureDeferred
+async def test_broken_preface(serve_h2: Serve) -> None:
+    """A client that negotiates HTTP/2 and then speaks HTTP/1.1 is told in HTTP/2."""
+    served = serve_h2()
+    client = await talk(
+        served.port,
+        lambda c: c.raw(b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n").to_the_end(),
+        preface=False,
+    )
+    assert client.goaways == [(PROTOCOL_ERROR, 0)]
+    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    assert served.root.fast.ran == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_behind_the_error_is_run(serve_h2: Serve) -> None:
+    """Requests behind a connection error are not run, in whichever read they come."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        good = _raw(client.headers(fields_of()))
+        client.raw(_raw(DataFrame(9, b"a")) + good)
+        with suppress(OSError):
+            for _ in range(5):
+                time.sleep(0.02)
+                client.request()
+        return client.to_the_end()
+
+    await talk(served.port, run)
+    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    assert served.root.fast.ran == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_error_while_a_request_runs(serve_h2: Serve) -> None:
+    """The running requests are cancelled, and the error names one of them."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/slow?1")
+        client.request(b"/slow?2")
+        time.sleep(0.1)
+        return client.send(DataFrame(9, b"a")).to_the_end()
+
+    client = await talk(served.port, run)
+    (error,) = served.errors
+    assert (error.phase, error.code) == ("response", "ERR_HTTP2_PROTOCOL_ERROR")
+    assert error.request is not None and error.request.target == b"/slow?1"
+    assert client.goaways == [(PROTOCOL_ERROR, 3)]
+    assert len(served.root.slow.gone) == 2
+    for gone in served.root.slow.gone:
+        assert gone.check(ConnectionLost) and gone.check(ConnectionDone)
+        assert gone.value.__cause__ is error
+
+
+class Noting(HangupChannel):
+    """A channel that answers by itself."""
+
+    def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
+        noted.append((failure.value, socket.writable, socket.secure))
+        socket.write(b"not frames")
+        return super().client_error(failure, socket)
+
+
+noted: list[tuple[Any, bool, bool]] = []
+
+
+@pytest.mark.parametrize("own_site", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_hook_and_handlers(serve_h2: Serve, own_site: bool) -> None:
+    """The hook of the channel class and the handlers see it, and can write nothing."""
+    noted.clear()
+    seen: list[Any] = []
+    root = Paths()
+
+    def answer(failure: Failure, socket: ClientSocket) -> bytes:
+        seen.append(failure.value)
+        socket.respond(400, b"not frames either")
+        return b"nor this"
+
+    if own_site:
+        site: Any = Site(root)
+        forward_client_errors(site, channel=Noting).add(answer)
+    else:
+        site = HangupSite(root, channel=Noting)
+        site.on_client_error(answer)
+    served = serve_h2(site)
+    client = await talk(served.port, lambda c: c.send(DataFrame(9, b"a")).to_the_end())
+    ((error, writable, secure),) = noted
+    assert (writable, secure) == (False, True)
+    assert seen == [error]
+    assert (client.goaways, client.closed, client._input) == ([(PROTOCOL_ERROR, 0)], "end", b"")
+    await pause(0.1)
+
+
+@pytest_twisted.ensureDeferred
+async def test_handler_that_waits(serve_h2: Serve) -> None:
+    """The connection is closed when the handler has done its work."""
+    served = serve_h2()
+    waiting: Deferred[None] = Deferred()
+    settled: list[Any] = []
+    served.site.journal.watch_settled(lambda error, status: settled.append(status))
+
+    @served.site.on_client_error
+    async def wait(failure: Failure, socket: ClientSocket) -> None:
+        await waiting
+        socket.end()
+
+    done = talk(served.port, lambda c: c.send(DataFrame(9, b"a")).to_the_end())
+    await pause(0.2)
+    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"] and settled == []
+    waiting.callback(None)
+    client = await done
+    assert (client.goaways, client.closed) == ([(PROTOCOL_ERROR, 0)], "end")
+    assert settled == [None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_was_sent_before_is_not_lost(serve_h2: Serve) -> None:
+    """A response on its way arrives, though the client sends much behind its own mistake."""
+    page = bytes(range(256)) * 128
+    served = serve_h2(Paths(page=Data(page, "text/plain")))
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/page")
+        time.sleep(0.1)
+        client.send(DataFrame(9, b"a"))
+        with suppress(OSError):
+            for _ in range(64):
+                client.raw(bytes(65536))
+        return client.to_the_end()
+
+    client = await talk(served.port, run)
+    assert client.stream(1).body == page
+    assert client.goaways == [(PROTOCOL_ERROR, 1)]
+
+
+# The client leaves.
+
+
+def _notify(client: H2Client) -> None:
+    assert isinstance(client.client.socket, ssl.SSLSocket)
+    with suppress(OSError):
+        client.client.socket.settimeout(0.2)
+        client.client.socket.unwrap()
+
+
+LEAVE: dict[str, Callable[[H2Client], object]] = {
+    "reset": lambda client: client.client.reset(),
+    "fin": lambda client: client.client.end(),
+    "close_notify": _notify,
+}
+
+
+@pytest.mark.parametrize("leave", list(LEAVE))
+@pytest_twisted.ensureDeferred
+async def test_client_leaves_while_requests_run(serve_h2: Serve, leave: str) -> None:
+    """One hang-up, however many requests were running; each of them is cancelled."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> None:
+        client.request(b"/slow?1")
+        client.request(b"/slow?2")
+        time.sleep(0.1)
+        LEAVE[leave](client)
+
+    await talk(served.port, run)
+    assert await empty(served)
+    (error,) = served.errors
+    assert isinstance(error, ClientHangUp)
+    assert (error.code, error.phase) == ("ECONNRESET", "response")
+    assert [gone.value.__cause__ for gone in served.root.slow.gone] == [error, error]
+
+
+@pytest.mark.parametrize("leave", list(LEAVE))
+@pytest_twisted.ensureDeferred
+async def test_client_leaves_in_a_request_body(serve_h2: Serve, leave: str) -> None:
+    """The phase is that of the request which was not complete, and it is not run."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> None:
+        stream = client.request(end=False, method=b"POST")
+        client.data(stream, b"abc", end=False)
+        time.sleep(0.1)
+        LEAVE[leave](client)
+
+    await talk(served.port, run)
+    assert await empty(served)
+    (error,) = served.errors
+    assert isinstance(error, ClientHangUp)
+    assert (error.phase, error.request and error.request.target) == ("body", b"/fast")
+    assert served.root.fast.ran == []
+
+
+@pytest.mark.parametrize("leave", ["fin", "close_notify"])
+@pytest_twisted.ensureDeferred
+async def test_client_leaves_between_requests(serve_h2: Serve, leave: str) -> None:
+    """That is a normal end."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> None:
+        client.answer(client.request())
+        LEAVE[leave](client)
+
+    await talk(served.port, run)
+    assert await empty(served)
+    assert served.errors == []
+
+
+@pytest.mark.parametrize("leave, codes", [("reset", ["ECONNRESET"]), ("fin", [])])
+@pytest_twisted.ensureDeferred
+async def test_idle_client_leaves_an_endpoint(serve: Serve, leave: str, codes: list[str]) -> None:
+    """On an endpoint of ours a reset is told from an end, also where nothing runs."""
+    from twisted.internet import reactor
+
+    endpoint = SSL4ServerEndpoint(reactor, 0, server_context(), interface="127.0.0.1")
+    served = serve(endpoint=endpoint)
+
+    def run(client: H2Client) -> None:
+        client.answer(client.request())
+        LEAVE[leave](client)
+
+    await talk(served.port, run)
+    assert await empty(served)
+    assert served.codes == codes
+    assert [error.phase for error in served.errors] == ["idle"] * len(codes)
+
+
+@pytest_twisted.ensureDeferred
+async def test_corrupt_record(serve_h2: Serve) -> None:
+    """What is no TLS any more is a TLSError, and a hang-up for what runs."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> None:
+        client.request(b"/slow")
+        time.sleep(0.1)
+        os.write(client.client.socket.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+        client.to_the_end()
+
+    await talk(served.port, run)
+    assert await empty(served)
+    (error,) = served.errors
+    assert isinstance(error, TLSError)
+    assert error.phase == "response" and error.code.startswith("ERR_SSL_")
+    assert [gone.value.__cause__ for gone in served.root.slow.gone] == [error]
+
+
+@pytest_twisted.ensureDeferred
+async def test_goaway_of_the_client(serve_h2: Serve) -> None:
+    """GOAWAY without an error: what runs is still answered, then the connection ends."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/slow")
+        time.sleep(0.1)
+        client.send(GoAwayFrame(0), WindowUpdateFrame(0, window_increment=10))
+        return client.to_the_end()
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    await pause(0.3)
+    request.write(b"at last")
+    request.finish()
+    client = await done
+    assert (client.stream(1).status, client.stream(1).body) == (200, b"at last")
+    assert (client.closed, served.errors, served.root.slow.gone) == ("end", [], [])
+
+
+@pytest_twisted.ensureDeferred
+async def test_goaway_with_an_error(serve_h2: Serve) -> None:
+    """GOAWAY with an error is a hang-up of what runs, and nothing where nothing runs."""
+    served = serve_h2()
+    await talk(served.port, lambda c: c.send(GoAwayFrame(0, error_code=2)).to_the_end())
+    assert served.errors == []
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/slow")
+        time.sleep(0.1)
+        return client.send(GoAwayFrame(0, error_code=2)).to_the_end()
+
+    await talk(served.port, run)
+    (error,) = served.errors
+    assert isinstance(error, ClientHangUp)
+    assert (error.reason, error.phase) == ("GOAWAY: INTERNAL_ERROR", "response")
+    assert len(served.root.slow.gone) == 1
+
+
+# Time.
+
+QUICK = Timeouts(
+    handshake_seconds=0.5,
+    head_seconds=0.5,
+    keep_alive_seconds=0.5,
+    request_seconds=0.5,
+    send_seconds=0.5,
+)
+
+
+@pytest_twisted.ensureDeferred
+async def test_slow_request_is_not_killed(serve_h2: Serve) -> None:
+    """A response may take longer than any deadline; stock Twisted gives it 60 seconds."""
+    served = serve_h2(timeouts=QUICK)
+    done = talk(served.port, lambda c: c.answer(c.request(b"/slow")))
+    request = await served.root.slow.started
+    await pause(2.0)
+    request.finish()
+    assert (await done).status == 200
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_idle_connection(serve_h2: Serve) -> None:
+    """An idle connection is closed quietly, and PINGs do not keep it open."""
+    served = serve_h2(timeouts=QUICK)
+
+    def run(client: H2Client) -> tuple[H2Client, float]:
+        client.answer(client.request())
+        since = time.monotonic()
+        with suppress(OSError):
+            while time.monotonic() - since < 3 and not client.goaways:
+                client.send(PingFrame(0))
+                client.until(lambda: len(client.pings) > 0)
+                client.pings.clear()
+                time.sleep(0.05)
+        return client.to_the_end(), time.monotonic() - since
+
+    client, seconds = await talk(served.port, run)
+    assert client.goaways == [(NO_ERROR, 1)]
+    assert 0.4 < seconds < 1.6
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_without_a_request(serve_h2: Serve) -> None:
+    """A browser that connects ahead of its requests is idle, and given the keep-alive time."""
+    served = serve_h2(timeouts=Timeouts(head_seconds=0.2, keep_alive_seconds=1.5))
+    began = time.monotonic()
+    client = await talk(served.port, lambda c: c.to_the_end())
+    assert time.monotonic() - began > 1.3
+    assert (client.goaways, served.errors) == ([(NO_ERROR, 0)], [])
+
+
+@pytest.mark.parametrize("sent", [b"", PREFACE[:5]])
+@pytest_twisted.ensureDeferred
+async def test_no_preface(serve_h2: Serve, sent: bytes) -> None:
+    """A client that agrees on HTTP/2 and never begins is a RequestTimeout without HTTP/1."""
+    served = serve_h2(timeouts=QUICK)
+    client = await talk(served.port, lambda c: c.raw(sent).to_the_end(), preface=False)
+    (error,) = served.errors
+    assert isinstance(error, RequestTimeout)
+    assert error.phase == "idle"
+    assert (client.closed, client._input) == ("end", b"")
+
+
+@pytest_twisted.ensureDeferred
+async def test_header_block_that_dribbles(serve_h2: Serve) -> None:
+    """A field block that does not end in time costs the connection, whatever else runs."""
+    served = serve_h2(timeouts=QUICK)
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/slow")
+        data = _raw(client.headers(fields_of()))
+        with suppress(OSError):
+            for byte in data:
+                client.raw(bytes([byte]))
+                time.sleep(0.1)
+        return client.to_the_end()
+
+    client = await talk(served.port, run)
+    (error,) = served.errors
+    assert (error.code, error.phase) == ("ERR_HTTP2_ENHANCE_YOUR_CALM", "response")
+    assert client.goaways == [(ENHANCE_YOUR_CALM, 1)]
+
+
+@pytest_twisted.ensureDeferred
+async def test_header_block_across_the_idle_deadline(serve_h2: Serve) -> None:
+    """It is waited for; the connection is idle again when its request was refused."""
+    served = serve_h2(timeouts=Timeouts(keep_alive_seconds=0.5, head_seconds=3))
+
+    def run(client: H2Client) -> H2Client:
+        data = _raw(client.headers(fields_of(b"/a b")))
+        client.raw(data[:15])
+        time.sleep(1.3)
+        return client.raw(data[15:]).to_the_end()
+
+    client = await talk(served.port, run)
+    assert client.stream(1).status == 400
+    assert (client.goaways, client.closed) == ([(NO_ERROR, 1)], "end")
+
+
+@pytest_twisted.ensureDeferred
+async def test_slow_request_body(serve_h2: Serve) -> None:
+    """A request that is not complete in time is answered 408; the others go on."""
+    served = serve_h2(timeouts=QUICK)
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/slow")
+        stream = client.request(end=False, method=b"POST")
+        for _ in range(20):
+            if client.stream(stream).over:
+                break
+            client.data(stream, b"a", end=False)
+            client.client.socket.settimeout(0.1)
+            with suppress(TimeoutError):
+                client.until(lambda: client.stream(stream).over)
+        client.client.socket.settimeout(5)
+        assert client.answer(client.request()).status == 200
+        return client
+
+    client = await talk(served.port, run)
+    assert (client.stream(3).status, client.stream(3).reset) == (408, NO_ERROR)
+    assert [type(error) for error in served.errors[:1]] == [RequestTimeout]
+    assert served.errors[0].phase == "body"
+
+
+@pytest.mark.parametrize("how", ["window", "tcp"])
+@pytest_twisted.ensureDeferred
+async def test_client_that_takes_nothing(serve_h2: Serve, how: str) -> None:
+    """Neither reading nor opening the window, while data waits, is given up."""
+    served = serve_h2(Paths(page=Data(bytes(8_000_000), "text/plain")), timeouts=QUICK)
+    big = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30} if how == "tcp" else None
+
+    def run() -> H2Client:
+        client = H2Client(served.port, windows=False, settings=big, receive_buffer=16 * 1024)
+        if big:
+            client.send(WindowUpdateFrame(0, window_increment=2**30))
+        client.request(b"/page")
+        if not big:
+            client.to_the_end()
+        return client
+
+    client = await in_thread(run)
+    assert await empty(served, 4)
+    (error,) = served.errors
+    assert isinstance(error, ClientHangUp)
+    assert (error.code, error.reason, error.phase) == ("ETIMEDOUT", "write ETIMEDOUT", "response")
+    client.close()
+
+
+# Floods.
+
+
+@pytest_twisted.ensureDeferred
+async def test_rapid_reset(serve_h2: Serve) -> None:
+    """Streams opened and reset without end cost the connection (CVE-2023-44487)."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        with suppress(OSError):
+            for _ in range(20):
+                frames: list[Frame] = []
+                for _ in range(100):
+                    head = client.headers(fields_of(b"/slow"))
+                    frames += [head, RstStreamFrame(head.stream_id, error_code=CANCEL)]
+                client.send(*frames)
+        return client.to_the_end()
+
+    client = await talk(served.port, run)
+    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
+    assert 1000 < served.site.journal.stream_resets < 1200  # some are allowed each second
+    assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
+
+
+@pytest_twisted.ensureDeferred
+async def test_control_frames_that_are_not_read(serve_h2: Serve) -> None:
+    """A client that asks and asks and reads no answer cannot fill the memory."""
+    served = serve_h2(timeouts=Timeouts(linger_silence_seconds=0.3, send_seconds=0.5))
+
+    def run() -> H2Client:
+        client = H2Client(served.port, receive_buffer=16 * 1024)
+        client.client.socket.settimeout(1)
+        with suppress(OSError):
+            for _ in range(2000):
+                client.send(*[PingFrame(0)] * 500)
+        return client
+
+    client = await in_thread(run)
+    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
+    assert await empty(served, 5)
+    client.close()
+
+
+# Closing.
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain(serve_h2: Serve) -> None:
+    """drain() says GOAWAY, finishes what runs, takes nothing new, and closes."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        client.request(b"/slow")
+        client.until(lambda: client.goaways)
+        client.request()
+        return client.to_the_end()
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    assert served.site.open_connections == 1
+    drained = served.site.drain()
+    await pause(0.3)
+    assert not drained.called
+    request.finish()
+    client = await done
+    await drained
+    assert client.goaways == [(NO_ERROR, 1)]
+    assert (client.stream(1).status, client.stream(3).reset) == (200, REFUSED_STREAM)
+    assert client.closed == "end"
+    assert served.root.fast.ran == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_before_the_first_frame(serve_h2: Serve) -> None:
+    """A client that drain() finds between the handshake and its preface is served no more."""
+    served = serve_h2()
+    client = await in_thread(lambda: H2Client(served.port, preface=False))
+    await pause(0.1)
+    drained = served.site.drain()
+
+    def run() -> None:
+        with suppress(OSError):
+            client.raw(PREFACE).send(SettingsFrame(0))
+            client.request()
+            client.to_the_end()
+        client.close()
+
+    await in_thread(run)
+    await drained
+    assert served.root.fast.ran == [] and served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_control_frames_are_sent_once(serve_h2: Serve) -> None:
+    """What waited for room when an error came is not sent again while a handler thinks."""
+    served = serve_h2()
+
+    @served.site.on_client_error
+    async def think(failure: Failure, socket: ClientSocket) -> Failure:
+        connection.resumeProducing()
+        await pause(0.1)
+        return failure
+
+    client = await in_thread(lambda: H2Client(served.port).until(lambda: True))
+    await in_thread(lambda: client.answer(client.request()))
+    (connection,) = served.site._hangups.open()
+    connection.pauseProducing()
+
+    def run() -> None:
+        client.send(PingFrame(0, opaque_data=b"12345678"))
+        time.sleep(0.1)
+        client.send(DataFrame(9, b"a")).to_the_end()
+        client.close()
+
+    await in_thread(run)
+    assert client.pings == [b"12345678"]
+    assert len(client.goaways) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_hang_up_all(serve_h2: Serve) -> None:
+    """hang_up_all() aborts, and cancels what runs; nobody's client is to blame."""
+    served = serve_h2()
+    done = talk(served.port, lambda c: [c.request(b"/slow"), c.to_the_end()])
+    await served.root.slow.started
+    served.site.hang_up_all()
+    await done
+    assert await empty(served)
+    assert len(served.root.slow.gone) == 1
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_ignores_the_close(serve_h2: Serve) -> None:
+    """What became of the error is told at once; the client is left when it lingers too long."""
+    served = serve_h2(timeouts=Timeouts(linger_silence_seconds=0.5))
+    settled: list[Any] = []
+    served.site.journal.watch_settled(lambda error, status: settled.append(error.code))
+    client = await in_thread(lambda: H2Client(served.port).send(DataFrame(9, b"a")).to_the_end())
+    assert settled == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    assert served.site.open_connections == 1
+    assert await empty(served, 3)
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_announced_settings(serve_h2: Serve) -> None:
+    """The client is told how long its field list may be."""
+    served = serve_h2(limits=Limits(head_bytes=1000, head_fields=10))
+    client = await talk(served.port, lambda c: c.until(lambda: c.settings))
+    assert client.settings[SettingsFrame.MAX_HEADER_LIST_SIZE] == 1320
+
+
+def test_without_the_extra() -> None:
+    """Where h2 is not installed, everything else works."""
+    program = (
+        "import sys; sys.modules['h2'] = None; import twisted_hangup; "
+        "sys.exit('twisted_hangup.server.http2.connection' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,974 @@
+"""One request of an HTTP/2 connection goes wrong: it is answered, and the others go on."""
+
+from __future__ import annotations
+
+import io
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import pytest
+import pytest_twisted
+from hyperframe.frame import DataFrame, Frame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from support.certificates import server_context
+from support.cleanliness import LoggedErrors
+from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, empty, fields_of, talk
+from support.wire import Paths, Serve, Served, in_thread, pause
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.static import Data
+
+from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
+from twisted_hangup.journal.access_log import AccessLog
+from twisted_hangup.server.http2.head import judge_head
+from twisted_hangup.server.http2.sending import SendingConnection
+
+INTERNAL_ERROR = 2
+
+
+@pytest.fixture
+def serve_h2(serve: Serve) -> Serve:
+    """Serve over TLS, where HTTP/2 can be negotiated."""
+    return lambda what=None, **arguments: serve(what, tls=server_context(), **arguments)
+
+
+def settled_of(served: Served) -> list[tuple[ClientError, int | None]]:
+    settled: list[tuple[ClientError, int | None]] = []
+    served.site.journal.watch_settled(lambda error, status: settled.append((error, status)))
+    return settled
+
+
+class Bad(NamedTuple):
+    """A request that is refused, and what is said of it."""
+
+    why: str
+    fields: list[tuple[bytes, bytes]]
+    code: str
+    field: bytes | None
+    status: int = 400
+
+
+def without(name: bytes, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    return [*(field for field in fields_of() if field[0] != name), *more]
+
+
+def path(why: str, value: bytes, method: bytes = b"GET") -> Bad:
+    return Bad(why, fields_of(value, method=method), "HPE_INVALID_URL", b":path")
+
+
+def with_field(why: str, name: bytes, value: bytes, code: str = "HPE_INVALID_HEADER_TOKEN") -> Bad:
+    return Bad(why, fields_of(b"/fast", (name, value)), code, name)
+
+
+BAD = [
+    path("space in the path", b"/a b"),
+    path("control byte in the path", b"/a\x01"),
+    path("byte above ASCII in the path", b"/\x80"),
+    path("tab in the path", b"/a\tb"),
+    path("line end in the path", b"/a\r\nX: y"),
+    path("space in the query", b"/?a b"),
+    path("fragment", b"/a#b"),
+    path("no slash", b"a"),
+    path("empty path", b""),
+    path("absolute URI", b"https://localhost/fast"),
+    path("scheme without authority", b"https:"),
+    path("* for another method than OPTIONS", b"*"),
+    Bad("no path", without(b":path"), "HPE_INVALID_URL", b":path"),
+    Bad("no method", without(b":method"), "HPE_INVALID_METHOD", b":method"),
+    Bad("method with a space", fields_of(method=b"GE T"), "HPE_INVALID_METHOD", b":method"),
+    Bad("unknown method", fields_of(method=b"BREW"), "HPE_INVALID_METHOD", b":method"),
+    Bad("the method of the preface", fields_of(method=b"PRI"), "HPE_INVALID_METHOD", b":method"),
+    Bad("no scheme", without(b":scheme"), "ERR_HTTP2_INVALID_PSEUDOHEADER", b":scheme"),
+    Bad(
+        "pseudo-field twice",
+        [(b":path", b"/"), *fields_of()],
+        "ERR_HTTP2_INVALID_PSEUDOHEADER",
+        b":path",
+    ),
+    Bad(
+        "pseudo-field behind a field",
+        without(b":path", (b"a", b"b"), (b":path", b"/fast")),
+        "ERR_HTTP2_INVALID_PSEUDOHEADER",
+        b":path",
+    ),
+    Bad(
+        "unknown pseudo-field",
+        [(b":a", b"b"), *fields_of()],
+        "ERR_HTTP2_INVALID_PSEUDOHEADER",
+        b":a",
+    ),
+    Bad(
+        "response's pseudo-field",
+        [(b":status", b"200"), *fields_of()],
+        "ERR_HTTP2_INVALID_PSEUDOHEADER",
+        b":status",
+    ),
+    Bad(
+        ":protocol",
+        [(b":protocol", b"websocket"), *fields_of()],
+        "ERR_HTTP2_INVALID_PSEUDOHEADER",
+        b":protocol",
+    ),
+    Bad("no authority", without(b":authority"), "ERR_HTTP_HOST_REQUIRED", b"host"),
+    Bad(
+        "authority with userinfo",
+        [*without(b":authority"), (b":authority", b"a@b")][-1:] + without(b":authority"),
+        "ERR_HTTP_INVALID_HOST",
+        b":authority",
+    ),
+    Bad(
+        "empty authority",
+        [(b":authority", b""), *without(b":authority")],
+        "ERR_HTTP_INVALID_HOST",
+        b":authority",
+    ),
+    Bad(
+        "two hosts",
+        without(b":authority", (b"host", b"a"), (b"host", b"a")),
+        "ERR_HTTP_INVALID_HOST",
+        b"host",
+    ),
+    with_field("Host that differs", b"host", b"other", "ERR_HTTP_INVALID_HOST"),
+    with_field("upper case in a name", b"Upper", b"a"),
+    with_field("colon in a name", b"a:b", b"c"),
+    with_field("space in a name", b"a b", b"c"),
+    with_field("line end in a value", b"a", b"b\r\nc: d"),
+    with_field("control byte in a value", b"a", b"b\x01"),
+    with_field("white space before a value", b"a", b" b"),
+    with_field("white space behind a value", b"a", b"b\t"),
+    with_field("Connection", b"connection", b"close", "ERR_HTTP2_INVALID_CONNECTION_HEADERS"),
+    with_field(
+        "Transfer-Encoding",
+        b"transfer-encoding",
+        b"chunked",
+        "ERR_HTTP2_INVALID_CONNECTION_HEADERS",
+    ),
+    with_field("Upgrade", b"upgrade", b"a", "ERR_HTTP2_INVALID_CONNECTION_HEADERS"),
+    with_field("TE", b"te", b"gzip", "ERR_HTTP2_INVALID_CONNECTION_HEADERS"),
+    with_field("a body that does not come", b"content-length", b"3", "HPE_INVALID_EOF_STATE"),
+    with_field("a length past 2^63", b"content-length", b"9" * 19, "HPE_INVALID_CONTENT_LENGTH"),
+    Bad(
+        "two lengths",
+        fields_of(b"/fast", (b"content-length", b"0"), (b"content-length", b"0")),
+        "HPE_UNEXPECTED_CONTENT_LENGTH",
+        b"content-length",
+    ),
+    with_field("a long field", b"a", b"b" * 16384, "HPE_HEADER_OVERFLOW")._replace(status=431),
+    Bad("a long path", fields_of(b"/" * 16384), "HPE_HEADER_OVERFLOW", None, 431),
+    Bad(
+        "many fields",
+        fields_of(b"/fast", *[(b"a", b"b")] * 1001),
+        "HPE_HEADER_OVERFLOW",
+        b"a",
+        431,
+    ),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.why)
+@pytest_twisted.ensureDeferred
+async def test_refused_request(serve_h2: Serve, bad: Bad) -> None:
+    """It is answered on its stream, recorded, and not run; the other streams go on."""
+    served = serve_h2()
+    settled = settled_of(served)
+    chained: list[Any] = []
+    served.site.on_client_error(lambda failure, socket: chained.append(failure))
+
+    def run(client: H2Client) -> list[Stream]:
+        running = client.request(b"/slow")
+        head = client.headers(bad.fields)
+        client.send(head)
+        refused = client.answer(head.stream_id)
+        return [refused, client.answer(client.request()), client.answer(running)]
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    for _ in range(100):
+        await pause(0.01)
+        if served.root.fast.ran:
+            break
+    request.finish()
+    refused, good, running = await done
+    assert (refused.status, refused.body, refused.reset) == (bad.status, b"", None)
+    assert (good.status, running.status) == (200, 200)
+    ((error, status),) = settled
+    assert (error.code, error.field, status) == (bad.code, bad.field, bad.status)
+    assert (error.status, error.peer.host) == (bad.status, "127.0.0.1")
+    assert (error.raw_packet, error.bytes_parsed, error.offset) == (None, None, None)
+    assert served.errors == [error]
+    assert served.root.fast.ran == [b"/fast"]
+    assert chained == []
+    assert error.report().startswith(f"{bad.code}: ")
+
+
+REPORT = """\
+HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
+  GET /fast?*************** HTTP/2
+  authorization: **************
+  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+In the value of header field "authorization": a control character other than tab
+is not allowed in a field value. RFC 9110, section 5.5.
+docs/codes.md#hpe_invalid_header_token"""
+
+
+def test_report() -> None:
+    """The report shows where it broke, as if it had been HTTP/1.1, and hides what is secret."""
+    fields = fields_of(b"/fast?token=swordfish", (b"authorization", b"Bearer \x01sesame"))
+    _, error = judge_head(fields, Limits())
+    assert error is not None
+    assert error.report() == REPORT
+
+
+@pytest.mark.parametrize("size", [16384, 190_000])
+@pytest.mark.parametrize("name", [b":path", b"a"])
+def test_what_an_overflow_keeps(size: int, name: bytes) -> None:
+    """An error that is kept for the operator keeps no more than HTTP/1.1's would."""
+    fields = [*without(name), (name, b"/" * size), (b"user-agent", b"me")]
+    _, error = judge_head(sorted(fields), Limits())
+    assert error is not None and error.request is not None and error.broke_at is not None
+    assert len(error.request.target) + len(error.broke_at.line) < 20_000
+    assert error.request.fields == []
+
+
+GOOD: list[tuple[str, list[tuple[bytes, bytes]], Limits]] = [
+    ("query", fields_of(b"/fast?a=b&c=%20"), Limits()),
+    ("Host alone", without(b":authority", (b"host", b"localhost:1")), Limits()),
+    ("Host that agrees", fields_of(b"/fast", (b"host", b"localhost")), Limits()),
+    ("empty value", fields_of(b"/fast", (b"a", b"")), Limits()),
+    ("TE: trailers", fields_of(b"/fast", (b"te", b"trailers")), Limits()),
+    ("obs-text", fields_of(b"/fast", (b"a", b"\xe4")), Limits()),
+    ("no host wanted", without(b":authority"), Limits(require_host=False)),
+    ("a method of one's own", fields_of(method=b"BREW"), Limits(methods=frozenset({b"BREW"}))),
+    ("just short enough", fields_of(b"/fast", (b"a", b"b" * 16000)), Limits()),
+    (
+        "a control byte, where that is allowed",
+        fields_of(b"/fast", (b"a", b"b\x01")),
+        Limits(lenience=Lenience(control_bytes=True)),
+    ),
+]
+
+
+@pytest.mark.parametrize("why, fields, limits", GOOD, ids=[good[0] for good in GOOD])
+@pytest_twisted.ensureDeferred
+async def test_accepted_request(
+    serve_h2: Serve, why: str, fields: list[tuple[bytes, bytes]], limits: Limits
+) -> None:
+    """What is allowed is run."""
+    served = serve_h2(limits=limits)
+
+    def run(client: H2Client) -> Stream:
+        head = client.headers(fields)
+        return client.send(head).answer(head.stream_id)
+
+    assert (await talk(served.port, run)).status == 200
+    assert len(served.root.fast.ran) == 1 and served.errors == []
+
+
+class Asked(Resource):
+    """Tells what it was asked."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Any] = []
+
+    def render(self, request: Request) -> bytes:
+        assert request.content is not None
+        self.requests.append((request.method, request.uri, request.content.read()))
+        self.headers = dict(request.requestHeaders.getAllRawHeaders())
+        self.cookie = request.getCookie(b"b")
+        return b"body"
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_as_the_resource_sees_it(serve_h2: Serve) -> None:
+    """One Host, cookies joined, the body whole."""
+    served = serve_h2(Paths(asked=(asked := Asked())))
+    body = bytes(range(256)) * 1000
+
+    def run(client: H2Client) -> Stream:
+        more = [(b"host", b"localhost"), (b"cookie", b"a=1"), (b"cookie", b"b=2")]
+        stream = client.request(b"/asked?q", *more, end=False, method=b"POST")
+        for start in range(0, len(body), 16000):
+            client.data(stream, body[start : start + 16000], end=False)
+        return client.data(stream, b"").answer(stream)
+
+    assert (await talk(served.port, run)).status == 200
+    assert asked.requests == [(b"POST", b"/asked?q", body)]
+    assert asked.headers == {b"Host": [b"localhost"], b"Cookie": [b"a=1; b=2"]}
+    assert asked.cookie == b"2"
+
+
+@pytest.mark.parametrize(
+    "fields, status",
+    [
+        ([(b":method", b"CONNECT"), (b":authority", b"example.org:443")], 501),
+        (fields_of(b"/fast", (b"expect", b"the unexpected")), 417),
+    ],
+)
+@pytest.mark.parametrize("end", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_refused_without_an_error(
+    serve_h2: Serve, fields: list[tuple[bytes, bytes]], status: int, end: bool
+) -> None:
+    """CONNECT and unknown expectations are answered as over HTTP/1.1: well-formed, not run."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> Stream:
+        head = client.headers(fields, end=end)
+        client.send(head)
+        refused = client.answer(head.stream_id)
+        if not end:
+            client.until(lambda: refused.reset is not None)
+        assert client.answer(client.request()).status == 200
+        return refused
+
+    refused = await talk(served.port, run)
+    assert (refused.status, refused.reset) == (status, None if end else NO_ERROR)
+    assert served.errors == [] and served.root.fast.ran == [b"/fast"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rest_of_a_refused_request(serve_h2: Serve) -> None:
+    """What follows in the same read is neither kept nor answered a second time."""
+    served = serve_h2(limits=Limits(body_bytes=1))
+
+    def run(client: H2Client) -> Stream:
+        head = client.headers(fields_of(b"/fast", (b"expect", b"x")), end=False)
+        body = DataFrame(head.stream_id, b"abc")
+        trailers = client.headers([(b":a", b"b")], stream=head.stream_id)
+        refused = client.send(head, body, trailers).answer(head.stream_id)
+        assert client.answer(client.request()).status == 200
+        return refused
+
+    assert (await talk(served.port, run)).statuses == [417]
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_100_continue(serve_h2: Serve) -> None:
+    """A client that waits for it is asked for its body."""
+    served = serve_h2(Paths(asked=Asked()))
+
+    def run(client: H2Client) -> Stream:
+        stream = client.request(b"/asked", (b"expect", b"100-continue"), end=False)
+        client.until(lambda: client.stream(stream).statuses)
+        return client.data(stream, b"body").answer(stream)
+
+    assert (await talk(served.port, run)).statuses == [100, 200]
+
+
+@pytest.mark.parametrize(
+    "length, sent", [(b"11", 0), (None, 11)], ids=["announced", "not announced"]
+)
+@pytest_twisted.ensureDeferred
+async def test_body_too_large(serve_h2: Serve, length: bytes | None, sent: int) -> None:
+    """413 as soon as it is known; the rest of the body is not wanted and harms nobody."""
+    served = serve_h2(limits=Limits(body_bytes=10))
+
+    def run(client: H2Client) -> list[Stream]:
+        more = [] if length is None else [(b"content-length", length)]
+        stream = client.request(b"/fast", *more, end=False, method=b"POST")
+        client.data(stream, bytes(sent), end=False)
+        refused = client.until(lambda: client.stream(stream).reset is not None).stream(stream)
+        for _ in range(10):  # more than the window of the connection, were it not given back
+            client.data(stream, bytes(16000), end=False)
+            time.sleep(0.01)
+        return [refused, client.answer(client.request())]
+
+    refused, good = await talk(served.port, run)
+    assert (refused.status, refused.ended, refused.reset) == (413, True, NO_ERROR)
+    assert good.status == 200
+    assert served.codes == ["ERR_HTTP_BODY_TOO_LARGE"]
+    assert served.root.fast.ran == [b"/fast"]
+
+
+@pytest.mark.parametrize(
+    "trailers, code",
+    [
+        ([(b"a", b"b")], None),
+        ([(b":path", b"/")], "ERR_HTTP2_INVALID_PSEUDOHEADER"),
+        ([(b"a", b"b\n")], "HPE_INVALID_HEADER_TOKEN"),
+        ([(b"a", b"b" * 17000)], "HPE_HEADER_OVERFLOW"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_trailers(
+    serve_h2: Serve, trailers: list[tuple[bytes, bytes]], code: str | None
+) -> None:
+    """Trailers are judged as fields are."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> Stream:
+        stream = client.request(end=False, method=b"POST")
+        client.data(stream, b"abc", end=False)
+        return client.send(client.headers(trailers, stream=stream)).answer(stream)
+
+    answered = await talk(served.port, run)
+    assert answered.status == {None: 200, "HPE_HEADER_OVERFLOW": 431}.get(code, 400)
+    assert served.codes == ([code] if code else [])
+    assert len(served.root.fast.ran) == (code is None)
+    assert [error.phase for error in served.errors] == (["body"] if code else [])
+
+
+def multipart(body: bytes, kind: bytes = b"multipart/form-data; boundary=x") -> Any:
+    def run(client: H2Client) -> Stream:
+        more = [(b"content-type", kind)]
+        stream = client.request(b"/fast", *more, end=False, method=b"POST")
+        refused = client.data(stream, body).answer(stream)
+        assert client.answer(client.request()).status == 200
+        return refused
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        multipart(b"abc"),
+        multipart(b"--x\r\nContent-Disposition: form-data; name*=utf-8''a\r\n\r\nb\r\n--x--\r\n"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_multipart(serve_h2: Serve, run: Any) -> None:
+    """A multipart body that cannot be parsed is the client's fault."""
+    served = serve_h2()
+    assert (await talk(served.port, run)).status == 400
+    assert served.codes == ["ERR_HTTP_MULTIPART"]
+    assert served.errors[0].field == b"content-type"
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_requests_in_the_access_log(serve_h2: Serve) -> None:
+    """The access log has refused requests, too, and knows HTTP/2 by its name."""
+    served = serve_h2()
+    output = io.BytesIO()
+    log = AccessLog(output, complain=lambda *args, **kwargs: None)
+    served.site.journal.watch_settled(log.refused)
+    await talk(served.port, lambda c: c.answer(c.request(b"/a b", (b"user-agent", b"me"))))
+    assert output.getvalue().endswith(b'"GET /a b HTTP/2" 400 - "-" "me"\n')
+
+
+# The client gives one request up.
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_stream(serve_h2: Serve) -> None:
+    """RST_STREAM cancels that request alone; it is counted, and no client error."""
+    served = serve_h2()
+    statuses: list[int] = []
+    served.site.log = lambda request: statuses.append(request.code)  # type: ignore[method-assign]
+
+    def run(client: H2Client) -> Stream:
+        stream = client.request(b"/slow")
+        time.sleep(0.1)
+        client.send(RstStreamFrame(stream, error_code=CANCEL))
+        return client.answer(client.request())
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    assert (await done).status == 200
+    (gone,) = served.root.slow.gone
+    assert gone.check(ConnectionLost) and gone.check(ConnectionDone)
+    cause = gone.value.__cause__
+    assert isinstance(cause, ClientHangUp)
+    assert (cause.reason, cause.phase) == ("Stream reset: CANCEL", "response")
+    assert served.errors == [] and served.site.journal.stream_resets == 1
+    assert statuses == [499, 200]
+    request.write(b"too late")
+    request.finish()
+
+
+@pytest.mark.parametrize("path", [b"/fast", b"/a b"])
+@pytest_twisted.ensureDeferred
+async def test_request_and_reset_in_one_read(serve_h2: Serve, path: bytes) -> None:
+    """A request that is given up in the read that brings it is never begun."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> Stream:
+        for _ in range(10):  # more than the connection's window, were it not given back
+            client.send(*_given_up(client, path))
+            client.answer(client.request())
+        return client.answer(client.request())
+
+    assert (await talk(served.port, run)).status == 200
+    assert served.root.fast.ran == [b"/fast"] * 11
+    assert served.errors == [] and served.site.journal.stream_resets == 30
+
+
+def _given_up(client: H2Client, path: bytes) -> list[Frame]:
+    """Three requests with a body, each of them given up, in one TLS record."""
+    frames: list[Frame] = []
+    for _ in range(3):
+        head = client.headers(fields_of(path), end=False)
+        frames += [head, DataFrame(head.stream_id, bytes(4000))]
+        frames.append(RstStreamFrame(head.stream_id, error_code=CANCEL))
+    return frames
+
+
+class Pauses(Request):
+    """A request class that wants no more of its body for now."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        super().handleContentChunk(data)
+        if self.requestHeaders.hasHeader(b"pause"):
+            self.channel.pauseProducing()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reset_of_a_paused_upload(serve_h2: Serve) -> None:
+    """What was not taken of its body is given back to the connection's window."""
+    served = serve_h2(requestFactory=Pauses)
+
+    def run(client: H2Client) -> Stream:
+        paused = client.request(b"/fast", (b"pause", b"1"), end=False)
+        for _ in range(4):
+            client.data(paused, bytes(15000), end=False)
+        client.send(RstStreamFrame(paused, error_code=CANCEL))
+        time.sleep(0.1)
+        stream = client.request(b"/fast", end=False)
+        for _ in range(4):
+            client.data(stream, bytes(15000), end=False)
+        return client.data(stream, b"").answer(stream)
+
+    assert (await talk(served.port, run)).status == 200
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
+    """A body that was paused arrives whole, and its request is run then."""
+    served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
+    done = talk(served.port, lambda c: c.data(_paused(c), b"abc").answer(1))
+    await pause(0.2)
+    (connection,) = served.site._hangups.open()
+    assert asked.requests == []
+    while connection.streams and not asked.requests:
+        connection.streams[1].resumeProducing()
+        await pause(0)
+    assert (await done).status == 200
+    assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"abc")]
+
+
+def _paused(client: H2Client) -> int:
+    stream = client.request(b"/asked", (b"pause", b"1"), end=False)
+    client.data(stream, bytes(15000), end=False)
+    return stream
+
+
+class Unending(Resource):
+    """Writes for as long as there is room."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = self.stopped = 0
+        self.producing = False
+
+    def render(self, request: Request) -> int:
+        self.request = request
+        request.registerProducer(self, True)
+        self.resumeProducing()
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        self.producing = True
+        while self.producing:
+            self.request.write(bytes(8192))
+            self.written += 8192
+
+    def pauseProducing(self) -> None:
+        self.producing = False
+
+    def stopProducing(self) -> None:
+        self.producing = False
+        self.stopped += 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_producer(serve_h2: Serve) -> None:
+    """A producer waits while its client does, however large the window, and is stopped."""
+    served = serve_h2(Paths(unending=(unending := Unending())))
+
+    def run() -> H2Client:
+        settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30}
+        client = H2Client(served.port, settings=settings, windows=False, receive_buffer=16384)
+        client.send(WindowUpdateFrame(0, window_increment=2**30))
+        client.request(b"/unending")
+        return client
+
+    client = await in_thread(run)
+    await pause(0.5)
+    before = unending.written
+    await pause(0.2)
+    assert before == unending.written < 16 * 1024 * 1024
+    await in_thread(lambda: client.until(lambda: len(client.stream(1).body) > before))
+    assert unending.written > before
+    await in_thread(lambda: client.send(RstStreamFrame(1, error_code=CANCEL)))
+    await pause(0.2)
+    assert unending.stopped == 1
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_window_and_reset_in_one_read(serve_h2: Serve) -> None:
+    """A window opened for a response that is given up in the same read harms nobody."""
+    served = serve_h2(Paths(unending=(unending := Unending())))
+
+    def run(client: H2Client) -> Stream:
+        stream = client.request(b"/unending")
+        client.until(lambda: client.stream(stream).body)
+        update = WindowUpdateFrame(0, window_increment=1000)
+        reset = RstStreamFrame(stream, error_code=CANCEL)
+        following = [client.headers(fields_of()) for _ in range(2)]
+        client.send(update, reset, *following)
+        return client.answer(following[-1].stream_id)
+
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
+    assert (await talk(served.port, run, settings=settings, windows=False)).status == 200
+    assert unending.stopped == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response waits for its window without work, and goes on as the window opens."""
+    tries: list[int] = []
+    send = SendingConnection._send_frame
+
+    def counted(connection: SendingConnection, stream_id: int) -> None:
+        tries.append(stream_id)
+        send(connection, stream_id)
+
+    monkeypatch.setattr(SendingConnection, "_send_frame", counted)
+    page = bytes(range(256)) * 1024
+    served = serve_h2(Paths(page=Data(page, "text/plain")))
+
+    def run(client: H2Client) -> Stream:
+        stream = client.request(b"/page")
+        client.until(lambda: client.stream(stream).body)
+        assert client.stream(stream).body == page[:10]
+        time.sleep(0.5)
+        assert len(tries) < 10
+        client.send(WindowUpdateFrame(stream, window_increment=90))
+        client.until(lambda: len(client.stream(stream).body) == 100)
+        client.send(SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 2**20}))
+        client.send(WindowUpdateFrame(0, window_increment=2**20))
+        return client.answer(stream)
+
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
+    assert (await talk(served.port, run, settings=settings, windows=False)).body == page
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_stream_stalls(serve_h2: Serve) -> None:
+    """Without window for send_seconds, one response is given up where others go on."""
+    root = Paths(page=Data(bytes(100_000), "text/plain"))
+    served = serve_h2(root, timeouts=Timeouts(send_seconds=0.5))
+    settled = settled_of(served)
+
+    def run(client: H2Client) -> list[Stream]:
+        client.request(b"/slow")
+        stalled = client.answer(client.request(b"/page"))
+        return [stalled, client.answer(client.request())]
+
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
+    stalled, good = await talk(served.port, run, settings=settings, windows=False)
+    assert (stalled.reset, good.status) == (CANCEL, 200)
+    error, status = settled[0]
+    assert (error.code, error.phase, status) == ("ETIMEDOUT", "response", None)
+    assert error.request is not None and error.request.target == b"/page"
+    assert served.errors[0] is error
+
+
+# The resource fails.
+
+
+class Fails(Resource):
+    """Raises, at once or behind its first write."""
+
+    isLeaf = True
+
+    def __init__(self, write: bool) -> None:
+        super().__init__()
+        self.write = write
+
+    def render(self, request: Request) -> bytes:
+        if self.write:
+            request.write(b"begun")
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_resource_that_raises(
+    serve_h2: Serve, write: bool, expected_errors: LoggedErrors
+) -> None:
+    """A 500 page, or a response that is visibly cut where it has begun."""
+    served = serve_h2(Paths(fails=Fails(write)))
+
+    def run(client: H2Client) -> Stream:
+        failed = client.answer(client.request(b"/fails"))
+        assert client.answer(client.request()).status == 200
+        return failed
+
+    statuses: list[int] = []
+    served.site.log = lambda request: statuses.append(request.code)  # type: ignore[method-assign]
+    failed = await talk(served.port, run)
+    assert len(statuses) == 2
+    if write:
+        assert (failed.status, failed.reset) == (200, INTERNAL_ERROR)
+        assert b"500" not in failed.body
+    else:
+        assert (failed.status, failed.reset) == (500, None)
+    assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+class Process(Request):
+    """A request class that fails outside of any resource."""
+
+    def process(self) -> None:
+        raise ZeroDivisionError
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_class_that_raises(serve_h2: Serve, expected_errors: LoggedErrors) -> None:
+    """The client gets a 500, and the connection goes on."""
+    served = serve_h2(Paths(), requestFactory=Process)
+
+    def run(client: H2Client) -> list[int | None]:
+        return [client.answer(client.request()).status for _ in range(2)]
+
+    assert await talk(served.port, run) == [500, 500]
+    assert len(expected_errors.flush(ZeroDivisionError)) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_late_writes(serve_h2: Serve) -> None:
+    """write() and finish() behind the end of the connection do nothing."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> None:
+        client.request(b"/slow")
+        time.sleep(0.1)
+        client.client.reset()
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    await done
+    assert await empty(served)
+    request.write(b"nobody")
+    request.finish()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_transport_methods_of_the_application(serve_h2: Serve, begun: bool) -> None:
+    """request.loseConnection() ends that response alone, and what follows does nothing."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> list[Stream]:
+        first = client.answer(client.request(b"/slow"))
+        return [first, client.answer(client.request())]
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    if begun:
+        request.write(b"so far")
+    request.loseConnection()
+    first, second = await done
+    expected = (b"so far", True, None) if begun else (b"", False, INTERNAL_ERROR)
+    assert (first.body, first.ended, first.reset) == expected
+    assert second.status == 200
+    request.write(b"more")
+    request.finish()
+    with suppress(AttributeError):
+        request.channel.abortConnection()
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_content_length_that_lies(serve_h2: Serve) -> None:
+    """More body than announced: the request is not run."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        more = [(b"content-length", b"3")]
+        stream = client.request(b"/fast", *more, end=False, method=b"POST")
+        return client.data(stream, b"abcd").to_the_end()
+
+    await talk(served.port, run)
+    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    assert served.root.fast.ran == []
+
+
+class Ends:
+    """A producer that ends its response in its own way when it is stopped."""
+
+    def __init__(self, request: Request, how: str) -> None:
+        self.request, self.how = request, how
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        if self.how == "fails to go on":
+            raise LookupError("nothing to write")
+
+    def stopProducing(self) -> None:
+        if self.how == "closes":
+            self.request.loseConnection()
+        elif self.how == "aborts":
+            stream: Any = self.request.channel
+            stream.abortConnection()
+        elif self.how == "finishes":
+            self.request.unregisterProducer()
+            self.request.finish()
+        elif self.how == "raises":
+            raise LookupError("nothing to stop")
+
+
+class Ending(Resource):
+    """``/ending``: what `Ends` writes, which never ends by itself."""
+
+    isLeaf = True
+
+    def __init__(self, how: str, size: int) -> None:
+        super().__init__()
+        self.how, self.size = how, size
+        self.gone: list[Any] = []
+
+    def render(self, request: Request) -> int:
+        request.notifyFinish().addBoth(self.gone.append)
+        request.registerProducer(Ends(request, self.how), True)
+        if self.size:
+            request.write(b"a" * self.size)
+        return NOT_DONE_YET
+
+
+@pytest.mark.parametrize("size", [0, 1])
+@pytest.mark.parametrize("how", ["closes", "aborts", "finishes", "raises"])
+@pytest_twisted.ensureDeferred
+async def test_producer_that_ends_its_response_when_stopped(
+    serve_h2: Serve, expected_errors: LoggedErrors, how: str, size: int
+) -> None:
+    """The other streams do not notice, and the request is told once that its client left."""
+    ending = Ending(how, size)
+    served = serve_h2(Paths(ending=ending))
+
+    def run(client: H2Client) -> Stream:
+        reset = client.request(b"/ending")
+        client.answer(client.request())
+        client.send(RstStreamFrame(reset, error_code=CANCEL))
+        return client.answer(client.request())
+
+    assert (await talk(served.port, run)).status == 200
+    (told,) = ending.gone
+    assert told is None if how == "finishes" else told.check(ConnectionLost)
+    assert len(expected_errors.flush(LookupError)) == (how == "raises")
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_producer_that_fails_to_go_on(serve_h2: Serve, expected_errors: LoggedErrors) -> None:
+    """Its own response is broken off, and no other."""
+    served = serve_h2(Paths(ending=Ending("fails to go on", 100_000)))
+
+    def run(client: H2Client) -> tuple[int | None, int | None]:
+        broken = client.answer(client.request(b"/ending"))
+        return broken.reset, client.answer(client.request()).status
+
+    assert await talk(served.port, run) == (INTERNAL_ERROR, 200)
+    assert len(expected_errors.flush(LookupError)) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_write_to_another_stream_that_is_reset(serve_h2: Serve) -> None:
+    """Who hears of one reset may write to a request that is reset in the same read."""
+    served = serve_h2()
+    slow = served.root.slow
+    raised: list[Exception] = []
+
+    def tell_the_others(_: object) -> None:
+        for request in slow.requests:
+            try:
+                request.write(b"one has left")
+            except Exception as error:
+                raised.append(error)
+
+    def run(client: H2Client) -> Stream:
+        streams = [client.request(b"/slow") for _ in range(3)]
+        client.answer(client.request())
+        for request in slow.requests:
+            request.notifyFinish().addErrback(tell_the_others)
+        resets = [RstStreamFrame(stream, error_code=CANCEL) for stream in streams]
+        # h2 forgets streams that are closed when another one is opened.
+        client.send(*resets, client.headers(fields_of()))
+        return client.answer(9)
+
+    assert (await talk(served.port, run)).status == 200
+    assert raised == []
+
+
+class Eager(Request):
+    """Answers before it has been read."""
+
+    def handleContentChunk(self, data: bytes) -> None:
+        super().handleContentChunk(data)
+        self.write(b"so far: ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_began_before_the_refusal(serve_h2: Serve) -> None:
+    """A body that is too long breaks off a response that has begun; no second head follows."""
+    served = serve_h2(limits=Limits(body_bytes=10), requestFactory=Eager)
+    settled = settled_of(served)
+
+    def run(client: H2Client) -> tuple[list[int], int | None]:
+        stream = client.request(method=b"POST", end=False)
+        client.data(stream, b"a", end=False).until(lambda: client.stream(stream).body)
+        answer = client.data(stream, b"a" * 10).answer(stream)
+        return answer.statuses, answer.reset
+
+    assert await talk(served.port, run) == ([200], CANCEL)
+    assert [status for _, status in settled] == [None]
+
+
+class Unmade(Request):
+    """Of which there can be only so many."""
+
+    def parseCookies(self) -> None:
+        if self.requestHeaders.hasHeader(b"unmade"):
+            raise OSError("too many open files")
+
+    def handleContentChunk(self, data: bytes) -> None:
+        raise OSError("no space left on the device")
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_that_there_is_no_room_for(
+    serve_h2: Serve, expected_errors: LoggedErrors
+) -> None:
+    """It is the only one that fails: it is reset where it cannot be made, else a 500."""
+    served = serve_h2(requestFactory=Unmade)
+
+    def run(client: H2Client) -> tuple[int | None, int | None, int | None]:
+        unmade = client.answer(client.request(b"/fast", (b"unmade", b"1")))
+        stream = client.request(method=b"POST", end=False)
+        unread = client.data(stream, b"a" * 10, end=False).answer(stream)
+        return unmade.reset, unread.status, client.answer(client.request()).status
+
+    assert await talk(served.port, run) == (INTERNAL_ERROR, 500, 200)
+    assert len(expected_errors.flush(OSError)) == 2
+    assert served.errors == []
+
+
+@pytest.mark.parametrize("length", [b"", b"+5", b"-5", b"1_0", b"0x5", b"5,5"])
+def test_content_length_that_is_no_number(length: bytes) -> None:
+    """It is refused whatever the version of h2 lets through."""
+    fields = fields_of(b"/fast", (b"content-length", length), method=b"POST")
+    head, error = judge_head(fields, Limits())
+    assert error is not None and error.code == "HPE_INVALID_CONTENT_LENGTH"
+    assert head.content_length is None

@@ -1,0 +1,263 @@
+"""Handlers that misbehave: the client is answered, the log says it in a line, nothing is left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support.cleanliness import LoggedErrors
+from support.wire import BAD, DEFAULT, SLOW, Client, Serve, in_thread, pause, talk
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from twisted_hangup import ClientSocket, Timeouts
+from twisted_hangup.server.handler_log import HandlerLog, handler_log
+
+LEAKS = Path(__file__).parents[2] / "benchmarks" / "leaks.py"
+
+
+def test_nothing_leaks() -> None:
+    """Descriptors, timers, objects and memory are back where they were after each kind."""
+    done = subprocess.run([sys.executable, LEAKS, "100", "2"], capture_output=True, text=True)
+    assert done.stdout.endswith("nothing has grown\n"), done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+# What the log says.
+
+
+@implementer(ILogObserver)
+class Said:
+    """What handlers made the log say."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        if event.get("log_namespace") == HandlerLog.__module__:
+            self.events.append(event)
+
+    @property
+    def lines(self) -> list[str]:
+        return [formatEvent(event) for event in self.events]
+
+
+@pytest.fixture
+def said(expected_errors: LoggedErrors) -> Iterator[Said]:
+    """What handlers made the log say since the test began, which expects it."""
+    handler_log._times.clear()
+    said = Said()
+    globalLogPublisher.addObserver(said)
+    yield said
+    globalLogPublisher.removeObserver(said)
+    expected_errors.events = [e for e in expected_errors.events if e not in said.events]
+
+
+def never_closes(failure: Failure, client: ClientSocket) -> None: ...
+
+
+def closes_twice(failure: Failure, client: ClientSocket) -> None:
+    client.end(b"once")
+    client.end()
+
+
+def writes_after_its_end(failure: Failure, client: ClientSocket) -> None:
+    client.end(b"once")
+    client.write(b"twice")
+
+
+def answers_twice(failure: Failure, client: ClientSocket) -> bytes:
+    client.respond(400)
+    return b"twice"
+
+
+def raises(failure: Failure, client: ClientSocket) -> None:
+    raise ZeroDivisionError("a\nbug")
+
+
+async def raises_later(failure: Failure, client: ClientSocket) -> None:
+    await pause(0.01)
+    raise KeyError
+
+
+def waits_for_ever(failure: Failure, client: ClientSocket) -> Deferred[None]:
+    return Deferred()
+
+
+async def waits_against_its_will(failure: Failure, client: ClientSocket) -> bytes:
+    try:
+        await Deferred()
+    except CancelledError:
+        await pause(0.1)
+    return b"late"
+
+
+def returns_nonsense(failure: Failure, client: ClientSocket) -> Any:
+    return 42
+
+
+#: What each makes the log say, before "over" and the error; and at which level.
+SAYS: dict[Any, list[tuple[LogLevel, str]]] = {
+    never_closes: [
+        (LogLevel.warn, "never closed the connection that it took, which is closed for it,")
+    ],
+    closes_twice: [(LogLevel.warn, "closed the connection twice")],
+    writes_after_its_end: [(LogLevel.warn, "closed the connection twice")],
+    answers_twice: [(LogLevel.warn, "closed the connection twice")],
+    raises: [(LogLevel.critical, r"failed with ZeroDivisionError: a\nbug")],
+    raises_later: [(LogLevel.critical, "failed with KeyError")],
+    waits_for_ever: [(LogLevel.warn, "is cancelled and done without, as it still waits")],
+    waits_against_its_will: [
+        (LogLevel.warn, "is cancelled and done without, as it still waits"),
+        (LogLevel.warn, "answered after its time was over, and so in vain,"),
+    ],
+    returns_nonsense: [
+        (
+            LogLevel.error,
+            "returned int, which is none of None, bytes, a Failure, a Deferred or a coroutine,",
+        )
+    ],
+}
+
+OVER = "over HPE_INVALID_HEADER_TOKEN"
+
+
+async def bad_once(port: int) -> bytes:
+    try:
+        return await talk(port, BAD)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.parametrize("handler", SAYS)
+@pytest_twisted.ensureDeferred
+async def test_one_line(serve: Serve, said: Said, handler: Any) -> None:
+    """A handler's mistake is one line that names the handler, the mistake and the error."""
+    served = serve(timeouts=Timeouts(handler_seconds=0.1))
+    served.site.on_client_error(handler)
+    await bad_once(served.port)
+    await pause(0.2)
+    assert [event["log_level"] for event in said.events] == [level for level, _ in SAYS[handler]]
+    for line, (_, words) in zip(said.lines, SAYS[handler], strict=True):
+        start = f"Client error handler {__name__}.{handler.__qualname__} {words} {OVER}"
+        assert line.startswith(start)
+        assert "\n" not in line
+    assert served.site.open_connections == 0
+    assert served.site._hangups.deadlines._timer is None
+
+
+@pytest.mark.parametrize("handler", SAYS)
+@pytest_twisted.ensureDeferred
+async def test_a_flood_of_it_is_few_lines(serve: Serve, said: Said, handler: Any) -> None:
+    """The 1st, 2nd, 4th, 8th and 16th time are told; a traceback stands below the first."""
+    served = serve(timeouts=Timeouts(handler_seconds=0.1))
+    served.site.on_client_error(handler)
+    flood = [bad_once(served.port) for _ in range(20)]
+    for one in [Deferred.fromCoroutine(each) for each in flood]:
+        await one
+    await pause(0.2)
+    assert len(said.lines) == 5 * len(SAYS[handler])
+    assert sum("log_failure" in event for event in said.events) == handler.__name__.startswith(
+        "raises"
+    )
+    assert said.lines[-1].endswith("(16 times so far)")
+
+
+@pytest_twisted.ensureDeferred
+async def test_answer_after_the_client_has_gone(serve: Serve, said: Said) -> None:
+    """It goes nowhere, and is told at info level: it is nobody's mistake."""
+    served = serve()
+    answer: Deferred[bytes] = Deferred()
+    sockets: list[ClientSocket] = []
+
+    @served.site.on_client_error
+    def answers_the_dead(failure: Failure, client: ClientSocket) -> Deferred[bytes]:
+        sockets.append(client)
+        return answer
+
+    client = await in_thread(lambda: Client(served.port).send(BAD))
+    await pause()
+    client.reset()
+    await pause()
+    assert sockets[0].closed
+    answer.callback(b"anybody there?")
+    ((level, line),) = [(event["log_level"], formatEvent(event)) for event in said.events]
+    assert level is LogLevel.info
+    assert "answers_the_dead answered after its client had gone, and so in vain, over" in line
+    assert served.site._hangups.deadlines._timer is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_tidy_handlers_are_not_told_of(serve: Serve, said: Said) -> None:
+    """Closing what has closed, and passing on what was answered, are no mistakes."""
+    served = serve()
+    sockets: list[ClientSocket] = []
+
+    @served.site.on_client_error
+    def answers_and_passes_on(failure: Failure, client: ClientSocket) -> Failure:
+        sockets.append(client)
+        client.respond(400)
+        return failure
+
+    @served.site.on_client_error
+    def looks(failure: Failure, client: ClientSocket) -> Failure:
+        return failure
+
+    await talk(served.port, BAD)
+    await sockets[0].when_closed()
+    sockets[0].destroy()
+    assert said.lines == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_closing_for_a_client_that_has_gone_is_not_told_of(serve: Serve, said: Said) -> None:
+    """A handler may close what it took in any case."""
+    served = serve()
+    sockets: list[ClientSocket] = []
+
+    @served.site.on_client_error
+    def keeps(failure: Failure, client: ClientSocket) -> None:
+        sockets.append(client)
+
+    client = await in_thread(lambda: Client(served.port).send(BAD))
+    await pause()
+    client.reset()
+    await pause()
+    sockets[0].end()
+    sockets[0].destroy()
+    assert said.lines == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_default_answer_to_nobody_is_not_told_of(serve: Serve, said: Said) -> None:
+    """That a client leaves before its error is answered is its own affair."""
+    served = serve()
+    served.site.on_client_error(lambda failure, client: failure)
+    started = served.root.slow.started
+    client = await in_thread(lambda: Client(served.port).send(SLOW + BAD))
+    await started
+    client.reset()
+    await pause()
+    assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
+    assert said.lines == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_handler_after_a_handler_that_failed(serve: Serve, said: Said) -> None:
+    """The line names the handler that is meant, not the first or the last."""
+    served = serve(timeouts=Timeouts(handler_seconds=0.1))
+    served.site.on_client_error(raises)
+    served.site.on_client_error(waits_for_ever)
+    served.site.on_client_error(never_closes)
+    assert await talk(served.port, BAD) == DEFAULT
+    assert [line.split()[3].rpartition(".")[2] for line in said.lines] == [
+        "raises",
+        "waits_for_ever",
+    ]

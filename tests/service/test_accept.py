@@ -1,0 +1,223 @@
+"""Accepting: exactly as many connections as there is room for, and no busy waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support.cleanliness import LoggedErrors
+from support.wire import Client, in_thread
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+
+from twisted_hangup.service import open_files
+from twisted_hangup.service.accept import REST_SECONDS, Gate
+from twisted_hangup.service.warnings import SeldomWarning
+
+
+class Greeter(Protocol):
+    """Says hello, so that a client knows that it was accepted."""
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None
+        self.transport.write(b"hello\n")
+
+
+class Guarded:
+    """A port behind a gate, and what the gate has said."""
+
+    def __init__(self, most: int | None) -> None:
+        from twisted.internet import reactor as installed
+
+        self.reactor: Any = installed
+        self.clock = Clock()
+        self.gate = Gate(self.clock, most)
+        factory: Any = Factory.forProtocol(Greeter)
+        self.port: Any = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.gate.guard(self.port)
+        self.events: Sequence[LogEvent] = []
+
+    @property
+    def said(self) -> list[str]:
+        """The warnings of the gate so far."""
+        return [
+            formatEvent(event)
+            for event in self.events
+            if event.get("log_namespace") == SeldomWarning.__module__
+        ]
+
+    def connect(self) -> Deferred[Client]:
+        port = self.port.getHost().port
+        return in_thread(lambda: Client(port))
+
+    def pause(self) -> Deferred[None]:
+        return deferLater(self.reactor, 0.05)
+
+    def accepting(self) -> bool:
+        return self.port in self.reactor.getReaders()
+
+
+@pytest.fixture
+def guarded(request: pytest.FixtureRequest) -> Iterator[Guarded]:
+    guarded = Guarded(getattr(request, "param", None))
+    with capturedLogs() as guarded.events:
+        yield guarded
+    guarded.gate.retire()
+    pytest_twisted.blockon(guarded.port.stopListening())
+
+
+def greeting(client: Client) -> Deferred[bytes]:
+    return in_thread(lambda: client.read_until(b"\n"))
+
+
+@pytest.mark.parametrize("guarded", [2], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_one_too_many_waits(guarded: Guarded) -> None:
+    """Above the limit a client waits, and is served when another one leaves."""
+    clients = [await guarded.connect() for _ in range(4)]
+    assert [await greeting(client) for client in clients[:2]] == [b"hello\n"] * 2
+    await guarded.pause()
+    assert guarded.gate.open == 2
+    assert not guarded.accepting()
+    assert guarded.said == ["All 2 connections are taken; new clients wait until one ends"]
+
+    clients[0].close()
+    assert await greeting(clients[2]) == b"hello\n"
+    assert guarded.gate.open == 2
+
+    for client in clients[1:]:
+        client.close()
+    await guarded.pause()
+    assert guarded.gate.open == 0
+    assert guarded.accepting()
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_at_once(guarded: Guarded) -> None:
+    """Without a limit everybody who waits is accepted."""
+    clients = [await guarded.connect() for _ in range(30)]
+    assert [await greeting(client) for client in clients] == [b"hello\n"] * 30
+    assert guarded.gate.open == 30
+    for client in clients:
+        client.close()
+    await guarded.pause()
+    assert guarded.gate.open == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_out_of_files(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file to open, accepting rests for a second at a time, with one line each."""
+    files_left = False
+    monkeypatch.setattr(open_files, "any_left", lambda: files_left)
+    client = await guarded.connect()
+    await guarded.pause()
+    assert not guarded.accepting()
+    said = "Out of files with 0 connections open; new clients wait"
+    assert guarded.said == [said]
+
+    guarded.clock.advance(REST_SECONDS)
+    assert guarded.accepting()
+    await guarded.pause()
+    assert not guarded.accepting()
+    assert guarded.said == [said] * 2
+
+    files_left = True
+    guarded.clock.advance(REST_SECONDS)
+    assert await greeting(client) == b"hello\n"
+    client.close()
+    await guarded.pause()
+
+
+@pytest_twisted.ensureDeferred
+async def test_connection_that_ends_while_accepting_rests(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest lasts its second even when connections end, or a flood could shorten it."""
+    first = await guarded.connect()
+    assert await greeting(first) == b"hello\n"
+    monkeypatch.setattr(open_files, "any_left", lambda: False)
+    second = await guarded.connect()
+    await guarded.pause()
+    first.close()
+    await guarded.pause()
+    assert guarded.gate.open == 0
+    assert not guarded.accepting()
+    assert len(guarded.clock.getDelayedCalls()) == 1
+    second.close()
+
+
+def test_ports_that_are_ready_at_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All ports rest together, for one second and on one timer; so does one that comes later."""
+    monkeypatch.setattr(open_files, "any_left", lambda: False)
+    guarded.port.doRead()
+    guarded.port.doRead()
+    assert len(guarded.clock.getDelayedCalls()) == 1
+    later = guarded.reactor.listenTCP(0, guarded.port.factory, interface="127.0.0.1")
+    guarded.gate.guard(later)
+    assert later not in guarded.reactor.getReaders()
+    later.stopListening()
+
+
+@pytest.mark.parametrize("guarded", [1], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_retired_gate_leaves_the_port_closed(guarded: Guarded) -> None:
+    """After the end no connection that closes opens the port again."""
+    clients = [await guarded.connect() for _ in range(2)]
+    assert await greeting(clients[0]) == b"hello\n"
+    await guarded.pause()
+    guarded.gate.retire()
+    clients[0].close()
+    await guarded.pause()
+    assert not guarded.accepting()
+    assert guarded.gate.open == 0
+    clients[1].close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_protocol_that_fails_is_counted_all_the_same(
+    guarded: Guarded, expected_errors: LoggedErrors
+) -> None:
+    """An exception in a protocol neither loses count nor stops accepting."""
+
+    class Broken(Greeter):
+        def connectionMade(self) -> None:
+            assert self.transport is not None
+            self.transport.loseConnection()
+            raise ZeroDivisionError("a bug")
+
+    guarded.port.factory.protocol = Broken
+    clients = [await guarded.connect() for _ in range(2)]
+    assert [await greeting(client) for client in clients] == [b""] * 2
+    await guarded.pause()
+    assert guarded.gate.open == 0
+    assert len(expected_errors.flush(ZeroDivisionError)) == 2
+    for client in clients:
+        client.close()
+
+
+def test_foreign_port_is_left_alone() -> None:
+    """What is no port of Twisted's is not counted, and not broken."""
+    foreign: Any = object()
+    Gate(Clock(), 1).guard(foreign)
+
+
+def test_room_for_connections() -> None:
+    """Connections leave some files to others, and one connection is always allowed."""
+    assert open_files.room_for_connections(1) == 1
+    assert 0 < open_files.room_for_connections(1024) <= 1024 - open_files.LEAST_SPARE
+    assert open_files.room_for_connections(160_000) <= 150_000
+
+
+def test_seldom_warning() -> None:
+    """A warning is given at once, then at most once a second."""
+    clock = Clock()
+    with capturedLogs() as said:
+        warn = SeldomWarning(clock)
+        for _ in range(25):
+            warn("trouble {n}", n=1)
+            clock.advance(0.1)
+    assert [formatEvent(event) for event in said] == ["trouble 1"] * 3

@@ -1,0 +1,205 @@
+"""``twistd hangup`` as an operator types it: processes, exit codes, pid files and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import BIN, connect, free_port, run
+from support.wire import BAD, PATIENCE, Client
+
+SLOW = '''
+from twisted.internet import reactor
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+
+class Slow(Resource):
+    """Answers after as many seconds as the path says."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        gone = []
+        request.notifyFinish().addErrback(gone.append)
+        reactor.callLater(float(request.path[1:]), lambda: gone or request.finish())
+        request.write(b"begun")
+        return NOT_DONE_YET
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An operator's working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slow.py").write_text(SLOW)
+    return tmp_path
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield str(listening.getsockname()[1])
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """``twistd -n hangup`` with a slow resource; its port is in the file ``port``."""
+    port = free_port()
+    (folder / "port").write_text(str(port))
+    command = ["twistd", "-n", "hangup", f"--port={port}", "--resource=slow.Slow", "--grace=30"]
+    with subprocess.Popen(
+        [BIN / command[0], *command[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_help_lists_the_command_and_imports_nothing_of_ours(folder: Path) -> None:
+    """Whoever uses twistd for something else does not pay for us."""
+    program = (
+        "import sys; from twisted.application.app import ServerOptions; "
+        "assert 'hangup' in [name for name, *_ in ServerOptions().subCommands]; "
+        "sys.exit('twisted_hangup' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        (["--port", "abc"], "hangup: --port: 'abc' is neither a port number nor an endpoint"),
+        (["--resource", "slow.Fast"], "hangup: --resource: slow.Fast: module 'slow' has no"),
+    ],
+)
+@pytest.mark.parametrize("program", [["twistd", "-n"], ["twistd"], ["twist"]], ids=" ".join)
+def test_mistakes_are_one_line(
+    folder: Path, program: list[str], arguments: list[str], line: str
+) -> None:
+    """A mistake is one line on standard error, status 1, and nothing is left behind."""
+    ended = run(*program, "hangup", *arguments)
+    assert ended.stderr.startswith(line)
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
+    assert ended.returncode == 1
+    assert not [*folder.glob("twistd.*")]
+
+
+@pytest.mark.parametrize("program", [["twistd", "-n"], ["twist"]], ids=" ".join)
+def test_port_in_use(folder: Path, program: list[str], taken: str) -> None:
+    """A port in use ends the program with one line, though it has started already."""
+    ended = run(*program, "hangup", "--port", taken)
+    assert ended.stderr == f"hangup: cannot listen on port {taken}: Address already in use\n"
+    assert "Traceback" not in ended.stdout
+    assert ended.returncode == 1
+    assert not [*folder.glob("twistd.*")]
+
+
+def test_port_in_use_of_a_daemon(folder: Path, taken: str) -> None:
+    """The terminal that starts a daemon learns that it cannot listen; the log says it too."""
+    problem = f"cannot listen on port {taken}: Address already in use"
+    ended = run("twistd", "hangup", "--port", taken)
+    assert problem in ended.stderr
+    assert ended.returncode == 1
+    log = (folder / "twistd.log").read_text()
+    assert problem in log
+    assert "Traceback" not in log
+    deadline = time.monotonic() + PATIENCE  # the daemon ends after it has told the terminal
+    while (folder / "twistd.pid").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_daemon(folder: Path) -> None:
+    """A daemon serves, keeps a pid file, tells errors to its log, and ends at SIGTERM."""
+    port = free_port()
+    started = run("twistd", "hangup", "--port", str(port), "--access-log", "access")
+    assert (started.returncode, started.stderr) == (0, "")
+    pid_file = folder / "twistd.pid"
+    pid = int(pid_file.read_text())
+    try:
+        client = connect(port).send(BAD)
+        assert client.read_all().startswith(b"HTTP/1.1 400 ")
+        client.close()
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE
+    while pid_file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert '400 HPE_INVALID_HEADER_TOKEN "' in (folder / "twistd.log").read_text()
+    assert '" 400 - ' in (folder / "access").read_text()
+
+
+def test_sigterm_lets_requests_finish(folder: Path, server: subprocess.Popen[str]) -> None:
+    """SIGTERM closes the port at once and ends the process with the last response."""
+    port = int((folder / "port").read_text())
+    client = connect(port).send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.read_until(b"begun")
+    server.terminate()
+    response = client.read_all()
+    client.close()
+    assert response.endswith(b"0\r\n\r\n")
+    output, _ = server.communicate(timeout=PATIENCE)
+    assert "Stopping: 1 open connection to finish in 30 seconds" in output
+    assert "Traceback" not in output
+    assert not (folder / "twistd.pid").exists()
+
+
+def test_second_sigterm_ends_the_wait(folder: Path, server: subprocess.Popen[str]) -> None:
+    """An operator who says it twice means it."""
+    port = int((folder / "port").read_text())
+    client = connect(port).send(b"GET /60 HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.read_until(b"begun")
+    server.terminate()
+    time.sleep(0.3)
+    assert server.poll() is None
+    server.terminate()
+    output, _ = server.communicate(timeout=PATIENCE)
+    assert "Hanging up on 1 client\n" in output
+    assert "Traceback" not in output
+    client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_few_files(folder: Path) -> None:
+    """With few files to open, clients wait their turn, in one line a second and no haste."""
+    port = free_port()
+    shell = f"ulimit -n 64; exec {BIN}/twistd -n hangup --port {port}"
+    with subprocess.Popen(
+        ["sh", "-c", shell], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as server:
+        try:
+            clients = [connect(port)]
+            clients += [Client(port) for _ in range(80)]
+            for client in clients:
+                client.send(b"GET /nix HTTP/1.1\r\nHost: a\r\n\r\n")
+            before = cpu_seconds(server.pid)
+            time.sleep(1)
+            assert cpu_seconds(server.pid) - before < 0.3
+            for client in clients:
+                assert client.read_until(b"found.\n").startswith(b"HTTP/1.1 404 ")
+                client.close()
+        finally:
+            server.terminate()
+            output, _ = server.communicate(timeout=PATIENCE)
+    assert "new clients wait until one ends" in output
+    assert output.count("new clients wait") < 10
+    assert "EMFILE" not in output
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of the processor; Linux only."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

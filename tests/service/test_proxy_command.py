@@ -1,0 +1,217 @@
+"""``twistd hangup --proxy`` as an operator types it, and what the logs say of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import BIN, connect, free_port, run
+from support.upstreams import OK, Connection, RawServer
+from support.wire import PATIENCE
+
+from twisted_hangup.service import Options, open_files, service
+
+#: twistd ends by the signal that it was sent.
+STOPPED = (0, -signal.SIGTERM)
+
+GET = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, line",
+    [
+        ("--proxy 9000", "--proxy: '9000' is not the URL of a server"),
+        ("--proxy http://a/?q", "--proxy: 'http://a/?q' has more than a scheme"),
+        ("--proxy http://a:b/", "--proxy: 'http://a:b/': Port"),
+        ("--proxy http://a --path .", "--path and --proxy exclude each other"),
+        ("--proxy http://a --resource b.c", "--resource and --proxy exclude each other"),
+        ("--proxy http://a --proxy-host me", "--proxy-host: 'me' is none of pass, rewrite"),
+        ("--proxy http://a --proxy-forwarded on", "--proxy-forwarded: 'on' is none of replace"),
+        ("--proxy http://a --proxy-timeout soon", "--proxy-timeout: 'soon' is not a number"),
+        ("--proxy-timeout 5", "--proxy-timeout needs --proxy"),
+        ("--proxy-host rewrite --path .", "--proxy-host needs --proxy"),
+    ],
+)
+def test_mistake(
+    arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake is one line, and the exit status is 1."""
+    monkeypatch.chdir(tmp_path)
+    done = run("twistd", "-n", "hangup", "--port", str(free_port()), *arguments.split())
+    assert done.returncode == 1
+    (only,) = (done.stdout + done.stderr).splitlines()
+    assert only.startswith(f"hangup: {line}")
+
+
+class Running:
+    """A proxy in a process of its own."""
+
+    def __init__(self, folder: Path, script: Callable[[Connection], object], *more: str) -> None:
+        self.server = RawServer(script)
+        self.port = free_port()
+        self.folder = folder
+        command = [str(BIN / "twistd"), "-n", "hangup", f"--port={self.port}"]
+        logs = ["--access-log=access", "--error-log=errors"]
+        self.process = subprocess.Popen(
+            [*command, f"--proxy={self.server.url}", *logs, *more],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def get(self, path: bytes) -> bytes:
+        client = connect(self.port).send(GET % path)
+        try:
+            return client.read_all()
+        finally:
+            client.close()
+
+    def stop(self) -> list[str]:
+        """Tell it to stop; the lines of its log."""
+        self.process.send_signal(signal.SIGTERM)
+        output: str = self.process.communicate(timeout=PATIENCE)[0]
+        return output.splitlines()
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "errors").read_text().splitlines()]
+
+    @property
+    def accesses(self) -> list[str]:
+        return (self.folder / "access").read_text().splitlines()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def make(script: Callable[[Connection], object], *more: str) -> Running:
+        made.append(Running(tmp_path, script, *more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.process.kill()
+        one.process.communicate()
+        one.server.close()
+
+
+def by_path(connection: Connection) -> None:
+    """A server that fails as it is told."""
+    head = connection.read_head()
+    if b"/reset" in head:
+        connection.reset()
+    elif b"/cut" in head:
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+    elif b"/smtp" in head:
+        connection.send(b"220 mail\r\n")
+    elif b"/slow" in head:
+        time.sleep(3)
+    else:
+        connection.send(OK)
+
+
+def test_failures_in_the_logs(running: Callable[..., Running]) -> None:
+    """Console, JSON and access log say what failed, which server, and who had asked."""
+    there = running(by_path, "--proxy-timeout=0.5")
+    for name in (b"ok", b"reset", b"cut", b"smtp", b"slow"):
+        there.get(name)
+    there.server.close()
+    there.get(b"gone?token=secret")
+    url = there.server.url
+    console = [line for line in there.stop() if "console" in line]
+    expected = [
+        ("ERR_UPSTREAM_RESET", 502, "read ECONNRESET, waiting", "/reset"),
+        ("ERR_UPSTREAM_RESET", None, "aborted, body", "/cut"),
+        ("ERR_UPSTREAM_RESPONSE", 502, "HPE_INVALID_CONSTANT: ", "/smtp"),
+        ("ERR_UPSTREAM_TIMEOUT", 504, "no answer in time, waiting", "/slow"),
+        ("ERR_UPSTREAM_REFUSED", 502, "connect ECONNREFUSED, connecting", "/gone"),
+    ]
+    assert len(console) == len(there.errors) == len(expected)
+    for line, error, (code, status, reason, path) in zip(
+        console, there.errors, expected, strict=True
+    ):
+        assert code in line and reason in line and url in line and path in line
+        assert (error["code"], error["status"]) == (code, status)
+        assert reason in error["reason"] and error["upstream"] == url
+        assert error["target"].startswith(path) and error["peer"].startswith("127.0.0.1:")
+        assert "secret" not in line and "secret" not in error["target"]
+    statuses = [line.split('"')[2].split()[0] for line in there.accesses]
+    assert statuses == ["200", "502", "200", "502", "504", "502"]
+
+
+def test_client_that_leaves_in_the_logs(running: Callable[..., Running]) -> None:
+    """The access log has nginx's 499, and no upstream error."""
+    there = running(by_path)
+    client = connect(there.port).send(GET % b"slow")
+    time.sleep(0.3)
+    client.close()
+    time.sleep(0.3)
+    there.stop()
+    (access,) = there.accesses
+    assert '" 499 ' in access
+    assert [error["code"] for error in there.errors] == ["ECONNRESET"]
+
+
+def test_stop_lets_requests_finish(running: Callable[..., Running]) -> None:
+    """A response that has begun is complete before the proxy stops; nothing is logged as wrong."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+        time.sleep(1)
+        connection.send(b"lf")
+
+    there = running(script)
+    client = connect(there.port).send(GET % b"")
+    client.read_until(b"\r\n\r\nha")
+    there.process.send_signal(signal.SIGTERM)
+    assert client.read_all() == b"lf"
+    client.close()
+    lines = there.process.communicate(timeout=PATIENCE)[0].splitlines()
+    assert there.process.returncode in STOPPED
+    assert not [line for line in lines if "rror" in line or "#warn" in line]
+
+
+def test_stop_aborts_what_outlives_the_grace(running: Callable[..., Running]) -> None:
+    """A server that never ends its response does not keep the proxy."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+        connection.read_all()
+
+    there = running(script, "--grace=0.3")
+    client = connect(there.port).send(GET % b"")
+    client.read_until(b"\r\n\r\nha")
+    there.stop()
+    assert there.process.returncode in STOPPED
+    client.close()
+    deadline = time.monotonic() + PATIENCE
+    while not there.server.ended and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(there.server.ended) == len(there.server.connections)
+
+
+def most_connections(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(open_files, "raise_limit", lambda: 10_000)
+    options = Options()
+    options.parseOptions(arguments)
+    most = service._most_connections(options)
+    assert most is not None
+    return most
+
+
+def test_files_of_each_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two more files may be open for each client than where nothing is passed on."""
+    alone = most_connections(monkeypatch)
+    assert most_connections(monkeypatch, "--proxy", "http://a") in range(
+        alone // 3 - 5, alone // 3 + 5
+    )

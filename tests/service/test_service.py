@@ -1,0 +1,348 @@
+"""What the options of ``twistd hangup`` come to, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support.wire import BAD, GOOD, Client, Paths, in_thread, talk
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactor
+from twisted.logger import capturedLogs
+from twisted.python.usage import UsageError
+from twisted.web.test.requesthelper import DummyRequest
+
+from twisted_hangup.service import Options, makeService
+from twisted_hangup.service.ports import endpoint
+from twisted_hangup.service.serving import CannotListen, HangupService
+from twisted_hangup.service.welcome import WelcomePage
+
+CLOSE = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+root = Paths()
+number = 7
+
+
+def nothing() -> None:
+    """A callable that makes no resource."""
+
+
+def crash() -> None:
+    raise ZeroDivisionError("a bug of the operator's")
+
+
+def application(environ: Any, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"wsgi " + environ["PATH_INFO"].encode()]
+
+
+def answer(failure: Any, socket: Any) -> bytes:
+    return b"answered by an operator's function\n"
+
+
+class Running:
+    """A service that has started, and its first port."""
+
+    def __init__(self, service: Any) -> None:
+        self.service: HangupService = service
+        service.privilegedStartService()
+        service.startService()
+        [port] = service.ports  # listening once, though both starts would
+        self.port: int = port.getHost().port
+
+
+Run = Callable[..., Running]
+
+
+def make(*arguments: str) -> Any:
+    options = Options()
+    options.parseOptions(["--port", "tcp:0:interface=127.0.0.1", *arguments])
+    return makeService(options)
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Start a service with these options; it is stopped at the end, if that was not done."""
+    started: list[Running] = []
+
+    def start(*arguments: str) -> Running:
+        started.append(Running(make(*arguments)))
+        return started[-1]
+
+    yield start
+    for running in started:
+        if running.service.running:
+            pytest_twisted.blockon(running.service.stopService())
+
+
+def pause(seconds: float = 0.05) -> Deferred[None]:
+    from twisted.internet import reactor
+
+    return deferLater(reactor, seconds)
+
+
+@pytest_twisted.ensureDeferred
+async def test_welcome(run: Run) -> None:
+    """Without anything to serve, a page says how to go on, for the host that was asked."""
+    port = run().port
+    page = await talk(port, CLOSE.replace(b"Host: a", b"Host: example.org") % b"")
+    assert page.startswith(b"HTTP/1.1 200 ")
+    assert b"--path ./public" in page
+    assert f"| nc example.org {port}".encode() in page
+    assert (await talk(port, CLOSE % b"other")).startswith(b"HTTP/1.1 404 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_welcome_head(run: Run) -> None:
+    """HEAD has the fields of GET and no page."""
+    port = run().port
+    page = await talk(port, CLOSE % b"")
+    head = await talk(port, (CLOSE % b"").replace(b"GET", b"HEAD"))
+    length = len(page.partition(b"\r\n\r\n")[2])
+    assert b"\r\nContent-Length: %d\r\n" % length in head
+    assert head.endswith(b"\r\n\r\n")
+
+
+@pytest_twisted.ensureDeferred
+async def test_welcome_escapes_the_host(run: Run) -> None:
+    """A host that is none comes back as text."""
+    page = await talk(run("--no-require-host").port, CLOSE.replace(b"Host: a", b"Host: <b>&") % b"")
+    assert b"<b>" not in page
+    assert b"&lt;b&gt;&amp;" in page
+
+
+@pytest_twisted.ensureDeferred
+async def test_welcome_on_ipv6(run: Run) -> None:
+    """A literal address keeps its brackets where Host needs them, and nowhere else."""
+    port = run().port
+    page = await talk(port, CLOSE.replace(b"Host: a", b"Host: [::1]:80") % b"")
+    assert rf"Host: [::1]\r\nBad Name: 1\r\n\r\n' | nc ::1 {port}".encode() in page
+
+
+class OnUnixSocket(DummyRequest):
+    def getHost(self) -> UNIXAddress:
+        return UNIXAddress("/run/my web.sock")
+
+
+def test_welcome_on_a_unix_socket() -> None:
+    """On a UNIX socket the broken request goes to its path."""
+    assert b"| nc -U '/run/my web.sock'</code>" in WelcomePage().render_GET(OnUnixSocket([b""]))
+
+
+@pytest.mark.parametrize("target", [b"", b"nope?token=SECRET"])
+@pytest_twisted.ensureDeferred
+async def test_head_is_not_logged(run: Run, target: bytes) -> None:
+    """Neither page makes Twisted log the target of a HEAD."""
+    with capturedLogs() as said:
+        await talk(run().port, (CLOSE % target).replace(b"GET", b"HEAD"))
+    assert not [event for event in said if "HEAD request" in str(event.get("log_format"))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_path(run: Run, tmp_path: Path) -> None:
+    """--path serves a directory."""
+    (tmp_path / "a.txt").write_text("file\n")
+    assert (await talk(run("--path", str(tmp_path)).port, CLOSE % b"a.txt")).endswith(b"file\n")
+
+
+@pytest.mark.parametrize("name", ["test_service.root", "support.wire.Paths"])
+@pytest_twisted.ensureDeferred
+async def test_resource(run: Run, name: str) -> None:
+    """--resource serves a resource, or what a class makes."""
+    assert (await talk(run("--resource", name).port, CLOSE % b"fast")).endswith(b"fast")
+
+
+@pytest_twisted.ensureDeferred
+async def test_wsgi(run: Run) -> None:
+    """--wsgi serves an application in threads."""
+    response = await talk(run("--wsgi", "test_service.application").port, CLOSE % b"x")
+    assert b"wsgi /x" in response
+
+
+@pytest_twisted.ensureDeferred
+async def test_on_client_error(run: Run) -> None:
+    """--on-client-error names functions that may answer."""
+    port = run("--on-client-error", "test_service.answer").port
+    assert await talk(port, BAD) == b"answered by an operator's function\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_limits_arrive(run: Run) -> None:
+    """A limit from the command line holds on the wire."""
+    port = run("--max-header-size", "64").port
+    response = await talk(port, b"GET /" + b"a" * 64 + b" HTTP/1.1\r\n")
+    assert response.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest_twisted.ensureDeferred
+async def test_logs(run: Run, tmp_path: Path) -> None:
+    """Each request is one line of the access log, each error one of the error log."""
+    access, errors = tmp_path / "access", tmp_path / "errors"
+    running = run("--resource", "support.wire.Paths", "--access-log", str(access))
+    second = run("--access-log", str(access), "--error-log", str(errors))
+    await talk(running.port, CLOSE % b"fast")
+    await talk(second.port, BAD)
+    await talk(second.port, b"GET /never/finished?token=1 HTTP/1.1\r\nHo", fin=True)
+    slow = await in_thread(lambda: Client(running.port).send(GOOD.replace(b"fast", b"slow")))
+    await pause()
+    slow.close()
+    await pause()
+
+    lines = [line.split('"')[1:3] for line in access.read_text().splitlines()]
+    assert lines == [
+        ["GET /fast HTTP/1.1", " 200 4 "],
+        ["GET /fast HTTP/1.1", " 400 - "],
+        ["GET /never/finished?******* HTTP/1.1", " 400 - "],
+        ["GET /slow HTTP/1.1", " 499 - "],
+    ]
+    codes = [json.loads(line)["code"] for line in errors.read_text().splitlines()]
+    assert codes == ["HPE_INVALID_HEADER_TOKEN", "HPE_INVALID_EOF_STATE"]
+
+
+@pytest.mark.parametrize("log", ["--access-log", "--error-log"])
+@pytest_twisted.ensureDeferred
+async def test_standard_output(run: Run, log: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """``-`` is the standard output of the process, past whatever replaced sys.stdout."""
+    await talk(run(log, "-").port, BAD)
+    assert "HPE_INVALID_HEADER_TOKEN" in (output := capfd.readouterr().out) or " 400 " in output
+
+
+MISTAKES = [
+    (["--path", "/nowhere"], "--path: '/nowhere' does not exist"),
+    (["--path", __file__], "is not a directory"),
+    (["--resource", "nowhere.root"], "--resource: nowhere.root: 'nowhere.root' does not name"),
+    (["--resource", "test_service.nowhere"], "has no attribute 'nowhere'"),
+    (["--resource", "a b"], "--resource: a b: "),
+    (["--resource", ""], "--resource: : "),
+    (["--resource", "test_service.number"], "is no resource and cannot be called"),
+    (["--resource", "test_service.nothing"], "returned NoneType, no IResource"),
+    (["--resource", "test_service.crash"], "ZeroDivisionError: a bug of the operator's ("),
+    (["--resource", "test_service.application"], "missing 2 required positional arguments"),
+    (["--wsgi", "test_service.number"], "--wsgi: test_service.number cannot be called"),
+    (["--on-client-error", "test_service.number"], "cannot be called"),
+    (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
+    (["--error-log", "/"], "cannot write '/': Is a directory"),
+    (["--port", "nonsense:1"], "'nonsense' is no kind of endpoint"),
+    (["--port", "tcp:x"], "--port: 'tcp:x': 'x' is not a number"),
+    (["--port", "127.0.0.1:8000"], "on one address, write tcp:8000:interface=127.0.0.1"),
+    (["--port", "[::1]:8000"], r"on one address, write tcp6:8000:interface=\:\:1"),
+    (["--port", "systemd:domain=INET:index=0"], "systemd has handed over no such socket"),
+    (["--port", "tcp:1:foo=bar"], "tcp has no option 'foo'"),
+    (["--port", "haproxy:tcp"], "haproxy needs 'port'"),
+    (["--port", "tcp6:1:interface=::1"], "a colon without a backslash before it"),
+    (["--port", "unix:"], "the path of the socket is missing"),
+    (["--port", "unix::mode=600"], "the path of the socket is missing"),
+]
+
+
+@pytest.mark.parametrize("arguments, complaint", MISTAKES, ids=lambda value: str(value)[:50])
+def test_mistakes(arguments: list[str], complaint: str) -> None:
+    """What the options name and is not there is told in one line."""
+    with pytest.raises(UsageError) as caught:
+        make(*arguments)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the operator's own module says where it is; the current folder counts."""
+    (tmp_path / "broken_module.py").write_text("x = 1\ny = (\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"SyntaxError: .* \(.*broken_module.py, line 2\)"):
+        make("--resource", "broken_module.root")
+
+
+@pytest_twisted.ensureDeferred
+async def test_port_in_use(run: Run) -> None:
+    """A port that somebody has is told by the name that the operator gave it."""
+    taken = f"tcp:{run().port}:interface=127.0.0.1"
+    service = make("--port", taken)
+    with pytest.raises(CannotListen, match=f"cannot listen on {taken}: Address already in use"):
+        service.startService()
+    await service.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_running_requests_are_finished(run: Run) -> None:
+    """A service that stops takes no new clients and finishes what it has begun."""
+    running = run("--resource", "test_service.root")
+    started = root.slow.started
+    client = await in_thread(lambda: Client(running.port).send(GOOD.replace(b"fast", b"slow")))
+    request = await started
+    ended: list[None] = []
+    stopped = running.service.stopService().addCallback(ended.append)
+    await pause()
+    assert not ended
+    with pytest.raises(ConnectionRefusedError):
+        await in_thread(lambda: socket.create_connection(("127.0.0.1", running.port)))
+    request.write(b"finished")
+    request.finish()
+    response = await in_thread(client.read_all)
+    assert b"finished" in response
+    client.close()
+    await stopped
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_grace_ends(run: Run, hurry: bool) -> None:
+    """After the grace time, or when told again, it hangs up on who is left."""
+    running = run("--resource", "test_service.root", "--grace", "60" if hurry else "0.1")
+    started = root.slow.started
+    client = await in_thread(lambda: Client(running.port).send(GOOD.replace(b"fast", b"slow")))
+    await started
+    ended: list[None] = []
+    stopped = running.service.stopService().addCallback(ended.append)
+    await pause()
+    assert not ended
+    if hurry:
+        running.service.end_grace()
+    await stopped
+    with pytest.raises(ConnectionResetError):
+        await in_thread(client.read_all)
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_full_server_ends(run: Run) -> None:
+    """A server at its limit ends like any other, and nobody who waited is let in."""
+    running = run("--max-connections", "1", "--grace", "0.1")
+    clients = [await in_thread(lambda: Client(running.port)) for _ in range(2)]
+    await pause()
+    await running.service.stopService()
+    for client in clients:
+        client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_library_use_leaves_signals_alone(run: Run) -> None:
+    """Only a program that was started from a command line has its signals taken over."""
+    before = signal.getsignal(signal.SIGTERM)
+    await run().service.stopService()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "description, backlog",
+    [
+        ("tcp:80", 511),
+        ("tcp:80:127.0.0.1", 511),
+        ("tcp:80:127.0.0.1:40", 40),
+        ("tcp6:80:backlog=3", 3),
+        ("unix:/run/web.sock", 511),
+        ("haproxy:tcp:80", 511),
+    ],
+)
+def test_backlog(description: str, backlog: int) -> None:
+    """Where nobody says how many may wait to be accepted, it is more than Twisted's 50."""
+    made: Any = endpoint(description, MemoryReactor())
+    inner = getattr(made._endpoint, "_wrappedEndpoint", made._endpoint)
+    assert inner._backlog == backlog

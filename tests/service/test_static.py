@@ -1,0 +1,159 @@
+"""Static files: what was put there to be served, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support.wire import Serve, talk
+from twisted.logger import capturedLogs
+
+from twisted_hangup.service.static import StaticFiles
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticFiles]:
+    (tmp_path / "page.html").write_text("<p>page")
+    (tmp_path / "README").write_text("no type")
+    (tmp_path / "ünï.txt").write_text("unicode")
+    (tmp_path / ".env").write_text("SECRET=1")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("secret")
+    (tmp_path / ".git" / ".hidden").write_text("secret")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("index")
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    special = socket.socket(socket.AF_UNIX)
+    special.bind("special")
+    files = StaticFiles(str(tmp_path))
+    files.out_of_files = pytest.fail  # type: ignore[assignment]
+    yield files
+    special.close()
+
+
+async def get(serve: Serve, files: StaticFiles, target: str, method: str = "GET") -> bytes:
+    served = serve(files)
+    request = f"{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    return await talk(served.port, request.encode())
+
+
+FOUND = [
+    ("/page.html", 200, b"<p>page"),
+    ("/README", 200, b"no type"),
+    ("/%C3%BCn%C3%AF.txt", 200, b"unicode"),
+    ("/site/", 200, b"index"),
+    ("/site", 302, b""),
+    ("/nix", 404, b""),
+    ("/page.html/more", 404, b""),
+    ("/empty/", 403, b""),
+    ("/", 403, b""),
+    ("/.env", 404, b""),
+    ("/%2eenv", 404, b""),
+    ("/.git/config", 404, b""),
+    ("/site/../.env", 404, b""),
+    ("/%2e%2e/%2e%2e/etc/passwd", 404, b""),
+    ("/..%2f..%2fetc/passwd", 404, b""),
+    ("/special", 404, b""),
+    ("/%FF", 404, b""),
+    ("/page.html%00", 404, b""),
+    ("/%0d%0aX: y", 400, b""),
+    ("/%0d%0aX:y", 404, b""),
+    ("/" + "a" * 5000, 404, b""),
+]
+
+
+@pytest.mark.parametrize("target, status, body", FOUND, ids=lambda value: str(value)[:30])
+@pytest_twisted.ensureDeferred
+async def test_found(
+    serve: Serve, files: StaticFiles, target: str, status: int, body: bytes
+) -> None:
+    """Files and index pages are served; what is hidden, special or absent is not."""
+    response = await get(serve, files, target)
+    head, _, content = response.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    if body:
+        assert content == body
+
+
+@pytest.mark.parametrize(
+    "target, kind",
+    [("/page.html", b"text/html"), ("/README", b"application/octet-stream")],
+)
+@pytest_twisted.ensureDeferred
+async def test_types(serve: Serve, files: StaticFiles, target: str, kind: bytes) -> None:
+    """What has no type is no web page: nobody's upload runs as a script."""
+    response = await get(serve, files, target, "HEAD")
+    assert b"\r\nContent-Type: " + kind + b"\r\n" in response
+    assert response.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("target", ["/.env", "/.git/config", "/.git/.hidden"])
+@pytest_twisted.ensureDeferred
+async def test_dotfiles_on_request(serve: Serve, files: StaticFiles, target: str) -> None:
+    """With dotfiles allowed they are files like others, in every directory."""
+    files.dotfiles = True
+    assert (await get(serve, files, target)).startswith(b"HTTP/1.1 200 ")
+
+
+LINKS = [
+    ("/out", False, 404),
+    ("/up/secret", False, 404),
+    ("/out", True, 200),
+    ("/up/secret", True, 200),
+    ("/in", False, 200),
+    ("/in-dir/index.html", False, 200),
+]
+
+
+@pytest.mark.parametrize("target, follow, status", LINKS)
+@pytest_twisted.ensureDeferred
+async def test_links(
+    serve: Serve, files: StaticFiles, tmp_path: Path, target: str, follow: bool, status: int
+) -> None:
+    """A link may point at what is served anyway; out of the directory only on request."""
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"  # has the name of the root in front
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (tmp_path / "out").symlink_to(outside / "secret")
+    (tmp_path / "up").symlink_to(outside)
+    (tmp_path / "in").symlink_to("page.html")
+    (tmp_path / "in-dir").symlink_to("site")
+    files.follow_links = follow
+    assert (await get(serve, files, target)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("target", ["/nix?token=SECRET", "/empty/?token=SECRET", "/site"])
+@pytest_twisted.ensureDeferred
+async def test_head_of_an_error(serve: Serve, files: StaticFiles, target: str) -> None:
+    """HEAD has the fields of GET, and nothing of the target comes into the log."""
+    with capturedLogs() as said:
+        page = await get(serve, files, target)
+        head = await get(serve, files, target, "HEAD")
+    length = len(page.partition(b"\r\n\r\n")[2])
+    assert b"\r\nContent-Length: %d\r\n" % length in head
+    assert head.endswith(b"\r\n\r\n")
+    assert not [event for event in said if "HEAD request" in str(event.get("log_format"))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_out_of_files(
+    serve: Serve, files: StaticFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file to open the client is told to come back, and no traceback is logged."""
+
+    def none_left(self: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    said: list[str] = []
+    files.out_of_files = lambda text, **_: said.append(text)  # type: ignore[assignment]
+    monkeypatch.setattr(StaticFiles, "openForReading", none_left)
+    response = await get(serve, files, "/page.html")
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nRetry-After: 1\r\n" in response
+    assert said == ["Out of files: {path} could not be opened"]

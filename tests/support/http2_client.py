@@ -1,0 +1,210 @@
+"""A client that speaks HTTP/2 frame by frame, also such as no library would send."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hpack import Decoder, Encoder
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+from twisted.internet.defer import Deferred
+
+from .wire import Client, Served, in_thread, pause
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_FRAME_HEADER = 9
+
+#: RFC 9113, section 7
+NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
+REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 7, 8, 9, 11
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+
+def fields_of(
+    path: bytes = b"/fast", *more: tuple[bytes, bytes], method: bytes = b"GET"
+) -> list[tuple[bytes, bytes]]:
+    """The fields of an ordinary request, and *more*."""
+    return [
+        (b":method", method),
+        (b":scheme", b"https"),
+        (b":authority", b"localhost"),
+        (b":path", path),
+        *more,
+    ]
+
+
+class Stream:
+    """What has come on one stream."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.fields: dict[bytes, bytes] = {}
+        self.body = b""
+        self.ended = False
+        self.reset: int | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.ended or self.reset is not None
+
+    @property
+    def status(self) -> int | None:
+        return self.statuses[-1] if self.statuses else None
+
+
+class H2Client:
+    """A blocking client, for a thread.
+
+    Attributes:
+        goaways: Code and last stream of each GOAWAY.
+        closed: Whether the server has ended the connection: ``"end"`` with close_notify,
+            ``"reset"`` without.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        settings: dict[int, int] | None = None,
+        preface: bool = True,
+        windows: bool = True,
+        receive_buffer: int | None = None,
+    ) -> None:
+        self.client = Client(port, tls=True, alpn="h2", receive_buffer=receive_buffer)
+        self.encoder, self.decoder = Encoder(), Decoder()
+        self.streams: dict[int, Stream] = {}
+        self.goaways: list[tuple[int, int]] = []
+        self.settings: dict[int, int] = {}
+        self.pings: list[bytes] = []
+        self.closed = ""
+        self._input = b""
+        self._windows = windows
+        self._next = 1
+        if preface:
+            self.raw(PREFACE).send(SettingsFrame(0, settings=settings or {}))
+
+    def raw(self, data: bytes) -> H2Client:
+        self.client.send(data)
+        return self
+
+    def send(self, *frames: Frame) -> H2Client:
+        return self.raw(b"".join(frame.serialize() for frame in frames))
+
+    def headers(self, fields: Fields, end: bool = True, stream: int | None = None) -> HeadersFrame:
+        """The HEADERS frame of a new stream, or of *stream*."""
+        if stream is None:
+            stream, self._next = self._next, self._next + 2
+        frame = HeadersFrame(stream, data=self.encoder.encode(list(fields)))
+        frame.flags.add("END_HEADERS")
+        if end:
+            frame.flags.add("END_STREAM")
+        return frame
+
+    def request(self, path: bytes = b"/fast", *more: tuple[bytes, bytes], **kwargs: Any) -> int:
+        """Send a whole request, or with ``end=False`` its head; the id of its stream."""
+        frame = self.headers(fields_of(path, *more, method=kwargs.pop("method", b"GET")), **kwargs)
+        self.send(frame)
+        return frame.stream_id
+
+    def data(self, stream: int, data: bytes, end: bool = True) -> H2Client:
+        frame = DataFrame(stream, data=data)
+        if end:
+            frame.flags.add("END_STREAM")
+        return self.send(frame)
+
+    def stream(self, stream_id: int) -> Stream:
+        return self.streams.setdefault(stream_id, Stream())
+
+    def until(self, condition: Callable[[], object]) -> H2Client:
+        """Read until *condition* holds, or the end."""
+        while not self.closed and not condition():
+            try:
+                more = self.client.socket.recv(65536)
+            except (ConnectionResetError, ssl.SSLError) as error:
+                if isinstance(error, socket.timeout):
+                    raise
+                self.closed = "reset"
+                break
+            if not more:
+                self.closed = "end"
+            self._input += more
+            self._take()
+        return self
+
+    def answer(self, *stream_ids: int) -> Stream:
+        """Read until these streams are over; the last of them."""
+        self.until(lambda: all(self.stream(stream_id).over for stream_id in stream_ids))
+        return self.stream(stream_ids[-1])
+
+    def to_the_end(self) -> H2Client:
+        return self.until(lambda: False)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _take(self) -> None:
+        while len(self._input) >= _FRAME_HEADER:
+            frame, length = Frame.parse_frame_header(memoryview(self._input[:_FRAME_HEADER]))
+            end = _FRAME_HEADER + length
+            if len(self._input) < end:
+                return
+            frame.parse_body(memoryview(self._input[_FRAME_HEADER:end]))
+            self._input = self._input[end:]
+            self._received(frame)
+
+    def _received(self, frame: Frame) -> None:
+        stream = self.stream(frame.stream_id)
+        if isinstance(frame, HeadersFrame):
+            stream.fields = dict(self.decoder.decode(frame.data, raw=True))
+            stream.statuses.append(int(stream.fields[b":status"]))
+        elif isinstance(frame, DataFrame):
+            stream.body += frame.data
+            if self._windows and frame.data:
+                for stream_id in {0, frame.stream_id}:
+                    update = WindowUpdateFrame(stream_id, window_increment=len(frame.data))
+                    self.send(update)
+        elif isinstance(frame, RstStreamFrame):
+            if stream.reset is None:  # frames on their way are answered by more of them
+                stream.reset = frame.error_code
+        elif isinstance(frame, GoAwayFrame):
+            self.goaways.append((frame.error_code, frame.last_stream_id))
+        elif isinstance(frame, SettingsFrame):
+            self.settings.update(frame.settings)
+        elif isinstance(frame, PingFrame):
+            self.pings.append(frame.opaque_data)
+        if "END_STREAM" in frame.flags:
+            stream.ended = True
+
+
+def talk(port: int, run: Callable[[H2Client], Any], **kwargs: Any) -> Deferred[Any]:
+    """Let a new client *run* in a thread, then close it."""
+
+    def session() -> Any:
+        client = H2Client(port, **kwargs)
+        try:
+            return run(client)
+        finally:
+            client.close()
+
+    return in_thread(session)
+
+
+async def empty(served: Served, seconds: float = 2.0) -> bool:
+    """Whether no connection is left within so long."""
+    for _ in range(int(seconds / 0.02)):
+        if not served.site.open_connections:
+            return True
+        await pause(0.02)
+    return False

@@ -1,0 +1,41 @@
+"""Servers and commands as processes of their own, as an operator starts them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .wire import PATIENCE, Client
+
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 3,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def connect(port: int) -> Client:
+    """Connect to a server that has just been started."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port)):
+                return Client(port)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)

@@ -1,0 +1,220 @@
+"""Raw clients on real sockets, and sites for them to talk to."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from os import fsdecode
+from typing import Any, TypeAlias
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer, IPushProducer
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from twisted_hangup import ClientError, HangupSite
+
+#: Longest wait of a client for anything, in seconds.
+PATIENCE = 10.0
+
+GOOD = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"
+BAD = b"GET /fast HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+
+#: What a client reads where no handler answers.
+DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+
+
+class Client:
+    """A client that sends what it is told, on a blocking socket in a thread."""
+
+    def __init__(
+        self,
+        port: int | str,
+        *,
+        tls: bool = False,
+        alpn: str = "http/1.1",
+        receive_buffer: int | None = None,
+    ) -> None:
+        """Connect to a TCP port of this machine, or to the UNIX socket of that path."""
+        family = socket.AF_UNIX if isinstance(port, str) else socket.AF_INET
+        self.socket = socket.socket(family)
+        self.socket.settimeout(PATIENCE)
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if isinstance(port, str):
+            self.socket.connect(port)
+        else:
+            self.socket.connect(("127.0.0.1", port))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            context.set_alpn_protocols([alpn])
+            self.socket = context.wrap_socket(self.socket, suppress_ragged_eofs=True)
+
+    def send(self, *segments: bytes) -> Client:
+        for segment in segments:
+            self.socket.sendall(segment)
+        return self
+
+    def read_until(self, end: bytes) -> bytes:
+        """Read up to and including *end*, or to the end of the connection."""
+        data = b""
+        while not data.endswith(end):
+            more = self.socket.recv(1)
+            if not more:
+                break
+            data += more
+        return data
+
+    def read_all(self) -> bytes:
+        """Read to the end; a reset after the last byte is an error."""
+        data = bytearray()
+        while more := self.socket.recv(65536):
+            data += more
+        return bytes(data)
+
+    def end(self) -> Client:
+        """Send FIN and go on reading."""
+        self.socket.shutdown(socket.SHUT_WR)
+        return self
+
+    def reset(self) -> None:
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def talk(
+    port: int | str, *segments: bytes, tls: bool = False, fin: bool = False
+) -> Deferred[bytes]:
+    """Send *segments*, end the input if *fin*, read to the end, close; fires with what came."""
+
+    def run() -> bytes:
+        client = Client(port, tls=tls)
+        try:
+            client.send(*segments)
+            if fin:
+                client.end()
+            return client.read_all()
+        finally:
+            client.close()
+
+    return in_thread(run)
+
+
+def in_thread(function: Callable[[], Any]) -> Deferred[Any]:
+    """Run a blocking client beside the reactor."""
+    return deferToThread(function)
+
+
+def statuses(received: bytes) -> list[int]:
+    """The status codes of the responses in *received*, in order."""
+    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def pause(seconds: float = 0.05) -> Deferred[None]:
+    """Let the reactor run for so long."""
+    from twisted.internet import reactor
+
+    return deferLater(reactor, seconds, lambda: None)
+
+
+class Fast(Resource):
+    """Answers at once, and remembers what it ran."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[bytes] = []
+
+    def render(self, request: Request) -> bytes:
+        self.ran.append(request.uri)
+        return b"fast"
+
+
+class Slow(Resource):
+    """Answers when it is told to; `started` fires with each request as it begins."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Request] = []
+        self.started: Deferred[Request] = Deferred()
+        self.gone: list[Any] = []
+
+    def render(self, request: Request) -> int:
+        self.requests.append(request)
+        request.notifyFinish().addErrback(self.gone.append)
+        started, self.started = self.started, Deferred()
+        started.callback(request)
+        return NOT_DONE_YET
+
+
+class Paths(Resource):
+    """``/fast`` and ``/slow``, and whatever a test puts beside them."""
+
+    def __init__(self, **children: Resource) -> None:
+        super().__init__()
+        self.fast, self.slow = Fast(), Slow()
+        self.putChild(b"fast", self.fast)
+        self.putChild(b"slow", self.slow)
+        for name, child in children.items():
+            self.putChild(name.encode(), child)
+
+
+class Served:
+    """A site on a port, and the errors it has seen."""
+
+    def __init__(self, site: Any, port: Any, root: Any) -> None:
+        self.site: HangupSite = site
+        host = port.getHost()
+        #: What a `Client` connects to: the port's number, or the path of a UNIX socket.
+        self.port: Any = fsdecode(host.name or b"") if isinstance(host, UNIXAddress) else host.port
+        self.root = root
+        self.errors: list[ClientError] = []
+        if isinstance(site, HangupSite):
+            site.journal.watch(self.errors.append)
+
+    @property
+    def codes(self) -> list[str]:
+        return [error.code for error in self.errors]
+
+
+#: Of the fixture ``serve``.
+Serve: TypeAlias = Callable[..., Served]
+
+
+@implementer(IPushProducer, IPullProducer)
+class Producer:
+    """Gives what it has whenever there is room."""
+
+    def __init__(self, request: Request, data: bytes, finish: bool = False) -> None:
+        self.request = request
+        self.data = data
+        self.finish = finish
+        self.stopped = 0
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None:
+        self.request.write(self.data)
+
+    def stopProducing(self) -> None:
+        self.stopped += 1
+        if self.finish:
+            self.request.unregisterProducer()
+            self.request.finish()

@@ -1,0 +1,112 @@
+"""A client that hangs up while reading from it is paused is noticed within a second."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from support.wire import GOOD, SLOW, Client, Paths, Serve, Served, in_thread, pause
+from twisted.internet import defer
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from twisted_hangup import HangupSite, Limits
+from twisted_hangup.transport.paused import PausedSockets
+
+
+@pytest.mark.parametrize("leave", ["close", "reset"])
+@pytest.mark.parametrize("requests", [1, 100, 400, 1200])
+@pytest_twisted.ensureDeferred
+async def test_backlog_of_a_client_that_left(serve: Serve, leave: str, requests: int) -> None:
+    """The hang-up is noticed, the slow request told, and nothing of the backlog run."""
+    served = serve()
+    started = served.root.slow.started
+    client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * requests))
+    await started
+    await pause()
+    await in_thread(getattr(client, leave))
+    await pause(1)
+    assert served.codes == ["ECONNRESET"]
+    assert served.errors[0].phase == "response"
+    assert len(served.root.slow.gone) == 1
+    assert served.root.fast.ran == []
+    assert served.site.open_connections == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_backlog_over_a_unix_socket(tmp_path: Path) -> None:
+    """The same over a UNIX socket."""
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    site = HangupSite(root := Paths())
+    served = Served(site, _Anywhere(), root)
+    port = reactor.listenUNIX(str(tmp_path / "socket"), site)
+    started = root.slow.started
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(tmp_path / "socket"))
+    client.sendall(SLOW + GOOD * 1000)
+    await started
+    await pause()
+    client.close()
+    await pause(1)
+    assert served.codes == ["ECONNRESET"]
+    assert root.fast.ran == []
+    await defer.maybeDeferred(port.stopListening)
+
+
+class _Anywhere:
+    """A port that has no number."""
+
+    port = 0
+
+    def getHost(self) -> _Anywhere:
+        return self
+
+
+@pytest_twisted.ensureDeferred
+async def test_half_open_backlog_is_kept(serve: Serve) -> None:
+    """With allow_half_open a FIN drops no backlog."""
+    served = serve(limits=Limits(allow_half_open=True))
+    started = served.root.slow.started
+
+    def run() -> bytes:
+        client = Client(served.port).send(SLOW + GOOD * 1000).end()
+        received = client.read_all()
+        client.close()
+        return received
+
+    received = in_thread(run)
+    request = await started
+    await pause(1)
+    request.finish()
+    assert (await received).count(b"HTTP/1.1 200 ") == 1001
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_reading_goes_on(serve: Serve) -> None:
+    """A client that stays is watched no longer than it is paused."""
+    served = serve()
+    started = served.root.slow.started
+    client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * 1000))
+    request = await started
+    await pause()
+    request.finish()
+    expected = b"HTTP/1.1 200 "
+    received = b""
+    while received.count(expected) < 1001:
+        received += await in_thread(lambda: client.socket.recv(65536))
+    assert served.site._hangups.paused._gone == {}
+    client.close()
+
+
+def test_what_is_no_descriptor_is_not_watched() -> None:
+    """A transport without a file descriptor is left alone, and so is the clock."""
+    clock = Clock()
+    paused = PausedSockets(clock)
+    assert paused.add(StringTransport(), print) is None
+    assert clock.getDelayedCalls() == []

@@ -1,0 +1,120 @@
+"""Over TLS the same promises hold as over TCP."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from contextlib import suppress
+
+import pytest
+import pytest_twisted
+from support.certificates import server_context
+from support.wire import BAD, DEFAULT, GOOD, Client, Serve, in_thread, pause, talk
+from twisted.python.failure import Failure
+
+from twisted_hangup import ClientSocket, Timeouts, TLSError
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        (b"GET /fast HTTP/1.1\r\nHost: a\r\nbad header\r\nA: b\r\n", b"\r\n"),
+        (
+            b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n",
+            b"hello",
+        ),
+        (BAD, GOOD),
+        (BAD + GOOD,),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_refused_request_is_never_run(serve: Serve, records: tuple[bytes, ...]) -> None:
+    """Records that arrive after the 400 are not parsed; stock Twisted runs the request."""
+    served = serve(tls=server_context())
+
+    def run() -> bytes:
+        client = Client(served.port, tls=True)
+        for record in records:
+            client.send(record)
+            time.sleep(0.1)
+        try:
+            return client.read_all()
+        finally:
+            client.close()
+
+    assert await in_thread(run) == DEFAULT
+    assert served.root.fast.ran == []
+    assert len(served.errors) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_handler_over_tls(serve: Serve) -> None:
+    """A handler answers over TLS as over TCP, and sees that the connection is secure."""
+    served = serve(tls=server_context())
+
+    @served.site.on_client_error
+    def answer(failure: Failure, socket: ClientSocket) -> bytes:
+        return b"secure\n" if socket.secure else b"not secure\n"
+
+    assert await talk(served.port, BAD, tls=True) == b"secure\n"
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_ignores_close_notify(serve: Serve) -> None:
+    """A client that never closes is aborted when the lingering time is over."""
+    served = serve(tls=server_context(), timeouts=Timeouts(linger_silence_seconds=0.3))
+    client = await in_thread(lambda: Client(served.port, tls=True).send(BAD))
+    assert await in_thread(client.read_all) == DEFAULT
+    time.sleep(0.01)
+    for _ in range(30):
+        if served.site.open_connections == 0:
+            break
+        await in_thread(lambda: time.sleep(0.1))
+    assert served.site.open_connections == 0
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "wire, code",
+    [
+        (GOOD, "ERR_SSL_HTTP_REQUEST"),
+        (b"*" * 100, "ERR_SSL_WRONG_VERSION_NUMBER"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_failed_handshake(serve: Serve, wire: bytes, code: str) -> None:
+    """What is no handshake is one TLSError with Node's code."""
+    served = serve(tls=server_context())
+
+    def run() -> None:
+        client = Client(served.port).send(wire)
+        with suppress(ConnectionResetError):
+            client.read_all()
+        client.close()
+
+    await in_thread(run)
+    await in_thread(lambda: time.sleep(0.1))
+    (error,) = served.errors
+    assert isinstance(error, TLSError)
+    assert (error.code, error.phase, error.status) == (code, "handshake", None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_of_input_over_tls_knows_its_request(serve: Serve) -> None:
+    """A close_notify inside a message is reported with the request that it ended."""
+    served = serve(tls=server_context())
+
+    def run() -> None:
+        client = Client(served.port, tls=True).send(b"GET /fast HTTP/1.1\r\nHost: a\r\nX")
+        assert isinstance(client.socket, ssl.SSLSocket)
+        with suppress(OSError):
+            client.socket.unwrap()
+        client.close()
+
+    await in_thread(run)
+    await pause(0.2)
+    (error,) = served.errors
+    assert error.code == "HPE_INVALID_EOF_STATE"
+    assert error.request is not None
+    assert error.request.target == b"/fast"
