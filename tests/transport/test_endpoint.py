@@ -39,7 +39,7 @@ from twisted_hangup import (
     UnexpectedEOF,
     hangup_endpoint,
 )
-from twisted_hangup.transport.errno import ConnectionBroken, TellsErrno, telling_errno
+from twisted_hangup.transport.sockets import ConnectionBroken, TellingSocket, telling
 
 HEAD = b"GET /fast HTTP/1.1\r\nHost: a\r\nX"
 
@@ -162,7 +162,7 @@ class Broken:
 @pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EPIPE, errno.EHOSTUNREACH])
 def test_every_errno_is_told(number: int) -> None:
     """What the network says is passed on: a peer that vanished is no peer that reset."""
-    transport = TellsErrno.__new__(TellsErrno)
+    transport = TellingSocket.__new__(TellingSocket)
     transport.socket = Broken(number)  # type: ignore[assignment]
     for lost in (transport.doRead(), transport.writeSomeData(b"x")):
         assert isinstance(lost, ConnectionBroken) and isinstance(lost, ConnectionLost)
@@ -172,7 +172,7 @@ def test_every_errno_is_told(number: int) -> None:
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS])
 def test_full_is_not_lost(number: int) -> None:
     """A socket that takes no more for now is no lost connection."""
-    transport = TellsErrno.__new__(TellsErrno)
+    transport = TellingSocket.__new__(TellingSocket)
     transport.socket = Broken(number)  # type: ignore[assignment]
     assert transport.writeSomeData(b"x") == 0
 
@@ -180,9 +180,9 @@ def test_full_is_not_lost(number: int) -> None:
 def test_transport_class_is_kept() -> None:
     """Whatever class a port makes of its connections stays in use, once changed."""
 
-    class Counted(TellsErrno): ...
+    class Counted(TellingSocket): ...
 
-    assert telling_errno(Counted) is Counted
+    assert telling(Counted) is Counted
 
 
 # The end of input over TLS.

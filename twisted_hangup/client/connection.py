@@ -25,9 +25,8 @@ from ..events import NEED_DATA, BodyData, Field, ResponseHead
 from ..limits import KIB, Limits, OutboundTimeouts
 from ..parser.response import ResponseParser
 from ..transport.deadlines import Deadline, Deadlines
-from ..transport.errno import ConnectionBroken, tell_errno
 from ..transport.layers import transport_beneath
-from ..transport.stalled import SendWatch
+from ..transport.sockets import ConnectionBroken, SendWatch, adopted
 from ..transport.tls import tls_error
 from .body import send_body
 
@@ -215,7 +214,7 @@ class OutboundConnection(TwistedProtocol):
 
     def connectionMade(self) -> None:
         beneath = transport_beneath(self.transport)
-        tell_errno(beneath)
+        adopted(beneath)
         pool = self._pool
         self._send_watch = SendWatch(
             beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time

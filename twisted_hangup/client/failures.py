@@ -35,7 +35,7 @@ from twisted.web._newclient import ParseError as TwistedParseError
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 
 from ..errors import HangupError, ResponseParseError, ServerHangUp, ServerPhase
-from ..transport.errno import ConnectionBroken
+from ..transport.sockets import ConnectionBroken
 from ..transport.tls import tls_error
 
 _NOT_HTTP = (TwistedParseError, BadResponseVersion, BadHeaders)

@@ -17,8 +17,8 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 from ..events import RequestHead
-from ..transport.errno import ConnectionBroken
 from ..transport.layers import transport_beneath
+from ..transport.sockets import ConnectionBroken
 from ..transport.tls import handshake_timeout
 from .client_socket import ClientSocket
 from .driver import RequestDriver
@@ -256,7 +256,7 @@ class HangupChannel(RequestDriver):
         socket = self._client_socket()
         if socket.secure and error.phase == "handshake":
             socket.peer_left()  # it could not read an answer yet
-        self._put_cork_in()
+        self._join_writes()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:
             socket.request_was(error.request.method)

@@ -11,9 +11,9 @@ from twisted.internet.interfaces import IReactorTime
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
 from ..report.masking import MaskingPolicy
-from ..transport.cork import Corks
 from ..transport.deadlines import Deadlines
 from ..transport.paused import PausedSockets
+from ..transport.sockets import JointWrites
 from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
 
@@ -36,7 +36,7 @@ class Hangups:
         self.errbacks = ClientErrbacks()
         self.journal = Journal()
         self.deadlines = Deadlines(clock)
-        self.corks = Corks(clock)
+        self.joint_writes = JointWrites(clock)
         self.paused = PausedSockets(clock)
         self.lingered: Counter[LingerEnd | None] = Counter()
         # Typed loosely because the channels stand on a higher floor.

@@ -20,9 +20,8 @@ from ..events import NEED_DATA, BodyData, Event, RequestHead
 from ..parser.backlog import Backlog
 from ..parser.request import RequestParser
 from ..transport.addresses import shared_address
-from ..transport.cork import Cork
 from ..transport.layers import protocol_within
-from ..transport.stalled import SendWatch
+from ..transport.sockets import SendWatch, TellingSocket, adopted
 from ..transport.tls import in_handshake
 from .context import Hangups
 from .headers import HeadersCache, response_head
@@ -49,7 +48,7 @@ class RequestDriver(HTTPChannel):
     # needed.  With slots because Python gives an instance with many attributes, or with
     # some that are set late, a dictionary of its own of 800 bytes.
     __slots__ = (
-        *("_backlog", "_behind", "_clock", "_cork", "_error", "_head", "_headers", "_heard"),
+        *("_backlog", "_behind", "_clock", "_wire", "_error", "_head", "_headers", "_heard"),
         *("_host", "_last", "_left", "_over", "_parser", "_paused", "_peer", "_pumping"),
         *("_send_watch", "hangups"),
     )
@@ -68,7 +67,8 @@ class RequestDriver(HTTPChannel):
         self._paused: int | None = None
         self._send_watch: SendWatch | None = None
         self._headers: HeadersCache | None = None
-        self._cork: Cork | None = None
+        #: The transport, where writes to it can be joined.
+        self._wire: TellingSocket | None = None
         self._head: RequestHead | None = None
         self._error: ClientError | None = None
         self._peer: Any = None
@@ -112,6 +112,7 @@ class RequestDriver(HTTPChannel):
         super().connectionMade()
         hangups = self.hangups
         hangups.joined(self)
+        self._wire = adopted(self.transport)
         self._host = shared_address(self.transport.getHost())
         self.requestFactory: Any = hangup_factory(self.requestFactory)
         self._parser = RequestParser(hangups.limits)
@@ -129,11 +130,10 @@ class RequestDriver(HTTPChannel):
         self._pump()
         self._after_pump()
 
-    def _put_cork_in(self) -> None:
+    def _join_writes(self) -> None:
         """Hold what is written from now on until this turn of the reactor is over."""
-        if self._cork is None:
-            self._cork = Cork(self.transport, self.hangups.corks)
-        self._cork.put_in()
+        if self._wire is not None:
+            self.hangups.joint_writes.join(self._wire)
 
     def getPeer(self) -> Any:
         """The client's address, made once per connection and not per request."""
@@ -240,7 +240,7 @@ class RequestDriver(HTTPChannel):
             self.requests[-1].handleContentChunk(event.data)
         else:
             self._clock.message_complete()
-            self._put_cork_in()
+            self._join_writes()
             transport = self.transport
             self.allContentReceived()
             self.rendered(transport)

@@ -12,7 +12,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase
-from ..transport.errno import ConnectionBroken
+from ..transport.sockets import ConnectionBroken
 from ..transport.tls import EndedWithoutNotify, tls_error
 
 

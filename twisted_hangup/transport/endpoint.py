@@ -13,9 +13,9 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from .errno import telling_errno
 from .preamble import Preamble
 from .proxy_protocol import HangupProxyProtocol
+from .sockets import telling
 from .tls import HangupTLS
 
 
@@ -52,7 +52,7 @@ class _HangupEndpoint:
 def _telling(port: Any) -> Any:
     """Give *port* the transport and the wrappers that tell; before its first connection."""
     if isinstance(port, tcp.Port):
-        port.transport = telling_errno(port.transport)
+        port.transport = telling(port.transport)
         factory: Any = port.factory
         while isinstance(factory, WrappingFactory):
             factory.protocol = _wrapper(factory.protocol)

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeAlias
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from .errno import socket_error
 from .layers import transport_beneath
+from .sockets import socket_error
 
 #: Called with the error number of a reset; 0 where the client has ended its input, or closed.
 Gone: TypeAlias = Callable[[int], object]

@@ -12,8 +12,8 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from ..errors import Phase, TLSError
-from .errno import ConnectionBroken
 from .preamble import Preamble
+from .sockets import ConnectionBroken
 
 #: The code of plain HTTP on a TLS port: the one failure whose client can be answered.
 HTTP_REQUEST: Final = "ERR_SSL_HTTP_REQUEST"

@@ -21,7 +21,7 @@ from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 
 from ...limits import KIB
 from ...transport.deadlines import Deadline
-from ...transport.stalled import SendWatch
+from ...transport.sockets import SendWatch
 from ..context import Hangups
 from .head import announced_list_bytes, largest_list_bytes
 
