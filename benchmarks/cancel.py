@@ -169,7 +169,7 @@ def main() -> None:
         for reset in took:  # fills the caches
             hang_up(server, options.per_round, reset, gap)
         before = server.get("/times")[1]
-        for number in range(options.hangups // options.per_round):
+        for number in range(options.context // options.per_round):
             reset = bool(number % 2)
             times, lacking = hang_up(server, options.per_round, reset, gap)
             took[reset] += times

@@ -22,7 +22,7 @@ from .client.retry import Attempt
 from .errors import ClientError, ClientHangUp, UpstreamError
 from .outbox.service import Outbox
 from .server.client_socket import LingerEnd
-from .server.context import Hangups
+from .server.context import SiteContext
 from .server.site import HangupSite
 
 #: Methods with a label of their own; a client could invent any number of others.
@@ -114,7 +114,7 @@ class Metrics:
             "Attempts of a RetryAgent that are followed by another one.",
             registry=registry,
         )
-        registry.register(_State(site._hangups))
+        registry.register(_State(site._context))
         #: When each error that is not settled yet was found: at most one per connection.
         self._found: dict[ClientError, float] = {}
         # To find a child by its labels takes longer than to count.
@@ -200,8 +200,8 @@ def _found_once(counter: Counter) -> Callable[..., Counter]:
 class _State(Collector):
     """What is only looked at when somebody asks."""
 
-    def __init__(self, hangups: Hangups) -> None:
-        self._hangups = hangups
+    def __init__(self, hangups: SiteContext) -> None:
+        self._context = hangups
 
     def collect(self) -> Iterator[Metric]:
         connections = GaugeMetricFamily(
@@ -209,7 +209,7 @@ class _State(Collector):
             "Connections by what they wait for; closing: for the client to read the rest.",
             labels=["phase"],
         )
-        phases = self._hangups.phases()
+        phases = self._context.phases()
         for phase in _PHASES:
             connections.add_metric([phase], phases[phase])
         yield connections
@@ -219,7 +219,7 @@ class _State(Collector):
             labels=["outcome"],
         )
         for outcome in _OUTCOMES:
-            outcomes.add_metric([outcome], self._hangups.errbacks.outcomes[outcome])
+            outcomes.add_metric([outcome], self._context.errbacks.outcomes[outcome])
         yield outcomes
         closes = CounterMetricFamily(
             "hangup_lingering_closes",
@@ -227,12 +227,12 @@ class _State(Collector):
             labels=["end"],
         )
         for end in get_args(LingerEnd):
-            closes.add_metric([end], self._hangups.lingered[end])
+            closes.add_metric([end], self._context.lingered[end])
         yield closes
         yield CounterMetricFamily(
             "hangup_stream_resets",
             "Requests that an HTTP/2 client has given up, which is no error.",
-            value=self._hangups.journal.stream_resets,
+            value=self._context.journal.stream_resets,
         )
 
 

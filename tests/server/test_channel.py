@@ -131,7 +131,7 @@ async def test_backlog_behind_a_slow_request_is_bounded(serve: Serve) -> None:
     received = in_thread(run)
     request = await started
     await pause(0.3)
-    (channel,) = served.site._hangups.connections
+    (channel,) = served.site._context.connections
     assert channel._parser.buffered <= Limits().backlog_bytes + 65536
     request.finish()
     assert statuses(await received) == [200] * (many + 1) + [400]

@@ -1,34 +1,62 @@
-"""One connection's client error: found, recorded, settled in its turn, and only one.
+"""One HTTP/1 connection: Twisted's requests, one at a time and in order, and how it ends.
 
-How a good conversation goes is `twisted_hangup.server.driver`'s.  There is no HTTP syntax here:
-the parser judges the bytes, and what it refuses, what stalls and who leaves become one
-`ClientError` that runs down the errback chain.
+There is no HTTP syntax here: the parser judges the bytes.  What it refuses, what stalls and
+who leaves become the one `ClientError` of the connection, which `ending` settles in its turn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any
 
 from twisted.internet.error import ConnectionAborted
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 
-from ..errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
-from ..events import RequestHead
-from ..transport.layers import transport_beneath
-from ..transport.sockets import ConnectionBroken
-from ..transport.tls import handshake_timeout
+from ..errors import ClientError, ClientHangUp, ParseError, Phase
+from ..events import NEED_DATA, BodyData, Event, RequestHead
+from ..parser.backlog import Backlog
+from ..parser.request import RequestParser
+from ..transport.addresses import shared_address
+from ..transport.layers import protocol_within, transport_beneath
+from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
+from ..transport.tls import handshake_timeout, in_handshake
+from .answers import response_head
 from .client_socket import ClientSocket
-from .driver import RequestDriver
-from .ending import reason_of_loss
-from .errbacks import Settlement
+from .context import SiteContext
+from .ending import Ending, reason_of_loss, request_timeout
+from .headers import HeadersCache
+from .message_clock import MessageClock
+from .request import hangup_factory
 
 _log = Logger()
 
 
-class HangupChannel(RequestDriver):
+class Stage(IntEnum):
+    """The life of a connection, which only goes on.
+
+    ========= ====================================================================
+    `OPEN`    messages are read and answered
+    `LAST`    the message being read or answered is the last one
+    `CLOSING` nothing is acted on any more: it is being closed, or about to be
+    `LEFT`    the connection has gone, or another protocol has it
+    ========= ====================================================================
+    """
+
+    OPEN = 0
+    LAST = 1
+    CLOSING = 2
+    LEFT = 3
+
+
+class HangupChannel(HTTPChannel):
     """An `HTTPChannel` whose client errors reach the application.
 
     Subclass it to change what happens, and give the class to `HangupSite`::
@@ -39,21 +67,53 @@ class HangupChannel(RequestDriver):
                     return socket.respond(431, b"Too large.")
                 return super().client_error(failure, socket)
 
+    Requests go through HTTPChannel's own ``allHeadersReceived``, ``allContentReceived`` and
+    ``requestDone``, so that cookies, ``100 Continue``, producers and upgrades are Twisted's.
+
     Attributes:
-        hangups: What it shares with the site's other channels; set by the site.
+        context: What it shares with the site's other channels; set by the site.
         transport: The connection; None once another protocol has taken it over.
     """
 
-    __slots__ = ("_error_waits", "_input_ended", "_lost_in", "_settled", "_socket")
+    context: SiteContext
+    transport: Any
+    requests: list[Any]
+
+    # Ten thousand slow clients cost what is kept here, so nothing is made before it is
+    # needed.  With slots because Python gives an instance with many attributes, or with
+    # some that are set late, a dictionary of its own of 800 bytes.
+    __slots__ = (
+        *("_after_upgrade", "_backlog", "_clock", "_ending", "_head", "_headers", "_heard"),
+        *("_host", "_input_ended", "_lost_at", "_parser", "_paused", "_peer", "_pumping"),
+        *("_send_watch", "_stage", "_wire", "context"),
+    )
 
     def __init__(self) -> None:
         super().__init__()
-        self._error_waits = False
-        self._settled = False
-        self._socket: ClientSocket | None = None
+        self._stage = Stage.OPEN
+        self._ending = Ending(self)
+        #: Whether the first byte has come, and whether the client's input has ended.
+        self._heard = False
         self._input_ended = False
+        #: Whether events are being acted on now.
+        self._pumping = False
         #: Phase and request at the moment when the transport went.
-        self._lost_in: tuple[Phase, RequestHead | None] | None = None
+        self._lost_at: tuple[Phase, RequestHead | None] | None = None
+        self._paused: int | None = None
+        self._send_watch: SendWatch | None = None
+        self._headers: HeadersCache | None = None
+        #: The transport, where writes to it can be joined.
+        self._wire: TellingSocket | None = None
+        self._head: RequestHead | None = None
+        self._peer: Any = None
+        #: What came after a request for an upgrade, until the new protocol is ready for it.
+        self._after_upgrade: Sequence[bytes] = ()
+        # What Twisted sets in the course of a request: early, for the reason above.
+        self._command = self._path = self._version = b""
+        self.length: int | None = 0
+        self.persistent = True
+        self._requestProducer = self._requestProducerStreaming = None
+        self._waitingForTransport = False
 
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
@@ -66,104 +126,297 @@ class HangupChannel(RequestDriver):
             What a handler may return (see `ClientErrbacks.add`).  The default runs the
             site's handlers and returns their Deferred.
         """
-        return self.hangups.errbacks.run(failure, socket)
+        return self.context.errbacks.run(failure, socket)
+
+    # Where it stands.
+
+    def getPeer(self) -> Any:
+        """The client's address, made once per connection and not per request."""
+        if self._peer is None:
+            self._peer = super().getPeer()
+        return self._peer
+
+    def getHost(self) -> Any:
+        """The address the client connected to, asked of the kernel once."""
+        return self._host
+
+    @property
+    def phase(self) -> Phase:
+        """Where in a message the connection is now."""
+        if self._answering:
+            return "response"
+        if (
+            not self._heard
+            and ISSLTransport.providedBy(self.transport)
+            and in_handshake(self.transport)
+        ):
+            return "handshake"
+        return self._parser.phase
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that still comes is acted on."""
+        return self._stage >= Stage.CLOSING
+
+    @property
+    def closing(self) -> bool:
+        """Whether our half is closed or about to be, and the client has still time to read."""
+        return self._ending.socket is not None and self._ending.socket.ended
+
+    @property
+    def _answering(self) -> bool:
+        """Whether a request is being answered, or its client has answers still to take."""
+        return bool(self._handlingRequest or self._waitingForTransport)
+
+    @property
+    def _request_so_far(self) -> RequestHead | None:
+        """The request that is being answered, or else what has come of the next one."""
+        return self._head if self._answering else self._parser.pending_request
+
+    def _rise(self, stage: Stage) -> None:
+        self._stage = max(self._stage, stage)
 
     # What the transport tells.
 
+    def connectionMade(self) -> None:
+        """Start the clock: the first message counts from here."""
+        self.timeOut = None  # our deadlines replace the timer that every byte resets
+        super().connectionMade()
+        context = self.context
+        context.joined(self)
+        self._wire = adopted(self.transport)
+        self._host = shared_address(self.transport.getHost())
+        self.requestFactory: Any = hangup_factory(self.requestFactory)
+        self._parser = RequestParser(context.limits)
+        self._backlog = Backlog(self._parser, context.limits.backlog_bytes)
+        self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
+        self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
+
     def dataReceived(self, data: bytes) -> None:
         """Let the parser judge *data*, then act on what it found."""
-        if self._error is None and self._socket is None:
-            self._take_in(data)
-        elif self._socket is not None:
-            # Never parsed: over TLS the transport goes on delivering after we have closed.
-            self._socket.dropped(len(data))
+        if self._stage >= Stage.CLOSING:
+            if self._ending.socket is not None:
+                # Never parsed: over TLS the transport goes on delivering after we have closed.
+                self._ending.socket.dropped(len(data))
+            return
+        if not self._heard:
+            self._heard = True
+            if isinstance(self.transport, ProtocolWrapper):
+                self._host = shared_address(self.transport.getHost())  # what a PROXY line has said
+        self._parser.receive(data)
+        self._go_on()
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
-        if self._left:  # the protocol that took over knows no half-close
+        ending = self._ending
+        if self._stage is Stage.LEFT:  # the protocol that took over knows no half-close
             transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
             return
         self._input_ended = True
-        if self._socket is not None:
-            self._socket.input_ended()
-        elif self._error is None:
+        if ending.socket is not None:
+            ending.socket.input_ended()
+        elif ending.error is None:
             self._end_of_input()
-        elif not self.hangups.limits.allow_half_open:
-            self._client_left(self._error)
+        elif not self.context.limits.allow_half_open:
+            self._client_left(ending.error)
 
     def writeConnectionLost(self) -> None:
         """Our half is closed: everything written is with the kernel."""
         if self._send_watch is not None:
             self._send_watch.stop()
-        if self._socket is not None:
-            self._socket.flushed()
+        if self._ending.socket is not None:
+            self._ending.socket.flushed()
 
     def stopProducing(self) -> None:
         """The transport has gone; why, `connectionLost` is told next.
 
-        A producer may finish its request now, which would look like an idle connection.
+        A producer may finish its request now: that starts nothing new, and must not make this
+        look like an idle connection.
         """
-        if self._error is None and self._socket is None:
-            self._lost_in = self._place
+        if self._ending.open:
+            self._lost_at = self.phase, self._request_so_far
+        self._rise(Stage.CLOSING)
         try:
             super().stopProducing()
         except Exception:  # a producer's; the transport would never be closed
             _log.failure("Could not stop what produces a response")
 
-    @property
-    def _place(self) -> tuple[Phase, RequestHead | None]:
-        """The phase, and the request it belongs to."""
-        if self._socket is not None:
-            return "response", self._head
-        return self.phase, self._request_so_far
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Settle what is open: a waiting error, a running request, a lost client."""
-        error = self._error
-        if error is None and (self._socket is None or self._socket.unsent or self._lost_in):
-            phase, request = self._lost_in or self._place
-            error = reason_of_loss(reason, self.transport, phase, self._parser.finish)
-            if error is not None:
-                error.request = request
-                self._record(error)
-                self._error_waits = True
-        if error is not None:
-            self._client_socket()
-            self._abandon_requests(error)
+        ending = self._ending
+        if (error := self._error_of(reason)) is not None:
+            ending.found(error)
+        if ending.error is not None:
+            ending.open_socket()
+            self._abandon_requests(ending.error)
         self.leave()
         super().connectionLost(reason)
-        if self._socket is not None:
-            self._socket.connection_lost()
-            self.hangups.lingered[self._socket.linger_end] += 1
-            self._tell_settled()
-        if error is not None and self._error_waits:
-            self._settle(error)
+        ending.lost()
 
-    # Closing.
+    def _error_of(self, reason: Failure) -> ClientError | None:
+        """What the loss of the connection says about the client; None where that is known."""
+        ending = self._ending
+        if ending.error is not None:
+            return None
+        if self._lost_at is not None:
+            phase, request = self._lost_at
+        elif ending.open:
+            phase, request = self.phase, self._request_so_far
+        elif ending.socket is not None and ending.socket.unsent:
+            phase, request = "response", self._head
+        else:
+            return None
+        error = reason_of_loss(reason, self.transport, phase, self._parser.finish)
+        if error is not None:
+            error.request = request
+        return error
+
+    def leave(self) -> None:
+        """Drop out of everything that the site keeps: another protocol has the connection."""
+        self._rise(Stage.LEFT)
+        self._read_again()
+        if self._send_watch is not None:
+            self._send_watch.forget()
+        self._backlog.clear()
+        self._clock.stop()
+        self.context.left(self)
+
+    # Messages.
+
+    def _go_on(self) -> None:
+        """Act on what has come, as far as that goes now, unless that is being done already."""
+        if not self._pumping:  # a request is finished inside of the loop, which goes on
+            self._pump()
+            self._after_pump()
+
+    def _pump(self) -> None:
+        """Act on events until bytes are missing, or a request or its client takes time.
+
+        Meanwhile what follows is judged ahead, so that a broken message is known at once;
+        it is acted on in its turn.
+        """
+        self._pumping = True
+        try:
+            while self._stage < Stage.CLOSING:
+                if self._handlingRequest:
+                    assert self._head is not None
+                    if not self._backlog.judge(self._head):
+                        return
+                    continue
+                if self._waitingForTransport:
+                    return  # its responses are as many as the client has room for
+                event = (self._backlog or self._parser).next_event()
+                if event is NEED_DATA:
+                    if self._ending.error is not None:
+                        self._ending.answer()
+                    return
+                if isinstance(event, RequestHead) and event.has_body:
+                    # A body that breaks in the same read never makes a request: that would
+                    # cost a file for nothing.
+                    self._backlog.judge(event)
+                try:
+                    self._act(event)
+                except Exception:
+                    if self._stage is Stage.LEFT:
+                        raise  # another protocol's, and the reactor's to handle
+                    self._eb_request(Failure())
+        except ParseError as error:
+            self._fail(error)
+        finally:
+            self._pumping = False
+
+    def _after_pump(self) -> None:
+        """Set the deadline, or the back-pressure, that fits where the pump stopped."""
+        if self._stage >= Stage.CLOSING:
+            return
+        if not self._answering:
+            self._clock.waiting(self._parser.phase)
+            self._end_of_input()
+            return
+        self._clock.answering()
+        if self._ending.open and self._backlog.full:
+            self._networkProducer.pauseProducing()
+            if self._paused is None:
+                self._paused = self.context.paused.add(self.transport, self._client_gone)
+
+    def _read_again(self) -> None:
+        """Reading is not paused any more, or there is nothing left to read from."""
+        if self._paused is not None:
+            self.context.paused.remove(self._paused)
+            self._paused = None
+
+    def _act(self, event: Event) -> None:
+        if isinstance(event, RequestHead):
+            self._begin_request(event)
+        elif isinstance(event, BodyData):
+            self.requests[-1].handleContentChunk(event.data)
+        else:
+            self._clock.message_complete()
+            self._join_writes()
+            transport = self.transport
+            self.allContentReceived()
+            self.rendered(transport)
+
+    def _begin_request(self, head: RequestHead) -> None:
+        self._head = head
+        headers = self._headers
+        if headers is None:
+            headers = self._headers = HeadersCache()
+        request = self.requestFactory(self, len(self.requests))
+        self.requests.append(request)
+        request.requestHeaders = headers.headers(head.fields)
+        self._command = head.method
+        self._path = head.target
+        self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"
+        self.length = None if head.chunked else head.content_length or 0
+        if head.method == b"CONNECT":
+            self._refuse(request, 501)
+        elif not headers.expectation_known and head.version == b"1.1":
+            self._refuse(request, 417)
+        else:
+            self.allHeadersReceived()
+
+    def _refuse(self, request: Any, status: int) -> None:
+        """Answer a well-formed request that no resource may see, and close."""
+        request.method, request.uri = self._command, self._path
+        request.clientproto = self._version
+        self.persistent = False
+        self._handlingRequest = True
+        request.refuse(status)
+
+    def _join_writes(self) -> None:
+        """Hold what is written from now on until this turn of the reactor is over."""
+        if self._wire is not None:
+            self.context.joint_writes.join(self._wire)
+
+    # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
     @property
-    def closing(self) -> bool:
-        """Whether our half is closed or about to be, and the client has still time to read."""
-        return self._socket is not None and self._socket.ended
+    def backed_up(self) -> bool:
+        """Whether the client has taken less than was written to it."""
+        return bool(self._waitingForTransport)
 
-    def close_when_done(self) -> None:
-        """Read no further request; close once the one that has begun is answered."""
-        if self._error is not None or self._over:
-            return  # closing already
-        self._last = True
-        if self._handlingRequest:
-            self.persistent = False
-            self._backlog.clear()
-        elif self._parser.phase == "idle":
-            self.loseConnection()
-        else:
-            self.persistent = False
+    def rendered(self, transport: Any) -> None:
+        """A resource was asked, and may have put another protocol in our place.
 
-    def loseConnection(self) -> None:
-        """Close so that the client can read all that was written; see `ClientSocket.end`."""
-        if not self._left:
-            self._parser.close()
-            self._client_socket().end()
+        That gets what came after the request, once all is out that the resource has written.
+
+        Args:
+            transport: What our transport was before.
+        """
+        heir: Any = self  # Twisted's websockets replace dataReceived on this instance
+        if self.transport is None:
+            # autobahn takes the transport away and puts its protocol on top of it.
+            heir = transport if isinstance(transport, ProtocolWrapper) else transport.protocol
+            heir = protocol_within(heir)
+            self._upgraded()
+        rest, self._after_upgrade = self._after_upgrade, []
+        for data in rest:
+            heir.dataReceived(data)
+
+    def upgrade(self, protocol: Any) -> None:
+        """Give the connection to *protocol*; `rendered` then gives it what came for it."""
+        self._protocolUpgradeForWebsockets(protocol)
 
     def cut_response(self, request: Any) -> None:
         """End the connection in the middle of *request*'s response, visibly so.
@@ -172,7 +425,7 @@ class HangupChannel(RequestDriver):
         of it is still delivered; one that ends with the connection needs the reset.
         """
         self._parser.close()
-        socket = self._client_socket()
+        socket = self._ending.open_socket()
         if request.chunked or request.responseHeaders.hasHeader(b"Content-Length"):
             socket.end()
         else:
@@ -181,104 +434,162 @@ class HangupChannel(RequestDriver):
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
 
-    def preamble_failed(self, error: ClientError, transport: Any) -> None:
-        """Take over where a PROXY header or TLS has failed; see `IPreambleListener`."""
-        if self._error is None and self._socket is None:
-            self._record(error)
-            self._client_socket(transport)
-            self._settle(error)
-
-    def _client_socket(self, transport: Any = None) -> ClientSocket:
-        """The connection as a handler gets it; from now on nothing is parsed or run."""
-        if self._socket is None:
-            hangups = self.hangups
-            self._over = True
-            self._read_again()
-            self._clock.stop()
-            self._socket = ClientSocket(
-                transport or self.transport,
-                peer=self.getPeer(),
-                host=self._host,
-                deadlines=hangups.deadlines,
-                limits=hangups.limits,
-                timeouts=hangups.timeouts,
-                release=self._closing,
-                watch_sending=self._watch_sending,
-            )
-            if self._input_ended:
-                self._socket.input_ended()
-            if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
-                self._socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
-        return self._socket
-
-    def _closing(self) -> None:
-        """The client socket has been ended or destroyed, and nothing more is said."""
-        # A transport with a producer does not close before the producer has gone.
+    def _upgraded(self) -> None:
+        """Another protocol has the connection."""
+        if self._stage is Stage.LEFT:
+            return
+        self._after_upgrade = self._parser.unread()
+        self.leave()
+        # As its producer we would pause reading for the new protocol, keep it from having
+        # a producer of its own, and keep TLS from closing.
         producer: Any = self._networkProducer
+        producer.resumeProducing()
         producer.unregisterProducer()
-        self._tell_settled()
 
-    def _tell_settled(self) -> None:
-        if self._error is not None and self._socket is not None and not self._settled:
-            self._settled = True
-            self.hangups.journal.settle(self._error, self._socket.status_sent)
+    # What Twisted calls while it drives a request.
 
-    # What goes wrong.
+    def checkPersistence(self, request: Any, version: bytes) -> bool:
+        """Whether the connection may outlive the response (RFC 9112, section 9.3)."""
+        assert self._head is not None
+        if self._stage > Stage.OPEN or not self._head.keep_alive:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+            return False
+        # Twisted's rule: the end of a response may have to be the connection's in 1.0.
+        return version == b"HTTP/1.1"
 
-    def _fail(self, error: ClientError) -> None:
-        """The one client error of this connection: record it, settle it in its turn."""
-        self._record(error)
-        self._backlog.close()
-        if self._handlingRequest or self._waitingForTransport or self._backlog:
-            self._error_waits = True
-            self._clock.answering()
-            self._networkProducer.resumeProducing()  # only to see the client leave
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        """Write a response head as one piece: the transport checks each piece it is given."""
+        if isinstance(headers, Headers):
+            self.transport.write(response_head(version, code, reason, headers))
         else:
-            self._settle(error)
+            super().writeHeaders(version, code, reason, headers)
 
-    def _fail_own(self, error: ClientError) -> None:
-        """Like `_fail`, where the running request is itself the broken message."""
+    def setLineMode(self, extra: bytes = b"") -> None:
+        """requestDone() calls this when a response is finished: on to the next message."""
+        self._read_again()
+        if getattr(self.transport, "disconnecting", False):
+            self.loseConnection()  # the application has closed the transport
+        else:
+            self._go_on()
+
+    def pauseProducing(self) -> None:
+        """The client takes less than is written to it."""
+        super().pauseProducing()
+        self.watch_sending()
+
+    def resumeProducing(self) -> None:
+        """The client has taken what was written: on with its next request."""
+        if self._send_watch is not None:
+            self._send_watch.stop()  # first: a producer may leave no room again at once
+        super().resumeProducing()
+        if not self._handlingRequest:
+            self._go_on()
+
+    def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:
+        super()._protocolUpgradeForWebsockets(protocol)
+        self._upgraded()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """`Request` calls this when it cannot parse a multipart body."""
+        # The running request is itself the broken message.
         self._handlingRequest = False
         self._backlog.clear()
-        self._fail(error)
+        self._fail(
+            ParseError(
+                "Invalid multipart body",
+                code="ERR_HTTP_MULTIPART",
+                phase="body",
+                request=self._head,
+                field=b"Content-Type",
+            )
+        )
 
-    def _record(self, error: ClientError) -> None:
-        # It outlives the connection, which its traceback would keep alive.
-        error.__traceback__ = error.__context__ = None
-        error.peer = self.getPeer()
-        error.masking = self.hangups.masking
-        self._error = error
-        self.hangups.journal.record(error)
+    # Closing.
 
-    def _settle(self, error: ClientError) -> None:
-        """Start the chain: everything before the broken message has been answered."""
-        self._error_waits = False
-        socket = self._client_socket()
+    def close_when_done(self) -> None:
+        """Read no further request; close once the one that has begun is answered."""
+        if self._stage >= Stage.CLOSING or not self._ending.open:
+            return  # closing already
+        self._rise(Stage.LAST)
+        if not self._handlingRequest and self._parser.phase == "idle":
+            self.loseConnection()
+            return
+        self.persistent = False
+        if self._handlingRequest:
+            self._backlog.clear()
+
+    def loseConnection(self) -> None:
+        """Close so that the client can read all that was written; see `ClientSocket.end`."""
+        if self._stage is not Stage.LEFT:
+            self._parser.close()
+            self._ending.open_socket().end()
+
+    def preamble_failed(self, error: ClientError, transport: Any) -> None:
+        """Take over where a PROXY header or TLS has failed; see `IPreambleListener`."""
+        if self._ending.open:
+            self._ending.found(error)
+            self._ending.open_socket(transport)
+            self._ending.answer()
+
+    # What `Ending` asks of its carrier.
+
+    def closing_with(self, socket: ClientSocket) -> None:
+        """From now on nothing is parsed or run: *socket* is what is left of the connection."""
+        self._rise(Stage.CLOSING)
+        self._read_again()
+        self._clock.stop()
+        if self._input_ended:
+            socket.input_ended()
+        if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
+            socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
+
+    def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
+        """The errback chain is about to have *socket*."""
         if socket.secure and error.phase == "handshake":
             socket.peer_left()  # it could not read an answer yet
         self._join_writes()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
         if error.request is not None:
             socket.request_was(error.request.method)
-        settlement = Settlement(error, socket, self.hangups.deadlines)
-        settlement.start(self.client_error, self.hangups.timeouts.handler_seconds)
+
+    def release_transport(self) -> None:
+        """A transport with a producer does not close before the producer has gone."""
+        producer: Any = self._networkProducer
+        producer.unregisterProducer()
+
+    def watch_sending(self) -> None:
+        """More is waiting to be sent than the client has room for."""
+        if self._send_watch is None:
+            context = self.context
+            self._send_watch = SendWatch(
+                self.transport, context.deadlines, context.timeouts.send_seconds, self._stalled
+            )
+        self._send_watch.start()
+
+    # What goes wrong.
+
+    def _fail(self, error: ClientError) -> None:
+        """The one client error of this connection: record it, settle it in its turn."""
+        self._ending.found(error)
+        self._backlog.close()
+        if self._answering or self._backlog:
+            self._clock.answering()
+            self._networkProducer.resumeProducing()  # only to see the client leave
+        else:
+            self._ending.answer()
 
     def _end_of_input(self) -> None:
         """Where the client's input has ended, say what that means here; else nothing."""
         if not self._input_ended:
             return
-        if self._handlingRequest:
-            if not self.hangups.limits.allow_half_open:
-                self._hung_up("socket hang up", "ECONNRESET", "response")
-            return
-        if self._waitingForTransport:
-            # It has its answers still to take, and requests may wait behind them.
-            if self.hangups.limits.allow_half_open:
+        if self._answering:
+            # It has its answers still to take, and requests may wait after them.
+            if self.context.limits.allow_half_open:
                 return
-            if self._backlog or self._parser.buffered:
+            if self._handlingRequest or self._backlog or self._parser.buffered:
                 self._hung_up("socket hang up", "ECONNRESET", "response")
             else:
-                self._over = True
+                self._rise(Stage.CLOSING)
                 self._backlog.clear()
                 super().loseConnection()
             return
@@ -291,37 +602,36 @@ class HangupChannel(RequestDriver):
 
     def _client_gone(self, errno: int) -> None:
         """The client hung up while reading from it was paused; *errno* is 0 for a FIN."""
-        if not errno and self.hangups.limits.allow_half_open:
+        if not errno and self.context.limits.allow_half_open:
             return  # the end of its input, which will be read in its turn
-        if self._error is None:
-            if errno:
-                lost = ConnectionBroken(errno, "read")
-                self._hung_up(str(lost), lost.code, self.phase, errno)
-            else:
-                self._hung_up("socket hang up", "ECONNRESET", self.phase)
+        if self._ending.error is not None:
+            self._client_left(self._ending.error)
+        elif errno:
+            lost = ConnectionBroken(errno, "read")
+            self._hung_up(str(lost), lost.code, self.phase, errno)
         else:
-            self._client_left(self._error)
+            self._hung_up("socket hang up", "ECONNRESET", self.phase)
 
     def _stalled(self) -> None:
         """The client has taken no byte of its response for ``send_seconds``."""
-        if self._error is None:
+        if self._ending.error is None:
             self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
         self.transport.abortConnection()
 
     def _hung_up(self, reason: str, code: str, phase: Phase, errno: int | None = None) -> None:
         """What is wrong with the client is that it has gone."""
         error = ClientHangUp(reason, code=code, phase=phase, request=self._head, errno=errno)
-        self._record(error)
+        self._ending.found(error)
         self._client_left(error)
 
     def _client_left(self, error: ClientError) -> None:
         """Nobody waits for the responses any more: stop the work, close, settle."""
-        socket = self._client_socket()
+        socket = self._ending.open_socket()
         self.stopProducing()
         self._abandon_requests(error)
         socket.peer_left()
         socket.end()
-        self._settle(error)
+        self._ending.answer()
 
     def _abandon_requests(self, error: ClientError) -> None:
         """Tell the requests that their client has gone, and the access log too."""
@@ -337,26 +647,7 @@ class HangupChannel(RequestDriver):
         elif self._clock.idle:
             self.loseConnection()  # idle between messages: a quiet close
         else:
-            self._fail(
-                RequestTimeout(
-                    "Request timeout",
-                    code="ERR_HTTP_REQUEST_TIMEOUT",
-                    phase=self.phase,
-                    request=self._request_so_far,
-                )
-            )
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """`Request` calls this when it cannot parse a multipart body."""
-        self._fail_own(
-            ParseError(
-                "Invalid multipart body",
-                code="ERR_HTTP_MULTIPART",
-                phase="body",
-                request=self._head,
-                field=b"Content-Type",
-            )
-        )
+            self._fail(request_timeout(self.phase, self._request_so_far))
 
     def _eb_request(self, failure: Failure) -> None:
         """A request raised, so that Twisted would drop the connection without a word."""
@@ -367,8 +658,9 @@ class HangupChannel(RequestDriver):
             self._respondToBadRequestAndDisconnect()
             return
         _log.failure("A request failed outside of its resource", failure)
-        self._handlingRequest = True  # nothing behind it is acted on
+        self._handlingRequest = True  # nothing after it is acted on
         if request is not None and request.startedWriting:
             self.cut_response(request)
         else:
-            self._client_socket().respond(500, b"The server failed to handle this request.\n")
+            socket = self._ending.open_socket()
+            socket.respond(500, b"The server failed to handle this request.\n")

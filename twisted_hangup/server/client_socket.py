@@ -8,39 +8,24 @@ the reset may destroy an answer that the client has not read yet.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
-from twisted.web.http import RESPONSES
 
 from ..errors import ClientError
 from ..limits import Limits, Timeouts
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import transport_beneath
+from .answers import ResponseFields, closing_head
 from .handler_log import handler_log
 
 LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
-Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
-
-#: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
-NODE_PHRASES: Final[Mapping[int, bytes]] = {
-    408: b"Request Timeout",
-    413: b"Payload Too Large",
-    431: b"Request Header Fields Too Large",
-}
-
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
-
-
-def status_line(status: int) -> bytes:
-    """The status line for *status* in HTTP/1.1, with Node's reason phrase."""
-    phrase = NODE_PHRASES.get(status) or RESPONSES.get(status, b"Unknown Status")
-    return b"HTTP/1.1 %d %s\r\n" % (status, phrase)
 
 
 class Transport(Protocol):
@@ -166,7 +151,7 @@ class ClientSocket:
             self._transport.write(data)
             self.bytes_written += len(data)
 
-    def respond(self, status: int, body: bytes = b"", headers: Headers = ()) -> None:
+    def respond(self, status: int, body: bytes = b"", headers: ResponseFields = ()) -> None:
         """Send a whole response and `end` the connection.
 
         ``Connection: close`` and the ``Content-Length`` are added.  A body gets the type
@@ -178,7 +163,7 @@ class ClientSocket:
             ValueError: *status* is not a final one, a field name is not a token, a value
                 has a CR, LF or NUL, or a field is one of the two that are added.
         """
-        head = _response_head(status, body, headers)
+        head = closing_head(status, body, headers)
         whole = head + body if self._body_wanted else head
         self.end(b"" if self.bytes_written else whole)
 
@@ -331,35 +316,3 @@ class ClientSocket:
         if self._watch_sending is not None:
             self._watch_sending()
         transport_beneath(transport).loseConnection()
-
-
-def _response_head(status: int, body: bytes, headers: Headers) -> bytes:
-    if not 200 <= status <= 599:
-        raise ValueError(f"{status!r} is not the status of a final response")
-    lines = [status_line(status), b"Connection: close\r\n"]
-    named = set()
-    for raw_name, raw_value in headers.items() if isinstance(headers, Mapping) else headers:
-        name, value = _field_bytes(raw_name), _field_bytes(raw_value)
-        if not name or name.translate(None, _TOKEN_BYTES):
-            raise ValueError(f"{raw_name!r} is not a field name")
-        if any(byte in value for byte in b"\r\n\0"):
-            raise ValueError(f"the value of {raw_name!r} would break the response: {raw_value!r}")
-        if name.lower() in _OURS:
-            raise ValueError(f"{raw_name!r} is set by respond() itself")
-        named.add(name.lower())
-        lines.append(name + b": " + value + b"\r\n")
-    if body and b"content-type" not in named:
-        lines.append(b"Content-Type: text/plain; charset=utf-8\r\n")
-    lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
-    return b"".join(lines)
-
-
-def _field_bytes(text: Any) -> bytes:
-    return text if isinstance(text, bytes) else str(text).encode("latin-1")
-
-
-_OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
-#: tchar (RFC 9110, section 5.6.2).
-_TOKEN_BYTES: Final = (
-    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from ..errors import ClientError
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
 from ..report.masking import MaskingPolicy
@@ -18,7 +19,7 @@ from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
 
 
-class Hangups:
+class SiteContext:
     """The numbers, the handlers, the record, the timer and the connections of one site.
 
     Attributes:
@@ -42,6 +43,19 @@ class Hangups:
         # Typed loosely because the channels stand on a higher floor.
         self.connections: dict[Any, None] = {}
         self._waiting_for_none: list[Deferred[None]] = []
+
+    def adopt(self, error: ClientError, peer: Any) -> ClientError:
+        """Make *error* one of this site's: whose doing it is, and what of it is secret.
+
+        It outlives its connection, which its traceback would keep alive.
+
+        Returns:
+            The same error.
+        """
+        error.__traceback__ = error.__context__ = None
+        error.peer = peer
+        error.masking = self.masking
+        return error
 
     def joined(self, channel: Any) -> None:
         """*channel* has a connection."""

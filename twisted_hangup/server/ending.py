@@ -1,9 +1,10 @@
-"""What a lost connection says about the client."""
+"""How a connection ends: its one error, the socket that answers it, the last word on it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from enum import IntEnum
+from typing import Any, Protocol
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -11,9 +12,139 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
-from ..errors import ClientError, ClientHangUp, ParseError, Phase
+from ..errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
+from ..events import RequestHead
 from ..transport.sockets import ConnectionBroken
 from ..transport.tls import EndedWithoutNotify, tls_error
+from .client_socket import ClientSocket
+from .context import SiteContext
+from .errbacks import Chain
+
+
+class EndStage(IntEnum):
+    """How far the one client error of a connection has come; it only goes on.
+
+    =========== ======================================================================
+    `NONE`      there is none
+    `FOUND`     it is in the journal; the responses before it come first
+    `ANSWERING` its errback chain was started, and may be waiting for a handler
+    `SETTLED`   the connection is closed for it, and the journal knows what was answered
+    =========== ======================================================================
+    """
+
+    NONE = 0
+    FOUND = 1
+    ANSWERING = 2
+    SETTLED = 3
+
+
+class Endable(Protocol):
+    """A connection as its `Ending` needs it."""
+
+    context: SiteContext
+    transport: Any
+
+    def getPeer(self) -> Any: ...
+    def getHost(self) -> Any: ...
+    def client_error(self, failure: Failure, socket: ClientSocket) -> Any: ...
+
+    def closing_with(self, socket: ClientSocket) -> None:
+        """From now on nothing is parsed or run: *socket* is what is left of the connection."""
+
+    def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
+        """The errback chain is about to have *socket*."""
+
+    def release_transport(self) -> None:
+        """Stop being the transport's producer, which keeps it from closing."""
+
+    def watch_sending(self) -> None:
+        """More is waiting to be sent than the client has room for."""
+
+
+class Ending:
+    """The end of one connection, in whichever protocol: at most one error, and one answer.
+
+    Attributes:
+        error: The one client error; None before it.
+        socket: What handlers write to; None while the connection lives.
+        stage: How far *error* has come.
+    """
+
+    __slots__ = ("_connection", "error", "socket", "stage")
+
+    def __init__(self, connection: Endable) -> None:
+        self._connection = connection
+        self.error: ClientError | None = None
+        self.socket: ClientSocket | None = None
+        self.stage = EndStage.NONE
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing has gone wrong, and nothing is being closed."""
+        return self.stage is EndStage.NONE and self.socket is None
+
+    def found(self, error: ClientError) -> None:
+        """Record *error*, the only one of this connection; `answer` is its turn."""
+        connection = self._connection
+        self.stage = EndStage.FOUND
+        self.error = connection.context.adopt(error, connection.getPeer())
+        connection.context.journal.record(error)
+
+    def open_socket(self, transport: Any = None) -> ClientSocket:
+        """The connection as a handler gets it; from now on nothing is parsed or run.
+
+        Args:
+            transport: What to answer on, where that is not the connection's own.
+        """
+        if self.socket is None:
+            connection, context = self._connection, self._connection.context
+            self.socket = ClientSocket(
+                transport or connection.transport,
+                peer=connection.getPeer(),
+                host=connection.getHost(),
+                deadlines=context.deadlines,
+                limits=context.limits,
+                timeouts=context.timeouts,
+                release=self._released,
+                watch_sending=connection.watch_sending,
+            )
+            connection.closing_with(self.socket)
+        return self.socket
+
+    def answer(self) -> None:
+        """Start the chain: everything before the broken message has been answered."""
+        error, socket = self.error, self.open_socket()
+        assert error is not None
+        self.stage = EndStage.ANSWERING
+        connection = self._connection
+        connection.answering_with(socket, error)
+        chain = Chain(error, socket, connection.context.deadlines)
+        chain.start(connection.client_error, connection.context.timeouts.handler_seconds)
+        self._settle()
+
+    def lost(self) -> None:
+        """The connection has gone; an error whose turn never came has it now."""
+        if self.socket is not None:
+            self.socket.connection_lost()
+            self._connection.context.lingered[self.socket.linger_end] += 1
+        if self.stage is EndStage.FOUND:
+            self.answer()
+        else:
+            self._settle()
+
+    def _released(self) -> None:
+        """The socket has been ended or destroyed, and nothing more is said."""
+        self._connection.release_transport()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell the journal what was answered, once nothing more can be."""
+        error, socket = self.error, self.socket
+        if self.stage is not EndStage.ANSWERING or socket is None or not socket.ended:
+            return
+        assert error is not None
+        self.stage = EndStage.SETTLED
+        self._connection.context.journal.settle(error, socket.status_sent)
 
 
 def reason_of_loss(
@@ -64,3 +195,10 @@ def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None
 
 def _hang_up(reason: str, phase: Phase) -> ClientHangUp:
     return ClientHangUp(reason, code="ECONNRESET", phase=phase)
+
+
+def request_timeout(phase: Phase, request: RequestHead | None = None) -> RequestTimeout:
+    """The error of a client that has not sent its request in time; Node's words."""
+    return RequestTimeout(
+        "Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase=phase, request=request
+    )

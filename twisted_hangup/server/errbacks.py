@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from functools import cache
 from inspect import iscoroutine
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,7 +17,8 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientError
 from ..transport.deadlines import Deadline, Deadlines
-from .client_socket import ClientSocket, status_line
+from .answers import default_answer
+from .client_socket import ClientSocket
 from .handler_log import handler_log
 
 Outcome: TypeAlias = Failure | bytes | None
@@ -28,12 +28,6 @@ Handler: TypeAlias = Callable[
 HandlerT = TypeVar("HandlerT", bound=Handler)
 
 _log = Logger()
-
-
-@cache
-def default_answer(status: int) -> bytes:
-    """What a client gets when no handler answers it: Node's bytes."""
-    return status_line(status) + b"Connection: close\r\n\r\n"
 
 
 class ClientErrbacks:
@@ -81,7 +75,7 @@ class ClientErrbacks:
         return chain
 
 
-class Settlement:
+class Chain:
     """One client error on its way to exactly one answer.
 
     Judges what the hook made of the error as that of any handler, bounds it in time, and

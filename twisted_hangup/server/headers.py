@@ -1,6 +1,8 @@
-"""From the parser's fields to Twisted's `Headers`, and from those to a response head."""
+"""From the parser's fields to Twisted's `Headers`, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from twisted.web.http_headers import Headers
 
@@ -28,9 +30,7 @@ class HeadersCache:
     def headers(self, fields: list[Field]) -> Headers:
         """*fields* as headers that nobody else holds."""
         if fields is not self._fields:
-            headers = Headers()
-            for name, value in fields:
-                headers.addRawHeader(name, value)
+            headers = headers_of(fields)
             expected = headers.getRawHeaders(b"Expect", ())
             self.expectation_known = all(value.lower() == b"100-continue" for value in expected)
             self._fields, self._headers = fields, headers._rawHeaders
@@ -40,10 +40,14 @@ class HeadersCache:
         return copy
 
 
-def response_head(version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:
-    """The status line and field section of a response, up to and including the empty line."""
-    lines = [b"%b %b %b" % (version, code, reason)]
-    for name, values in headers.getAllRawHeaders():
-        lines += [b"%b: %b" % (name, value) for value in values]
-    lines.append(b"\r\n")
-    return b"\r\n".join(lines)
+def headers_of(fields: Iterable[Field]) -> Headers:
+    """*fields* as Twisted has them."""
+    headers = Headers()
+    for name, value in fields:
+        headers.addRawHeader(name, value)
+    return headers
+
+
+def fields_of(headers: Headers) -> list[Field]:
+    """*headers* as lines, those of one name together."""
+    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]

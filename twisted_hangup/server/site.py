@@ -26,7 +26,7 @@ from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..transport.layers import transport_beneath
 from ..transport.preamble import IPreambleListener
 from .channel import HangupChannel
-from .context import Hangups
+from .context import SiteContext
 from .errbacks import ClientErrbacks, HandlerT
 
 if H2_ENABLED:  # the extra [http2] is installed
@@ -124,19 +124,19 @@ class HangupSite(Site):
         if channel is not None:
             self.channel = channel
         timeouts = timeouts.with_keep_alive(self.timeOut)
-        hangups = Hangups(limits or Limits(), timeouts, masking, self.reactor)
-        self._hangups = _install(self, hangups, lambda: self.channel())
-        self.journal: Journal = self._hangups.journal
+        context = SiteContext(limits or Limits(), timeouts, masking, self.reactor)
+        self._context = _install(self, context, lambda: self.channel())
+        self.journal: Journal = self._context.journal
         self.masking = masking
 
     def on_client_error(self, handler: HandlerT) -> HandlerT:
         """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
-        return self._hangups.errbacks.add(handler)
+        return self._context.errbacks.add(handler)
 
     @property
     def open_connections(self) -> int:
         """How many connections are open now, without those that speak another protocol."""
-        return len(self._hangups.open())
+        return len(self._context.open())
 
     def drain(self) -> Deferred[None]:
         """Read no further request, finish the running ones, and close.
@@ -144,13 +144,13 @@ class HangupSite(Site):
         Returns:
             A Deferred that fires with None when every connection has gone.
         """
-        for channel in self._hangups.open():
+        for channel in self._context.open():
             channel.close_when_done()
-        return self._hangups.when_empty()
+        return self._context.when_empty()
 
     def hang_up_all(self) -> None:
         """Abort every connection now."""
-        for channel in self._hangups.open():
+        for channel in self._context.open():
             channel.transport.abortConnection()
 
 
@@ -188,15 +188,17 @@ def forward_client_errors(
             stacklevel=2,
         )
     timeouts = timeouts or Timeouts().with_keep_alive(site.timeOut)
-    hangups = Hangups(limits or Limits(), timeouts, masking, site.reactor)
-    return _install(site, hangups, channel).errbacks
+    context = SiteContext(limits or Limits(), timeouts, masking, site.reactor)
+    return _install(site, context, channel).errbacks
 
 
-def _install(site: HTTPFactory, hangups: Hangups, channel: Callable[[], HangupChannel]) -> Hangups:
+def _install(
+    site: HTTPFactory, context: SiteContext, make_channel: Callable[[], HangupChannel]
+) -> SiteContext:
     def make_protocol() -> HangupProtocol:
-        made = channel()
-        made.hangups = hangups
-        return HangupProtocol(made)
+        channel = make_channel()
+        channel.context = context
+        return HangupProtocol(channel)
 
     site.protocol = make_protocol  # type: ignore[method-assign]  # as Twisted does
-    return hangups
+    return context

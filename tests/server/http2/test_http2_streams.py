@@ -21,8 +21,8 @@ from twisted.web.static import Data
 
 from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
 from twisted_hangup.journal.access_log import AccessLog
+from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
-from twisted_hangup.server.http2.sending import SendingConnection
 
 INTERNAL_ERROR = 2
 
@@ -543,7 +543,7 @@ async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
     done = talk(served.port, lambda c: c.data(_paused(c), b"abc").answer(1))
     await pause(0.2)
-    (connection,) = served.site._hangups.open()
+    (connection,) = served.site._context.open()
     assert asked.requests == []
     while connection.streams and not asked.requests:
         connection.streams[1].resumeProducing()
@@ -636,13 +636,13 @@ async def test_window_and_reset_in_one_read(serve_h2: Serve) -> None:
 async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A response waits for its window without work, and goes on as the window opens."""
     tries: list[int] = []
-    send = SendingConnection._send_frame
+    send = HangupHTTP2._send_frame
 
-    def counted(connection: SendingConnection, stream_id: int) -> None:
+    def counted(connection: HangupHTTP2, stream_id: int) -> None:
         tries.append(stream_id)
         send(connection, stream_id)
 
-    monkeypatch.setattr(SendingConnection, "_send_frame", counted)
+    monkeypatch.setattr(HangupHTTP2, "_send_frame", counted)
     page = bytes(range(256)) * 1024
     served = serve_h2(Paths(page=Data(page, "text/plain")))
 

@@ -3,37 +3,58 @@
 What breaks the connection, stalls it or loses it becomes the one `ClientError` of that
 connection, and runs down the same errback chain.  What breaks one request is answered on its
 stream and recorded, and the other streams do not notice.
+
+Twisted's own loop sends one frame in each turn of the reactor, spins while a client has
+closed its window, and holds a whole file in memory where the window is large.  This one
+sends as much as the client has room for, then waits, and tells producers to wait, too.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
+import priority  # type: ignore[import-untyped]
 from h2 import events
 from h2.errors import ErrorCodes
 from h2.exceptions import FrameTooLargeError, ProtocolError
 from hpack import HPACKError, OversizedHeaderListError
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 
 from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
+from ...events import RequestHead
+from ...limits import KIB
+from ...parser.refusals import END_OF_INPUT
 from ...transport.deadlines import Deadline
-from ..channel import HangupChannel
+from ...transport.sockets import SendWatch
+from ..channel import HangupChannel, Stage
 from ..client_socket import ClientSocket
-from ..ending import reason_of_loss
-from ..errbacks import Settlement
+from ..ending import Ending, reason_of_loss, request_timeout
 from ..request import hangup_factory
-from .frames import FrameWatch
-from .head import largest_list_bytes
-from .requests import RequestsConnection, name_of
+from .frames import FrameWatch, ResetBudget, server_frames
+from .head import judge_head, judge_trailers, largest_list_bytes, refusal
+from .stream import HangupStream
 
 #: Most characters of h2's words in an error.
 _MOST_WORDS: Final = 200
 
+#: Frames sent in one turn of the reactor, so that nobody else waits for long.
+_FRAMES_A_TURN: Final = 8
 
-class HangupHTTP2(RequestsConnection):
+#: Bytes of a response that wait to be sent before its producer is told to wait, too.
+MOST_QUEUED: Final = 64 * KIB
+
+_log = Logger()
+
+
+class HangupHTTP2(H2Connection):
     """A connection that has negotiated HTTP/2.
 
     Args:
@@ -41,19 +62,72 @@ class HangupHTTP2(RequestsConnection):
             for the one client error of the connection, with a socket that is not writable:
             what a handler writes would end up between frames.
         reactor: For the next turn, not for timers.
+
+    Attributes:
+        context: What it shares with the site's other connections.
     """
 
-    _error: ClientError | None = None
-    _socket: ClientSocket | None = None
-    _settled = False
-    _timed_block = 0
+    conn: Any
+    streams: dict[int, HangupStream]
+    transport: Any
+    requestFactory: Any
+    site: Any
+    factory: Any
+    _outboundStreamQueues: dict[int, Any]
 
     def __init__(self, channel: HangupChannel, reactor: Any) -> None:
-        super().__init__(channel, reactor)
-        self._hook = channel.client_error
+        super().__init__(reactor)
+        self.context = channel.context
+        self.client_error = channel.client_error
+        self.conn = server_frames(self.context.limits)
+        self._peer, self._host = channel.getPeer(), channel.getHost()
+        self._stage = Stage.OPEN
+        self._ending = Ending(self)
         self._frames = FrameWatch()
+        self._resets = ResetBudget(self.context.deadlines.seconds)
+        self._last_stream_id = 0
+        self._timed_block = 0
+        self._sending = False
+        self._send_watch: SendWatch | None = None
         self._idle_clock = Deadline(self._idle_for_long)
         self._block_clock = Deadline(self._block_dribbles)
+        self._window_clock = Deadline(self._look_for_stalled)
+
+    # Where it stands.
+
+    def getPeer(self) -> Any:
+        """The client's address, made once per connection and not per request."""
+        return self._peer
+
+    def getHost(self) -> Any:
+        """The address the client connected to."""
+        return self._host
+
+    @property
+    def phase(self) -> Phase:
+        """How far the request is that has come furthest."""
+        if any(stream.complete for stream in self.streams.values()):
+            return "response"
+        if self.streams:
+            return "body"
+        return "head" if self._frames.in_block else "idle"
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing that still comes is acted on."""
+        return self._stage >= Stage.CLOSING
+
+    @property
+    def closing(self) -> bool:
+        """Whether our half is closed or about to be, and the client has still time to read."""
+        return self._ending.socket is not None and self._ending.socket.ended
+
+    @property
+    def _request_so_far(self) -> RequestHead | None:
+        """The request that the phase is told of: the oldest of those that are so far."""
+        streams = list(self.streams.values())
+        complete = [stream for stream in streams if stream.complete]
+        return next((stream.head for stream in complete or streams), None)
 
     # What the transport tells.
 
@@ -61,15 +135,15 @@ class HangupHTTP2(RequestsConnection):
         """Tell the client our settings; it has to send its preface now."""
         self.timeOut = None  # our deadlines replace the timer that every frame resets
         self.requestFactory = hangup_factory(self.requestFactory)
-        self.hangups.joined(self)
+        self.context.joined(self)
         super().connectionMade()
-        self._set(self._idle_clock, self.hangups.timeouts.head_seconds)
+        self._set(self._idle_clock, self.context.timeouts.head_seconds)
 
     def dataReceived(self, data: bytes) -> None:
         """Act on the frames in *data*, unless the connection is being closed."""
-        if self._over:
-            if self._socket is not None:
-                self._socket.dropped(len(data))
+        if self.over:
+            if self._ending.socket is not None:
+                self._ending.socket.dropped(len(data))
             return
         frames = self._frames
         in_preface, blocks, had_block = frames.preface_left, frames.blocks, frames.in_block
@@ -87,10 +161,22 @@ class HangupHTTP2(RequestsConnection):
             self._break(_code_of(error), _words_of(error), had_block)
             return
         self._act_on(received)
-        if self._over:
+        if self.over:
             return
         self._tryToWriteControlData()
         self._watch_input(bool(in_preface))
+
+    def pauseProducing(self) -> None:
+        """The client takes less than is written to it."""
+        super().pauseProducing()
+        self.watch_sending()
+
+    def resumeProducing(self) -> None:
+        """The client has taken what was written."""
+        if self._send_watch is not None:
+            self._send_watch.stop()  # first: what waited may leave no room again at once
+        super().resumeProducing()
+        self._wake()
 
     def stopProducing(self) -> None:
         """The transport has gone; `connectionLost` will tell why."""
@@ -99,10 +185,10 @@ class HangupHTTP2(RequestsConnection):
     def connectionLost(self, reason: Failure = connectionDone, _cancel: bool = True) -> None:
         """Settle what is open: running requests, a lost client."""
         self._stillProducing = False
-        lost = self._error is None and self._socket is None
-        error = self._error_of(reason) if lost else None
+        ending = self._ending
+        error = self._error_of(reason) if ending.open else None
         if error is not None:
-            self._record(error)
+            ending.found(error)
             self._abandon(error)
         for stream in list(self.streams.values()):
             self._requestDone(stream.streamID)
@@ -111,25 +197,24 @@ class HangupHTTP2(RequestsConnection):
         if self._send_watch is not None:
             self._send_watch.forget()
         if error is not None:
-            self._client_socket()
-        self.hangups.left(self)
-        if self._socket is not None:
-            self._socket.connection_lost()
-            self.hangups.lingered[self._socket.linger_end] += 1
-            self._tell_settled()
+            ending.open_socket()
+        self.context.left(self)
+        ending.lost()
+
+    def _error_of(self, reason: Failure) -> ClientError | None:
+        """What the loss of the connection says about the client."""
+        if self.transport.disconnecting:
+            return None  # aborted by us, or closed by the application
+        phase, request = self.phase, self._request_so_far
+        # Whatever is unfinished, there is nothing that could still be answered: as in a
+        # response, the client has hung up.
+        as_if: Phase = "idle" if phase == "idle" else "response"
+        error = reason_of_loss(reason, self.transport, as_if, lambda: None)
         if error is not None:
-            self._settle(error)
+            error.phase, error.request = phase, request
+        return error
 
-    @property
-    def phase(self) -> Phase:
-        """How far the request is that has come furthest."""
-        if any(stream.complete for stream in self.streams.values()):
-            return "response"
-        if self.streams:
-            return "body"
-        return "head" if self._frames.in_block else "idle"
-
-    # Frames.
+    # Frames that come.
 
     def _act_on(self, received: list[Any]) -> None:
         """Act on the events of one read, until the connection is being closed."""
@@ -140,96 +225,306 @@ class HangupHTTP2(RequestsConnection):
                 self._drop(event)
             elif (act := self._ACTS.get(type(event))) is not None:
                 act(self, event)
-            if self._over:
+            if self.over:
                 return
+
+    def _requestReceived(self, event: Any) -> None:
+        stream_id = event.stream_id
+        if self._stage is Stage.LAST:
+            self.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        self._last_stream_id = stream_id
+        head, error = judge_head(event.headers, self.context.limits)
+        bodiless = event.stream_ended is not None
+        if error is None and bodiless and head.content_length:
+            error = refusal(END_OF_INPUT, head, b"content-length", "body")
+        if error is not None:
+            self.fail_stream(stream_id, error)
+            return
+        try:
+            stream = HangupStream(stream_id, self, head, bodiless)
+        except Exception:  # no file for its body, or what the application makes of requests
+            _log.failure("A request could not be made")
+            self.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+            return
+        self.streams[stream_id] = stream
+        self._streamCleanupCallbacks[stream_id] = Deferred()
+        self._outboundStreamQueues[stream_id] = deque()
+        self.priority.insert_stream(stream_id)
+        self.priority.block(stream_id)
+        self._idle_clock.due = inf
+        if not bodiless:
+            self._set(stream.deadline, self.context.timeouts.request_seconds)
+        stream.begin()
+
+    def _trailers_received(self, event: Any) -> None:
+        stream = self.streams.get(event.stream_id)
+        if stream is not None:
+            error = judge_trailers(event.headers, stream.head, self.context.limits)
+            if error is not None:
+                stream.refuse(error)
+
+    def _requestDataReceived(self, event: Any) -> None:
+        if event.stream_id in self.streams:
+            super()._requestDataReceived(event)
+        else:
+            self._drop(event)
+
+    def _drop(self, event: Any) -> None:
+        """Ignore what came on a stream that has gone."""
+        if isinstance(event, events.DataReceived):  # it still takes of the connection's window
+            self.openStreamWindow(event.stream_id, event.flow_controlled_length)
+
+    def _requestEnded(self, event: Any) -> None:
+        if event.stream_id in self.streams:
+            super()._requestEnded(event)
+
+    def _requestAborted(self, event: Any) -> None:
+        """The client does not want this response any more; that alone is no client error."""
+        self.context.journal.stream_resets += 1
+        stream = self.streams.get(event.stream_id)
+        if stream is not None:
+            stream.end(stream.gone(f"Stream reset: {_name_of(event.error_code)}"))
+        if not self._resets.spend():
+            self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many stream resets")
+
+    def _handleWindowUpdate(self, event: Any) -> None:
+        """The client has opened a window: of one stream, or with id 0 of the connection."""
+        self._windows_opened([event.stream_id] if event.stream_id else list(self.streams))
+
+    def _settings_changed(self, event: Any) -> None:
+        self._windows_opened(list(self.streams))
+
+    def _windows_opened(self, stream_ids: list[int]) -> None:
+        for stream_id in stream_ids:
+            if self._outboundStreamQueues.get(stream_id):
+                self.priority.unblock(stream_id)
+            if stream_id in self.streams:
+                self.streams[stream_id].windowUpdated()
+        self._wake()
 
     def _client_going_away(self, event: Any) -> None:
         """The client's GOAWAY: it opens no stream any more (RFC 9113, section 6.8)."""
         if event.error_code == ErrorCodes.NO_ERROR or not self.streams:
             self.close_when_done()
-            return
-        stream = self._furthest()
-        self._fail(self._gone(f"GOAWAY: {name_of(event.error_code)}", stream))
+        else:
+            self._hung_up(f"GOAWAY: {_name_of(event.error_code)}", "ECONNRESET")
 
+    # Streams take turns, whatever the client prefers (priorities: deprecated, RFC 9113, 5.3.2).
     _ACTS: Final[dict[type[Any], Callable[[HangupHTTP2, Any], None]]] = {
-        events.RequestReceived: RequestsConnection._requestReceived,
-        events.TrailersReceived: RequestsConnection._trailers_received,
-        events.DataReceived: RequestsConnection._requestDataReceived,
-        events.StreamEnded: RequestsConnection._requestEnded,
-        events.StreamReset: RequestsConnection._requestAborted,
-        events.WindowUpdated: RequestsConnection._handleWindowUpdate,
-        events.RemoteSettingsChanged: RequestsConnection._windows_changed,
+        events.RequestReceived: _requestReceived,
+        events.TrailersReceived: _trailers_received,
+        events.DataReceived: _requestDataReceived,
+        events.StreamEnded: _requestEnded,
+        events.StreamReset: _requestAborted,
+        events.WindowUpdated: _handleWindowUpdate,
+        events.RemoteSettingsChanged: _settings_changed,
         events.ConnectionTerminated: _client_going_away,
     }
 
-    # Closing.
+    # Streams.
 
-    @property
-    def closing(self) -> bool:
-        """Whether our half is closed or about to be, and the client has still time to read."""
-        return self._socket is not None and self._socket.ended
+    def fail_stream(self, stream_id: int, error: ClientError, begun: bool = False) -> None:
+        """Let one request go wrong, which may have no `HangupStream` yet.
 
-    def _busy(self) -> None:
-        self._idle_clock.due = inf
-
-    def _all_done(self) -> None:
-        if self._last:
-            self._client_socket().end()
+        Args:
+            begun: Whether its response has: then that is broken off.  Otherwise the client is
+                answered with the status of *error*.
+        """
+        self.context.journal.record(self.context.adopt(error, self._peer))
+        status = None if begun else error.status or 400
+        if status is None:
+            self.reset_stream(stream_id, ErrorCodes.CANCEL)
         else:
-            self._set(self._idle_clock, self.hangups.timeouts.keep_alive_seconds)
+            fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
+            self.conn.send_headers(stream_id, fields, end_stream=True)
+            # What more comes of the request is not wanted (RFC 9113, section 8.1).
+            self.reset_stream(stream_id, ErrorCodes.NO_ERROR)
+        self.context.journal.settle(error, status)
+
+    def reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
+        """Tell the client that nothing more comes on the stream, or is read from it."""
+        if self.can_send(stream_id):
+            self.conn.reset_stream(stream_id, code)
+        self._tryToWriteControlData()
+
+    def can_send(self, stream_id: int) -> bool:
+        """Whether h2 knows the stream as one that is still open.
+
+        It has heard of every reset in a read before the first of those requests is told.
+        """
+        stream = self.conn.streams.get(stream_id)
+        return stream is not None and not stream.closed
+
+    def _requestDone(self, streamID: int) -> None:
+        """Forget a stream, and be idle after the last one."""
+        stream = self.streams[streamID]
+        self.context.deadlines.forget(stream.deadline)
+        unread = stream.unread_bytes
+        super()._requestDone(streamID)
+        if self.over or not self._stillProducing:
+            return
+        if unread:
+            self.openStreamWindow(streamID, unread)
+        if self.streams:
+            return
+        if self._stage is Stage.LAST:
+            self._ending.open_socket().end()
+        else:
+            self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
+
+    def _abandon(self, error: ClientError) -> None:
+        for stream in list(self.streams.values()):
+            stream.end(error)
+
+    # What a stream sends.
+
+    def writeDataToStream(self, streamID: int, data: bytes) -> None:
+        """Queue *data* for the stream; nothing once it has gone."""
+        stream = self.streams.get(streamID)
+        if stream is None or not data or not self.can_send(streamID):
+            return
+        queue = self._outboundStreamQueues[streamID]
+        if not queue:
+            stream.waiting_since = self.context.deadlines.seconds()
+            self._watch_windows()
+        queue.append(memoryview(data))
+        stream.queued += len(data)
+        if self.conn.local_flow_control_window(streamID) > 0:
+            self.priority.unblock(streamID)
+            self._wake()
+        if self.remainingOutboundWindow(streamID) <= 0:
+            stream.flowControlBlocked()
+
+    def endRequest(self, streamID: int) -> None:
+        """Queue the end of the stream; nothing once it has gone."""
+        if streamID in self.streams:
+            self._outboundStreamQueues[streamID].append(_END_STREAM_SENTINEL)
+            self.priority.unblock(streamID)
+            self._wake()
+
+    def remainingOutboundWindow(self, streamID: int) -> int:
+        """How many bytes the stream may be given now."""
+        window: int = self.conn.local_flow_control_window(streamID)
+        return min(window, MOST_QUEUED) - self.streams[streamID].queued
+
+    def _wake(self) -> None:
+        """There is something to send: in the next turn, so that an end comes with its data."""
+        if not self._sending and self._stillProducing:
+            self._sending = True
+            self._reactor.callLater(0, self._sendPrioritisedData)
+
+    def _sendPrioritisedData(self, *args: object) -> None:
+        """Send some frames of each stream in turn, for as long as there is room."""
+        self._sending = False
+        with suppress(priority.DeadlockError):  # nothing to send, or no window to send it in
+            for _ in range(_FRAMES_A_TURN):
+                if not self._stillProducing or self._consumerBlocked is not None:
+                    return
+                self._send_frame(next(self.priority))
+            self._wake()
+
+    def _send_frame(self, stream_id: int) -> None:
+        stream, queue = self.streams[stream_id], self._outboundStreamQueues[stream_id]
+        data = queue.popleft()
+        if data is _END_STREAM_SENTINEL:
+            self.conn.end_stream(stream_id)
+            self._tryToWriteControlData()
+            self._stream_sent(stream)
+            return
+        window = self.conn.local_flow_control_window(stream_id)
+        size = min(len(data), window, self.conn.max_outbound_frame_size)
+        if size < len(data):
+            queue.appendleft(data[size:] if size > 0 else data)
+        if size <= 0:
+            self.priority.block(stream_id)
+            return
+        last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
+        self.conn.send_data(stream_id, bytes(data[:size]), end_stream=last)
+        self._tryToWriteControlData()
+        stream.queued -= size
+        stream.waiting_since = self.context.deadlines.seconds()
+        if last:
+            self._stream_sent(stream)
+            return
+        if not queue:
+            self.priority.block(stream_id)
+        stream.windowUpdated()
+
+    def _stream_sent(self, stream: HangupStream) -> None:
+        """The end of a response is with the transport."""
+        if not stream.complete:
+            self.reset_stream(stream.streamID, ErrorCodes.NO_ERROR)
+        self._requestDone(stream.streamID)
+
+    def _tryToWriteControlData(self) -> bool:
+        """Hand what h2 has made to the transport, after what waits for it already.
+
+        Returns:
+            True: unlike in Twisted, the connection is still there afterwards, as a request
+            may be in the middle of writing its head.
+        """
+        data = self.conn.data_to_send()
+        if not data:
+            return True
+        if self._consumerBlocked is None and not self._bufferedControlFrames:
+            self.transport.write(data)
+            return True
+        self._bufferedControlFrames.append(data)
+        before = self._bufferedControlFrameBytes
+        self._bufferedControlFrameBytes += len(data)
+        if before < self._maxBufferedControlFrameBytes <= self._bufferedControlFrameBytes:
+            self._reactor.callLater(0, self._too_much_waits)
+        return True
+
+    # Closing.
 
     def close_when_done(self) -> None:
         """Take no further request; close once those that have begun are answered."""
-        if self._over or self._last:
+        if self._stage is not Stage.OPEN:
             return
-        self._last = True
+        self._stage = Stage.LAST
         self.conn.close_connection(ErrorCodes.NO_ERROR, last_stream_id=self._last_stream_id)
         self._tryToWriteControlData()
         if not self.streams:
-            self._client_socket().end()
+            self._ending.open_socket().end()
 
-    def _client_socket(self) -> ClientSocket:
-        """The connection as a handler gets it; from now on nothing is parsed or run."""
-        if self._socket is None:
-            self._over = True
-            self._stillProducing = False
-            self._stop_clocks()
-            while self._bufferedControlFrames:  # not to be sent again when there is room
-                self.transport.write(self._bufferedControlFrames.popleft())
-            hangups = self.hangups
-            self._socket = ClientSocket(
-                self.transport,
-                peer=self._peer,
-                host=self._host,
-                deadlines=hangups.deadlines,
-                limits=hangups.limits,
-                timeouts=hangups.timeouts,
-                release=self._closing,
-                watch_sending=self._watch_sending,
-            )
-            self._socket.peer_left()  # not writable: there are frames on this connection
-        return self._socket
+    # What `Ending` asks of its carrier.
 
-    def _closing(self) -> None:
-        # A transport with a producer does not close before the producer has gone.
+    def closing_with(self, socket: ClientSocket) -> None:
+        """From now on no frame is acted on, and none is sent but those that wait."""
+        self._stage = Stage.CLOSING
+        self._stillProducing = False
+        self._stop_clocks()
+        while self._bufferedControlFrames:  # not to be sent again when there is room
+            self.transport.write(self._bufferedControlFrames.popleft())
+        socket.peer_left()  # not writable: there are frames on this connection
+
+    def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
+        """The errback chain is about to have *socket*."""
+
+    def release_transport(self) -> None:
+        """A transport with a producer does not close before the producer has gone."""
         self.transport.unregisterProducer()
-        self._tell_settled()
 
-    def _tell_settled(self) -> None:
-        if self._error is not None and not self._settled:
-            self._settled = True
-            self.hangups.journal.settle(self._error, None)
+    def watch_sending(self) -> None:
+        """More is waiting to be sent than the client has room for."""
+        if self._send_watch is None:
+            context = self.context
+            self._send_watch = SendWatch(
+                self.transport, context.deadlines, context.timeouts.send_seconds, self._stalled
+            )
+        self._send_watch.start()
 
     # What goes wrong.
 
     def _break(self, code: ErrorCodes, words: str, in_head: bool = False) -> None:
         """A connection error (RFC 9113, section 5.4.1)."""
-        stream = self._furthest()
         phase: Phase = "head" if in_head and not self.streams else self.phase
-        error = HTTP2Error(
-            words, code=f"ERR_HTTP2_{code.name}", phase=phase, request=stream and stream.head
+        request = self._request_so_far
+        self._go_away(
+            code, HTTP2Error(words, code=f"ERR_HTTP2_{code.name}", phase=phase, request=request)
         )
-        self._go_away(code, error)
 
     def _go_away(self, code: ErrorCodes, error: ClientError) -> None:
         self.conn.clear_outbound_data_buffer()  # h2's own GOAWAY: not always the right one
@@ -239,70 +534,55 @@ class HangupHTTP2(RequestsConnection):
 
     def _fail(self, error: ClientError) -> None:
         """The one client error of this connection: stop the work, settle it, close."""
-        self._record(error)
-        self._client_socket()
+        self._ending.found(error)
+        self._ending.open_socket()
         self._abandon(error)
-        self._settle(error)
+        self._ending.answer()
 
-    def _record(self, error: ClientError) -> None:
-        self._error = self._known(error)
-        self.hangups.journal.record(error)
-
-    def _settle(self, error: ClientError) -> None:
-        settlement = Settlement(error, self._client_socket(), self.hangups.deadlines)
-        settlement.start(self._hook, self.hangups.timeouts.handler_seconds)
-
-    def _error_of(self, reason: Failure) -> ClientError | None:
-        """What the loss of the connection says about the client."""
-        if self.transport.disconnecting:
-            return None  # aborted by us, or closed by the application
-        phase, stream = self.phase, self._furthest()
-        # Whatever is unfinished, there is nothing that could still be answered: as in a
-        # response, the client has hung up.
-        as_if: Phase = "idle" if phase == "idle" else "response"
-        error = reason_of_loss(reason, self.transport, as_if, lambda: None)
-        if error is not None:
-            error.phase = phase
-            error.request = stream and stream.head
-        return error
+    def _hung_up(self, words: str, code: str) -> None:
+        request = self._request_so_far
+        self._fail(ClientHangUp(words, code=code, phase=self.phase, request=request))
 
     def _stalled(self) -> None:
         """The client has taken nothing for ``send_seconds``."""
-        if not self._over:
-            stream = self._furthest()
-            request = stream and stream.head
-            self._fail(
-                ClientHangUp("write ETIMEDOUT", code="ETIMEDOUT", phase=self.phase, request=request)
-            )
+        if not self.over:
+            self._hung_up("write ETIMEDOUT", "ETIMEDOUT")
         self.transport.abortConnection()
 
     def _too_much_waits(self) -> None:
-        if not self._over:
+        if not self.over:
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many control frames wait to be read")
 
     # Deadlines.
+
+    def _set(self, deadline: Deadline, seconds: float) -> None:
+        if seconds:
+            deadlines = self.context.deadlines
+            deadlines.set(deadline, deadlines.seconds() + seconds)
+        else:
+            deadline.due = inf
+
+    def _stop_clocks(self) -> None:
+        for clock in (self._idle_clock, self._block_clock, self._window_clock):
+            self.context.deadlines.forget(clock)
 
     def _watch_input(self, in_preface: bool) -> None:
         """Set the deadlines that fit where the input stands."""
         frames = self._frames
         begun = in_preface and not frames.preface_left
         if not self.streams and (begun or self._idle_clock.due == inf):
-            self._set(self._idle_clock, self.hangups.timeouts.keep_alive_seconds)
+            self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
         if not frames.in_block:
             self._block_clock.due = inf
-        elif frames.block_bytes > largest_list_bytes(self.hangups.limits):
+        elif frames.block_bytes > largest_list_bytes(self.context.limits):
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block too large")
         elif frames.blocks != self._timed_block:
             self._timed_block = frames.blocks
-            self._set(self._block_clock, self.hangups.timeouts.head_seconds)
-
-    def _stop_clocks(self) -> None:
-        for clock in (self._idle_clock, self._block_clock, self._window_clock):
-            self.hangups.deadlines.forget(clock)
+            self._set(self._block_clock, self.context.timeouts.head_seconds)
 
     def _idle_for_long(self) -> None:
         if self._frames.preface_left:
-            self._go_away(ErrorCodes.NO_ERROR, self._too_late("idle", None))
+            self._go_away(ErrorCodes.NO_ERROR, request_timeout("idle"))
         elif self._frames.in_block:
             self._idle_clock.due = inf  # the deadline of the block is the one that counts
         else:
@@ -310,6 +590,33 @@ class HangupHTTP2(RequestsConnection):
 
     def _block_dribbles(self) -> None:
         self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block not complete in time")
+
+    def _watch_windows(self) -> None:
+        if self._window_clock.due == inf and self.context.timeouts.send_seconds:
+            self._set_window_clock(self.context.deadlines.seconds())
+
+    def _set_window_clock(self, since: float) -> None:
+        due = since + self.context.timeouts.send_seconds
+        self.context.deadlines.set(self._window_clock, due)
+
+    def _look_for_stalled(self) -> None:
+        """Give up streams whose client gave them no window; all have stalled: give it up."""
+        waiting = [stream for stream in self.streams.values() if stream.queued]
+        if not waiting:
+            return
+        due = self.context.deadlines.seconds() - self.context.timeouts.send_seconds
+        stalled = [stream for stream in waiting if stream.waiting_since <= due]
+        if self._consumerBlocked is not None:
+            stalled = []  # it is the transport that waits, which has a watch of its own
+        if stalled and len(stalled) == len(self.streams):
+            self._stalled()
+            return
+        for stream in stalled:
+            if self.streams.get(stream.streamID) is stream:  # another's end may have ended it
+                stream.stalled()
+        left = [stream.waiting_since for stream in self.streams.values() if stream.queued]
+        if left:
+            self._set_window_clock(max(min(left), due + 1.0))
 
 
 def _is_reset(event: Any) -> bool:
@@ -326,3 +633,8 @@ def _code_of(error: ProtocolError) -> ErrorCodes:
 def _words_of(error: ProtocolError) -> str:
     words = str(error)[:_MOST_WORDS]
     return words if " " in words else f"{type(error).__name__} {words}".strip()
+
+
+def _name_of(code: int) -> str:
+    """The name of an error code of RFC 9113, section 7; its number where it has none."""
+    return code.name if isinstance(code, ErrorCodes) else str(code)

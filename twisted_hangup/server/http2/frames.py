@@ -6,7 +6,15 @@ them now and then is seen here.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
+
+from h2.config import H2Configuration
+from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.settings import SettingCodes, Settings
+
+from ...limits import Limits
+from .head import announced_list_bytes, largest_list_bytes
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -18,6 +26,74 @@ _FLAGS: Final = 4
 _HEADERS: Final = 0x1
 _CONTINUATION: Final = 0x9
 _END_HEADERS: Final = 0x4
+
+
+#: As Twisted has it, and other servers nearly so.
+_MOST_STREAMS: Final = 100
+
+#: Streams that a client may reset at once, and per second from then on: the defence against
+#: Rapid Reset (CVE-2023-44487), with the numbers of Twisted 26.10.
+_RESETS_AT_ONCE: Final = 1000
+_RESETS_PER_SECOND: Final = 33
+
+
+def server_frames(limits: Limits) -> H2Connection:
+    """The h2 library's side of a server's connection: frames in, events out, and back.
+
+    Fields are judged by our own rules, and responses have Twisted's.
+    """
+    config = H2Configuration(
+        client_side=False,
+        header_encoding=None,
+        validate_inbound_headers=False,
+        validate_outbound_headers=False,
+    )
+    frames = H2Connection(config)
+    frames.state_machine = _StateMachine()
+    frames.local_settings = Settings(
+        client=False,
+        initial_values={
+            SettingCodes.MAX_CONCURRENT_STREAMS: _MOST_STREAMS,
+            SettingCodes.MAX_HEADER_LIST_SIZE: announced_list_bytes(limits),
+        },
+    )
+    frames.decoder.max_header_list_size = largest_list_bytes(limits)
+    return frames
+
+
+class _StateMachine(H2ConnectionStateMachine):
+    """Goes on after a GOAWAY, whoever sent it, as the open streams do (RFC 9113, 6.8)."""
+
+    def process_input(self, input_: ConnectionInputs) -> list[Any]:
+        before = self.state
+        events: list[Any] = super().process_input(input_)
+        if input_ in (ConnectionInputs.RECV_GOAWAY, ConnectionInputs.SEND_GOAWAY):
+            self.state = before
+        return events
+
+
+class ResetBudget:
+    """The stream resets that a client has left.
+
+    Args:
+        seconds: The time.
+    """
+
+    __slots__ = ("_left", "_seconds", "_spent_at")
+
+    def __init__(self, seconds: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._left = float(_RESETS_AT_ONCE)
+        self._spent_at = 0.0
+
+    def spend(self) -> bool:
+        """Take one; False where none was left."""
+        now = self._seconds()
+        # A clock that is set back must not take what a well-behaved client has left.
+        refilled = self._left + max(0.0, now - self._spent_at) * _RESETS_PER_SECOND
+        self._left = min(float(_RESETS_AT_ONCE), refilled) - 1
+        self._spent_at = now
+        return self._left >= 0
 
 
 class FrameWatch:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from h2.errors import ErrorCodes
 from twisted.internet.error import ConnectionAborted
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._http2 import H2Stream
 from twisted.web.http_headers import Headers
 
-from ...errors import ClientError
+from ...errors import ClientError, ClientHangUp, Phase
 from ...events import RequestHead
 from ...parser.refusals import BODY_TOO_LARGE, Why
 from ...transport.deadlines import Deadline
+from ..context import SiteContext
+from ..ending import request_timeout
+from ..headers import headers_of
 from .head import refusal
 
 _NOT_MULTIPART: Final = Why("ERR_HTTP_MULTIPART", "Invalid multipart body")
@@ -54,9 +58,7 @@ class HangupStream(H2Stream):
         """Give the request what it knows from HTTP/1."""
         request = self._request
         self.command, self.path = head.method, head.target
-        request.requestHeaders = headers = Headers()
-        for name, value in head.fields:
-            headers.addRawHeader(name, value)
+        request.requestHeaders = headers_of(head.fields)
         request.gotLength(0 if self._bodiless else head.content_length)
         request.parseCookies()
 
@@ -76,11 +78,6 @@ class HangupStream(H2Stream):
         return bool(self._request.finished)
 
     @property
-    def headers_sent(self) -> bool:
-        """Whether a response has begun."""
-        return bool(self._request.startedWriting)
-
-    @property
     def unread_bytes(self) -> int:
         """What has arrived of the body and was not taken, as the connection's window counts."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
@@ -91,6 +88,53 @@ class HangupStream(H2Stream):
         if not self.answered:
             self._request.connectionLost(reason)
 
+    @property
+    def _is_open(self) -> bool:
+        return self._conn.streams.get(self.streamID) is self
+
+    # What goes wrong.
+
+    def refuse(self, error: ClientError) -> None:
+        """Answer the request with an error, and let no resource see it."""
+        if not self.answered:  # 417 or 501 is on its way already
+            self._conn.fail_stream(self.streamID, error, begun=self._request.startedWriting)
+            self.end(error)
+
+    def stalled(self) -> None:
+        """Its client has given this one response no window for ``send_seconds``."""
+        error = self.gone("write ETIMEDOUT", "ETIMEDOUT")
+        self._conn.fail_stream(self.streamID, error, begun=True)
+        self.end(error)
+
+    def gone(self, reason: str, code: str = "ECONNRESET") -> ClientError:
+        """The error of a client that does not want this response any more."""
+        phase: Phase = "response" if self.complete else "body"
+        error = ClientHangUp(reason, code=code, phase=phase, request=self.head)
+        context: SiteContext = self._conn.context
+        return context.adopt(error, self._conn.getPeer())
+
+    def end(self, error: ClientError) -> None:
+        """Nobody waits for the response any more: stop what produces it, tell the request.
+
+        A request that is finished, though its response was not sent yet, is not told.
+        """
+        if not self._is_open:
+            return
+        # First forgotten, then told: what the request still calls does nothing.
+        self._conn._requestDone(self.streamID)
+        self._stop_producer()
+        if not self.answered:
+            self._request.client_left(error)
+
+    def _abort(self, reason: Exception) -> None:
+        """Break the response off; what waits of it is not sent."""
+        if self._is_open:
+            request = self._request
+            self._conn.reset_stream(self.streamID, ErrorCodes.INTERNAL_ERROR)
+            self._conn._requestDone(self.streamID)
+            self._stop_producer()
+            request.connectionLost(Failure(reason))
+
     def _stop_producer(self) -> None:
         producer = self.producer
         if producer is not None:
@@ -100,37 +144,25 @@ class HangupStream(H2Stream):
             except Exception:
                 _log.failure("Could not stop what produces a response")
 
-    def client_left(self, error: ClientError) -> None:
-        """Nobody waits for the response any more: stop what produces it, tell the request.
+    # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
-        A request that is finished, though its response was not sent yet, is not told.
-        """
-        self._stop_producer()
-        if not self.answered:
-            self._request.client_left(error)
+    #: Its producer is told with the first write that finds no window.
+    backed_up = False
+
+    def rendered(self, transport: Any) -> None:
+        """A resource was asked; a stream is never another protocol's."""
 
     def cut_response(self, request: Any) -> None:
         """End the stream in the middle of its response, visibly so."""
         self.factory.log(request)
         self._abort(ConnectionAborted("the response was cut short"))
 
-    def _abort(self, reason: Exception) -> None:
-        if self._is_open:
-            request = self._request
-            self._conn.abort_stream(self)
-            self._stop_producer()
-            request.connectionLost(Failure(reason))
-
-    @property
-    def _is_open(self) -> bool:
-        return self._conn.streams.get(self.streamID) is self
-
     # What arrives.
 
     def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
         """Some of the body."""
         self._received += len(data)
-        most = self._conn.hangups.limits.body_bytes
+        most = self._conn.context.limits.body_bytes
         if self.answered:
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
         elif most and self._received > most:
@@ -146,7 +178,7 @@ class HangupStream(H2Stream):
     def requestComplete(self) -> None:
         """The end of the request: run it, unless its consumer wants to wait."""
         self.complete = True
-        self._conn.hangups.deadlines.forget(self.deadline)
+        self._conn.context.deadlines.forget(self.deadline)
         request = self._request
         if self.answered:
             return  # without its body
@@ -172,10 +204,6 @@ class HangupStream(H2Stream):
         """`Request` calls this when it cannot parse a multipart body."""
         self.refuse(refusal(_NOT_MULTIPART, self.head, b"content-type", "body"))
 
-    def refuse(self, error: ClientError) -> None:
-        """Answer the request with an error, and let no resource see it."""
-        self._conn.refuse_stream(self.streamID, error)
-
     def _refuse(self, status: int) -> None:
         """Answer a well-formed request that no resource may see."""
         request = self._request
@@ -183,7 +211,8 @@ class HangupStream(H2Stream):
         request.refuse(status)
 
     def _out_of_time(self) -> None:
-        self._conn.stream_out_of_time(self)
+        """The client took too long to send this one request."""
+        self.refuse(request_timeout("body", self.head))
 
     # What is told to its producer.
 

@@ -1,0 +1,79 @@
+"""What we write of responses in HTTP/1.1: status lines, field sections, default answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+from twisted.web.http import RESPONSES
+from twisted.web.http_headers import Headers
+
+ResponseFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
+
+#: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
+NODE_PHRASES: Final[Mapping[int, bytes]] = {
+    408: b"Request Timeout",
+    413: b"Payload Too Large",
+    431: b"Request Header Fields Too Large",
+}
+
+#: What `closing_head` adds, or would be contradicted by.
+_OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+
+#: tchar (RFC 9110, section 5.6.2).
+_TOKEN_BYTES: Final = (
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+
+
+def status_line(status: int) -> bytes:
+    """The status line for *status* in HTTP/1.1, with Node's reason phrase."""
+    phrase = NODE_PHRASES.get(status) or RESPONSES.get(status, b"Unknown Status")
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase)
+
+
+@cache
+def default_answer(status: int) -> bytes:
+    """What a client gets when no handler answers it: Node's bytes."""
+    return status_line(status) + b"Connection: close\r\n\r\n"
+
+
+def closing_head(status: int, body: bytes, fields: ResponseFields) -> bytes:
+    """The head of a response that a handler makes, after which the connection is closed.
+
+    Raises:
+        ValueError: *status* is not a final one, a name is not a token, a value has a CR, LF
+            or NUL, or a field is one of those that are added here.
+    """
+    if not 200 <= status <= 599:
+        raise ValueError(f"{status!r} is not the status of a final response")
+    lines = [status_line(status), b"Connection: close\r\n"]
+    names = set()
+    for raw_name, raw_value in fields.items() if isinstance(fields, Mapping) else fields:
+        name, value = _field_bytes(raw_name), _field_bytes(raw_value)
+        if not name or name.translate(None, _TOKEN_BYTES):
+            raise ValueError(f"{raw_name!r} is not a field name")
+        if any(byte in value for byte in b"\r\n\0"):
+            raise ValueError(f"the value of {raw_name!r} would break the response: {raw_value!r}")
+        if name.lower() in _OURS:
+            raise ValueError(f"{raw_name!r} is set by respond() itself")
+        names.add(name.lower())
+        lines.append(name + b": " + value + b"\r\n")
+    if body and b"content-type" not in names:
+        lines.append(b"Content-Type: text/plain; charset=utf-8\r\n")
+    lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
+    return b"".join(lines)
+
+
+def response_head(version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:
+    """The status line and field section of a resource's response, with the empty line."""
+    lines = [b"%b %b %b" % (version, code, reason)]
+    for name, values in headers.getAllRawHeaders():
+        lines += [b"%b: %b" % (name, value) for value in values]
+    lines.append(b"\r\n")
+    return b"\r\n".join(lines)
+
+
+def _field_bytes(text: Any) -> bytes:
+    return text if isinstance(text, bytes) else str(text).encode("latin-1")
