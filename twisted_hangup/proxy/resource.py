@@ -7,7 +7,6 @@ and not through Twisted's `Agent`: that one drops interim responses, upgrades an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any, Final
 
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -16,7 +15,6 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
-from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
@@ -27,7 +25,8 @@ from ..errors import ParseError, ServerHangUp, UpstreamError
 from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
 from ..limits import IDEMPOTENT_METHODS, Limits, OutboundTimeouts
-from ..server.channel import HangupChannel
+from ..server.headers import fields_of, headers_of
+from ..server.request import Carrier, UpgradableCarrier
 from .forwarding import (
     Client,
     Forwarding,
@@ -150,17 +149,17 @@ class _Relay:
         request, proxy = self._request, self._proxy
         length = request.content.seek(0, 2)
         request.content.seek(0)
-        fields = _lines(request.requestHeaders)
+        fields = fields_of(request.requestHeaders)
         version = request.clientproto.removeprefix(b"HTTP/")
         upgrade = (
             version == b"1.1"
             and not length
-            and isinstance(request.channel, HangupChannel)
             and asks_for_tunnel(fields)
+            and isinstance(request.channel, UpgradableCarrier)
         )
         self._trailers_wanted = version == b"1.1" and b"trailers" in listed(fields, b"te")
         hosts = request.requestHeaders.getRawHeaders(b"Host", ())
-        made = request_fields(
+        fields = request_fields(
             fields,
             method=request.method,
             client=Client(
@@ -177,7 +176,7 @@ class _Relay:
         target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
         return OutboundRequest(
             request.method,
-            request_head(request.method, target, made),
+            request_head(request.method, target, fields),
             request.content if length else None,
             length,
             upgrade,
@@ -215,7 +214,8 @@ class _Relay:
             if not self._producing:
                 self._producing = True
                 self._request.registerProducer(self, True)
-                if getattr(self._request.channel, "_waitingForTransport", False):
+                channel = self._request.channel
+                if isinstance(channel, Carrier) and channel.backed_up:
                     # The client had enough before there was a producer; a TLS transport
                     # says so once.
                     exchange.connection.pause()
@@ -267,7 +267,7 @@ class _Relay:
         if head.status != 100 and request.clientproto != b"HTTP/1.0":
             fields = self._fields_of(head)
             code = b"%d" % head.status
-            request.channel.writeHeaders(request.clientproto, code, head.reason, _headers(fields))
+            request.channel.writeHeaders(request.clientproto, code, head.reason, headers_of(fields))
 
     def _tunnel(self, head: ResponseHead) -> None:
         """Both sides have left HTTP."""
@@ -278,12 +278,12 @@ class _Relay:
         fields += [field for field in head.fields if field[0].lower() == b"upgrade"]
         fields.append((b"Connection", b"Upgrade"))
         channel = request.channel
-        channel.writeHeaders(b"HTTP/1.1", b"101", head.reason, _headers(fields))
+        channel.writeHeaders(b"HTTP/1.1", b"101", head.reason, headers_of(fields))
         channel.factory.log(request)
         self._release()
         inner, outer = tunnel()
         rest = exchange.connection.hand_over(outer)
-        channel._protocolUpgradeForWebsockets(inner)
+        channel.upgrade(inner)
         inner.join()
         for data in rest:
             outer.dataReceived(data)
@@ -318,17 +318,6 @@ class _Relay:
         if self._producing:
             self._producing = False
             self._request.unregisterProducer()
-
-
-def _lines(headers: Headers) -> list[Field]:
-    return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-
-
-def _headers(fields: Iterable[Field]) -> Headers:
-    headers = Headers()
-    for name, value in fields:
-        headers.addRawHeader(name, value)
-    return headers
 
 
 def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
@@ -396,7 +385,7 @@ def _tell(error: UpstreamError, request: Any) -> None:
 def _cut(request: Any) -> None:
     """End the client's connection, or its stream, so that it sees a response cut short."""
     channel = request.channel
-    if hasattr(channel, "cut_response"):
+    if isinstance(channel, Carrier):
         channel.cut_response(request)
     elif isinstance(channel, HTTPChannel):
         channel.forceAbortClient()

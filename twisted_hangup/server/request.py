@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import finalize
 
 from twisted.internet.defer import Deferred, succeed
@@ -32,6 +32,32 @@ class ClientGone(ConnectionLost, ConnectionDone):
     """
 
 
+@runtime_checkable
+class Carrier(Protocol):
+    """What carries a request and its response: a `HangupChannel`, or a stream of HTTP/2.
+
+    That is besides what Twisted's own requests ask of a channel.
+    """
+
+    @property
+    def backed_up(self) -> bool:
+        """Whether the client has taken less than was written to it."""
+
+    def rendered(self, transport: Any) -> None:
+        """A resource was asked; *transport* is what ours was before."""
+
+    def cut_response(self, request: Any) -> None:
+        """End *request*'s response in the middle, so that the client sees that."""
+
+
+@runtime_checkable
+class UpgradableCarrier(Carrier, Protocol):
+    """A carrier that a request may take for another protocol: a connection, and no stream."""
+
+    def upgrade(self, protocol: Any) -> None:
+        """Give the connection to *protocol*; `rendered` then gives it what came for it."""
+
+
 class HangupRequest(Request):
     """Mixed in before a request class.
 
@@ -47,7 +73,7 @@ class HangupRequest(Request):
             client's doing; None while there is.
     """
 
-    channel: Any  # a HangupChannel, which stands on the floor above
+    channel: Any  # a Carrier; Twisted asks more of it
     process_begun = False
     begun_at: float | None = None
     client_hung_up = False
@@ -66,8 +92,7 @@ class HangupRequest(Request):
             return
         channel, transport = self.channel, self.channel.transport
         super().render(resource)  # type: ignore[misc]
-        if hasattr(channel, "rendered"):  # a stream of HTTP/2 is never upgraded
-            channel.rendered(transport)
+        channel.rendered(transport)
 
     def refuse(self, status: int) -> None:
         """Answer *status* without asking the application, and close."""
