@@ -24,8 +24,7 @@ from ..errors import ClientError, ClientHangUp, ParseError, Phase
 from ..events import NEED_DATA, BodyData, Event, RequestHead
 from ..parser.backlog import Backlog
 from ..parser.request import RequestParser
-from ..transport.addresses import shared_address
-from ..transport.layers import protocol_within, transport_beneath
+from ..transport.layers import protocol_within, shared_address, transport_beneath
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head

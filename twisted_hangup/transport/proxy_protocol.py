@@ -7,8 +7,8 @@ from typing import Final
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 
 from ..errors import ParseError
+from ..parser.proxy_header import header_length
 from .preamble import Preamble
-from .proxy_header import header_length
 
 _UNKNOWN: Final = b"PROXY UNKNOWN\r\n"
 _UNKNOWN_FOR_TWISTED: Final = b"PROXY UNKNOWN \r\n"
