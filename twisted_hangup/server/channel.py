@@ -30,7 +30,7 @@ from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
 from .client_socket import ClientSocket
 from .context import SiteContext
-from .ending import Ending, reason_of_loss, request_timeout
+from .ending import Ending, Place, request_timeout
 from .headers import HeadersCache
 from .message_clock import MessageClock
 from .request import hangup_factory
@@ -42,6 +42,7 @@ class Stage(IntEnum):
     """The life of a connection, which only goes on.
 
     ========= ====================================================================
+    `NEW`     no byte has come yet
     `OPEN`    messages are read and answered
     `LAST`    the message being read or answered is the last one
     `CLOSING` nothing is acted on any more: it is being closed, or about to be
@@ -49,10 +50,11 @@ class Stage(IntEnum):
     ========= ====================================================================
     """
 
-    OPEN = 0
-    LAST = 1
-    CLOSING = 2
-    LEFT = 3
+    NEW = 0
+    OPEN = 1
+    LAST = 2
+    CLOSING = 3
+    LEFT = 4
 
 
 class HangupChannel(HTTPChannel):
@@ -82,22 +84,16 @@ class HangupChannel(HTTPChannel):
     # needed.  With slots because Python gives an instance with many attributes, or with
     # some that are set late, a dictionary of its own of 800 bytes.
     __slots__ = (
-        *("_after_upgrade", "_backlog", "_clock", "_ending", "_head", "_headers", "_heard"),
-        *("_host", "_input_ended", "_lost_at", "_parser", "_paused", "_peer", "_pumping"),
-        *("_send_watch", "_stage", "_wire", "context"),
+        *("_after_upgrade", "_backlog", "_clock", "_ending", "_head", "_headers", "_host"),
+        *("_parser", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire", "context"),
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self._stage = Stage.OPEN
+        self._stage = Stage.NEW
         self._ending = Ending(self)
-        #: Whether the first byte has come, and whether the client's input has ended.
-        self._heard = False
-        self._input_ended = False
         #: Whether events are being acted on now.
         self._pumping = False
-        #: Phase and request at the moment when the transport went.
-        self._lost_at: tuple[Phase, RequestHead | None] | None = None
         self._paused: int | None = None
         self._send_watch: SendWatch | None = None
         self._headers: HeadersCache | None = None
@@ -140,17 +136,22 @@ class HangupChannel(HTTPChannel):
         return self._host
 
     @property
-    def phase(self) -> Phase:
-        """Where in a message the connection is now."""
-        if self._answering:
-            return "response"
+    def place(self) -> Place:
+        """Where in a message the connection is now, and the request so far, if there is any."""
+        if self._answering or self._ending.unsent:
+            return "response", self._head
         if (
-            not self._heard
+            self._stage is Stage.NEW
             and ISSLTransport.providedBy(self.transport)
             and in_handshake(self.transport)
         ):
-            return "handshake"
-        return self._parser.phase
+            return "handshake", None
+        return self._parser.phase, self._parser.pending_request
+
+    @property
+    def phase(self) -> Phase:
+        """Where in a message the connection is now."""
+        return self.place[0]
 
     @property
     def over(self) -> bool:
@@ -160,17 +161,12 @@ class HangupChannel(HTTPChannel):
     @property
     def closing(self) -> bool:
         """Whether our half is closed or about to be, and the client has still time to read."""
-        return self._ending.socket is not None and self._ending.socket.ended
+        return self._ending.closing
 
     @property
     def _answering(self) -> bool:
         """Whether a request is being answered, or its client has answers still to take."""
         return bool(self._handlingRequest or self._waitingForTransport)
-
-    @property
-    def _request_so_far(self) -> RequestHead | None:
-        """The request that is being answered, or else what has come of the next one."""
-        return self._head if self._answering else self._parser.pending_request
 
     def _rise(self, stage: Stage) -> None:
         self._stage = max(self._stage, stage)
@@ -194,12 +190,11 @@ class HangupChannel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         """Let the parser judge *data*, then act on what it found."""
         if self._stage >= Stage.CLOSING:
-            if self._ending.socket is not None:
-                # Never parsed: over TLS the transport goes on delivering after we have closed.
-                self._ending.socket.dropped(len(data))
+            # Never parsed: over TLS the transport goes on delivering after we have closed.
+            self._ending.dropped(len(data))
             return
-        if not self._heard:
-            self._heard = True
+        if self._stage is Stage.NEW:
+            self._stage = Stage.OPEN
             if isinstance(self.transport, ProtocolWrapper):
                 self._host = shared_address(self.transport.getHost())  # what a PROXY line has said
         self._parser.receive(data)
@@ -207,24 +202,17 @@ class HangupChannel(HTTPChannel):
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
-        ending = self._ending
         if self._stage is Stage.LEFT:  # the protocol that took over knows no half-close
             transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
             return
-        self._input_ended = True
-        if ending.socket is not None:
-            ending.socket.input_ended()
-        elif ending.error is None:
-            self._end_of_input()
-        elif not self.context.limits.allow_half_open:
-            self._client_left(ending.error)
+        self._ending.input_ended()
+        self._end_of_input()
 
     def writeConnectionLost(self) -> None:
         """Our half is closed: everything written is with the kernel."""
         if self._send_watch is not None:
             self._send_watch.stop()
-        if self._ending.socket is not None:
-            self._ending.socket.flushed()
+        self._ending.flushed()
 
     def stopProducing(self) -> None:
         """The transport has gone; why, `connectionLost` is told next.
@@ -232,8 +220,7 @@ class HangupChannel(HTTPChannel):
         A producer may finish its request now: that starts nothing new, and must not make this
         look like an idle connection.
         """
-        if self._ending.open:
-            self._lost_at = self.phase, self._request_so_far
+        self._ending.note_place(self.place)
         self._rise(Stage.CLOSING)
         try:
             super().stopProducing()
@@ -243,32 +230,13 @@ class HangupChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Settle what is open: a waiting error, a running request, a lost client."""
         ending = self._ending
-        if (error := self._error_of(reason)) is not None:
-            ending.found(error)
-        if ending.error is not None:
+        error = ending.judge_loss(reason, self.place, self._parser.finish)
+        if error is not None:
             ending.open_socket()
-            self._abandon_requests(ending.error)
+            self._abandon_requests(error)
         self.leave()
         super().connectionLost(reason)
         ending.lost()
-
-    def _error_of(self, reason: Failure) -> ClientError | None:
-        """What the loss of the connection says about the client; None where that is known."""
-        ending = self._ending
-        if ending.error is not None:
-            return None
-        if self._lost_at is not None:
-            phase, request = self._lost_at
-        elif ending.open:
-            phase, request = self.phase, self._request_so_far
-        elif ending.socket is not None and ending.socket.unsent:
-            phase, request = "response", self._head
-        else:
-            return None
-        error = reason_of_loss(reason, self.transport, phase, self._parser.finish)
-        if error is not None:
-            error.request = request
-        return error
 
     def leave(self) -> None:
         """Drop out of everything that the site keeps: another protocol has the connection."""
@@ -306,8 +274,7 @@ class HangupChannel(HTTPChannel):
                     return  # its responses are as many as the client has room for
                 event = (self._backlog or self._parser).next_event()
                 if event is NEED_DATA:
-                    if self._ending.error is not None:
-                        self._ending.answer()
+                    self._ending.answer()
                     return
                 if isinstance(event, RequestHead) and event.has_body:
                     # A body that breaks in the same read never makes a request: that would
@@ -335,8 +302,7 @@ class HangupChannel(HTTPChannel):
         self._clock.answering()
         if self._ending.open and self._backlog.full:
             self._networkProducer.pauseProducing()
-            if self._paused is None:
-                self._paused = self.context.paused.add(self.transport, self._client_gone)
+            self._paused = self.context.paused.add(self.transport, self._client_gone)
 
     def _read_again(self) -> None:
         """Reading is not paused any more, or there is nothing left to read from."""
@@ -481,8 +447,7 @@ class HangupChannel(HTTPChannel):
         if self._send_watch is not None:
             self._send_watch.stop()  # first: a producer may leave no room again at once
         super().resumeProducing()
-        if not self._handlingRequest:
-            self._go_on()
+        self._go_on()
 
     def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:
         super()._protocolUpgradeForWebsockets(protocol)
@@ -537,8 +502,6 @@ class HangupChannel(HTTPChannel):
         self._rise(Stage.CLOSING)
         self._read_again()
         self._clock.stop()
-        if self._input_ended:
-            socket.input_ended()
         if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
             socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
 
@@ -579,13 +542,14 @@ class HangupChannel(HTTPChannel):
 
     def _end_of_input(self) -> None:
         """Where the client's input has ended, say what that means here; else nothing."""
-        if not self._input_ended:
+        if not self._ending.input_over or self._stage >= Stage.CLOSING:
             return
         if self._answering:
             # It has its answers still to take, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
-            if self._handlingRequest or self._backlog or self._parser.buffered:
+            more = self._backlog or self._parser.buffered or not self._ending.open
+            if self._handlingRequest or more:
                 self._hung_up("socket hang up", "ECONNRESET", "response")
             else:
                 self._rise(Stage.CLOSING)
@@ -603,9 +567,7 @@ class HangupChannel(HTTPChannel):
         """The client hung up while reading from it was paused; *errno* is 0 for a FIN."""
         if not errno and self.context.limits.allow_half_open:
             return  # the end of its input, which will be read in its turn
-        if self._ending.error is not None:
-            self._client_left(self._ending.error)
-        elif errno:
+        if errno:
             lost = ConnectionBroken(errno, "read")
             self._hung_up(str(lost), lost.code, self.phase, errno)
         else:
@@ -613,18 +575,17 @@ class HangupChannel(HTTPChannel):
 
     def _stalled(self) -> None:
         """The client has taken no byte of its response for ``send_seconds``."""
-        if self._ending.error is None:
-            self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
+        self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
         self.transport.abortConnection()
 
     def _hung_up(self, reason: str, code: str, phase: Phase, errno: int | None = None) -> None:
-        """What is wrong with the client is that it has gone."""
-        error = ClientHangUp(reason, code=code, phase=phase, request=self._head, errno=errno)
-        self._ending.found(error)
-        self._client_left(error)
+        """The client has gone, and nobody waits for responses: stop the work, close, settle.
 
-    def _client_left(self, error: ClientError) -> None:
-        """Nobody waits for the responses any more: stop the work, close, settle."""
+        That is its error, where it has made no other before.
+        """
+        error = self._ending.found(
+            ClientHangUp(reason, code=code, phase=phase, request=self._head, errno=errno)
+        )
         socket = self._ending.open_socket()
         self.stopProducing()
         self._abandon_requests(error)
@@ -639,14 +600,15 @@ class HangupChannel(HTTPChannel):
             request.client_left(error)
 
     def _out_of_time(self) -> None:
-        if self.phase == "handshake":
+        phase, request = self.place
+        if phase == "handshake":
             self._fail(handshake_timeout())
         elif self._clock.in_handshake:
             self._clock.waiting("idle")  # the handshake is over, and the request is due
         elif self._clock.idle:
             self.loseConnection()  # idle between messages: a quiet close
         else:
-            self._fail(request_timeout(self.phase, self._request_so_far))
+            self._fail(request_timeout(phase, request))
 
     def _eb_request(self, failure: Failure) -> None:
         """A request raised, so that Twisted would drop the connection without a word."""

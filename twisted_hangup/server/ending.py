@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -38,6 +38,10 @@ class EndStage(IntEnum):
     SETTLED = 3
 
 
+#: Where in a message a connection is, and in which.
+Place: TypeAlias = tuple[Phase, RequestHead | None]
+
+
 class Endable(Protocol):
     """A connection as its `Ending` needs it."""
 
@@ -68,27 +72,49 @@ class Ending:
         error: The one client error; None before it.
         socket: What handlers write to; None while the connection lives.
         stage: How far *error* has come.
+        input_over: Whether the client has ended its input (FIN).
     """
 
-    __slots__ = ("_connection", "error", "socket", "stage")
+    __slots__ = ("_connection", "_place", "error", "input_over", "socket", "stage")
 
     def __init__(self, connection: Endable) -> None:
         self._connection = connection
         self.error: ClientError | None = None
         self.socket: ClientSocket | None = None
         self.stage = EndStage.NONE
+        self.input_over = False
+        #: Where the connection stood when its transport went.
+        self._place: Place | None = None
 
     @property
     def open(self) -> bool:
         """Whether nothing has gone wrong, and nothing is being closed."""
         return self.stage is EndStage.NONE and self.socket is None
 
-    def found(self, error: ClientError) -> None:
-        """Record *error*, the only one of this connection; `answer` is its turn."""
-        connection = self._connection
-        self.stage = EndStage.FOUND
-        self.error = connection.context.adopt(error, connection.getPeer())
-        connection.context.journal.record(error)
+    @property
+    def closing(self) -> bool:
+        """Whether our half is closed or about to be, and the client has still time to read."""
+        return self.socket is not None and self.socket.ended
+
+    @property
+    def unsent(self) -> bool:
+        """Whether we are closing, and the client has not taken all that was written to it."""
+        return self.socket is not None and self.socket.unsent
+
+    # The one error.
+
+    def found(self, error: ClientError) -> ClientError:
+        """Record *error*, unless there is one already; `answer` is its turn.
+
+        Returns:
+            The error of this connection: the first that was found.
+        """
+        if self.error is None:
+            connection = self._connection
+            self.stage = EndStage.FOUND
+            self.error = connection.context.adopt(error, connection.getPeer())
+            connection.context.journal.record(error)
+        return self.error
 
     def open_socket(self, transport: Any = None) -> ClientSocket:
         """The connection as a handler gets it; from now on nothing is parsed or run.
@@ -108,11 +134,18 @@ class Ending:
                 release=self._released,
                 watch_sending=connection.watch_sending,
             )
+            if self.input_over:
+                self.socket.input_ended()
             connection.closing_with(self.socket)
         return self.socket
 
     def answer(self) -> None:
-        """Start the chain: everything before the broken message has been answered."""
+        """Start the chain, as everything before the broken message has been answered.
+
+        Harmless where there is no error, or where its chain has been started.
+        """
+        if self.stage is not EndStage.FOUND:
+            return
         error, socket = self.error, self.open_socket()
         assert error is not None
         self.stage = EndStage.ANSWERING
@@ -122,15 +155,53 @@ class Ending:
         chain.start(connection.client_error, connection.context.timeouts.handler_seconds)
         self._settle()
 
+    # What the transport tells.
+
+    def dropped(self, count: int) -> None:
+        """*count* bytes came that nobody will parse."""
+        if self.socket is not None:
+            self.socket.dropped(count)
+
+    def input_ended(self) -> None:
+        """The client has ended its input (FIN)."""
+        self.input_over = True
+        if self.socket is not None:
+            self.socket.input_ended()
+
+    def flushed(self) -> None:
+        """All that was written is with the kernel."""
+        if self.socket is not None:
+            self.socket.flushed()
+
+    def note_place(self, place: Place) -> None:
+        """The transport has gone: what comes of that may let the connection look idle."""
+        if self.open:
+            self._place = place
+
+    def judge_loss(
+        self, reason: Failure, place: Place, end_of_input: Callable[[], None]
+    ) -> ClientError | None:
+        """The error of this connection, now that it is lost: the known one, or what that says.
+
+        Args:
+            reason: See `reason_of_loss`, as for *end_of_input*.
+            place: Where the connection stands, where it was not noted before.
+        """
+        if self.error is None and (self.socket is None or self._place or self.socket.unsent):
+            phase, request = self._place or place
+            error = reason_of_loss(reason, self._connection.transport, phase, end_of_input)
+            if error is not None:
+                error.request = request
+                self.found(error)
+        return self.error
+
     def lost(self) -> None:
         """The connection has gone; an error whose turn never came has it now."""
         if self.socket is not None:
             self.socket.connection_lost()
             self._connection.context.lingered[self.socket.linger_end] += 1
-        if self.stage is EndStage.FOUND:
-            self.answer()
-        else:
-            self._settle()
+        self.answer()
+        self._settle()
 
     def _released(self) -> None:
         """The socket has been ended or destroyed, and nothing more is said."""

@@ -81,7 +81,7 @@ class HangupHTTP2(H2Connection):
         self.client_error = channel.client_error
         self.conn = server_frames(self.context.limits)
         self._peer, self._host = channel.getPeer(), channel.getHost()
-        self._stage = Stage.OPEN
+        self._stage = Stage.NEW
         self._ending = Ending(self)
         self._frames = FrameWatch()
         self._resets = ResetBudget(self.context.deadlines.seconds)
@@ -120,7 +120,7 @@ class HangupHTTP2(H2Connection):
     @property
     def closing(self) -> bool:
         """Whether our half is closed or about to be, and the client has still time to read."""
-        return self._ending.socket is not None and self._ending.socket.ended
+        return self._ending.closing
 
     @property
     def _request_so_far(self) -> RequestHead | None:
@@ -142,8 +142,7 @@ class HangupHTTP2(H2Connection):
     def dataReceived(self, data: bytes) -> None:
         """Act on the frames in *data*, unless the connection is being closed."""
         if self.over:
-            if self._ending.socket is not None:
-                self._ending.socket.dropped(len(data))
+            self._ending.dropped(len(data))
             return
         frames = self._frames
         in_preface, blocks, had_block = frames.preface_left, frames.blocks, frames.in_block
@@ -481,7 +480,7 @@ class HangupHTTP2(H2Connection):
 
     def close_when_done(self) -> None:
         """Take no further request; close once those that have begun are answered."""
-        if self._stage is not Stage.OPEN:
+        if self._stage >= Stage.LAST:
             return
         self._stage = Stage.LAST
         self.conn.close_connection(ErrorCodes.NO_ERROR, last_stream_id=self._last_stream_id)
