@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from io import BytesIO
 from math import inf
-from typing import Any, Final
+from typing import Any
 
-from twisted.application.internet import backoffPolicy
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
@@ -25,13 +20,9 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from ..errors import ServerHangUp
-from ..limits import IDEMPOTENT_METHODS, KIB, MIB
+from ..limits import IDEMPOTENT_METHODS, MIB
 from .agent import HangupAgent
-
-_DIGITS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
-
-#: Of the body of a response that is not wanted so much is read, to keep the connection.
-_DISCARDED_BYTES: Final = 64 * KIB
+from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
 
 _log = Logger()
 
@@ -135,9 +126,6 @@ class RetryAgent:
         self._clock: Any = clock
         self._on_attempt = on_attempt
         self._uniform = uniform
-        self._ceiling = backoffPolicy(
-            policy.first_delay_seconds, policy.longest_delay_seconds, 2.0, lambda: 0.0
-        )
         self._budget = float(policy.budget_reserve)
 
     def request(
@@ -183,7 +171,7 @@ class RetryAgent:
             if delay is None:
                 break
             if response is not None:
-                response.deliverBody(_Discard())
+                response.deliverBody(Discard())
             self._budget -= 1
             await deferLater(clock, delay)
         if error is not None:
@@ -210,9 +198,10 @@ class RetryAgent:
         policy = self._policy
         if number == policy.attempts or self._budget < 1:
             return None
-        delay = self._uniform(0.0, self._ceiling(number - 1))
+        longest = doubled(policy.first_delay_seconds, number - 1, policy.longest_delay_seconds)
+        delay = self._uniform(0.0, longest)
         if response is not None:
-            delay = max(delay, _retry_after(response.headers))
+            delay = max(delay, retry_after_seconds(response.headers, time.time()))
         return delay if self._clock.seconds() + delay < due else None
 
     def _tell(self, attempt: Attempt) -> None:
@@ -248,32 +237,10 @@ class _Body:
     def next(self) -> Any:
         """What one attempt sends."""
         if self._kept is not None:
-            return _Bytes(self._kept)
+            return BytesProducer(self._kept)
         if self._producer is not None and not isinstance(self._producer, _Once):
             self._producer = _Once(self._producer)
         return self._producer
-
-
-@implementer(IBodyProducer)
-class _Bytes:
-    """A body that is there."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """All of it has been written."""
-
-    def resumeProducing(self) -> None:
-        """All of it has been written."""
-
-    def stopProducing(self) -> None:
-        """All of it has been written."""
 
 
 @implementer(IBodyProducer)
@@ -293,37 +260,8 @@ class _Once:
         return self._producer.startProducing(consumer)
 
 
-class _Discard(Protocol):
-    """Reads a body that nobody wants, if it is short, so that the connection can be kept."""
-
-    _received = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._received += len(data)
-        if self._received > _DISCARDED_BYTES:
-            transport: Any = self.transport
-            getattr(transport, "abortConnection", transport.stopProducing)()
-
-
 def _eb_too_late(failure: Any) -> Any:
     failure.trap(DeferredTimeout)
     error = ServerHangUp("no answer in time", code="ETIMEDOUT", phase="waiting")
     error.__cause__ = failure.value
     raise error
-
-
-def _retry_after(headers: Headers) -> float:
-    """Seconds that the server asks for (RFC 9110, section 10.2.3); 0 where it does not."""
-    values = headers.getRawHeaders("Retry-After", [])
-    if not values:
-        return 0.0
-    text = values[-1].strip()
-    if _DIGITS.fullmatch(text):
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return 0.0
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=timezone.utc)
-    return max(0.0, date.timestamp() - time.time())

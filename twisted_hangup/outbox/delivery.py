@@ -5,26 +5,21 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IConsumer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer
-from zope.interface import implementer
+from twisted.web.iweb import IAgent
 
-from ..limits import KIB
+from ..client.backoff import BytesProducer, Discard, retry_after_seconds
 from ..report.text import shortened
 from .claim import Claimed
-from .policy import DeliveryPolicy, Verdict, retry_after_seconds
+from .policy import DeliveryPolicy, Verdict
 from .request import headers_from_text
 from .store import Settlement
 
-#: So much of a response's body is read, and for so long, to keep the connection for the
-#: next request; the body itself is of no interest.
-_DRAIN_BYTES: Final = 64 * KIB
-_DRAIN_SECONDS: Final = 5.0
+#: For so long the body of a response is read, which is of no interest itself.
+_DISCARD_SECONDS: Final = 5.0
 
 _PROBLEM_COLUMNS: Final = 300
 
@@ -51,9 +46,9 @@ class Attempt:
         self._clock = clock
         self._timer = clock.callLater(policy.attempt_seconds, self._time_out)
         self._timed_out = self._released = False
-        self._drain: _Drain | None = None
+        self._discard: Discard | None = None
         self._settlement: Settlement | None = None
-        body = _Body(claimed.body) if claimed.body else None
+        body = BytesProducer(claimed.body) if claimed.body else None
         method, url = claimed.method.encode("latin-1"), claimed.url.encode("ascii")
         self._waiting: Deferred[Any] = maybeDeferred(
             agent.request, method, url, _headers(claimed), body
@@ -70,8 +65,8 @@ class Attempt:
         self._cancel()
 
     def _cancel(self) -> None:
-        if self._drain is not None:
-            self._drain.stop()
+        if self._discard is not None:
+            self._discard.stop()
         else:
             self._waiting.cancel()
 
@@ -89,9 +84,10 @@ class Attempt:
         self._settlement = Settlement(
             self.claimed, verdict, problem, pause, verdict is not Verdict.RETRY, pause
         )
-        self._timer.reset(_DRAIN_SECONDS)
-        self._drain = _Drain(self._end)
-        response.deliverBody(self._drain)
+        self._timer.reset(_DISCARD_SECONDS)
+        self._discard = Discard()
+        self._discard.ended.addCallback(self._end)
+        response.deliverBody(self._discard)
 
     def _eb_failed(self, failure: Failure) -> None:
         if self._released:
@@ -103,65 +99,21 @@ class Attempt:
                 else _told(failure)
             )
             self._settlement = Settlement(self.claimed, Verdict.RETRY, problem, reached=False)
-        self._end()
+        self._end(None)
 
     def _eb_bug(self, failure: Failure) -> None:
         """The policy or the agent's response has raised: the request is not lost for that."""
         _log.failure("an attempt went wrong", failure)
         self._settlement = Settlement(self.claimed, Verdict.RETRY, _told(failure), reached=False)
-        self._end()
+        self._end(None)
 
-    def _end(self) -> None:
+    def _end(self, _: object) -> None:
         if self.settled.called:
             return
         if self._timer.active():
             self._timer.cancel()
         assert self._settlement is not None
         self.settled.callback(self._settlement)
-
-
-class _Drain(Protocol):
-    """Reads the body of a response to its end, if that is not far."""
-
-    def __init__(self, ended: Any) -> None:
-        self._ended = ended
-        self._read = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._read += len(data)
-        if self._read > _DRAIN_BYTES:
-            self.stop()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended()
-
-    def stop(self) -> None:
-        """Close the connection."""
-        transport: Any = self.transport
-        if transport is not None:
-            transport.stopProducing()
-        self.connectionLost()
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """A body that is in memory, in one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self.length = len(body)
-        self._body = body
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None: ...
-
-    def resumeProducing(self) -> None: ...
-
-    def stopProducing(self) -> None: ...
 
 
 def _headers(claimed: Claimed) -> Headers:

@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from enum import Enum
-from random import uniform
-from typing import Final, TypeAlias
 
-from twisted.web.http_headers import Headers
-
-#: Draws a number between 0 and what it is given; another one makes a test exact.
-Jitter: TypeAlias = Callable[[float], float]
-
-#: Doubling more often than this leaves every sensible cap behind, and floats at last.
-_MOST_DOUBLINGS: Final = 64
-
-_DELAY_SECONDS: Final = re.compile(rb"[0-9]{1,10}")
-
-
-def uniform_below(most: float) -> float:
-    """Full jitter: anything between 0 and *most*, so that clients do not come back as one."""
-    return uniform(0.0, most)
+from ..client.backoff import Jitter, doubled, uniform_below
 
 
 class Verdict(Enum):
@@ -91,33 +72,11 @@ class DeliveryPolicy:
 
     def wait(self, attempts: int, jitter: Jitter = uniform_below) -> float:
         """Seconds until the next attempt, after so many."""
-        return jitter(min(self.cap_seconds, self._doubled(attempts - 1)))
+        return jitter(doubled(self.base_seconds, attempts - 1, self.cap_seconds))
 
     def pause(self, failures: int, jitter: Jitter = uniform_below) -> float | None:
         """Seconds to leave a destination alone after so many failures in a row; None if few."""
         beyond = failures - self.failures_to_pause
         if beyond < 0:
             return None
-        return jitter(min(self.pause_cap_seconds, self._doubled(beyond)))
-
-    def _doubled(self, times: int) -> float:
-        doubled: float = self.base_seconds * 2 ** min(times, _MOST_DOUBLINGS)
-        return doubled
-
-
-def retry_after_seconds(headers: Headers, now: float) -> float:
-    """How long a response asks us to wait (RFC 9110, section 10.2.3); 0 if it does not.
-
-    Args:
-        headers: Of the response.
-        now: Seconds since the epoch, to which a date is compared.
-    """
-    for value in headers.getRawHeaders(b"retry-after", [])[:1]:
-        if _DELAY_SECONDS.fullmatch(value.strip()):
-            return float(value)
-        try:
-            date = parsedate_to_datetime(value.decode("ascii"))
-            return max(0.0, date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - now)
-        except (ValueError, OverflowError):  # neither of the two forms: as if it were not there
-            return 0.0
-    return 0.0
+        return jitter(doubled(self.base_seconds, beyond, self.pause_cap_seconds))

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
 from ..client.agent import HangupAgent
+from ..client.backoff import Jitter, uniform_below
 from ..errors import OutboxUnavailable
 from ..limits import OutboundTimeouts
 from . import admin as manage
@@ -29,7 +30,6 @@ from .claim import Claimed, Demand
 from .database import Database, Pool, database_named
 from .delivery import Attempt, given_back
 from .policy import DeliveryPolicy as DeliveryPolicy
-from .policy import Jitter, uniform_below
 from .policy import Verdict as Verdict
 from .request import HeadersArgument, Text, new_request
 from .request import OutboxLimits as OutboxLimits
