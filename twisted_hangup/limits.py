@@ -161,6 +161,9 @@ class Timeouts(_Numbers):
 #: Methods of which a second request does no more than the first (RFC 9110, section 9.2.2).
 IDEMPOTENT_METHODS: Final = frozenset({b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PUT", b"TRACE"})
 
+#: Methods that define a meaning for content: a request without any says so (section 8.6).
+CONTENT_METHODS: Final = frozenset({b"PATCH", b"POST", b"PUT"})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboundTimeouts(_Numbers):

@@ -18,7 +18,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHT
 from zope.interface import implementer
 
 from ..events import Field, ResponseHead
-from ..limits import Limits, OutboundTimeouts
+from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
 from .connection import OutboundRequest
 from .failures import body_hang_up, request_hang_up
@@ -29,9 +29,6 @@ _URI: Final = re.compile(rb"[!-~]+")
 
 #: Framing is ours, and so is how long the connection lives.
 _MADE_ANEW: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
-
-#: A body is expected of these, so that its absence is said (RFC 9110, section 8.6).
-_WITH_BODY: Final = frozenset({b"PATCH", b"POST", b"PUT"})
 
 
 @implementer(IAgent)
@@ -248,7 +245,7 @@ def _outbound(
         length = None if body.length is UNKNOWN_LENGTH else body.length
     if length is None:
         fields.append((b"Transfer-Encoding", b"chunked"))
-    elif body is not None or method in _WITH_BODY:
+    elif body is not None or method in CONTENT_METHODS:
         fields.append((b"Content-Length", b"%d" % length))
     lines = [b"%b %b HTTP/1.1" % (method, uri.originForm)]
     lines += [b"%b: %b" % line for line in fields]

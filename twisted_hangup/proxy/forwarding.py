@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from ..events import Field
+from ..limits import CONTENT_METHODS
 
 #: Fields of one connection (RFC 9110, section 7.6.1), or meant for a proxy itself; and
 #: ``Proxy``, which CGI programs take for a setting (httpoxy, CVE-2016-5387).
@@ -73,10 +74,6 @@ _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
 }
 
 _NO_CONTENT: Final = 204
-
-#: Methods whose requests are expected to have a body: without one they say so.
-_WITH_BODY: Final = frozenset({b"PATCH", b"POST", b"PUT"})
-
 
 HostChoice: TypeAlias = Literal["pass", "rewrite"]
 ForwardedChoice: TypeAlias = Literal["replace", "append", "off"]
@@ -158,7 +155,7 @@ def request_fields(
         dropped |= _FORWARDED
     made = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
     made += [field for field in fields if not _stays(field[0].lower(), dropped)]
-    if content_length or method in _WITH_BODY:
+    if content_length or method in CONTENT_METHODS:
         made.append((b"Content-Length", b"%d" % (content_length or 0)))
     if upgrade:
         made += [field for field in fields if field[0].lower() == b"upgrade"]
