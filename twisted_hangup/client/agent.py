@@ -21,23 +21,23 @@ from ..events import Field, ResponseHead
 from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
 from .connection import OutboundRequest
-from .failures import body_hang_up, request_hang_up
+from .failures import request_hang_up
 from .pool import Exchange, OutboundPool
-from .response import BodyOfAnother, ClientRequest, ClientResponse, ResponseBody
+from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
 
 _URI: Final = re.compile(rb"[!-~]+")
 
-#: Framing is ours, and so is how long the connection lives.
-_MADE_ANEW: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+#: What frames the message and the connection is ours.
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 
 
 @implementer(IAgent)
 class HangupAgent:
     """An agent that says in one way how a server went away: `ServerHangUp`.
 
-    Made by `from_reactor` it has connections of its own and fills every attribute of the
-    error.  Around another agent it gives None for what it cannot see.  Bodies fail in the
-    same way, and cancelling what collects a body closes the connection.
+    From `from_reactor` it has connections of its own and fills every attribute of the error.
+    Around another agent it gives None for what it cannot see.  Bodies fail in the same way,
+    and cancelling what collects a body closes the connection.
 
     No request is sent twice: that is `RetryAgent`'s.
 
@@ -47,7 +47,8 @@ class HangupAgent:
     """
 
     def __init__(self, agent: IAgent) -> None:
-        self._agent = agent
+        self._sender: AnotherAgent | OwnConnections
+        self._sender = agent if isinstance(agent, OwnConnections) else AnotherAgent(agent)
 
     @classmethod
     def from_reactor(
@@ -87,7 +88,7 @@ class HangupAgent:
                 most_idle=most_idle,
             )
 
-        return cls(_OwnAgent(make_pool))
+        return cls(OwnConnections(make_pool))
 
     def request(
         self,
@@ -106,10 +107,7 @@ class HangupAgent:
         Raises:
             ValueError: *method* or *uri* would break the request.
         """
-        responding = self._agent.request(method, uri, headers, bodyProducer)
-        if isinstance(self._agent, _OwnAgent):
-            return responding
-        return responding.addCallbacks(_our_way, request_hang_up)
+        return self._sender.request(method, uri, headers, bodyProducer)
 
     def close(self) -> Deferred[None]:
         """Close every connection of its own.
@@ -117,35 +115,34 @@ class HangupAgent:
         Returns:
             A Deferred that fires with None when none is left.
         """
-        if isinstance(self._agent, _OwnAgent):
-            return self._agent.close()
-        return succeed(None)
-
-
-@implementer(IResponse)
-class _AnothersResponse:
-    """The response of another agent, whose body fails in our way.
-
-    Everything else is the response's own.
-    """
-
-    def __init__(self, response: Any) -> None:
-        self._response = response
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._response, name)
-
-    def deliverBody(self, protocol: Any) -> None:
-        self._response.deliverBody(BodyOfAnother(protocol, body_hang_up))
-
-
-def _our_way(response: Any) -> Any:
-    return _AnothersResponse(response)
+        return self._sender.close()
 
 
 @implementer(IAgent)
-class _OwnAgent:
-    """An agent on connections of our own."""
+class AnotherAgent:
+    """Sends with an agent that is not ours, and says in our way how a server went away."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        responding: Deferred[Any] = self._agent.request(method, uri, headers, bodyProducer)
+        return responding.addCallbacks(AnothersResponse, request_hang_up)
+
+    def close(self) -> Deferred[None]:
+        """Its connections are not ours to close."""
+        return succeed(None)
+
+
+@implementer(IAgent)
+class OwnConnections:
+    """Sends over connections of our own, kept in a pool for each server."""
 
     def __init__(self, make_pool: Callable[[URI], OutboundPool]) -> None:
         self._make_pool = make_pool
@@ -169,10 +166,10 @@ class _OwnAgent:
         if parsed.scheme not in (b"http", b"https"):
             return fail(SchemeNotSupported(f"Unsupported scheme: {parsed.scheme!r}"))
         headers = headers or Headers()
-        outbound = _outbound(method, parsed, headers, bodyProducer)
-        waiting = _Waiting(ClientRequest(method, uri, headers))
-        waiting.exchange = self._pool(parsed).request(outbound, waiting)
-        return waiting.responding
+        receiver = _ResponseReceiver(ClientRequest(method, uri, headers))
+        outbound = _outbound_request(method, parsed, headers, bodyProducer)
+        receiver.exchange = self._pool(parsed).request(outbound, receiver)
+        return receiver.responding
 
     def close(self) -> Deferred[None]:
         closing = [pool.close() for pool in self._pools.values()]
@@ -186,7 +183,7 @@ class _OwnAgent:
         return pool
 
 
-class _Waiting:
+class _ResponseReceiver:
     """One request until the head of its response; then the body's. See `Receiver`."""
 
     def __init__(self, request: ClientRequest) -> None:
@@ -228,14 +225,14 @@ class _Waiting:
             self.responding.errback(Failure(error))
 
 
-def _outbound(
+def _outbound_request(
     method: bytes, uri: URI, headers: Headers, body: IBodyProducer | None
 ) -> OutboundRequest:
     """The request as it goes out."""
     fields: list[Field] = [
         (name, value)
         for name, values in headers.getAllRawHeaders()
-        if name.lower() not in _MADE_ANEW
+        if name.lower() not in _FRAMING
         for value in values
     ]
     if not headers.hasHeader(b"Host"):

@@ -17,6 +17,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IClientRequest, IResponse
 from zope.interface import implementer
 
 from ..events import Field, ResponseHead
+from .failures import body_hang_up
 from .pool import Exchange
 
 
@@ -93,7 +94,7 @@ class ResponseBody:
     def __init__(self, exchange: Exchange, until_close: bool) -> None:
         self._exchange: Exchange | None = exchange
         self._protocol: Any = None
-        self._waiting: list[bytes] = []
+        self._early: list[bytes] = []
         self._end: Failure | None = None
         self._done: Any = PotentialDataLoss() if until_close else ResponseDone()
 
@@ -101,7 +102,7 @@ class ResponseBody:
 
     def data(self, data: bytes) -> None:
         if self._protocol is None:
-            self._waiting.append(data)
+            self._early.append(data)
         else:
             self._protocol.dataReceived(data)
 
@@ -132,8 +133,8 @@ class ResponseBody:
         self._protocol = protocol
         protocol.makeConnection(self)
         close_when_cancelled(protocol, self.abortConnection)
-        waiting, self._waiting = self._waiting, []
-        for data in waiting:
+        early, self._early = self._early, []
+        for data in early:
             protocol.dataReceived(data)
         if self._end is not None:
             self._ended(self._end)
@@ -178,28 +179,38 @@ def close_when_cancelled(protocol: Any, close: Callable[[], None]) -> None:
     """Let cancelling what waits for *protocol* close the connection.
 
     treq collects a body for a Deferred that cannot be cancelled: the connection would stay,
-    and the server go on sending.  The collector is found inside of the protocols that decode
+    and the server go on sending.  The collector stands inside of the protocols that decode
     or buffer for it.
     """
     while protocol is not None:
-        waiting = getattr(protocol, "finished", None)
-        if isinstance(waiting, Deferred) and waiting._canceller is None:
-            waiting._canceller = lambda _: close()
+        finished = getattr(protocol, "finished", None)
+        if isinstance(finished, Deferred) and finished._canceller is None:
+            finished._canceller = lambda _: close()
         protocol = getattr(protocol, "original", None)
 
 
-class BodyOfAnother(Protocol):
-    """Stands before a protocol, for the body of a response that is not ours.
+@implementer(IResponse)
+class AnothersResponse:
+    """The response of another agent, whose body fails in our way.
 
-    Args:
-        protocol: Whose body it is.
-        translate: Makes a `ServerHangUp` of a failure, or gives it back, told how many
-            bytes had come.
+    Everything else is the response's own.
     """
 
-    def __init__(self, protocol: Any, translate: Callable[[Failure, int], Failure]) -> None:
+    def __init__(self, response: Any) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def deliverBody(self, protocol: Any) -> None:
+        self._response.deliverBody(_AnothersBody(protocol))
+
+
+class _AnothersBody(Protocol):
+    """Stands before the protocol that the body of another agent's response is for."""
+
+    def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
-        self._translate = translate
         self._received = 0
         self._over = False
 
@@ -213,7 +224,7 @@ class BodyOfAnother(Protocol):
             self._protocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end(self._translate(reason, self._received))
+        self._end(body_hang_up(reason, self._received))
 
     def abort(self) -> None:
         """Close the connection; the protocol hears of its end at once."""
