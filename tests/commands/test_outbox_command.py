@@ -14,12 +14,11 @@ from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 
 from twisted_hangup.__main__ import main
-from twisted_hangup.outbox.claim import Demand
 from twisted_hangup.outbox.database import database_named
 from twisted_hangup.outbox.policy import Verdict
 from twisted_hangup.outbox.request import OutboxLimits, new_request
 from twisted_hangup.outbox.sql import create_tables
-from twisted_hangup.outbox.store import Settlement, Work, run
+from twisted_hangup.outbox.store import Demand, Settlement, Work, run
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from twisted.web.http_headers import Headers
 from twisted_hangup import Attempt as Retry
 from twisted_hangup import RetryAgent, RetryPolicy
 from twisted_hangup.outbox import DeliveryPolicy
-from twisted_hangup.outbox.claim import Claimed
 from twisted_hangup.outbox.delivery import Attempt
-from twisted_hangup.outbox.store import Settlement
+from twisted_hangup.outbox.store import Claimed, Settlement
 
 CLAIMED: Final = Claimed(
     id=1,

@@ -12,12 +12,11 @@ from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 
 from twisted_hangup.outbox import admin as manage
-from twisted_hangup.outbox.claim import Claimed, Demand
 from twisted_hangup.outbox.database import Database, SQLite, database_named
 from twisted_hangup.outbox.policy import Verdict
 from twisted_hangup.outbox.request import OutboxLimits, new_request
 from twisted_hangup.outbox.sql import create_tables
-from twisted_hangup.outbox.store import Done, Settlement, Work, run
+from twisted_hangup.outbox.store import Claimed, Demand, Done, Settlement, Work, run
 
 DELIVERED, RETRY, DEAD = Verdict.DELIVERED, Verdict.RETRY, Verdict.DEAD
 HERE, THERE = "http://here.test/", "http://there.test/"

@@ -13,10 +13,9 @@ from twisted.web.iweb import IAgent
 
 from ..client.backoff import BytesProducer, Discard, retry_after_seconds
 from ..report.text import shortened
-from .claim import Claimed
 from .policy import DeliveryPolicy, Verdict
 from .request import headers_from_text
-from .store import Settlement
+from .store import Claimed, Settlement
 
 #: For so long the body of a response is read, which is of no interest itself.
 _DISCARD_SECONDS: Final = 5.0

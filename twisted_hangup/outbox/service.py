@@ -26,14 +26,13 @@ from . import admin as manage
 from .admin import DestinationStats as DestinationStats
 from .admin import OutboxStats as OutboxStats
 from .admin import QueuedRequest as QueuedRequest
-from .claim import Claimed, Demand
 from .database import Database, Pool, database_named
 from .delivery import Attempt, given_back
 from .policy import DeliveryPolicy as DeliveryPolicy
 from .policy import Verdict as Verdict
 from .request import HeadersArgument, Text, new_request
 from .request import OutboxLimits as OutboxLimits
-from .store import Done, Settlement
+from .store import Claimed, Demand, Done, Settlement
 from .writer import Writer
 
 T = TypeVar("T")

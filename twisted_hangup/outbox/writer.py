@@ -19,11 +19,10 @@ from twisted.python.failure import Failure
 
 from ..errors import KeyInUse, OutboxUnavailable
 from ..limits import MIB
-from .claim import Demand
 from .database import Database, Pool
 from .request import NewRequest, OutboxLimits
 from .sql import create_tables
-from .store import Done, Pause, Settlement, Work, run
+from .store import Demand, Done, Pause, Settlement, Work, run
 
 #: What one transaction stores at most, so that none takes long.
 _BATCH_REQUESTS: Final = 1000
