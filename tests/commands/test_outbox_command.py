@@ -44,10 +44,9 @@ def filled(database: str) -> str:
         connection.commit()
         done = run(cursor, used, Work(demand=Demand(9, 9, {}, 60, 5)))
         connection.commit()
-        assert done.taken is not None
+        assert done.claims is not None
         settlements = [
-            Settlement(one, Verdict.DEAD, "answered 404", reached=True)
-            for one in done.taken.claimed
+            Settlement(one, Verdict.DEAD, "answered 404", reached=True) for one in done.claims
         ]
         run(cursor, used, Work(settlements=settlements, requests=[put("c", "here")]))
         connection.commit()

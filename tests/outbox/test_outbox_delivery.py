@@ -15,9 +15,9 @@ from twisted_hangup import Attempt as Retry
 from twisted_hangup import RetryAgent, RetryPolicy
 from twisted_hangup.outbox import DeliveryPolicy
 from twisted_hangup.outbox.delivery import Attempt
-from twisted_hangup.outbox.store import Claimed, Settlement
+from twisted_hangup.outbox.store import Claim, Settlement
 
-CLAIMED: Final = Claimed(
+CLAIM: Final = Claim(
     id=1,
     key="key",
     lane="http://there.test:80",
@@ -29,7 +29,7 @@ CLAIMED: Final = Claimed(
     body=b"body",
     attempt=1,
     expires_at=1e9,
-    claim="token",
+    lease="token",
     probe=False,
 )
 
@@ -46,7 +46,7 @@ def settlement(response: Response, **policy: Any) -> Settlement:
     agent = FakeAgent(lambda sent: response)
     settled: list[Settlement] = []
     clock = Clock()
-    attempt = Attempt(agent, CLAIMED, DeliveryPolicy(**policy), clock)
+    attempt = Attempt(agent, CLAIM, DeliveryPolicy(**policy), clock)
     attempt.settled.addCallback(settled.append)
     assert not clock.getDelayedCalls()
     return settled[0]

@@ -11,12 +11,12 @@ import pytest
 from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 
-from twisted_hangup.outbox import admin as manage
+from twisted_hangup.outbox import admin
 from twisted_hangup.outbox.database import Database, SQLite, database_named
 from twisted_hangup.outbox.policy import Verdict
 from twisted_hangup.outbox.request import OutboxLimits, new_request
 from twisted_hangup.outbox.sql import create_tables
-from twisted_hangup.outbox.store import Claimed, Demand, Done, Settlement, Work, run
+from twisted_hangup.outbox.store import Claim, Demand, Result, Settlement, Work, run
 
 DELIVERED, RETRY, DEAD = Verdict.DELIVERED, Verdict.RETRY, Verdict.DEAD
 HERE, THERE = "http://here.test/", "http://there.test/"
@@ -32,31 +32,31 @@ class Store:
         self.connection: Any = database.connect()
         create_tables(self.connection.cursor(), database)
 
-    def run(self, **work: Any) -> Done:
+    def run(self, **work: Any) -> Result:
         done = run(self.connection.cursor(), self.database, Work(**work))
         self.connection.commit()
         return done
 
-    def put(self, *bodies: bytes, url: str = THERE, age: float = 1e6, **options: Any) -> Done:
+    def put(self, *bodies: bytes, url: str = THERE, age: float = 1e6, **options: Any) -> Result:
         """Store a request per body."""
         return self.run(requests=[make(body, url, age, **options) for body in bodies])
 
     def take(
         self, requests: int = 100, per_destination: int = 100, sweep: bool = False, **running: int
-    ) -> list[Claimed]:
+    ) -> list[Claim]:
         """Claim; *running* has ``here`` and ``there``."""
-        taken = self.demand(requests, per_destination, sweep, **running).taken
-        assert taken is not None
-        return taken.claimed
+        claims = self.demand(requests, per_destination, sweep, **running).claims
+        assert claims is not None
+        return claims
 
     def demand(
         self, requests: int = 100, per_destination: int = 100, sweep: bool = False, **running: int
-    ) -> Done:
+    ) -> Result:
         busy = {f"http://{name}.test:80": count for name, count in running.items()}
         demand = Demand(requests, per_destination, busy, LEASE, 3)
         return self.run(demand=demand, sweep=sweep)
 
-    def settle(self, claimed: Claimed, verdict: Verdict, **options: Any) -> Done:
+    def settle(self, claimed: Claim, verdict: Verdict, **options: Any) -> Result:
         reached = options.pop("reached", verdict is not RETRY)
         settlement = Settlement(
             claimed, verdict, f"was {verdict.value}", reached=reached, **options
@@ -66,7 +66,7 @@ class Store:
         )
 
     def manage(self, function: Any, **arguments: Any) -> Any:
-        result = manage.run(self.connection.cursor(), self.database, function, **arguments)
+        result = admin.run(self.connection.cursor(), self.database, function, **arguments)
         self.connection.commit()
         return result
 
@@ -78,7 +78,7 @@ def make(body: bytes, url: str = THERE, age: float = 1e6, **options: Any) -> Any
     )
 
 
-def bodies(claimed: list[Claimed]) -> list[bytes]:
+def bodies(claimed: list[Claim]) -> list[bytes]:
     return [one.body for one in claimed]
 
 
@@ -118,8 +118,8 @@ def test_what_is_delivered_is_gone(stores: tuple[Store, Store]) -> None:
     first.put(b"1")
     (claimed,) = first.take()
     first.settle(claimed, DELIVERED)
-    assert second.manage(manage.stats).queued == 0
-    assert second.manage(manage.find, key=claimed.key) is None
+    assert second.manage(admin.stats).queued == 0
+    assert second.manage(admin.find, key=claimed.key) is None
 
 
 def test_row_locks_are_skipped(postgres_dsn: str) -> None:
@@ -132,11 +132,11 @@ def test_row_locks_are_skipped(postgres_dsn: str) -> None:
         open_claim = run(first.connection.cursor(), first.database, Work(demand=demand))
         second.connection.execute("SET lock_timeout = '1s'")
         got = second.demand()
-        assert open_claim.taken is not None and got.taken is not None
-        seen = sorted(bodies(open_claim.taken.claimed) + bodies(got.taken.claimed))
-        assert len(open_claim.taken.claimed) == 3
+        assert open_claim.claims is not None and got.claims is not None
+        seen = sorted(bodies(open_claim.claims) + bodies(got.claims))
+        assert len(open_claim.claims) == 3
         assert seen == sorted({*seen}) and b"second" not in seen
-        assert got.taken.look_again_seconds is not None and got.taken.look_again_seconds < 1
+        assert got.look_again_seconds is not None and got.look_again_seconds < 1
         first.connection.commit()
 
 
@@ -173,9 +173,9 @@ def test_who_lost_the_lease_decides_nothing(store: Store, clock: list[float]) ->
     (ours,) = store.take()
     store.settle(late, DEAD)
     store.settle(late, RETRY)
-    assert store.manage(manage.stats).running == 1
+    assert store.manage(admin.stats).running == 1
     store.settle(ours, DELIVERED)
-    assert store.manage(manage.stats).queued == 0
+    assert store.manage(admin.stats).queued == 0
 
 
 def test_a_late_delivery_counts(store: Store, clock: list[float]) -> None:
@@ -195,8 +195,8 @@ def test_retry_waits(store: Store, clock: list[float]) -> None:
     store.settle(store.take()[0], RETRY, wait_seconds=5.0)
     clock[0] += 4.9
     done = store.demand()
-    assert done.taken is not None and done.taken.claimed == []
-    assert done.taken.look_again_seconds == pytest.approx(0.1)
+    assert done.claims == []
+    assert done.look_again_seconds == pytest.approx(0.1)
     clock[0] += 0.1
     assert bodies(store.take()) == [b"1"]
 
@@ -225,7 +225,7 @@ def test_a_requeued_request_does_not_overtake(store: Store) -> None:
     store.put(b"1", b"2", b"3", ordered=True)
     store.settle(store.take()[0], DEAD)
     (two,) = store.take()
-    assert store.manage(manage.requeue, keys=None) == 1
+    assert store.manage(admin.requeue, keys=None) == 1
     assert store.take() == []
     store.settle(two, DELIVERED)
     (one,) = store.take()
@@ -259,30 +259,30 @@ def test_a_destination_that_fails_is_paused(store: Store, clock: list[float]) ->
     store.put(*[b"there"] * 9, ordered=True)
     store.put(b"here", url=HERE)
     claimed = [one for one in store.take() if one.body == b"there"][:4]
-    assert not store.settle(claimed[0], RETRY).paused
-    assert not store.settle(claimed[1], RETRY).paused
-    assert store.settle(claimed[2], RETRY).paused == {"http://there.test:80": 10.0}
-    assert not store.settle(claimed[3], RETRY).paused  # was on its way: says nothing new
+    assert not store.settle(claimed[0], RETRY).pauses
+    assert not store.settle(claimed[1], RETRY).pauses
+    assert store.settle(claimed[2], RETRY).pauses == {"http://there.test:80": 10.0}
+    assert not store.settle(claimed[3], RETRY).pauses  # was on its way: says nothing new
     store.put(b"here", url=HERE)
     assert bodies(store.take()) == [b"here"]
     clock[0] += 10
     (probe,) = store.take()
     assert probe.probe and store.take() == []
-    assert store.settle(probe, RETRY).paused == {"http://there.test:80": 10.0}
+    assert store.settle(probe, RETRY).pauses == {"http://there.test:80": 10.0}
     clock[0] += 9.9
     assert store.take() == []
     clock[0] += 0.1
     (probe,) = store.take()
-    assert store.settle(probe, DELIVERED).resumed == ["http://there.test:80"]
+    store.settle(probe, DELIVERED)
     assert not any(one.probe for one in store.take())
-    assert store.manage(manage.stats).destinations["http://there.test:80"].failures == 0
+    assert store.manage(admin.stats).destinations["http://there.test:80"].failures == 0
 
 
 def test_a_success_between_failures_starts_anew(store: Store) -> None:
     """A destination that fails now and then is not paused."""
     store.put(*[b"1"] * 9)
     for claimed, verdict in zip(store.take(), [RETRY, RETRY, DEAD] * 3, strict=True):
-        assert not store.settle(claimed, verdict).paused
+        assert not store.settle(claimed, verdict).pauses
 
 
 def test_a_prober_that_was_killed(store: Store, clock: list[float]) -> None:
@@ -314,7 +314,7 @@ def test_too_old(store: Store, clock: list[float], ordered: bool) -> None:
         store.settle(claimed, RETRY, wait_seconds=100.0)
     clock[0] += 10
     assert b"old" not in bodies(store.take())
-    (dead,) = store.manage(manage.requests, dead=True)
+    (dead,) = store.manage(admin.requests, dead=True)
     assert dead.problem == "too old; was retry"
     clock[0] += 100
     assert bodies(store.take()) == [b"new"]
@@ -326,7 +326,7 @@ def test_too_old_behind_a_paused_destination(store: Store, clock: list[float]) -
     store.take(1)
     clock[0] += 11
     assert store.run(sweep=True).expired == 2
-    assert store.manage(manage.stats).dead == 2
+    assert store.manage(admin.stats).dead == 2
 
 
 def test_a_sweep_finds_lanes_that_nobody_looks_at(store: Store) -> None:
@@ -359,21 +359,21 @@ def test_many_empty_lanes_do_not_hide_a_full_one(store: Store, clock: list[float
         store.run(settlements=[Settlement(claimed, DELIVERED)])
     store.put(b"1")
     looks = 0
-    while not (found := store.demand(2).taken) or not found.claimed:
-        assert found is not None and found.look_again_seconds == 0
+    while not (result := store.demand(2)).claims:
+        assert result.look_again_seconds == 0
         looks += 1
         assert looks < 5
-    assert bodies(found.claimed) == [b"1"]
+    assert bodies(result.claims) == [b"1"]
 
 
 def test_same_key(stores: tuple[Store, Store]) -> None:
     """The same request with the same key is stored once; another one is refused."""
     first, second = stores
-    assert first.put(b"1", key="k").refused == set()
-    assert second.put(b"1", key="k").refused == set()
-    assert second.put(b"2", key="k").refused == {0}
+    assert first.put(b"1", key="k").conflicts == set()
+    assert second.put(b"1", key="k").conflicts == set()
+    assert second.put(b"2", key="k").conflicts == {0}
     again = [make(b"new", key="n"), make(b"other", key="n"), make(b"new", key="n")]
-    assert second.run(requests=again).refused == {1}
+    assert second.run(requests=again).conflicts == {1}
     assert sorted(bodies(first.take())) == [b"1", b"new"]
 
 
@@ -384,17 +384,17 @@ def test_requeue_and_drop(stores: tuple[Store, Store]) -> None:
     store.put(b"5", url=HERE, key="five", ordered="tag")
     for claimed in store.take():
         store.settle(claimed, DEAD)
-    page = store.manage(manage.requests, dead=True, limit=2)
-    page += store.manage(manage.requests, dead=True, limit=9, after=page[-1].id)
+    page = store.manage(admin.requests, dead=True, limit=2)
+    page += store.manage(admin.requests, dead=True, limit=9, after=page[-1].id)
     assert [one.body_bytes for one in page] == [1] * 5
     assert [one.problem for one in page] == ["was dead"] * 5
-    assert store.manage(manage.requeue, keys=[page[0].key, "none"]) == 1
-    assert store.manage(manage.requeue, keys=None, destination="http://here.test:80") == 1
+    assert store.manage(admin.requeue, keys=[page[0].key, "none"]) == 1
+    assert store.manage(admin.requeue, keys=None, destination="http://here.test:80") == 1
     assert {(one.key, one.attempt) for one in store.take()} == {(page[0].key, 1), ("five", 1)}
-    assert store.manage(manage.requeue, keys=["five"]) == 0  # it is not dead
-    assert store.manage(manage.drop, keys=["five"]) == 1
-    assert store.manage(manage.drop, keys=None) == 3
-    assert store.manage(manage.stats).queued == 1
+    assert store.manage(admin.requeue, keys=["five"]) == 0  # it is not dead
+    assert store.manage(admin.drop, keys=["five"]) == 1
+    assert store.manage(admin.drop, keys=None) == 3
+    assert store.manage(admin.stats).queued == 1
 
 
 def test_the_queue_is_the_same_for_many(store: Store) -> None:
@@ -403,7 +403,7 @@ def test_the_queue_is_the_same_for_many(store: Store) -> None:
 
     names = {
         *("DUE_ROWS", "FIRST_ROW", "FIRST_DUE", "RUNNING_IN_LANE", "OVER_AGE", "CLAIM"),
-        *("DELIVERED", "AGAIN", "DEAD", "SAME_KEY", "NEXT_LANE"),
+        *("DELETE", "AGAIN", "DEAD", "SAME_KEY", "NEXT_LANE"),
     }
     values = dict.fromkeys(("lane", "now", "limit", "id", "key", "claim", "at", "problem"), 1)
     values["due_at"] = 1

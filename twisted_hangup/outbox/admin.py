@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from ..errors import OutboxUnavailable
-from .database import Database
+from . import sql
+from .database import Database, Session
 from .request import destination_of, headers_from_text
-from .sql import ADD_LANE, WAKE_LANE, check_version, create_tables
+from .store import wake_lanes
 
 T = TypeVar("T")
 
@@ -90,13 +91,6 @@ class OutboxStats:
     destinations: dict[str, DestinationStats]
 
 
-_SELECT: Final = """
-SELECT id, key, method, url, headers, length(body), ordered, stored_at, due_at, expires_at,
-    attempts, problem, dead_at
-FROM hangup_outbox_requests
-"""
-
-
 def run(
     cursor: Any,
     database: Database,
@@ -105,45 +99,36 @@ def run(
     create: bool = False,
     **arguments: Any,
 ) -> T:
-    """Call *function* in a transaction; with *create*, after the tables are made.
+    """Call *function* in a transaction; with *create*, after the tables are created.
 
     Raises:
         OutboxUnavailable: The database is no outbox, or not one of this version.
     """
     if create:
-        create_tables(cursor, database)
+        sql.create_tables(cursor, database)
     elif not database.has_tables(cursor):
         raise OutboxUnavailable(f"{database.name} is no outbox")
     else:
-        check_version(cursor)
+        sql.check_version(cursor)
     if function in (requeue, drop):  # with SQLite, those that only read keep nobody waiting
         database.begin(cursor)
-    return function(cursor, database, **arguments)
+    return function(Session(cursor, database), **arguments)
 
 
-def stats(cursor: Any, database: Database) -> OutboxStats:
+def stats(session: Session) -> OutboxStats:
     """Count everything; takes as long as it takes to read one index."""
-    now = database.now(cursor)
+    now = session.now()
     counts: dict[str, dict[str, Any]] = {}
-    for column, condition in (("queued", "dead_at IS NULL"), ("dead", "dead_at IS NOT NULL")):
-        cursor.execute(
-            f"SELECT lane, count(*) FROM hangup_outbox_requests WHERE {condition} GROUP BY lane"
-        )
-        for lane, count in cursor.fetchall():
+    for column, where in (("queued", sql.QUEUED), ("dead", sql.DEAD_LETTER)):
+        for lane, count in session.rows(sql.COUNT_LANES.replace("{where}", where)):
             row = counts.setdefault(destination_of(lane), {})
             row[column] = row.get(column, 0) + count
-    cursor.execute("SELECT name, failures, paused_until, problem FROM hangup_outbox_destinations")
-    for name, failures, paused_until, problem in cursor.fetchall():
+    for name, failures, paused_until, problem in session.rows(sql.DESTINATIONS):
         counts.setdefault(name, {}).update(
             failures=failures, paused_seconds=max(0.0, paused_until - now), problem=problem
         )
-    statement = "SELECT count(*) FROM hangup_outbox_requests WHERE claim IS NOT NULL AND due_at > "
-    cursor.execute(database.sql(f"{statement} %(now)s"), {"now": now})
-    (running,) = cursor.fetchone()
-    cursor.execute(
-        "SELECT stored_at FROM hangup_outbox_requests WHERE dead_at IS NULL ORDER BY id LIMIT 1"
-    )
-    oldest = cursor.fetchone()
+    (running,) = session.row(sql.COUNT_RUNNING, now=now)
+    oldest = session.row(sql.OLDEST)
     destinations = {name: DestinationStats(**counts[name]) for name in sorted(counts)}
     return OutboxStats(
         queued=sum(one.queued for one in destinations.values()),
@@ -155,121 +140,81 @@ def stats(cursor: Any, database: Database) -> OutboxStats:
 
 
 def requests(
-    cursor: Any,
-    database: Database,
+    session: Session,
     *,
     dead: bool,
     destination: str | None = None,
     limit: int = 100,
     after: int = 0,
 ) -> list[QueuedRequest]:
-    """The dead letters or what is queued, oldest first, behind the id *after*."""
-    where, parameters = _condition(dead, destination)
-    cursor.execute(
-        database.sql(f"{_SELECT} WHERE {where} AND id > %(after)s ORDER BY id LIMIT %(limit)s"),
-        {**parameters, "after": after, "limit": limit},
-    )
-    return [_request(row) for row in cursor.fetchall()]
+    """The dead letters or what is queued, oldest first, after the id *after*."""
+    where, parameters = _where(sql.DEAD_LETTER if dead else sql.QUEUED, destination)
+    statement = sql.PAGE.replace("{where}", where)
+    rows = session.rows(statement, after=after, limit=limit, **parameters)
+    return [_request(row) for row in rows]
 
 
-def find(cursor: Any, database: Database, *, key: str) -> tuple[QueuedRequest, bytes] | None:
+def find(session: Session, *, key: str) -> tuple[QueuedRequest, bytes] | None:
     """The request with a key, and its body; None if there is none."""
-    cursor.execute(database.sql(f"{_SELECT} WHERE key = %(key)s"), {"key": key})
-    row = cursor.fetchone()
+    row = session.row(sql.WITH_KEY, key=key)
     if row is None:
         return None
-    cursor.execute(
-        database.sql("SELECT body FROM hangup_outbox_requests WHERE id = %(id)s"), {"id": row[0]}
-    )
-    return _request(row), bytes(cursor.fetchone()[0])
+    (body,) = session.row(sql.BODY, id=row[0])
+    return _request(row), bytes(body)
 
 
-def requeue(
-    cursor: Any, database: Database, *, keys: list[str] | None, destination: str | None = None
-) -> int:
+def requeue(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
     """Dead letters become as if they were sent now, in their old place of an order."""
-    now = database.now(cursor)
-    revive = database.sql("""
-        UPDATE hangup_outbox_requests SET dead_at = NULL, attempts = 0, claim = NULL,
-            due_at = %(now)s, expires_at = %(now)s + (expires_at - stored_at),
-            stored_at = %(now)s
-        WHERE id = %(id)s
-    """)
-    count = 0
-    lanes: set[str] = set()
-    for rows in _chosen(cursor, database, "dead_at IS NOT NULL", keys, destination):
-        cursor.executemany(revive, [{"now": now, "id": row[0]} for row in rows])
-        count += len(rows)
-        lanes.update(lane for _, lane in rows)
-    _look_at(cursor, database, lanes, now)
-    return count
+    return _change(session, sql.REQUEUE, sql.DEAD_LETTER, keys, destination)
 
 
-def drop(
-    cursor: Any, database: Database, *, keys: list[str] | None, destination: str | None = None
-) -> int:
+def drop(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
     """Delete the requests with *keys*, or all dead letters."""
-    condition = "dead_at IS NOT NULL" if keys is None else "1 = 1"
-    delete = database.sql("DELETE FROM hangup_outbox_requests WHERE id = %(id)s")
-    count = 0
-    lanes: set[str] = set()
-    for rows in _chosen(cursor, database, condition, keys, destination):
-        cursor.executemany(delete, [{"id": row[0]} for row in rows])
-        count += len(rows)
-        lanes.update(lane for _, lane in rows)
-    _look_at(cursor, database, lanes, database.now(cursor))  # the next in an order may go
-    return count
+    condition = sql.DEAD_LETTER if keys is None else sql.ANY
+    return _change(session, sql.DELETE, condition, keys, destination)
 
 
-def _look_at(cursor: Any, database: Database, lanes: set[str], now: float) -> None:
-    for lane in sorted(lanes):
-        row = {"name": lane, "destination": destination_of(lane), "ordered": int(" " in lane)}
-        cursor.execute(database.sql(ADD_LANE), {**row, "at": now})
-        cursor.execute(database.sql(WAKE_LANE), {"name": lane, "at": now})
-
-
-def _chosen(
-    cursor: Any,
-    database: Database,
+def _change(
+    session: Session,
+    statement: str,
     condition: str,
     keys: list[str] | None,
     destination: str | None,
+) -> int:
+    """Do it to each request that is meant, and let their lanes be looked at."""
+    now = session.now()
+    count = 0
+    lanes: set[str] = set()
+    for rows in _chosen(session, condition, keys, destination):
+        session.execute_all(statement, [{"now": now, "id": row[0]} for row in rows])
+        count += len(rows)
+        lanes.update(lane for _, lane in rows)
+    wake_lanes(session, dict.fromkeys(lanes, now))
+    return count
+
+
+def _chosen(
+    session: Session, condition: str, keys: list[str] | None, destination: str | None
 ) -> Iterable[list[tuple[int, str]]]:
     """Ids and lanes of the rows that are meant, some at a time, locked."""
-    where, parameters = _lane_condition(destination)
-    lock = database.words["skip_locked"].removesuffix(" SKIP LOCKED")
-    select = f"SELECT id, lane FROM hangup_outbox_requests WHERE {condition} {where}"
+    where, parameters = _where(condition, destination)
     if keys is not None:
-        statement = database.sql(f"{select} AND key = %(key)s {lock}")
+        statement = sql.LOCK_WITH_KEY.replace("{where}", where)
         for key in keys:
-            cursor.execute(statement, {**parameters, "key": key})
-            if rows := cursor.fetchall():
-                yield rows
+            yield session.rows(statement, key=key, **parameters)
         return
-    statement = database.sql(f"{select} AND id > %(after)s ORDER BY id LIMIT %(limit)s {lock}")
+    statement = sql.LOCK_PAGE.replace("{where}", where)
     after = 0
-    while True:
-        cursor.execute(statement, {**parameters, "after": after, "limit": _ROWS})
-        rows = cursor.fetchall()
-        if not rows:
-            return
+    while rows := session.rows(statement, after=after, limit=_ROWS, **parameters):
         after = rows[-1][0]
         yield rows
 
 
-def _condition(dead: bool, destination: str | None) -> tuple[str, dict[str, str]]:
-    where, parameters = _lane_condition(destination)
-    return f"dead_at IS {'NOT ' if dead else ''}NULL {where}", parameters
-
-
-def _lane_condition(destination: str | None) -> tuple[str, dict[str, str]]:
-    """A destination's lanes: its name, or that and something behind a space."""
+def _where(condition: str, destination: str | None) -> tuple[str, dict[str, str]]:
     if destination is None:
-        return "", {}
-    return (
-        "AND (lane = %(lane)s OR (lane >= %(first)s AND lane < %(last)s))",
-        {"lane": destination, "first": f"{destination} ", "last": f"{destination}!"},
-    )
+        return condition, {}
+    lanes = {"lane": destination, "first": f"{destination} ", "last": f"{destination}!"}
+    return condition + sql.TO_DESTINATION, lanes
 
 
 def _request(row: tuple[Any, ...]) -> QueuedRequest:

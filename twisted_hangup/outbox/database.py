@@ -11,7 +11,7 @@ import re
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any, Final
@@ -56,7 +56,7 @@ class Database(ABC):
 
     @abstractmethod
     def sql(self, statement: str) -> str:
-        """The statement in the form of the driver."""
+        """The statement in the form of the driver, with the `words` where it names them."""
 
     @abstractmethod
     def begin(self, cursor: Any) -> None:
@@ -66,7 +66,7 @@ class Database(ABC):
     def together(self, cursor: Any) -> AbstractContextManager[object]:
         """A block whose statements need not wait for each other's results.
 
-        Reading a result does; the number of rows is only known behind the block.
+        Reading a result does; the number of rows is only known after the block.
         """
 
     @abstractmethod
@@ -108,6 +108,7 @@ class SQLite(Database):
         "text": "text",
         "bytes": "blob",
         "real": "real",
+        "lock": "",
         "skip_locked": "",
     }
 
@@ -141,7 +142,7 @@ class SQLite(Database):
         return connection
 
     def sql(self, statement: str) -> str:
-        return _with_colons(statement)
+        return _for_sqlite(statement)
 
     def begin(self, cursor: Any) -> None:
         # A transaction that reads first and then finds that another one has written fails
@@ -181,6 +182,7 @@ class PostgreSQL(Database):
         "text": 'text COLLATE "C"',  # compared byte by byte, which is fast and enough
         "bytes": "bytea",
         "real": "double precision",
+        "lock": "FOR UPDATE",
         "skip_locked": "FOR UPDATE SKIP LOCKED",
     }
 
@@ -219,7 +221,7 @@ class PostgreSQL(Database):
         return self._psycopg.connect(**self._settings)
 
     def sql(self, statement: str) -> str:
-        return statement
+        return statement.format_map(self.words)
 
     def begin(self, cursor: Any) -> None:
         """Nothing to do: psycopg begins one with the first statement."""
@@ -275,6 +277,46 @@ def database_named(name: str, seconds: Callable[[], float] = time.time) -> Datab
     return SQLite(name, seconds)
 
 
+class Session:
+    """A cursor of one transaction that takes the statements of `sql` as they stand there."""
+
+    def __init__(self, cursor: Any, database: Database) -> None:
+        self._cursor = cursor
+        self._database = database
+
+    def execute(self, statement: str, **parameters: object) -> None:
+        self._cursor.execute(self._database.sql(statement), parameters)
+
+    def execute_all(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
+        """Execute it once for each of *rows*, which are its parameters."""
+        if rows:
+            self._cursor.executemany(self._database.sql(statement), rows)
+
+    def row(self, statement: str, **parameters: object) -> Any:
+        """The first row of the result; None without one."""
+        self.execute(statement, **parameters)
+        return self._cursor.fetchone()
+
+    def rows(self, statement: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """All rows of the result."""
+        self.execute(statement, **parameters)
+        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
+        return rows
+
+    @property
+    def changed(self) -> int:
+        """How many rows the last statement has changed, or the last `execute_all` together."""
+        return int(self._cursor.rowcount)
+
+    def together(self) -> AbstractContextManager[object]:
+        """See `Database.together`."""
+        return self._database.together(self._cursor)
+
+    def now(self) -> float:
+        """See `Database.now`."""
+        return self._database.now(self._cursor)
+
+
 class Pool(adbapi.ConnectionPool):
     """Twisted's pool, which does not keep a connection that is broken, nor log each error.
 
@@ -322,5 +364,5 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 @lru_cache(maxsize=256)
-def _with_colons(statement: str) -> str:
-    return _PARAMETER.sub(r":\1", statement)
+def _for_sqlite(statement: str) -> str:
+    return _PARAMETER.sub(r":\1", statement.format_map(SQLite.words))

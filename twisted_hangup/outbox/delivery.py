@@ -15,7 +15,7 @@ from ..client.backoff import BytesProducer, Discard, retry_after_seconds
 from ..report.text import shortened
 from .policy import DeliveryPolicy, Verdict
 from .request import headers_from_text
-from .store import Claimed, Settlement
+from .store import Claim, Settlement
 
 #: For so long the body of a response is read, which is of no interest itself.
 _DISCARD_SECONDS: Final = 5.0
@@ -25,21 +25,21 @@ _PROBLEM_COLUMNS: Final = 300
 _log = Logger()
 
 
-def given_back(claimed: Claimed) -> Settlement:
+def given_back(claim: Claim) -> Settlement:
     """For whoever comes next, at once: the service stops, which says nothing about a server."""
-    return Settlement(claimed, Verdict.RETRY, "given back")
+    return Settlement(claim, Verdict.RETRY, "given back")
 
 
 class Attempt:
     """One request under way.
 
     Attributes:
-        claimed: Which.
+        claim: Which.
         settled: Fires with the `Settlement`; never fails.
     """
 
-    def __init__(self, agent: IAgent, claimed: Claimed, policy: DeliveryPolicy, clock: Any) -> None:
-        self.claimed = claimed
+    def __init__(self, agent: IAgent, claim: Claim, policy: DeliveryPolicy, clock: Any) -> None:
+        self.claim = claim
         self.settled: Deferred[Settlement] = Deferred()
         self._policy = policy
         self._clock = clock
@@ -47,10 +47,10 @@ class Attempt:
         self._timed_out = self._released = False
         self._discard: Discard | None = None
         self._settlement: Settlement | None = None
-        body = BytesProducer(claimed.body) if claimed.body else None
-        method, url = claimed.method.encode("latin-1"), claimed.url.encode("ascii")
+        body = BytesProducer(claim.body) if claim.body else None
+        method, url = claim.method.encode("latin-1"), claim.url.encode("ascii")
         self._waiting: Deferred[Any] = maybeDeferred(
-            agent.request, method, url, _headers(claimed), body
+            agent.request, method, url, _headers(claim), body
         )
         self._waiting.addCallbacks(self._cb_head, self._eb_failed).addErrback(self._eb_bug)
 
@@ -70,7 +70,7 @@ class Attempt:
             self._waiting.cancel()
 
     def _cb_head(self, response: Any) -> None:
-        verdict = self._policy.judge(response.code, self.claimed.attempt)
+        verdict = self._policy.judge(response.code, self.claim.attempt)
         wait = retry_after_seconds(response.headers, time.time())
         pause = min(wait, self._policy.pause_cap_seconds)
         problem = None
@@ -81,7 +81,7 @@ class Attempt:
             if 300 <= response.code < 400 and location:
                 problem += f" to {shortened(location[0].partition(b'?')[0], 150)}"
         self._settlement = Settlement(
-            self.claimed, verdict, problem, pause, verdict is not Verdict.RETRY, pause
+            self.claim, verdict, problem, pause, verdict is not Verdict.RETRY, pause
         )
         self._timer.reset(_DISCARD_SECONDS)
         self._discard = Discard()
@@ -90,20 +90,20 @@ class Attempt:
 
     def _eb_failed(self, failure: Failure) -> None:
         if self._released:
-            self._settlement = given_back(self.claimed)
+            self._settlement = given_back(self.claim)
         else:
             problem = (
                 f"no response within {self._policy.attempt_seconds:g} s"
                 if self._timed_out
                 else _told(failure)
             )
-            self._settlement = Settlement(self.claimed, Verdict.RETRY, problem, reached=False)
+            self._settlement = Settlement(self.claim, Verdict.RETRY, problem, reached=False)
         self._end(None)
 
     def _eb_bug(self, failure: Failure) -> None:
         """The policy or the agent's response has raised: the request is not lost for that."""
         _log.failure("an attempt went wrong", failure)
-        self._settlement = Settlement(self.claimed, Verdict.RETRY, _told(failure), reached=False)
+        self._settlement = Settlement(self.claim, Verdict.RETRY, _told(failure), reached=False)
         self._end(None)
 
     def _end(self, _: object) -> None:
@@ -115,11 +115,11 @@ class Attempt:
         self.settled.callback(self._settlement)
 
 
-def _headers(claimed: Claimed) -> Headers:
+def _headers(claim: Claim) -> Headers:
     headers = Headers()
-    for name, value in headers_from_text(claimed.headers):
+    for name, value in headers_from_text(claim.headers):
         headers.addRawHeader(name.encode("latin-1"), value.encode("latin-1"))
-    headers.setRawHeaders(b"Idempotency-Key", [claimed.key.encode("ascii")])
+    headers.setRawHeaders(b"Idempotency-Key", [claim.key.encode("ascii")])
     return headers
 
 

@@ -32,7 +32,7 @@ from .policy import DeliveryPolicy as DeliveryPolicy
 from .policy import Verdict as Verdict
 from .request import HeadersArgument, Text, new_request
 from .request import OutboxLimits as OutboxLimits
-from .store import Claimed, Demand, Done, Settlement
+from .store import Claim, Demand, Result, Settlement
 from .writer import Writer
 
 T = TypeVar("T")
@@ -248,7 +248,7 @@ class Outbox(Service):
             self._limits,
             pause=lambda failures: self._policy.pause(failures, self._jitter),
             demand=self._demand,
-            done=self._done,
+            committed=self._committed,
         )
         self._sweep()
 
@@ -339,55 +339,55 @@ class Outbox(Service):
             failures_to_pause=self._policy.failures_to_pause,
         )
 
-    def _done(self, done: Done) -> None:
+    def _committed(self, result: Result) -> None:
         """A transaction is committed: do what it says."""
-        for destination, seconds in done.paused.items():
+        for destination, seconds in result.pauses.items():
             _log.warn(
                 "{destination} is left alone for {seconds:.1f} s",
                 destination=destination,
                 seconds=seconds,
             )
-        if done.expired:
-            _log.warn("{count} requests died of age", count=done.expired)
-        if done.taken is None:
+        if result.expired:
+            _log.warn("{count} requests died of age", count=result.expired)
+        if result.claims is None:
             return
-        for claimed in done.taken.claimed:
+        for claim in result.claims:
             if self.running:
-                self._attempt(claimed)
+                self._attempt(claim)
             elif self._writer is not None:  # the service was stopped meanwhile
-                self._writer.settle(given_back(claimed))
-        wait = done.taken.look_again_seconds
+                self._writer.settle(given_back(claim))
+        wait = result.look_again_seconds
         wait = self._limits.poll_seconds if wait is None else min(wait, self._limits.poll_seconds)
         if self.running:
             self._call_later("look", wait, self._look)
 
-    def _attempt(self, claimed: Claimed) -> None:
+    def _attempt(self, claim: Claim) -> None:
         assert self._agent is not None
-        attempt = Attempt(self._agent, claimed, self._policy, self._clock)
+        attempt = Attempt(self._agent, claim, self._policy, self._clock)
         self._attempts.add(attempt)
-        self._running[claimed.destination] += 1
+        self._running[claim.destination] += 1
         attempt.settled.addCallback(self._cb_settled, attempt)
 
     def _cb_settled(self, settlement: Settlement, attempt: Attempt) -> None:
-        claimed = settlement.claimed
+        claim = settlement.claim
         self._attempts.discard(attempt)
-        self._running[claimed.destination] -= 1
-        if not self._running[claimed.destination]:
-            del self._running[claimed.destination]
+        self._running[claim.destination] -= 1
+        if not self._running[claim.destination]:
+            del self._running[claim.destination]
         settlement = self._with_wait(settlement)
         assert self._writer is not None
         self._writer.settle(settlement)
         if settlement.verdict is Verdict.DEAD:
             _log.warn(
                 "{method} {destination} with key {key} is dead after attempt {attempt}: {problem}",
-                method=claimed.method,
-                destination=claimed.destination,
-                key=claimed.key,
-                attempt=claimed.attempt,
+                method=claim.method,
+                destination=claim.destination,
+                key=claim.key,
+                attempt=claim.attempt,
                 problem=settlement.problem,
             )
         delivery = Delivery(
-            *(claimed.key, claimed.destination, claimed.attempt),
+            *(claim.key, claim.destination, claim.attempt),
             *(settlement.verdict, settlement.problem, settlement.wait_seconds),
         )
         for watcher in [*self._watchers]:
@@ -400,9 +400,9 @@ class Outbox(Service):
         """What is tried again waits as the policy says, or as long as the server asks."""
         if settlement.verdict is not Verdict.RETRY or settlement.reached is None:
             return settlement
-        wait = self._policy.wait(settlement.claimed.attempt, self._jitter)
+        wait = self._policy.wait(settlement.claim.attempt, self._jitter)
         return Settlement(
-            *(settlement.claimed, settlement.verdict, settlement.problem),
+            *(settlement.claim, settlement.verdict, settlement.problem),
             *(max(wait, settlement.wait_seconds), settlement.reached, settlement.pause_seconds),
         )
 

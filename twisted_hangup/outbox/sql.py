@@ -139,7 +139,7 @@ SELECT min(due_at) FROM hangup_outbox_requests
 WHERE lane = %(lane)s AND ordered = 0 AND dead_at IS NULL
 """
 
-DELIVERED: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s"
+DELETE: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s"
 # Only while the claim is ours: past the lease, the row may be with somebody else.
 AGAIN: Final = """
 UPDATE hangup_outbox_requests SET due_at = %(at)s, claim = NULL, problem = %(problem)s
@@ -178,8 +178,8 @@ PAUSE: Final = """
 UPDATE hangup_outbox_destinations SET paused_until = %(until)s WHERE name = %(name)s
 """
 
-#: Lanes that have queued requests, and that nobody will look at soon.  They are found by
-#: jumping from one to the next in an index.  Formatted with 0 or 1: are they ordered?
+#: Lanes that have queued requests, and that nobody will look at soon: a jump in an index
+#: from each to the next.  Formatted with 0 or 1: are they ordered?
 NEGLECTED_LANES: Final = """
 WITH RECURSIVE used(lane) AS (
     SELECT min(lane) FROM hangup_outbox_requests WHERE dead_at IS NULL AND ordered = {ordered}
@@ -190,6 +190,44 @@ WITH RECURSIVE used(lane) AS (
 )
 SELECT lane FROM used LEFT JOIN hangup_outbox_lanes ON name = lane
 WHERE lane IS NOT NULL AND (next_at IS NULL OR next_at > %(late)s)
+"""
+
+
+# For looking at the queue and changing it by hand.  ``{where}`` is one of the two conditions on
+# a request, or none, with that on its destination or without.
+QUEUED: Final = "dead_at IS NULL"
+DEAD_LETTER: Final = "dead_at IS NOT NULL"
+ANY: Final = "1 = 1"
+#: A destination's lanes: its name, or that and something after a space.
+TO_DESTINATION: Final = " AND (lane = %(lane)s OR (lane >= %(first)s AND lane < %(last)s))"
+
+COUNT_LANES: Final = "SELECT lane, count(*) FROM hangup_outbox_requests WHERE {where} GROUP BY lane"
+COUNT_RUNNING: Final = """
+SELECT count(*) FROM hangup_outbox_requests WHERE claim IS NOT NULL AND due_at > %(now)s
+"""
+OLDEST: Final = """
+SELECT stored_at FROM hangup_outbox_requests WHERE dead_at IS NULL ORDER BY id LIMIT 1
+"""
+DESTINATIONS: Final = """
+SELECT name, failures, paused_until, problem FROM hangup_outbox_destinations
+"""
+
+_LISTING: Final = """
+SELECT id, key, method, url, headers, length(body), ordered, stored_at, due_at, expires_at,
+    attempts, problem, dead_at
+FROM hangup_outbox_requests
+"""
+PAGE: Final = _LISTING + "WHERE {where} AND id > %(after)s ORDER BY id LIMIT %(limit)s"
+WITH_KEY: Final = _LISTING + "WHERE key = %(key)s"
+BODY: Final = "SELECT body FROM hangup_outbox_requests WHERE id = %(id)s"
+
+_LANES: Final = "SELECT id, lane FROM hangup_outbox_requests WHERE {where} "
+LOCK_PAGE: Final = _LANES + "AND id > %(after)s ORDER BY id LIMIT %(limit)s {lock}"
+LOCK_WITH_KEY: Final = _LANES + "AND key = %(key)s {lock}"
+REQUEUE: Final = """
+UPDATE hangup_outbox_requests SET dead_at = NULL, attempts = 0, claim = NULL,
+    due_at = %(now)s, expires_at = %(now)s + (expires_at - stored_at), stored_at = %(now)s
+WHERE id = %(id)s
 """
 
 
@@ -204,13 +242,13 @@ def create_tables(cursor: Any, database: Database) -> None:
         database.lock_tables(cursor)
         if not database.has_tables(cursor):
             for statement in _TABLES.split(";"):
-                cursor.execute(statement.format_map(database.words))
+                cursor.execute(database.sql(statement))
         cursor.execute("COMMIT")
     check_version(cursor)
 
 
 def check_version(cursor: Any) -> None:
-    """Raises OutboxUnavailable for tables that another version of this package has made."""
+    """Raises OutboxUnavailable for tables that another version of this package has created."""
     cursor.execute(f"SELECT version FROM {VERSION_TABLE}")
     (version,) = cursor.fetchone()
     if version != VERSION:

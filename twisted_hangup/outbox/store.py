@@ -1,8 +1,8 @@
-"""One transaction of the outbox: what was sent goes in, what was tried is settled, more is taken.
+"""One transaction of the outbox: what was sent goes in, what was tried is settled, more is claimed.
 
-All functions here block, and run in a thread of the pool.  PostgreSQL's row locks are taken
-in one order (requests, lanes, destinations), and where that is impossible a locked row is
-skipped, so that two processes do not wait for each other.
+All of it blocks, and runs in a thread of the pool.  PostgreSQL's row locks are taken in one
+order (requests, lanes, destinations), and where that is impossible a locked row is skipped,
+so that two processes do not wait for each other.
 
 A claim is a lease: it ends by itself, and is long enough for one attempt.  In an ordered
 lane only the first request is ever claimed.  From a destination that is paused nothing is,
@@ -11,13 +11,13 @@ and after the pause one request at a time, the probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 from . import sql
-from .database import Database
+from .database import Database, Session
 from .policy import Verdict
 from .request import NewRequest, destination_of
 
@@ -29,9 +29,6 @@ _LATE_SECONDS: Final = 60.0
 
 #: When to look again at lanes that another process had locked.
 _CONTENDED_SECONDS: Final = 0.05
-
-#: Lane -> when it is to be looked at.
-_Wakes: TypeAlias = dict[str, float]
 
 Pause: TypeAlias = Callable[[int], "float | None"]
 
@@ -60,7 +57,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Claim:
     """A request that is ours until its lease ends.
 
     Attributes:
@@ -68,14 +65,14 @@ class Claimed:
         key: Its ``Idempotency-Key``.
         lane: What it queues in.
         destination: Scheme, host and port.
-        ordered: Whether those behind it in its lane wait for it.
+        ordered: Whether those after it in its lane wait for it.
         method: Token.
         url: Absolute, ASCII.
         headers: A line for each field.
         body: Its octets.
         attempt: 1 for the first.
         expires_at: When it is dead, in seconds since the epoch.
-        claim: Token that tells our lease from a later one.
+        lease: Token that tells our lease from a later one.
         probe: Whether it tells if a paused destination works again.
     """
 
@@ -90,21 +87,8 @@ class Claimed:
     body: bytes
     attempt: int
     expires_at: float
-    claim: str
+    lease: str
     probe: bool
-
-
-@dataclass(slots=True)
-class Taken:
-    """What was claimed.
-
-    Attributes:
-        claimed: In the order in which they are to go out.
-        look_again_seconds: When there may be more; None if only an event can tell.
-    """
-
-    claimed: list[Claimed] = field(default_factory=list)
-    look_again_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +96,7 @@ class Settlement:
     """What became of a request that was claimed.
 
     Attributes:
-        claimed: Which.
+        claim: Which.
         verdict: Delivered, to be tried again, or dead.
         problem: How the attempt ended, in one line; None if there was nothing wrong.
         wait_seconds: Until it is tried again.
@@ -121,7 +105,7 @@ class Settlement:
         pause_seconds: At least so long it is to be left alone, if it is paused.
     """
 
-    claimed: Claimed
+    claim: Claim
     verdict: Verdict
     problem: str | None = None
     wait_seconds: float = 0.0
@@ -157,154 +141,143 @@ class Work:
 
 
 @dataclass(slots=True)
-class Done:
+class Result:
     """What a transaction did.
 
     Attributes:
-        refused: Places in `Work.requests` of those that were not stored, because their key
-            belongs to another request.
-        taken: What was claimed, or None.
-        paused: Destinations that are left alone from now on, and for how many seconds.
-        resumed: Destinations that were, and are not any more.
+        conflicts: Places in `Work.requests` of those that were not stored, because their
+            key belongs to another request.
+        pauses: Destinations that are left alone from now on, and for how many seconds.
         expired: How many requests have died of age.
+        claims: In the order in which they are to go out; None without a demand.
+        look_again_seconds: When there may be more to claim; None if only an event can tell.
     """
 
-    refused: set[int] = field(default_factory=set)
-    taken: Taken | None = None
-    paused: dict[str, float] = field(default_factory=dict)
-    resumed: list[str] = field(default_factory=list)
+    conflicts: set[int] = field(default_factory=set)
+    pauses: dict[str, float] = field(default_factory=dict)
     expired: int = 0
+    claims: list[Claim] | None = None
+    look_again_seconds: float | None = None
 
 
-def run(cursor: Any, database: Database, work: Work) -> Done:
+def run(cursor: Any, database: Database, work: Work) -> Result:
     """Do *work*, all of it or, where this raises, nothing."""
     database.begin(cursor)
-    now = database.now(cursor)
-    done = Done()
-    wakes: _Wakes = {}
-    if work.requests:
-        _insert(cursor, database, now, work.requests, wakes, done)
-    for lane in work.rewake:
-        wakes[lane] = now
-    with database.together(cursor):
-        _settle_rows(cursor, database, now, work.settlements, wakes)
-        if work.sweep:
-            _sweep(cursor, database, now, wakes, done)
-        _wake_lanes(cursor, database, wakes)
-    _settle_destinations(cursor, database, now, work, done)
-    if work.demand is not None:
-        with database.together(cursor):
-            done.taken = take(cursor, database, now, work.demand)
-    return done
+    return _Transaction(Session(cursor, database), work).run()
 
 
-def _insert(
-    cursor: Any,
-    database: Database,
-    now: float,
-    requests: Sequence[NewRequest],
-    wakes: _Wakes,
-    done: Done,
-) -> None:
-    rows = [
-        {**request._asdict(), "now": now, "expires_at": now + request.max_age_seconds}
-        for request in requests
-    ]
-    _execute_all(cursor, database, sql.INSERT, rows)
-    inserted = cursor.rowcount
-    for request in requests:
-        wakes[request.lane] = now
-    if inserted < len(requests):
-        # Most often the same request, sent again by somebody who did not hear that it was
-        # stored; that is what keys are for.
-        for place, request in enumerate(requests):
-            cursor.execute(database.sql(sql.SAME_KEY), {"key": request.key})
-            if tuple(cursor.fetchone()) != _identity(request):
-                done.refused.add(place)
+class _Transaction:
+    """A piece of work under way."""
+
+    def __init__(self, session: Session, work: Work) -> None:
+        self._session = session
+        self._work = work
+        self._now = session.now()
+        self._result = Result()
+        #: Lane -> when it is to be looked at.
+        self._wakes: dict[str, float] = {}
+
+    def run(self) -> Result:
+        work, session = self._work, self._session
+        if work.requests:
+            self._insert(work.requests)
+        self._wakes.update(dict.fromkeys(work.rewake, self._now))
+        with session.together():
+            self._settle_requests()
+            if work.sweep:
+                self._sweep()
+            wake_lanes(session, self._wakes)
+        self._settle_destinations()
+        if work.demand is not None:
+            with session.together():
+                _Turn(session, self._now, work.demand, self._result).run()
+        return self._result
+
+    def _insert(self, requests: Sequence[NewRequest]) -> None:
+        now = self._now
+        rows = [
+            {**request._asdict(), "now": now, "expires_at": now + request.max_age_seconds}
+            for request in requests
+        ]
+        self._session.execute_all(sql.INSERT, rows)
+        self._wakes.update((request.lane, now) for request in requests)
+        if self._session.changed < len(requests):
+            # Most often the same request, sent again by somebody who did not hear that it was
+            # stored; that is what keys are for.
+            for place, request in enumerate(requests):
+                if self._session.row(sql.SAME_KEY, key=request.key) != _identity(request):
+                    self._result.conflicts.add(place)
+
+    def _settle_requests(self) -> None:
+        now = self._now
+        delivered, again, dead = [], [], []
+        for settlement in sorted(self._work.settlements, key=lambda one: one.claim.id):
+            claim = settlement.claim
+            row = {"id": claim.id, "claim": claim.lease, "problem": settlement.problem}
+            wake_at = now
+            if settlement.verdict is Verdict.DELIVERED:
+                delivered.append({"id": claim.id})
+            elif settlement.verdict is Verdict.DEAD:
+                dead.append({**row, "now": now})
+            else:
+                # At its end of life somebody has to look at it, too.
+                wake_at = min(now + settlement.wait_seconds, max(now, claim.expires_at))
+                again.append({**row, "at": wake_at})
+            if claim.ordered or settlement.verdict is Verdict.RETRY:
+                self._wakes[claim.lane] = min(wake_at, self._wakes.get(claim.lane, wake_at))
+        self._session.execute_all(sql.DELETE, delivered)
+        self._session.execute_all(sql.AGAIN, again)
+        self._session.execute_all(sql.DEAD, dead)
+
+    def _settle_destinations(self) -> None:
+        reached: set[str] = set()
+        failed: dict[str, list[Settlement]] = {}
+        for settlement in self._work.settlements:
+            name = settlement.claim.destination
+            if settlement.reached:
+                reached.add(name)
+            elif settlement.reached is not None:
+                failed.setdefault(name, []).append(settlement)
+        for name in sorted(reached | {*failed}):
+            # One that got through says more than those that did not.
+            if name in reached:
+                self._session.execute(sql.GOT_THROUGH, name=name)
+                if self._session.changed:
+                    self._session.execute(sql.WAKE_DESTINATION, name=name, at=self._now)
+            else:
+                self._count_failures(name, failed[name])
+
+    def _count_failures(self, name: str, failed: Sequence[Settlement]) -> None:
+        """Count until the destination is paused: what was under way then says no more."""
+        probe = int(any(settlement.claim.probe for settlement in failed))
+        row = {"name": name, "problem": failed[-1].problem, "now": self._now, "probe": probe}
+        for _ in failed:
+            self._session.execute(sql.FAILED, **row)
+            if not self._session.changed:
+                return
+            failures, _ = self._session.row(sql.DESTINATION, name=name)
+            seconds = self._work.pause(failures)
+            if seconds is not None:
+                seconds = max(seconds, *(settlement.pause_seconds for settlement in failed))
+                self._session.execute(sql.PAUSE, name=name, until=self._now + seconds)
+                self._result.pauses[name] = seconds
+                return
+
+    def _sweep(self) -> None:
+        rows = self._session.rows(sql.OVER_AGE, now=self._now, limit=_MOST_EXPIRED)
+        self._result.expired = len(rows)
+        self._session.execute_all(sql.EXPIRED, [{"now": self._now, "id": row[0]} for row in rows])
+        lanes = [lane for _, lane, ordered in rows if ordered]
+        for ordered in (0, 1):
+            statement = sql.NEGLECTED_LANES.format(ordered=ordered)
+            neglected = self._session.rows(statement, late=self._now + _LATE_SECONDS)
+            lanes += [lane for (lane,) in neglected]
+        self._wakes.update(dict.fromkeys(lanes, self._now))
 
 
-def _identity(request: NewRequest) -> tuple[object, ...]:
-    """What two requests with one key must have in common: all but the key and the age."""
-    return request[1:-1]
-
-
-def _settle_rows(
-    cursor: Any,
-    database: Database,
-    now: float,
-    settlements: Iterable[Settlement],
-    wakes: _Wakes,
-) -> None:
-    delivered, again, dead = [], [], []
-    for settlement in sorted(settlements, key=lambda one: one.claimed.id):
-        claimed = settlement.claimed
-        row = {"id": claimed.id, "claim": claimed.claim, "problem": settlement.problem}
-        wake_at = now
-        if settlement.verdict is Verdict.DELIVERED:
-            delivered.append({"id": claimed.id})
-        elif settlement.verdict is Verdict.DEAD:
-            dead.append({**row, "now": now})
-        else:
-            # At its end of life somebody has to look at it, too.
-            wake_at = min(now + settlement.wait_seconds, max(now, claimed.expires_at))
-            again.append({**row, "at": wake_at})
-        if claimed.ordered or settlement.verdict is Verdict.RETRY:
-            wakes[claimed.lane] = min(wake_at, wakes.get(claimed.lane, wake_at))
-    _execute_all(cursor, database, sql.DELIVERED, delivered)
-    _execute_all(cursor, database, sql.AGAIN, again)
-    _execute_all(cursor, database, sql.DEAD, dead)
-
-
-def _settle_destinations(
-    cursor: Any, database: Database, now: float, work: Work, done: Done
-) -> None:
-    failed: dict[str, list[Settlement]] = {}
-    reached = set()
-    for settlement in work.settlements:
-        name = settlement.claimed.destination
-        if settlement.reached:
-            reached.add(name)
-        elif settlement.reached is not None:
-            failed.setdefault(name, []).append(settlement)
-    for name in sorted(reached | {*failed}):
-        # One that got through says more than those that did not.
-        if name in reached:
-            cursor.execute(database.sql(sql.GOT_THROUGH), {"name": name})
-            if cursor.rowcount:
-                cursor.execute(database.sql(sql.WAKE_DESTINATION), {"name": name, "at": now})
-                done.resumed.append(name)
-        else:
-            _count_failures(cursor, database, now, failed[name], work.pause, done)
-
-
-def _count_failures(
-    cursor: Any,
-    database: Database,
-    now: float,
-    failed: Sequence[Settlement],
-    pause: Pause,
-    done: Done,
-) -> None:
-    """Count them until the destination is paused: those that were under way then say no more."""
-    name = failed[0].claimed.destination
-    probe = int(any(settlement.claimed.probe for settlement in failed))
-    row = {"name": name, "problem": failed[-1].problem, "now": now, "probe": probe}
-    for _ in failed:
-        cursor.execute(database.sql(sql.FAILED), row)
-        if not cursor.rowcount:
-            return
-        cursor.execute(database.sql(sql.DESTINATION), {"name": name})
-        failures, _ = cursor.fetchone()
-        seconds = pause(failures)
-        if seconds is not None:
-            seconds = max(seconds, *(settlement.pause_seconds for settlement in failed))
-            cursor.execute(database.sql(sql.PAUSE), {"name": name, "until": now + seconds})
-            done.paused[name] = seconds
-            return
-
-
-def _wake_lanes(cursor: Any, database: Database, wakes: _Wakes) -> None:
-    rows = [
+def wake_lanes(session: Session, wakes: Mapping[str, float]) -> None:
+    """Let each lane be looked at no later than its time, also one that there was not."""
+    rows: list[dict[str, object]] = [
         {
             "name": lane,
             "destination": destination_of(lane),
@@ -313,182 +286,135 @@ def _wake_lanes(cursor: Any, database: Database, wakes: _Wakes) -> None:
         }
         for lane in sorted(wakes)
     ]
-    _execute_all(cursor, database, sql.ADD_LANE, rows)
-    _execute_all(
-        cursor, database, sql.WAKE_LANE, [{"name": row["name"], "at": row["at"]} for row in rows]
-    )
+    session.execute_all(sql.ADD_LANE, rows)
+    session.execute_all(sql.WAKE_LANE, [{"name": row["name"], "at": row["at"]} for row in rows])
 
 
-def _sweep(cursor: Any, database: Database, now: float, wakes: _Wakes, done: Done) -> None:
-    statement = database.sql(sql.OVER_AGE.format_map(database.words))
-    cursor.execute(statement, {"now": now, "limit": _MOST_EXPIRED})
-    rows = cursor.fetchall()
-    done.expired = len(rows)
-    _execute_all(cursor, database, sql.EXPIRED, [{"now": now, "id": row[0]} for row in rows])
-    wakes.update((lane, now) for _, lane, ordered in rows if ordered)
-    for ordered in (0, 1):
-        statement = database.sql(sql.NEGLECTED_LANES.format(ordered=ordered))
-        cursor.execute(statement, {"late": now + _LATE_SECONDS})
-        wakes.update((lane, now) for (lane,) in cursor.fetchall())
+def _identity(request: NewRequest) -> tuple[object, ...]:
+    """What two requests with one key must have in common: all but the key and the age."""
+    return request[1:-1]
 
 
-def _execute_all(
-    cursor: Any, database: Database, statement: str, rows: Sequence[Mapping[str, object]]
-) -> None:
-    if rows:
-        cursor.executemany(database.sql(statement), rows)
+class _Turn:
+    """One turn through the lanes: claims what a demand allows, longest waits first."""
 
-
-def take(cursor: Any, database: Database, now: float, demand: Demand) -> Taken:
-    """Claim what *demand* allows, the lanes that have waited longest first."""
-    return _Taking(cursor, database, now, demand).run()
-
-
-#: Lane, destination, whether it is ordered; failures and end of the pause, if any.
-_DueLane: TypeAlias = tuple[str, str, int, "int | None", "float | None"]
-
-
-class _Taking:
-    """One turn through the lanes."""
-
-    def __init__(self, cursor: Any, database: Database, now: float, demand: Demand) -> None:
-        self._cursor = cursor
-        self._database = database
+    def __init__(self, session: Session, now: float, demand: Demand, result: Result) -> None:
+        self._session = session
         self._now = now
         self._demand = demand
+        self._result = result
+        self._claims: list[Claim] = []
         self._rooms: dict[str, int] = {}
-        self._claim = uuid4().hex
-        self._taken = Taken()
+        self._lease = uuid4().hex
 
-    def run(self) -> Taken:
-        limit = self._demand.requests
+    def run(self) -> None:
+        result, limit = self._result, self._demand.requests
+        result.claims = self._claims
         lanes = self._due_lanes(limit)
         for lane, destination, ordered, failures, paused_until in lanes:
-            if len(self._taken.claimed) < limit and self._room(destination) > 0:
+            if len(self._claims) < limit and self._room(destination) > 0:
                 circuit = (failures or 0, paused_until or 0.0)
-                self._take_from(lane, destination, bool(ordered), *circuit)
-        if len(lanes) == limit and len(self._taken.claimed) < limit:
-            self._taken.look_again_seconds = 0.0  # there are lanes that were not looked at
-        if self._taken.look_again_seconds is None:
-            self._execute(sql.NEXT_LANE, now=self._now)
-            (next_at,) = self._cursor.fetchone()
+                self._claim_from(lane, destination, bool(ordered), *circuit)
+        if len(lanes) == limit and len(self._claims) < limit:
+            result.look_again_seconds = 0.0  # there are lanes that were not looked at
+        if result.look_again_seconds is None:
+            (next_at,) = self._session.row(sql.NEXT_LANE, now=self._now)
             if next_at is not None:
-                self._taken.look_again_seconds = next_at - self._now
-        return self._taken
+                result.look_again_seconds = next_at - self._now
 
-    def _due_lanes(self, limit: int) -> list[_DueLane]:
+    def _due_lanes(self, limit: int) -> list[tuple[Any, ...]]:
+        """Lane, destination, whether it is ordered; failures and end of the pause, if any."""
         full = [name for name in self._demand.running if self._demand.room(name) <= 0]
-        parameters: dict[str, object] = {f"full{place}": name for place, name in enumerate(full)}
+        names = {f"full{place}": name for place, name in enumerate(full)}
         condition = ""
-        if full:
-            condition = (
-                f"AND destination NOT IN ({', '.join(f'%({name})s' for name in parameters)})"
-            )
-        self._execute(
-            sql.DUE_LANES.replace("{condition}", condition),
-            now=self._now,
-            limit=limit,
-            **parameters,
-        )
-        lanes: list[_DueLane] = self._cursor.fetchall()
-        return lanes
+        if names:
+            condition = f"AND destination NOT IN ({', '.join(f'%({name})s' for name in names)})"
+        statement = sql.DUE_LANES.replace("{condition}", condition)
+        return self._session.rows(statement, now=self._now, limit=limit, **names)
 
     def _room(self, destination: str) -> int:
         return self._rooms.setdefault(destination, self._demand.room(destination))
 
-    def _take_from(
+    def _claim_from(
         self, lane: str, destination: str, ordered: bool, failures: int, paused_until: float
     ) -> None:
-        self._execute(sql.LOCK_LANE, name=lane)
-        locked = self._cursor.fetchone() is not None
+        locked = self._session.row(sql.LOCK_LANE, name=lane) is not None
         if ordered and not locked:
             self._contended()
             return
-        room = min(self._room(destination), self._demand.requests - len(self._taken.claimed))
         probe, ready_at = self._circuit(destination, failures, paused_until)
         if ready_at > self._now:
             if locked:
                 self._look_at_lane(lane, ready_at)
             return
-        room = 1 if probe else room
-        rows = self._first_row(lane) if ordered else self._due_rows(lane, room)
-        claimed = [
-            Claimed(
+        room = min(self._room(destination), self._demand.requests - len(self._claims))
+        rows = self._first_row(lane) if ordered else self._due_rows(lane, 1 if probe else room)
+        claims = [
+            Claim(
                 *(number, key, lane, destination, ordered, method, url, headers, bytes(body)),
-                *(attempts + 1, expires_at, self._claim, probe),
+                *(attempts + 1, expires_at, self._lease, probe),
             )
             for number, key, method, url, headers, body, attempts, expires_at, due_at in rows
             if due_at <= self._now < expires_at
         ]
-        self._bury(row[0] for row in rows if max(row[-2:]) <= self._now)
-        self._lease(claimed, destination, probe)
+        old = [{"id": row[0], "now": self._now} for row in rows if max(row[-2:]) <= self._now]
+        self._session.execute_all(sql.EXPIRED, old)
+        self._take(claims, destination, probe)
         if locked:
             self._next_look(lane, ordered)
-        elif not claimed:
+        elif not claims:
             self._contended()
 
     def _circuit(self, destination: str, failures: int, paused_until: float) -> tuple[bool, float]:
         """Whether a request would be a probe, and when one may be sent."""
         if failures < self._demand.failures_to_pause or paused_until > self._now:
             return False, paused_until
-        self._execute(sql.LOCK_DESTINATION, name=destination)
-        row = self._cursor.fetchone()
-        if row is None:  # another process is about to probe it, or has found it well
+        row = self._session.row(sql.LOCK_DESTINATION, name=destination)
+        if row is None:  # another process is about to probe it, or knows that it works
             return False, self._now + _CONTENDED_SECONDS
         return True, row[1]
 
     def _due_rows(self, lane: str, limit: int) -> list[tuple[Any, ...]]:
-        self._execute(sql.DUE_ROWS, lane=lane, now=self._now, limit=limit)
-        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
-        return rows
+        return self._session.rows(sql.DUE_ROWS, lane=lane, now=self._now, limit=limit)
 
     def _first_row(self, lane: str) -> list[tuple[Any, ...]]:
-        """The first of an ordered lane, unless one is on its way that was requeued behind it."""
-        self._execute(sql.RUNNING_IN_LANE, lane=lane, now=self._now)
-        if self._cursor.fetchone()[0] is not None:
+        """The first of an ordered lane, unless a later one is on its way: this was requeued."""
+        if self._running_until(lane) is not None:
             return []
-        self._execute(sql.FIRST_ROW, lane=lane)
-        rows: list[tuple[Any, ...]] = self._cursor.fetchall()
-        return rows
+        return self._session.rows(sql.FIRST_ROW, lane=lane)
 
-    def _lease(self, claimed: list[Claimed], destination: str, probe: bool) -> None:
-        if not claimed:
+    def _running_until(self, lane: str) -> float | None:
+        until: float | None
+        (until,) = self._session.row(sql.RUNNING_IN_LANE, lane=lane, now=self._now)
+        return until
+
+    def _take(self, claims: list[Claim], destination: str, probe: bool) -> None:
+        if not claims:
             return
         until = self._now + self._demand.lease_seconds
-        rows = [{"id": one.id, "claim": self._claim, "due_at": until} for one in claimed]
-        self._cursor.executemany(self._database.sql(sql.CLAIM), rows)
+        rows = [{"id": claim.id, "claim": self._lease, "due_at": until} for claim in claims]
+        self._session.execute_all(sql.CLAIM, rows)
         if probe:
-            self._execute(sql.PAUSE, name=destination, until=until)
-        self._rooms[destination] = 0 if probe else self._rooms[destination] - len(claimed)
-        self._taken.claimed += claimed
-
-    def _bury(self, ids: Iterable[int]) -> None:
-        for number in ids:
-            self._execute(sql.EXPIRED, id=number, now=self._now)
+            self._session.execute(sql.PAUSE, name=destination, until=until)
+        self._rooms[destination] = 0 if probe else self._rooms[destination] - len(claims)
+        self._claims += claims
 
     def _next_look(self, lane: str, ordered: bool) -> None:
         if ordered:
-            self._execute(sql.RUNNING_IN_LANE, lane=lane, now=self._now)
-            (at,) = self._cursor.fetchone()
+            at = self._running_until(lane)
             if at is None:
-                self._execute(sql.FIRST_ROW, lane=lane)
-                row = self._cursor.fetchone()
+                row = self._session.row(sql.FIRST_ROW, lane=lane)
                 at = row and row[-1]
         else:
-            self._execute(sql.FIRST_DUE, lane=lane)
-            (at,) = self._cursor.fetchone()
+            (at,) = self._session.row(sql.FIRST_DUE, lane=lane)
         if at is None:
-            self._execute(sql.DROP_LANE, name=lane)
+            self._session.execute(sql.DROP_LANE, name=lane)
         else:
-            # Behind those that wait already: lanes take turns.
+            # After those that wait already: lanes take turns.
             self._look_at_lane(lane, max(at, self._now))
 
     def _look_at_lane(self, lane: str, at: float) -> None:
-        self._execute(sql.DELAY_LANE, name=lane, at=at)
+        self._session.execute(sql.DELAY_LANE, name=lane, at=at)
 
     def _contended(self) -> None:
-        self._taken.look_again_seconds = _CONTENDED_SECONDS
-
-    def _execute(self, statement: str, **parameters: object) -> None:
-        text = statement.replace("{skip_locked}", self._database.words["skip_locked"])
-        self._cursor.execute(self._database.sql(text), parameters)
+        self._result.look_again_seconds = _CONTENDED_SECONDS

@@ -22,7 +22,7 @@ from ..limits import MIB
 from .database import Database, Pool
 from .request import NewRequest, OutboxLimits
 from .sql import create_tables
-from .store import Demand, Done, Pause, Settlement, Work, run
+from .store import Demand, Pause, Result, Settlement, Work, run
 
 #: What one transaction stores at most, so that none takes long.
 _BATCH_REQUESTS: Final = 1000
@@ -80,7 +80,7 @@ class Writer:
         *,
         pause: Pause,
         demand: Callable[[], Demand | None],
-        done: Callable[[Done], None],
+        committed: Callable[[Result], None],
     ) -> None:
         """
         Args:
@@ -90,7 +90,7 @@ class Writer:
             limits: How much may wait, and how long.
             pause: As `Work` has it.
             demand: What may be claimed right now; asked before each transaction.
-            done: Told of each transaction that was committed.
+            committed: Called with the result of each transaction.
         """
         self._pool = pool
         self._database = database
@@ -98,7 +98,7 @@ class Writer:
         self._limits = limits
         self._pause = pause
         self._demand = demand
-        self._done = done
+        self._committed = committed
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._settlements: list[Settlement] = []
@@ -212,14 +212,14 @@ class Writer:
             self._cb_committed, self._eb_failed, callbackArgs=(batch,), errbackArgs=(batch,)
         )
 
-    def _interaction(self, transaction: Transaction, work: Work) -> Done:
+    def _interaction(self, transaction: Transaction, work: Work) -> Result:
         """In a thread: do *work* in one transaction."""
         if not self._created:
             create_tables(transaction, self._database)
             self._created = True
         return run(transaction, self._database, work)
 
-    def _cb_committed(self, done: Done, batch: _Batch) -> None:
+    def _cb_committed(self, result: Result, batch: _Batch) -> None:
         if self._retry_seconds:
             self._retry_seconds = 0.0
             _log.info("{database} is back", database=self._database.name)
@@ -227,11 +227,11 @@ class Writer:
             self._rewake.update(request.lane for request in batch.work.requests)
         for place, waiting in enumerate(batch.waiting):
             self._waiting_bytes -= waiting.cost
-            if place in done.refused:
+            if place in result.conflicts:
                 waiting.fail(KeyInUse(f"the key {waiting.request.key} has another request"))
             elif not waiting.stored.called:
                 waiting.stored.callback(waiting.request.key)
-        self._done(done)
+        self._committed(result)
 
     def _eb_failed(self, failure: Failure, batch: _Batch) -> Failure | None:
         """Keep what may work later, and pass on what is wrong with the work itself."""
