@@ -21,6 +21,7 @@ import struct
 import subprocess
 import sys
 import time
+from typing import Any
 
 MOST_MS = 50.0
 
@@ -45,7 +46,7 @@ def serve() -> None:
 
         @cancellable
         async def render_GET(self, request: Request) -> bytes:
-            name = request.postpath[0].decode()
+            name = request.path.rpartition(b"/")[2].decode()
             running.add(name)
             try:
                 await Deferred()
@@ -87,9 +88,9 @@ def serve() -> None:
     root = Resource()
     for name, resource in (("work", Work()), ("state", State()), ("times", Times())):
         root.putChild(name.encode(), resource)
-    site = HangupSite(root)
+    site: Any = HangupSite(root)
     site.log = lambda request: None
-    port = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
+    port: Any = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
     print(port.getHost().port, flush=True)
     stdio.StandardIO(UntilEndOfInput())
     reactor.run()

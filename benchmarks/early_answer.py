@@ -66,13 +66,16 @@ def treq_client(port: int, tries: int) -> None:
     import treq
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react
+    from twisted.web.http_headers import Headers
+
+    fields = Headers({name: [value] for name, value in FIELDS.items()})
 
     async def attempts(reactor: object) -> None:
         for _ in range(tries):
             try:
                 url = f"http://127.0.0.1:{port}/"
                 response = await treq.post(
-                    url, data=bytes(UPLOAD), headers=FIELDS, persistent=False, timeout=20
+                    url, data=bytes(UPLOAD), headers=fields, persistent=False, timeout=20
                 )
                 print(response.code)
             except Exception as error:

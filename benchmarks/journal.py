@@ -53,27 +53,27 @@ class Transport(StringTransport):
         """Whatever was written is with the client at once."""
 
 
-def make_site() -> HangupSite:
-    site = HangupSite(Hello(), reactor=Clock())
+def make_site() -> Any:
+    site: Any = HangupSite(Hello(), reactor=Clock())
     site.log = lambda request: None  # a Site without logPath logs to twisted's log
     return site
 
 
-def make_counted_site() -> HangupSite:
+def make_counted_site() -> Any:
     site = make_site()
     Metrics(site)
     return site
 
 
-def connect(site: HangupSite, peer: IPv4Address = PEERS[0]) -> tuple[Any, Transport]:
+def connect(site: Any, peer: IPv4Address = PEERS[0]) -> tuple[Any, Any]:
     protocol: Any = site.buildProtocol(peer)
-    transport = Transport(peerAddress=peer)
+    transport: Any = Transport(peerAddress=peer)
     transport.protocol = protocol
     protocol.makeConnection(transport)
     return protocol, transport
 
 
-def good(site: HangupSite) -> None:
+def good(site: Any) -> None:
     """So many requests on one connection."""
     protocol, transport = connect(site)
     for _ in range(COUNT):
@@ -84,7 +84,7 @@ def good(site: HangupSite) -> None:
     protocol.connectionLost(Failure(CONNECTION_DONE))
 
 
-def refused(site: HangupSite) -> None:
+def refused(site: Any) -> None:
     """So many connections with one broken request each."""
     for number in range(COUNT):
         protocol, transport = connect(site, PEERS[number % len(PEERS)])
@@ -94,7 +94,7 @@ def refused(site: HangupSite) -> None:
         protocol.connectionLost(Failure(CONNECTION_DONE))
 
 
-def connected(site: HangupSite) -> None:
+def connected(site: Any) -> None:
     """What `refused` costs without a request."""
     for number in range(COUNT):
         protocol, _ = connect(site, PEERS[number % len(PEERS)])

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 LARGE_MB = 100
 
@@ -95,7 +96,7 @@ def serve(kind: str, port: int, behind: int) -> None:
     from twisted_hangup import HangupSite, ProxyResource
 
     if kind == "stock":
-        site = Site(ReverseProxyResource("127.0.0.1", behind, b""))
+        site: Any = Site(ReverseProxyResource("127.0.0.1", behind, b""))
     else:
         site = HangupSite(
             ProxyResource(f"http://127.0.0.1:{behind}"), parsePOSTFormSubmission=False

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 KINDS = ("stock", "hangup")
 
@@ -60,13 +61,13 @@ def main(kind: str, access_log: str | None = None) -> None:
         return failure
 
     if kind == "hangup":
-        site: Site = HangupSite(Hello(), logPath=access_log)
+        site: Any = HangupSite(Hello(), logPath=access_log)
         site.on_client_error(count)
     else:
         site = Site(Hello(), logPath=access_log)
     if access_log is None:
         site.log = lambda request: None  # a Site without logPath logs to twisted's log
-    port = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
+    port: Any = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
     print(port.getHost().port, flush=True)
     stdio.StandardIO(UntilEndOfInput())
     reactor.run()

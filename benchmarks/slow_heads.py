@@ -167,11 +167,11 @@ def serve(kind: str, head_seconds: float) -> None:
     resource = Data(b"hello\n", "text/plain")
     resource.isLeaf = True
     if kind == "hangup":
-        site: Site = HangupSite(resource, timeouts=Timeouts(head_seconds=head_seconds))
+        site: Any = HangupSite(resource, timeouts=Timeouts(head_seconds=head_seconds))
     else:
         site = Site(resource, timeout=head_seconds)
     site.log = lambda request: None
-    port = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
+    port: Any = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
     print(port.getHost().port, flush=True)
     reactor.run()
 
