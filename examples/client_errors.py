@@ -1,0 +1,41 @@
+"""Hear of every client error, and answer some: python examples/client_errors.py"""
+
+import json
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.web.resource import Resource
+from twisted.web.static import Data
+
+from twisted_hangup import HangupSite, HeaderOverflow, hangup_endpoint
+
+root = Resource()
+root.putChild(b"", Data(b"hello\n", "text/plain"))
+site = HangupSite(root)
+
+
+@site.on_client_error
+def note(failure, socket):
+    print(failure.value.report())
+    return failure  # not mine: on to the next handler
+
+
+@site.on_client_error
+def too_large(failure, socket):
+    failure.trap(HeaderOverflow)  # anything else passes on by itself
+    socket.respond(431, b"Your cookies are too large. Clear them and try again.\n")
+
+
+@site.on_client_error
+async def as_json(failure, socket):
+    error = failure.value
+    if error.status is None:  # there is nobody to answer
+        return failure
+    body = json.dumps({"code": error.code, "offset": error.offset}).encode()
+    socket.respond(error.status, body, [("Content-Type", "application/json")])
+    return None  # handled: nobody after me is asked
+
+
+if __name__ == "__main__":
+    hangup_endpoint(serverFromString(reactor, "tcp:8000")).listen(site)
+    reactor.run()
