@@ -14,8 +14,7 @@ from typing import Final, TypeAlias
 from twisted.internet.address import UNIXAddress
 
 from ..errors import ClientError, RecordedError, UpstreamError
-from .rates import Rates
-from .top import Top
+from .counts import Rates, Top
 from .watchers import Watchers
 
 Watcher: TypeAlias = Callable[[ClientError], object]
