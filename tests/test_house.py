@@ -18,7 +18,6 @@ PLUGIN: Final = ROOT / "twisted" / "plugins" / "twisted_hangup_plugin.py"
 ROOMS: Final = [
     "service __main__ __init__",
     "commands metrics testing",
-    "_metrics_outbox",
     "proxy outbox status",
     "client server wsgi async_resource",
     "transport journal cancel",

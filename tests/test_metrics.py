@@ -356,7 +356,7 @@ async def test_outbox_that_does_not_answer(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that hangs does not make Prometheus wait in vain."""
-    monkeypatch.setattr("twisted_hangup._metrics_outbox.ASK_SECONDS", 0.05)
+    monkeypatch.setattr("twisted_hangup.metrics.ASK_SECONDS", 0.05)
     outbox = start(str(tmp_path / "outbox.sqlite"))
     monkeypatch.setattr(outbox, "stats", Deferred)
     metrics = Metrics(HangupSite(Resource()))

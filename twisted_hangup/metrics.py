@@ -14,13 +14,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.web.resource import Resource
 
-from ._metrics_outbox import OutboxMetrics
 from .async_resource import AsyncResource
 from .client.retry import Attempt
-from .errors import ClientError, ClientHangUp, UpstreamError
-from .outbox.service import Outbox
+from .errors import ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
+from .outbox.service import Delivery, Outbox, OutboxStats, Verdict
 from .server.client_socket import LingerEnd
 from .server.context import SiteContext
 from .server.site import HangupSite
@@ -38,6 +39,10 @@ REQUEST_BUCKETS: Final = (
 
 #: An error is answered at once, or when requests before it and handlers are done.
 ERROR_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0)
+
+#: How long the database of an outbox may take to answer: half of what Prometheus waits by
+#: default.
+ASK_SECONDS: Final = 5.0
 
 _PHASES: Final = ("handshake", "idle", "head", "body", "response", "closing")
 _OUTCOMES: Final = ("handled", "passed", "failed", "cancelled")
@@ -60,7 +65,7 @@ class Metrics:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
         self.registry = registry
-        self._outboxes = OutboxMetrics(registry)
+        self._outboxes = _OutboxMetrics(registry)
         self._client_errors = Counter(
             "hangup_client_errors",
             "Clients that sent what is not HTTP, stalled or hung up.",
@@ -233,6 +238,77 @@ class _State(Collector):
             "hangup_stream_resets",
             "Requests that an HTTP/2 client has given up, which is no error.",
             value=self._context.journal.stream_resets,
+        )
+
+
+class _OutboxMetrics(Collector):
+    """The metrics of one outbox, once there is one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._outbox: Outbox | None = None
+        self._stats: OutboxStats | None = None
+        self._deliveries: Counter | None = None
+
+    def watch(self, outbox: Outbox) -> None:
+        """Count its attempts, and look at its queue.
+
+        Raises:
+            ValueError: There is an outbox already.
+        """
+        if self._outbox is not None:
+            raise ValueError("one outbox is watched already")
+        self._outbox = outbox
+        self._deliveries = Counter(
+            "hangup_outbox_deliveries",
+            "Attempts of this process by what became of the request.",
+            ["verdict"],
+            registry=self._registry,
+        )
+        for verdict in Verdict:
+            self._deliveries.labels(verdict.value)
+        self._registry.register(self)
+        outbox.watch(self._delivery)
+
+    async def ask(self) -> None:
+        """Ask its database, so that `collect` can tell."""
+        if self._outbox is None:
+            return
+        from twisted.internet import reactor
+
+        self._stats = None
+        try:
+            asked: Deferred[OutboxStats] = self._outbox.stats()
+            self._stats = await asked.addTimeout(ASK_SECONDS, reactor)
+        except (OutboxUnavailable, DeferredTimeout):
+            pass  # which `collect` tells
+
+    def _delivery(self, delivery: Delivery) -> None:
+        assert self._deliveries is not None
+        self._deliveries.labels(delivery.verdict.value).inc()
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats
+        yield GaugeMetricFamily(
+            "hangup_outbox_up",
+            "Whether the database of the outbox has answered; the other gauges need it.",
+            value=float(stats is not None),
+        )
+        if stats is None:
+            return
+        requests = GaugeMetricFamily(
+            "hangup_outbox_requests",
+            "Requests in the outbox: waiting, running (being delivered) or dead.",
+            labels=["state"],
+        )
+        requests.add_metric(["waiting"], stats.queued - stats.running)
+        requests.add_metric(["running"], stats.running)
+        requests.add_metric(["dead"], stats.dead)
+        yield requests
+        yield GaugeMetricFamily(
+            "hangup_outbox_oldest_seconds",
+            "Age of the oldest request that waits to be delivered.",
+            value=stats.oldest_seconds,
         )
 
 
