@@ -96,11 +96,11 @@ async def test_client_errors(serve: Serve) -> None:
     assert values(metrics, "hangup_client_error_duration_seconds_count") == {(): 2}
     assert values(metrics, "hangup_hang_ups_total") == {}
     assert values(metrics, "hangup_requests_total") == {}
-    assert metrics._found == {}
+    assert metrics._unsettled == {}
 
 
 @pytest_twisted.ensureDeferred
-async def test_error_behind_a_slow_request(serve: Serve) -> None:
+async def test_error_after_a_slow_request(serve: Serve) -> None:
     """It lasts from when the error is found to when it can be answered."""
     served, metrics = counted(serve)
     client = await in_thread(lambda: Client(served.port).send(SLOW + BAD))
@@ -481,5 +481,5 @@ async def test_lingering_closes(serve: Serve, end: str, arguments: dict[str, Any
                 client.send(b"x" * (2000 if end == "bytes" else 1))
         await pause(0.05)
     client.close()
-    found = values(metrics, "hangup_lingering_closes_total")
-    assert {labels: count for labels, count in found.items() if count} == {(end,): 1}
+    closes = values(metrics, "hangup_lingering_closes_total")
+    assert {labels: count for labels, count in closes.items() if count} == {(end,): 1}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, get_args
 
@@ -65,7 +66,7 @@ class Metrics:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
         self.registry = registry
-        self._outboxes = _OutboxMetrics(registry)
+        self._outbox: _OutboxMetrics | None = None
         self._client_errors = Counter(
             "hangup_client_errors",
             "Clients that sent what is not HTTP, stalled or hung up.",
@@ -120,19 +121,19 @@ class Metrics:
             registry=registry,
         )
         registry.register(_State(site._context))
-        #: When each error that is not settled yet was found: at most one per connection.
-        self._found: dict[ClientError, float] = {}
+        #: When each error that is not settled yet was recorded: at most one per connection.
+        self._unsettled: dict[ClientError, float] = {}
         # To find a child by its labels takes longer than to count.
-        self._client_errors_with = _found_once(self._client_errors)
-        self._answers_with = _found_once(self._answers)
-        self._requests_with = _found_once(self._requests)
+        self._client_errors_with = _remembered_labels(self._client_errors)
+        self._answers_with = _remembered_labels(self._answers)
+        self._requests_with = _remembered_labels(self._requests)
         site.journal.watch(self._client_error)
         site.journal.watch_settled(self._settled)
         site.journal.watch_upstream(self._upstream_error)
         # An attribute of the instance: a site without metrics pays nothing, and one whose
         # class has a log() of its own is counted, too.
-        told: Any = site
-        told.log = self._logged(site.log)
+        instance: Any = site
+        instance.log = self._logged(site.log)
 
     def count_attempt(self, attempt: Attempt) -> None:
         """Count what a `RetryAgent` did: ``RetryAgent(agent, on_attempt=this)``."""
@@ -145,8 +146,14 @@ class Metrics:
             self._retries.inc()
 
     def watch_outbox(self, outbox: Outbox) -> None:
-        """Count what *outbox* delivers, and tell how much is queued there; one per site."""
-        self._outboxes.watch(outbox)
+        """Count what *outbox* delivers, and tell how much is queued there.
+
+        Raises:
+            ValueError: There is an outbox already.
+        """
+        if self._outbox is not None:
+            raise ValueError("one outbox is watched already")
+        self._outbox = _OutboxMetrics(outbox, self.registry)
 
     async def exposition(self, accept: str = "") -> tuple[str, bytes]:
         """All metrics as they are now.
@@ -157,7 +164,8 @@ class Metrics:
         Returns:
             The content type, and the text: OpenMetrics where it is asked for.
         """
-        await self._outboxes.ask()
+        if self._outbox is not None:
+            await self._outbox.ask()
         try:
             encode, content_type = choose_encoder(accept)
         except (TypeError, ValueError):  # it names a version that is none
@@ -169,22 +177,22 @@ class Metrics:
         return _MetricsResource(self)
 
     def _client_error(self, error: ClientError) -> None:
-        self._found[error] = time.monotonic()
+        self._unsettled[error] = time.monotonic()
         self._client_errors_with(error.code, error.phase).inc()
         if isinstance(error, ClientHangUp):
             self._hang_ups.labels(error.phase).inc()
 
     def _settled(self, error: ClientError, status: int | None) -> None:
         self._answers_with("none" if status is None else str(status)).inc()
-        found = self._found.pop(error, None)
-        if found is not None:
-            self._error_seconds.observe(time.monotonic() - found)
+        recorded = self._unsettled.pop(error, None)
+        if recorded is not None:
+            self._error_seconds.observe(time.monotonic() - recorded)
 
     def _upstream_error(self, error: UpstreamError) -> None:
         self._upstream_errors.labels(error.code).inc()
 
     def _logged(self, log: Callable[[Any], object]) -> Callable[[Any], None]:
-        """*log*, and what it is told is counted."""
+        """*log*, and each request that it gets is counted."""
 
         def log_and_count(request: Any) -> None:
             log(request)
@@ -197,8 +205,8 @@ class Metrics:
         return log_and_count
 
 
-def _found_once(counter: Counter) -> Callable[..., Counter]:
-    """Its ``labels``, which remembers what it has found."""
+def _remembered_labels(counter: Counter) -> Callable[..., Counter]:
+    """Its ``labels``, which remembers the children it has returned."""
     return lru_cache(maxsize=256)(counter.labels)
 
 
@@ -242,49 +250,32 @@ class _State(Collector):
 
 
 class _OutboxMetrics(Collector):
-    """The metrics of one outbox, once there is one."""
+    """What an outbox has delivered, and what is queued in it."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-        self._outbox: Outbox | None = None
-        self._stats: OutboxStats | None = None
-        self._deliveries: Counter | None = None
-
-    def watch(self, outbox: Outbox) -> None:
-        """Count its attempts, and look at its queue.
-
-        Raises:
-            ValueError: There is an outbox already.
-        """
-        if self._outbox is not None:
-            raise ValueError("one outbox is watched already")
+    def __init__(self, outbox: Outbox, registry: CollectorRegistry) -> None:
         self._outbox = outbox
+        self._stats: OutboxStats | None = None
         self._deliveries = Counter(
             "hangup_outbox_deliveries",
             "Attempts of this process by what became of the request.",
             ["verdict"],
-            registry=self._registry,
+            registry=registry,
         )
         for verdict in Verdict:
             self._deliveries.labels(verdict.value)
-        self._registry.register(self)
+        registry.register(self)
         outbox.watch(self._delivery)
 
     async def ask(self) -> None:
         """Ask its database, so that `collect` can tell."""
-        if self._outbox is None:
-            return
         from twisted.internet import reactor
 
         self._stats = None
-        try:
-            asked: Deferred[OutboxStats] = self._outbox.stats()
-            self._stats = await asked.addTimeout(ASK_SECONDS, reactor)
-        except (OutboxUnavailable, DeferredTimeout):
-            pass  # which `collect` tells
+        with suppress(OutboxUnavailable, DeferredTimeout):  # which `collect` tells
+            stats: Deferred[OutboxStats] = self._outbox.stats()
+            self._stats = await stats.addTimeout(ASK_SECONDS, reactor)
 
     def _delivery(self, delivery: Delivery) -> None:
-        assert self._deliveries is not None
         self._deliveries.labels(delivery.verdict.value).inc()
 
     def collect(self) -> Iterator[Metric]:
