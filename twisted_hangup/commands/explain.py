@@ -148,8 +148,7 @@ def _log_record(line: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(record.get("time"), str):
         return None
-    if record.get("raw_packet") is not None:
-        excerpt(record)
+    excerpt(record)
     return record
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from ..errors import ParseError
 from ..events import NEED_DATA, EndOfMessage, RequestHead
-from ..journal.error_log import error_record
+from ..journal.error_log import RAW_PACKET_BYTES
+from ..journal.records import error_record
 from ..parser.request import RequestParser
 from ..report.masking import MaskingPolicy, culprit_index, mask_target
 from ..report.remedies import REMEDIES, entry_of, link_of
-from ..report.report import WIDTH, byte_name
+from ..report.report import WIDTH, Excerpt, byte_name, masked_packet
 from ..report.rules import rule_of
 from ..report.text import visible
 from .hexdump import Paint, picture
@@ -50,7 +51,8 @@ class AsJson:
         )
 
     def error(self, error: ParseError, policy: MaskingPolicy) -> None:
-        self.record(error_record(error, policy))
+        packet = masked_packet(error, RAW_PACKET_BYTES, policy)
+        self.record(error_record(error, policy, packet))
 
     def record(self, record: dict[str, Any]) -> None:
         told = {"event": "error", **record}
@@ -103,7 +105,7 @@ class AsText:
         at = None
         if error.raw_packet is not None and error.broke_at is not None:
             at = culprit_index(error.raw_packet, error.bytes_parsed or 0, error.broke_at)
-        self._packet(error_record(error, policy), at)
+        self._packet(masked_packet(error, RAW_PACKET_BYTES, policy), at)
         self._remedy(error.code)
 
     def record(self, record: dict[str, Any]) -> None:
@@ -127,7 +129,8 @@ class AsText:
         if (offset := record.get("offset")) is not None:
             place += f", byte {_plain(offset)}"
         self._say(f"  {place}")
-        self._packet(record, *_caret(record))
+        packet = excerpt(record)
+        self._packet(packet, *_caret(record, packet))
         if rule := rule_of(record["code"], str(reason)):
             source = f" {rule.source}." if rule.source else ""
             self._paragraph("Rule:  ", f"{rule.text}.{source}")
@@ -143,11 +146,11 @@ class AsText:
     def nothing(self, length: int) -> None:
         self._say(f"no request in {_bytes(length)}; nothing is answered")
 
-    def _packet(self, record: dict[str, Any], caret: int | None, exact: bool = True) -> None:
-        """Show the bytes of *record*, and point at one; *caret* counts in the whole packet."""
-        if record.get("raw_packet") is None:
+    def _packet(self, packet: Excerpt | None, caret: int | None, exact: bool = True) -> None:
+        """Show *packet*, and point at one of its bytes; *caret* counts in the whole packet."""
+        if packet is None:
             return
-        data, offset = excerpt(record)
+        data, offset = packet
         at = None if caret is None else caret - offset
         self._say("")
         for line in picture(data, at, offset=offset, paint=self._paint):
@@ -185,35 +188,40 @@ def _fields(
         yield name, b"*" * len(value) if hidden else value
 
 
-def excerpt(record: dict[str, Any]) -> tuple[bytes, int]:
-    """The bytes of a record, and the number of the first of them."""
+def excerpt(record: dict[str, Any]) -> Excerpt | None:
+    """What a line of the error log has of the packet.
+
+    Raises:
+        Unreadable: It is not what an error log has there.
+    """
+    if record.get("raw_packet") is None:
+        return None
     try:
         data = b64decode(record["raw_packet"], validate=True)
         offset = int(record.get("raw_packet_offset") or 0)
     except (ValueError, TypeError):
         raise Unreadable("raw_packet is not base64, or its offset no number") from None
-    return data, max(0, offset)
+    return Excerpt(data, max(0, offset))
 
 
-def _caret(record: dict[str, Any]) -> tuple[int | None, bool]:
+def _caret(record: dict[str, Any], packet: Excerpt | None) -> tuple[int | None, bool]:
     """Index in the whole packet of the byte to blame, and whether it surely is that one.
 
     Like llhttp's, a logged offset stands one byte too far for a few errors.  If the packet
     breaks in the same way when it is read again, although it is masked, the place is exact.
     """
     parsed = record.get("bytes_parsed")
-    if not isinstance(parsed, int) or record.get("raw_packet") is None:
+    if not isinstance(parsed, int) or packet is None:
         return None, False
-    data, offset = excerpt(record)
     parser = RequestParser()
-    parser.receive(data)
+    parser.receive(packet.data)
     try:
-        while not offset and parser.next_event() is not NEED_DATA:
+        while not packet.offset and parser.next_event() is not NEED_DATA:
             pass
     except ParseError as error:
         same = (error.code, error.bytes_parsed) == (record["code"], parsed)
         if same and error.broke_at is not None:
-            return culprit_index(data, parsed, error.broke_at), True
+            return culprit_index(packet.data, parsed, error.broke_at), True
     return parsed, False
 
 

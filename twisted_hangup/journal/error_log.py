@@ -1,29 +1,11 @@
 """``--error-log FILE``: every client error as a line of JSON, for programs to read.
 
-The names below are an interface: they are never renamed, and each line has all of them but
-``upstream``.
-
-====================== =================================================================
-``time``               when it was written: ISO 8601, UTC, milliseconds, ``Z``
-``code``, ``reason``   `ClientError.code` and `ClientError.reason`
-``status``             status of the default answer, or null
-``phase``              `ClientError.phase`
-``bytes_parsed``       Node's offset in the *whole* packet, or null
-``offset``             the same place counted from the start of the message, or null
-``raw_packet``         at most 4 KiB of the packet around the error, base64, or null
-``raw_packet_offset``  index in the whole packet of the first byte of ``raw_packet``, or
-                       null; subtract it from ``bytes_parsed`` to find the place there
-``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null
-``method``, ``target`` of the request, once its target had come, or null
-``field``              name of the field it broke in, or null
-``upstream``           of a proxy's ``ERR_UPSTREAM_*`` only: the URL of the server that failed
-====================== =================================================================
+Each line has the names of `twisted_hangup.journal.records`, with at most 4 KiB of the packet,
+and before them ``time``: when it was written, in ISO 8601, UTC, with milliseconds and ``Z``.
 
 In a flood, a line per code tells what was not told by itself in a second: ``time``, ``code``
 and ``suppressed``, a number.  There are ten such lines at most; with more codes, the last
-has the rest as ``(other codes)``.  Secrets are hidden as `twisted_hangup.report.masking` tells.  In
-text, bytes outside 0x20-0x7e stand as ``\\x01`` and a backslash is doubled; text longer
-than 1,024 characters is cut in the middle (``...``).
+has the rest as ``(other codes)``.
 """
 
 from __future__ import annotations
@@ -31,26 +13,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from base64 import b64encode
 from collections.abc import Callable
-from datetime import datetime, timezone
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ..errors import RecordedError, UpstreamError
+from ..errors import RecordedError
 from ..limits import KIB
-from ..report.masking import DEFAULT_POLICY, MaskingPolicy, mask_target
-from ..report.report import field_of, masked_packet
-from ..report.text import peer_text, shortened, visible
+from ..report.masking import DEFAULT_POLICY, MaskingPolicy
+from ..report.report import masked_packet
+from ..report.text import timestamp, visible
 from .files import WholeLines
 from .flood import FloodGate
+from .records import error_record
 
 #: Most bytes of a packet in one line, before base64.
 RAW_PACKET_BYTES: Final = 4 * KIB
-
-_TEXT_COLUMNS: Final = 1024
 
 _log = Logger()
 
@@ -101,7 +80,7 @@ class ErrorLog:
     def __call__(self, error: RecordedError) -> None:
         """Write *error*, or count it in a flood."""
         if self._gate.admit(error.code):
-            self._write(lambda: error_record(error, self._policy))
+            self._write(lambda: self._record(error))
 
     def reopen(self) -> None:
         """Go on in a new file of the same name, after the old one was moved away.
@@ -131,6 +110,10 @@ class ErrorLog:
             self._file.close()
         self._file = None
 
+    def _record(self, error: RecordedError) -> dict[str, Any]:
+        packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
+        return error_record(error, self._policy, packet)
+
     def _suppressed(self, code: str, count: int) -> None:
         self._write(lambda: {"code": code, "suppressed": count})
 
@@ -139,7 +122,7 @@ class ErrorLog:
         if self._file is None:
             return
         try:
-            line = json.dumps({"time": _timestamp(self._now()), **record()}) + "\n"
+            line = json.dumps({"time": timestamp(self._now()), **record()}) + "\n"
             self._lines.write(self._file, line.encode("ascii"))
             self._file.flush()
         except Exception as error:
@@ -158,38 +141,6 @@ class ErrorLog:
                 _log.warn("The error log works again; {lost} lines are lost", lost=self.lost_lines)
 
 
-def error_record(error: RecordedError, policy: MaskingPolicy) -> dict[str, object]:
-    """What a line tells of *error*: all of the names but ``time``."""
-    packet = masked_packet(error, RAW_PACKET_BYTES, policy)
-    request, field = error.request, field_of(error, policy)
-    told: dict[str, object] = {
-        "code": error.code,
-        "reason": visible(error.reason),
-        "status": error.status,
-        "phase": error.phase,
-        "bytes_parsed": error.bytes_parsed,
-        "offset": error.offset,
-        "raw_packet": packet and b64encode(packet.data).decode("ascii"),
-        "raw_packet_offset": packet and packet.offset,
-        "peer": None if error.peer is None else peer_text(error.peer),
-        "method": request and _text(request.method),
-        "target": request and _text(mask_target(request.target, policy)),
-        "field": None if field is None else _text(field),
-    }
-    if isinstance(error, UpstreamError):
-        told["upstream"] = visible(error.upstream)
-    return told
-
-
 def _opened(path: str | os.PathLike[str]) -> BinaryIO:
     # Unbuffered: what a line says must not be lost with the process.
     return open(path, "ab", buffering=0)
-
-
-def _text(data: bytes) -> str:
-    return shortened(data, _TEXT_COLUMNS, tail=_TEXT_COLUMNS // 2)
-
-
-def _timestamp(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

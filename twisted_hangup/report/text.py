@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from typing import Any, Final
 
 _NAMED: Final = {0x09: r"\t", 0x0A: r"\n", 0x0D: r"\r", 0x5C: r"\\"}
@@ -65,3 +66,9 @@ def peer_text(peer: Any) -> str:
     if host is None or port is None:
         return "unix" if hasattr(peer, "name") else visible(re.sub(r"\(.*", "", repr(peer)))
     return visible(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
+
+
+def timestamp(seconds: float) -> str:
+    """A Unix time in ISO 8601, UTC, with milliseconds: ``2023-11-14T22:13:20.123Z``."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,24 +7,21 @@ printable ASCII, whatever a peer sent; its bytes leave as base64.
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Callable, Container, Iterable
-from datetime import datetime, timezone
 from typing import Any, Final
 
-from ..errors import RecordedError, UpstreamError
+from ..errors import RecordedError
 from ..journal.journal import Entry, Snapshot
+from ..journal.records import error_record, record_text
 from ..report import response_rules
 from ..report import rules as _rules
-from ..report.masking import MaskingPolicy, culprit_index, mask_target
+from ..report.masking import MaskingPolicy, culprit_index
 from ..report.remedies import REMEDIES, entry_of
-from ..report.report import byte_name, field_of, masked_packet, report_error, request_line_of
-from ..report.text import peer_text, shortened, visible
+from ..report.report import Excerpt, byte_name, masked_packet, report_error, request_line_of
+from ..report.text import timestamp, visible
 
 #: Most bytes of a packet that are shown: 64 lines of a hex dump.
 PACKET_BYTES: Final = 1024
-
-_TEXT_COLUMNS: Final = 1024
 
 
 class Records:
@@ -61,8 +58,8 @@ class Records:
         self._forget_all_but(snapshot.entries)
         totals = {
             "complete": only is None,
-            "since": _timestamp(snapshot.since),
-            "now": _timestamp(self._now()),
+            "since": timestamp(snapshot.since),
+            "now": timestamp(self._now()),
             "connections": self._connections(),
             "by_code": _visible_keys(snapshot.by_code.items()),
             "by_phase": dict(snapshot.by_phase),
@@ -96,30 +93,24 @@ class Records:
 
 
 def record_of(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
-    """One error, secrets hidden."""
+    """What the page shows of one error, secrets hidden."""
     error = entry.error
-    request, field = error.request, field_of(error, policy)
+    packet = masked_packet(error, PACKET_BYTES, policy)
     rules = _rules if error.about == "request" else response_rules
     rule = rules.rule_of(error.code, error.reason)
     remedy = REMEDIES.get(entry_of(error.code) or "")
+    culprit = packet and _culprit(error, packet)
     return {
         "number": entry.number,
-        "time": _timestamp(entry.time),
-        "code": visible(error.code),
-        "reason": visible(error.reason),
-        "phase": error.phase,
-        "status": error.status,
+        "time": timestamp(entry.time),
         "settled": entry.settled,
         "answered": entry.answered,
-        "peer": None if error.peer is None else peer_text(error.peer),
-        "upstream": visible(error.upstream) if isinstance(error, UpstreamError) else None,
-        "method": request and _text(request.method),
-        "target": request and _text(mask_target(request.target, policy)),
-        "line": _text(request_line_of(error, policy)),
-        "field": None if field is None else _text(field),
-        "offset": error.offset,
-        "bytes_parsed": error.bytes_parsed,
-        **_packet_of(error, policy),
+        "upstream": None,  # as the record has it where there is one
+        **error_record(error, policy, packet),
+        "line": record_text(request_line_of(error, policy)),
+        "raw_packet_length": None if error.raw_packet is None else len(error.raw_packet),
+        "culprit": culprit,
+        "culprit_name": byte_name(packet.data[culprit]) if packet and culprit is not None else None,
         "rule": rule and rule.text,
         "source": (rule and rule.source) or None,
         "cause": remedy and remedy.cause,
@@ -128,33 +119,15 @@ def record_of(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
     }
 
 
-def _packet_of(error: RecordedError, policy: MaskingPolicy) -> dict[str, Any]:
-    """The packet around the error, and which of its bytes is to blame."""
-    packet, excerpt = error.raw_packet, masked_packet(error, PACKET_BYTES, policy)
-    told: dict[str, Any] = dict.fromkeys(("raw_packet", "raw_packet_offset", "raw_packet_length"))
-    told |= {"culprit": None, "culprit_name": None}
-    if packet is None or excerpt is None:
-        return told
-    told["raw_packet"] = b64encode(excerpt.data).decode("ascii")
-    told["raw_packet_offset"] = excerpt.offset
-    told["raw_packet_length"] = len(packet)
+def _culprit(error: RecordedError, packet: Excerpt) -> int | None:
+    """Index in *packet* of the byte to blame."""
     where = error.broke_at
     # No byte is to blame where a whole line is wrong, or where the input ended.
-    if where is not None and where.caret < len(where.line):
-        at = culprit_index(packet, error.bytes_parsed or 0, where) - excerpt.offset
-        if 0 <= at < len(excerpt.data):
-            told |= {"culprit": at, "culprit_name": byte_name(excerpt.data[at])}
-    return told
+    if where is None or where.caret >= len(where.line):
+        return None
+    at = culprit_index(error.raw_packet or b"", error.bytes_parsed or 0, where) - packet.offset
+    return at if 0 <= at < len(packet.data) else None
 
 
 def _visible_keys(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     return {visible(name): count for name, count in counts}
-
-
-def _text(data: bytes) -> str:
-    return shortened(data, _TEXT_COLUMNS, tail=_TEXT_COLUMNS // 2)
-
-
-def _timestamp(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

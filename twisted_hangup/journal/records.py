@@ -1,0 +1,71 @@
+"""An error as a record: what error log, status page and ``explain`` say of it alike.
+
+The names are an interface: they are never renamed, and each record has all of them but
+``upstream``.
+
+====================== =================================================================
+``code``, ``reason``   `ClientError.code` and `ClientError.reason`
+``status``             status of the default answer, or null
+``phase``              `ClientError.phase`
+``bytes_parsed``       Node's offset in the *whole* packet, or null
+``offset``             the same place counted from the start of the message, or null
+``raw_packet``         the packet around the error, base64, or null
+``raw_packet_offset``  index in the whole packet of the first byte of ``raw_packet``, or
+                       null; subtract it from ``bytes_parsed`` to find the place there
+``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null
+``method``, ``target`` of the request, once its target had come, or null
+``field``              name of the field it broke in, or null
+``upstream``           of a proxy's ``ERR_UPSTREAM_*`` only: the URL of the server that failed
+====================== =================================================================
+
+Nothing leaves this module unmasked or unescaped.  Secrets are hidden as
+`twisted_hangup.report.masking` tells.  In text, bytes outside 0x20-0x7e stand as ``\\x01``
+and a backslash is doubled; text longer than 1,024 characters is cut in the middle (``...``).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Any, Final
+
+from ..errors import RecordedError, UpstreamError
+from ..report.masking import MaskingPolicy, mask_target
+from ..report.report import Excerpt, field_of
+from ..report.text import peer_text, shortened, visible
+
+_TEXT_COLUMNS: Final = 1024
+
+
+def error_record(
+    error: RecordedError, policy: MaskingPolicy, packet: Excerpt | None
+) -> dict[str, Any]:
+    """The record of *error*, for JSON.
+
+    Args:
+        error: Of a client, or of a server behind a proxy.
+        policy: What is secret.
+        packet: As much of its packet as there is room for: see `masked_packet`.
+    """
+    request, field = error.request, field_of(error, policy)
+    record = {
+        "code": visible(error.code),
+        "reason": visible(error.reason),
+        "status": error.status,
+        "phase": error.phase,
+        "bytes_parsed": error.bytes_parsed,
+        "offset": error.offset,
+        "raw_packet": packet and b64encode(packet.data).decode("ascii"),
+        "raw_packet_offset": packet and packet.offset,
+        "peer": None if error.peer is None else peer_text(error.peer),
+        "method": request and record_text(request.method),
+        "target": request and record_text(mask_target(request.target, policy)),
+        "field": None if field is None else record_text(field),
+    }
+    if isinstance(error, UpstreamError):
+        record["upstream"] = visible(error.upstream)
+    return record
+
+
+def record_text(data: bytes) -> str:
+    """*data* as it stands in a record."""
+    return shortened(data, _TEXT_COLUMNS, tail=_TEXT_COLUMNS // 2)
