@@ -14,7 +14,7 @@ from twisted_hangup.__main__ import main
 from twisted_hangup.errors import ClientHangUp, RecordedError, UpstreamError
 from twisted_hangup.journal import Journal
 from twisted_hangup.report.masking import DEFAULT_POLICY
-from twisted_hangup.status.records import Records
+from twisted_hangup.status.snapshots import Snapshots
 
 LONG = b"\\" * 5000
 
@@ -40,8 +40,8 @@ def shown(error: RecordedError) -> dict[str, Any]:
         journal.record_upstream(error)
     else:
         journal.record(error)  # type: ignore[arg-type]
-    records = Records(DEFAULT_POLICY, lambda: 0.0, lambda: 0)
-    [entry] = json.loads(records.snapshot(journal.snapshot()))["entries"]
+    snapshots = Snapshots(DEFAULT_POLICY, lambda: 0.0, lambda: 0)
+    [entry] = json.loads(snapshots.json(journal.snapshot()))["entries"]
     assert isinstance(entry, dict)
     return entry
 

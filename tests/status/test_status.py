@@ -23,7 +23,7 @@ from twisted_hangup.journal import Journal
 from twisted_hangup.report.masking import MaskingPolicy
 from twisted_hangup.status.access import MOST_SESSIONS, SESSION_SECONDS, Access
 from twisted_hangup.status.page import document
-from twisted_hangup.status.records import PACKET_BYTES, Records
+from twisted_hangup.status.snapshots import PACKET_BYTES, Snapshots
 
 TOKEN = "a-token-of-the-operators"
 HOSTILE = (
@@ -411,8 +411,8 @@ def test_upstream_errors_are_told() -> None:
     error = UpstreamError("refused", code="ERR_UPSTREAM_REFUSED", phase="response")
     error.upstream = "http://127.0.0.1:1\x1b"
     journal.record_upstream(error)
-    records = Records(MaskingPolicy(), lambda: 2000.0, lambda: 3)
-    told = json.loads(records.snapshot(journal.snapshot()))
+    snapshots = Snapshots(MaskingPolicy(), lambda: 2000.0, lambda: 3)
+    told = json.loads(snapshots.json(journal.snapshot()))
     [entry] = told["entries"]
     assert entry["upstream"] == r"http://127.0.0.1:1\x1b"
     assert (entry["time"], entry["peer"]) == ("1970-01-01T00:16:40.000Z", None)
@@ -422,15 +422,15 @@ def test_upstream_errors_are_told() -> None:
 def test_records_are_made_once() -> None:
     """An error is put into words once, again when it is answered, and then forgotten."""
     journal = Journal(lambda: 1000.0)
-    records = Records(MaskingPolicy(), lambda: 0.0, lambda: 0)
+    snapshots = Snapshots(MaskingPolicy(), lambda: 0.0, lambda: 0)
     error = ParseError("Invalid", code="HPE_INVALID_URL", phase="head")
     journal.record(error)
-    records.snapshot(journal.snapshot())
+    snapshots.json(journal.snapshot())
     error.reason = "never told"
-    assert "never told" not in records.snapshot(journal.snapshot())
+    assert "never told" not in snapshots.json(journal.snapshot())
     journal.settle(error, 400)
-    assert "never told" in records.snapshot(journal.snapshot())
+    assert "never told" in snapshots.json(journal.snapshot())
     for _ in range(200):
         journal.record(ParseError("Invalid", code="HPE_INVALID_URL", phase="head"))
-    records.snapshot(journal.snapshot())
-    assert len(records._made) == len(journal.snapshot().entries) == 100
+    snapshots.json(journal.snapshot())
+    assert len(snapshots._made) == len(journal.snapshot().entries) == 100

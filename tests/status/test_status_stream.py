@@ -21,7 +21,7 @@ from twisted.web.test.requesthelper import DummyRequest
 from twisted_hangup.errors import ParseError
 from twisted_hangup.journal import Journal
 from twisted_hangup.report.masking import MaskingPolicy
-from twisted_hangup.status.records import Records
+from twisted_hangup.status.snapshots import Snapshots
 from twisted_hangup.status.stream import MOST_STREAMS, UPDATE_SECONDS, Streams
 
 
@@ -66,8 +66,8 @@ class Stage:
         self.clock = Clock()
         self.clock.advance(1000)
         self.journal = Journal(self.clock.seconds)
-        records = Records(MaskingPolicy(), self.clock.seconds, lambda: 0)
-        self.streams = Streams(self.journal, records, self.clock)
+        snapshots = Snapshots(MaskingPolicy(), self.clock.seconds, lambda: 0)
+        self.streams = Streams(self.journal, snapshots, self.clock)
 
     def follow(self, last_id: str | None = None) -> Followed:
         request = Followed(last_id)

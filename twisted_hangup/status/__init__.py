@@ -1,7 +1,7 @@
 """The operator's live page: what went wrong lately, in a browser, as JSON and as it happens.
 
-It shows a site's journal and changes nothing.  `access` decides who may see it, `records`
-what is told of an error, `stream` keeps browsers up to date, `page` is what they load.
+It shows a site's journal and changes nothing.  `access` decides who may see it, `snapshots`
+put the journal into JSON, `stream` keeps browsers up to date, `page` is what they load.
 """
 
 from .access import is_local as is_local

@@ -23,7 +23,7 @@ from ..server.pages import without_body
 from ..server.site import HangupSite
 from .access import Access
 from .page import document
-from .records import Records
+from .snapshots import Snapshots
 from .stream import Streams
 
 # RFC 9110, section 15.5.20
@@ -72,8 +72,8 @@ class StatusResource(Resource):
         super().__init__()
         self._site = site
         self._access = Access(clock, token)
-        self._records = Records(site.masking, now, lambda: site.open_connections)
-        self._streams = Streams(site.journal, self._records, clock)
+        self._snapshots = Snapshots(site.masking, now, lambda: site.open_connections)
+        self._streams = Streams(site.journal, self._snapshots, clock)
         self._metrics = metrics
         self._page, self._sign_in_page = document("page"), document("sign_in")
         self.token = self._access.token
@@ -139,7 +139,7 @@ class StatusResource(Resource):
         return _body(request, b"text/html; charset=utf-8", self._page.html)
 
     def _render_snapshot(self, request: Any) -> bytes:
-        data = self._records.snapshot(self._site.journal.snapshot())
+        data = self._snapshots.json(self._site.journal.snapshot())
         return _body(request, b"application/json", data.encode("ascii") + b"\n")
 
     def _render_events(self, request: Any) -> Any:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..journal.journal import Entry, Journal, Snapshot
-from .records import Records
+from .snapshots import Snapshots
 
 MOST_STREAMS: Final = 16
 
@@ -38,9 +38,9 @@ _LAST_ID: Final = re.compile(rb"([0-9a-f]{16})-([0-9]{1,15})")
 class Streams:
     """Everybody who follows one journal."""
 
-    def __init__(self, journal: Journal, records: Records, clock: IReactorTime) -> None:
+    def __init__(self, journal: Journal, snapshots: Snapshots, clock: IReactorTime) -> None:
         self._journal = journal
-        self._records = records
+        self._snapshots = snapshots
         self._clock = clock
         # Numbers of another process mean nothing here.
         self._epoch = secrets.token_hex(8)
@@ -119,7 +119,7 @@ class Streams:
         only: Container[int] | None,
         rates_from: float = 0.0,
     ) -> bytes:
-        data = self._records.snapshot(snapshot, only=only, rates_from=rates_from)
+        data = self._snapshots.json(snapshot, only=only, rates_from=rates_from)
         ident = f"{self._epoch}-{_settled_up_to(snapshot)}"
         return b"event: %s\nid: %s\ndata: %s\n\n" % (kind, ident.encode(), data.encode())
 

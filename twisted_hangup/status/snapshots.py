@@ -24,7 +24,7 @@ from ..report.text import timestamp, visible
 PACKET_BYTES: Final = 1024
 
 
-class Records:
+class Snapshots:
     """Turns what a journal keeps into JSON; each error once, for all who look."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Records:
         self._connections = connections
         self._made: dict[int, tuple[bool, str]] = {}
 
-    def snapshot(
+    def json(
         self,
         snapshot: Snapshot,
         *,
@@ -87,12 +87,12 @@ class Records:
     def _entry(self, entry: Entry) -> str:
         made = self._made.get(entry.number)
         if made is None or made[0] != entry.settled:
-            made = entry.settled, json.dumps(record_of(entry, self._policy))
+            made = entry.settled, json.dumps(entry_record(entry, self._policy))
             self._made[entry.number] = made
         return made[1]
 
 
-def record_of(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
+def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
     """What the page shows of one error, secrets hidden."""
     error = entry.error
     packet = masked_packet(error, PACKET_BYTES, policy)
