@@ -419,7 +419,7 @@ def test_upstream_errors_are_told() -> None:
     assert (told["now"], told["connections"]) == ("1970-01-01T00:33:20.000Z", 3)
 
 
-def test_records_are_made_once() -> None:
+def test_entries_are_put_into_words_once() -> None:
     """An error is put into words once, again when it is answered, and then forgotten."""
     journal = Journal(lambda: 1000.0)
     snapshots = Snapshots(MaskingPolicy(), lambda: 0.0, lambda: 0)
@@ -433,4 +433,4 @@ def test_records_are_made_once() -> None:
     for _ in range(200):
         journal.record(ParseError("Invalid", code="HPE_INVALID_URL", phase="head"))
     snapshots.json(journal.snapshot())
-    assert len(snapshots._made) == len(journal.snapshot().entries) == 100
+    assert len(snapshots._entries) == len(journal.snapshot().entries) == 100

@@ -245,7 +245,7 @@ async def test_a_browser_that_does_not_read(pair: Pair) -> None:
     assert stream._paused and before < 4 * len(comment)
     await pair.break_something()
     await pause(2 * UPDATE_SECONDS)
-    assert waiting() <= before and stream._behind
+    assert waiting() <= before and stream._outdated
     received = await in_thread(lambda: read_on(client, b'"HPE_INVALID_HEADER_TOKEN"'))
     assert b"event: snapshot\n" in received[-100_000:]
     client.close()

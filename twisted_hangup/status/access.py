@@ -56,18 +56,18 @@ class Access:
         Names besides ``localhost`` are never right: anybody can let one resolve to us.
         """
         hosts = request.requestHeaders.getRawHeaders(b"host", [])
-        found = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
-        if found is None:
+        host = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
+        if host is None:
             return False
         listening = request.getHost()
-        if found["name"] is not None and found["name"].lower() == "localhost":
+        if host["name"] is not None and host["name"].lower() == "localhost":
             return is_local(listening)
-        named = _ip(found["ipv6"] or found["name"])
-        if named is None:
+        address = _ip(host["ipv6"] or host["name"])
+        if address is None:
             return False
-        if named.is_loopback and is_local(listening):
+        if address.is_loopback and is_local(listening):
             return True
-        return named == _ip(getattr(listening, "host", None))
+        return address == _ip(getattr(listening, "host", None))
 
     def is_foreign(self, request: Any) -> bool:
         """Whether a browser says that *request* was made by a page of somebody else's.

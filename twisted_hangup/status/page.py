@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 _HERE: Final = Path(__file__).parent
 
-#: What stands in the place of ``/* style */`` and ``/* script */``, one behind the other.
+#: What stands in the place of ``/* style */`` and ``/* script */``, one after the other.
 _PARTS: Final = {
     "style": ("page.css",),
     "script": ("chart.js", "packet.js", "errors.js", "page.js"),

@@ -1,4 +1,4 @@
-"""What is found where, and what every response of the status page has."""
+"""Which path has what, and what every response of the status page has."""
 
 from __future__ import annotations
 

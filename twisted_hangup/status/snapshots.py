@@ -1,4 +1,4 @@
-"""What is told of an error, as JSON.  Nothing leaves this module unmasked or unescaped.
+"""A journal as JSON, for the page.  Nothing leaves this module unmasked or unescaped.
 
 docs/status.md has the names, which are an interface: they are never renamed.  All text is
 printable ASCII, whatever a peer sent; its bytes leave as base64.
@@ -39,7 +39,8 @@ class Snapshots:
         self._policy = policy
         self._now = now
         self._connections = connections
-        self._made: dict[int, tuple[bool, str]] = {}
+        #: Number of an entry -> whether it was settled then, and its JSON.
+        self._entries: dict[int, tuple[bool, str]] = {}
 
     def json(
         self,
@@ -52,10 +53,11 @@ class Snapshots:
 
         Args:
             snapshot: Of the journal.
-            only: Numbers of the entries to tell; all by default.
-            rates_from: The first second, since 1970, whose rates are told.
+            only: Numbers of the entries that are in it; all by default.
+            rates_from: The first second, since 1970, whose rates are in it.
         """
-        self._forget_all_but(snapshot.entries)
+        kept = {entry.number for entry in snapshot.entries}
+        self._entries = {n: entry for n, entry in self._entries.items() if n in kept}
         totals = {
             "complete": only is None,
             "since": timestamp(snapshot.since),
@@ -75,21 +77,17 @@ class Snapshots:
             "top_peers": [[visible(peer), count] for peer, count in snapshot.top_peers],
             "top_codes": [[visible(code), count] for code, count in snapshot.top_codes],
         }
-        told = (entry for entry in snapshot.entries if only is None or entry.number in only)
-        entries = ", ".join(map(self._entry, told))
+        entries = ", ".join(
+            self._entry(entry) for entry in snapshot.entries if only is None or entry.number in only
+        )
         return f'{json.dumps(totals)[:-1]}, "entries": [{entries}]}}'
 
-    def _forget_all_but(self, entries: Iterable[Entry]) -> None:
-        kept = {entry.number for entry in entries}
-        for number in [number for number in self._made if number not in kept]:
-            del self._made[number]
-
     def _entry(self, entry: Entry) -> str:
-        made = self._made.get(entry.number)
-        if made is None or made[0] != entry.settled:
-            made = entry.settled, json.dumps(entry_record(entry, self._policy))
-            self._made[entry.number] = made
-        return made[1]
+        settled, text = self._entries.get(entry.number, (None, ""))
+        if settled is not entry.settled:
+            text = json.dumps(entry_record(entry, self._policy))
+            self._entries[entry.number] = entry.settled, text
+        return text
 
 
 def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:

@@ -98,7 +98,7 @@ class Streams:
         message = self._message(b"update", snapshot, self._changed, self._rates_from)
         self._changed.clear()
         self._updated = self._clock.seconds()
-        # The newest second is told again: it may not have been over.
+        # The newest second is sent again: it may not have been over.
         self._rates_from = snapshot.rates[-1][0] if snapshot.rates else 0.0
         self._wake_in(HEARTBEAT_SECONDS)
         for stream in list(self._streams):
@@ -141,7 +141,7 @@ class _Stream:
         self._request = request
         self._everything = everything
         self._paused = False
-        self._behind = False
+        self._outdated = False
         self._ended = False
 
     def send(self, message: bytes) -> None:
@@ -149,7 +149,7 @@ class _Stream:
         if self._ended:
             return
         if self._paused:
-            self._behind = True
+            self._outdated = True
         else:
             self._request.write(message)
 
@@ -164,8 +164,8 @@ class _Stream:
 
     def resumeProducing(self) -> None:
         self._paused = False
-        if self._behind:
-            self._behind = False
+        if self._outdated:
+            self._outdated = False
             self.send(self._everything())
 
     def stopProducing(self) -> None:
