@@ -210,34 +210,6 @@ def test_path_is_appended_to_and_flushed(tmp_path: Path) -> None:
     log.close()
 
 
-def test_reopen_goes_on_in_a_new_file(tmp_path: Path) -> None:
-    """After a rotation lines go to the new file, and the old one is let go."""
-    path, old = tmp_path / "errors.log", tmp_path / "errors.log.1"
-    log = ErrorLog(str(path), Clock())
-    log(HANG_UP)
-    path.rename(old)
-    log(HANG_UP)
-    log.reopen()
-    log(HANG_UP)
-    log.close()
-    log.reopen()
-    assert (len(lines(old)), len(lines(path))) == (2, 1)
-
-
-def test_reopen_that_fails_keeps_the_old_file(tmp_path: Path, events: list[LogEvent]) -> None:
-    """If the directory has gone, that is logged and lines go where they went before."""
-    (tmp_path / "logs").mkdir()
-    path, old = tmp_path / "logs" / "errors.log", tmp_path / "old"
-    log = ErrorLog(path, Clock())
-    path.rename(old)
-    path.parent.rmdir()
-    log.reopen()
-    log(HANG_UP)
-    log.close()
-    assert len(lines(old)) == 1
-    assert [event["log_level"].name for event in events] == ["error"]
-
-
 def test_path_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     """A wrong path is an error at start, where someone is looking."""
     with pytest.raises(FileNotFoundError):

@@ -13,26 +13,19 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.web.http import datetimeToLogString
 
 from ..errors import CLIENT_LEFT, ClientError, ClientHangUp
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ..report.text import visible
-from .files import WholeLines
+from .files import Output, WholeLines
 
 #: nginx's status for a connection that the server closed without a response.
 NO_RESPONSE: Final = 444
 
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
-
-
-class Output(Protocol):
-    """What the lines are written to: an unbuffered binary file, opened for appending."""
-
-    def write(self, data: bytes, /) -> int | None: ...
-    def close(self) -> object: ...
 
 
 class AccessLog:

@@ -24,7 +24,7 @@ from ..limits import KIB
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..report.report import masked_packet
 from ..report.text import timestamp, visible
-from .files import WholeLines
+from .files import WholeLines, open_log
 from .flood import FloodGate
 from .records import error_record
 
@@ -66,9 +66,9 @@ class ErrorLog:
         Raises:
             OSError: The file cannot be opened.
         """
-        self._path = file if isinstance(file, (str, os.PathLike)) else None
+        self._is_ours = isinstance(file, (str, os.PathLike))
         self._file: BinaryIO | None = (
-            _opened(file) if isinstance(file, (str, os.PathLike)) else file
+            open_log(file) if isinstance(file, (str, os.PathLike)) else file
         )
         self._gate = FloodGate(clock, per_second, self._suppressed)
         self._policy = policy
@@ -82,31 +82,10 @@ class ErrorLog:
         if self._gate.admit(error.code):
             self._write(lambda: self._record(error))
 
-    def reopen(self) -> None:
-        """Go on in a new file of the same name, after the old one was moved away.
-
-        Nothing happens to a file that was given open.  If the new one cannot be opened,
-        that is logged and the old one stays in use.
-        """
-        if self._path is None or self._file is None:
-            return
-        try:
-            reopened = _opened(self._path)
-        except OSError as error:
-            _log.error(
-                "Cannot reopen the error log {path}: {error}",
-                path=visible(os.fspath(self._path)),
-                error=visible(str(error)),
-            )
-            return
-        self._file.close()
-        self._file = reopened
-        self._lines = WholeLines()
-
     def close(self) -> None:
         """Tell what a flood has suppressed so far, and close the file.  Twice is harmless."""
         self._gate.close()
-        if self._path is not None and self._file is not None:
+        if self._is_ours and self._file is not None:
             self._file.close()
         self._file = None
 
@@ -139,8 +118,3 @@ class ErrorLog:
             if self._failing:
                 self._failing = False
                 _log.warn("The error log works again; {lost} lines are lost", lost=self.lost_lines)
-
-
-def _opened(path: str | os.PathLike[str]) -> BinaryIO:
-    # Unbuffered: what a line says must not be lost with the process.
-    return open(path, "ab", buffering=0)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from typing import BinaryIO, Protocol
 
 
 class Output(Protocol):
-    """A binary file, raw or buffered."""
+    """A binary file, opened for appending."""
 
     def write(self, data: bytes, /) -> int | None: ...
+    def close(self) -> object: ...
+
+
+def open_log(path: str | os.PathLike[str]) -> BinaryIO:
+    """The file at *path*, unbuffered, so that a line is there when it is written.
+
+    Raises:
+        OSError: It cannot be appended to.
+    """
+    return open(path, "ab", buffering=0)
 
 
 class WholeLines:

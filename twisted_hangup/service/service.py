@@ -18,6 +18,7 @@ from twisted.web.resource import IResource
 from ..journal.access_log import AccessLog
 from ..journal.console import ConsoleLog
 from ..journal.error_log import ErrorLog
+from ..journal.files import open_log
 from ..limits import Lenience
 from ..proxy.resource import ProxyResource
 from ..server.site import HangupSite
@@ -149,12 +150,12 @@ def _open_logs(
 
 
 def _open_log(option: str, path: str) -> BinaryIO:
-    """Open *path* for appending, unbuffered, so that a line is there when it is written."""
+    """The file that *option* names; ``-`` is standard output."""
     if path == "-":
         # Not sys.stdout: twistd turns that into a part of its own log.
         return open(1, "wb", buffering=0, closefd=False)
     try:
-        return open(path, "ab", buffering=0)
+        return open_log(path)
     except OSError as error:
         raise UsageError(f"{option}: cannot write {path!r}: {error.strerror}") from error
 
