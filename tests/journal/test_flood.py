@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.parsing import own_size
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 
 from twisted_hangup.journal.flood import (
     MOST_CODES,
@@ -16,6 +17,7 @@ from twisted_hangup.journal.flood import (
     MOST_FIRSTS,
     OTHER_CODES,
     FloodGate,
+    ThrottledWarning,
 )
 
 
@@ -167,3 +169,14 @@ def test_timer_never_fires_in_the_second_it_tells_of(start: float) -> None:
     (timer,) = told.clock.getDelayedCalls()
     assert timer.getTime() >= int(start) + 1
     told.gate.close()
+
+
+def test_throttled_warning() -> None:
+    """A warning is given at once, then at most once a second."""
+    clock = Clock()
+    with capturedLogs() as events:
+        warn = ThrottledWarning(clock)
+        for _ in range(25):
+            warn("trouble {n}", n=1)
+            clock.advance(0.1)
+    assert [formatEvent(event) for event in events] == ["trouble 1"] * 3

@@ -14,9 +14,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from twisted_hangup.journal.flood import ThrottledWarning
 from twisted_hangup.service import open_files
 from twisted_hangup.service.accept import REST_SECONDS, Gate
-from twisted_hangup.service.warnings import SeldomWarning
 
 
 class Greeter(Protocol):
@@ -47,7 +47,7 @@ class Guarded:
         return [
             formatEvent(event)
             for event in self.events
-            if event.get("log_namespace") == SeldomWarning.__module__
+            if event.get("log_namespace") == ThrottledWarning.__module__
         ]
 
     def connect(self) -> Deferred[Client]:
@@ -210,14 +210,3 @@ def test_room_for_connections() -> None:
     assert open_files.room_for_connections(1) == 1
     assert 0 < open_files.room_for_connections(1024) <= 1024 - open_files.LEAST_SPARE
     assert open_files.room_for_connections(160_000) <= 150_000
-
-
-def test_seldom_warning() -> None:
-    """A warning is given at once, then at most once a second."""
-    clock = Clock()
-    with capturedLogs() as said:
-        warn = SeldomWarning(clock)
-        for _ in range(25):
-            warn("trouble {n}", n=1)
-            clock.advance(0.1)
-    assert [formatEvent(event) for event in said] == ["trouble 1"] * 3

@@ -1,4 +1,4 @@
-"""How many errors of a flood are told one by one, and how the rest are told at all."""
+"""What a log says in a flood: so many errors one by one, and how many more there were."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
 
 #: Codes told apart in one second.  There are fewer; OpenSSL's are its own to choose.
 MOST_CODES: Final = 200
@@ -21,6 +22,8 @@ MOST_FIRSTS: Final = 10
 
 #: How many counts are told of one second.
 MOST_COUNTS: Final = 10
+
+_log = Logger()
 
 
 class FloodGate:
@@ -110,3 +113,20 @@ class FloodGate:
         told = counts[: MOST_COUNTS - 1]
         rest += sum(count for _, count in counts[MOST_COUNTS - 1 :])
         return [*told, (OTHER_CODES, rest)]
+
+
+class ThrottledWarning:
+    """Warns at once, and again only when *seconds* have passed: a trouble may come often."""
+
+    def __init__(self, clock: IReactorTime, seconds: float = 1.0) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._quiet_until: float | None = None
+
+    def __call__(self, format: str, **values: object) -> None:  # noqa: A002  # Logger's own word
+        """Log *format* with *values* at level *warn*, or say nothing."""
+        now = self._clock.seconds()
+        if self._quiet_until is not None and now < self._quiet_until:
+            return
+        self._quiet_until = now + self._seconds
+        _log.warn(format, **values)

@@ -21,8 +21,8 @@ from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTi
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..journal.flood import ThrottledWarning
 from . import open_files
-from .warnings import SeldomWarning
 
 #: Connections accepted in one turn of the reactor before others get theirs.
 ACCEPTS_PER_TURN: Final = 100
@@ -45,7 +45,7 @@ class Gate:
         self.most = most
         self.open = 0
         self._clock = clock
-        self._warn = SeldomWarning(clock)
+        self._warn = ThrottledWarning(clock)
         self._ports: list[Any] = []
         self._closed = False
         self._rest: IDelayedCall | None = None

@@ -15,16 +15,16 @@ from twisted.python.reflect import namedAny
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
 
+from ..journal.flood import ThrottledWarning
 from ..limits import Limits, OutboundTimeouts
 from ..proxy.forwarding import Forwarding
 from ..proxy.resource import ProxyResource
 from ..wsgi import HangupWSGIResource
 from .static import StaticFiles
-from .warnings import SeldomWarning
 
 
 def directory(
-    path: str, *, dotfiles: bool, follow_links: bool, out_of_files: SeldomWarning
+    path: str, *, dotfiles: bool, follow_links: bool, out_of_files: ThrottledWarning
 ) -> IResource:
     """The files under *path*.
 

@@ -19,6 +19,7 @@ from ..journal.access_log import AccessLog
 from ..journal.console import ConsoleLog
 from ..journal.error_log import ErrorLog
 from ..journal.files import open_log
+from ..journal.flood import ThrottledWarning
 from ..limits import Lenience
 from ..proxy.resource import ProxyResource
 from ..server.site import HangupSite
@@ -30,7 +31,6 @@ from .options import Options as Options
 from .ports import endpoint
 from .serving import HangupService
 from .status import status_service
-from .warnings import SeldomWarning
 from .welcome import WelcomePage
 
 _log = Logger()
@@ -63,7 +63,7 @@ def makeService(options: Options) -> IService:
 
 def _make_service(options: Options, reactor: Any) -> HangupService:
     endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
-    warn = SeldomWarning(reactor)
+    warn = ThrottledWarning(reactor)
     content = _content_of(options, reactor, warn)
     site = LoggedSite(
         content,
@@ -98,7 +98,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     )
 
 
-def _content_of(options: Options, reactor: Any, warn: SeldomWarning) -> IResource:
+def _content_of(options: Options, reactor: Any, warn: ThrottledWarning) -> IResource:
     if options["path"] is not None:
         return _content.directory(
             options["path"],
@@ -123,7 +123,7 @@ def _content_of(options: Options, reactor: Any, warn: SeldomWarning) -> IResourc
 
 
 def _open_logs(
-    site: LoggedSite, options: Options, reactor: Any, warn: SeldomWarning
+    site: LoggedSite, options: Options, reactor: Any, warn: ThrottledWarning
 ) -> list[Callable[[], object]]:
     """Open what --access-log and --error-log name, and return what closes them."""
     closers: list[Callable[[], object]] = []

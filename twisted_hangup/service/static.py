@@ -11,8 +11,8 @@ from twisted.web.http import SERVICE_UNAVAILABLE
 from twisted.web.resource import IResource
 from twisted.web.static import File
 
+from ..journal.flood import ThrottledWarning
 from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, without_body
-from .warnings import SeldomWarning
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
@@ -38,7 +38,7 @@ class StaticFiles(File):
 
     dotfiles = False
     follow_links = False
-    out_of_files: SeldomWarning
+    out_of_files: ThrottledWarning
     indexNames = ["index.html", "index.htm"]
     childNotFound = PAGE_NOT_FOUND  # type: ignore[assignment]  # any resource will do
     forbidden = PAGE_FORBIDDEN  # type: ignore[assignment]
