@@ -1,5 +1,7 @@
 """What went wrong: kept, counted, and written to the logs."""
 
+from .console import ConsoleLog as ConsoleLog
+from .error_log import ErrorLog as ErrorLog
 from .journal import PEERS_COUNTED as PEERS_COUNTED
 from .journal import RECENT_BYTES as RECENT_BYTES
 from .journal import RECENT_ERRORS as RECENT_ERRORS

@@ -23,12 +23,12 @@ _REQUEST_TAIL: Final = 20
 
 
 class ConsoleLog:
-    """A watcher that tells each `RecordedError` to a Twisted logger.
+    """A watcher that writes each `RecordedError` to a Twisted logger.
 
     Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
     ``peer`` and ``request`` (the request line so far), all of them text or numbers fit to
     show; the lines that end a flood hold ``code`` and ``suppressed``.  A client
-    that leaves an idle connection with a reset, or in the TLS handshake, is told at debug
+    that leaves an idle connection with a reset, or in the TLS handshake, is logged at debug
     level: load balancers do that to see whether we live.
     """
 
@@ -45,7 +45,7 @@ class ConsoleLog:
             clock: Seconds and timers, to tell floods.
             per_second: Lines in each second, for each level, besides up to 10 that are the
                 first of their code, and up to 10 with counts; 0 for no limit.  With both
-                levels, that is less than 50 lines: few codes are told at debug level.
+                levels, that is less than 50 lines: few codes are logged at debug level.
             policy: What is secret besides the usual.
             logger: Where the lines go; by default the one of the namespace that operators know.
         """

@@ -16,8 +16,8 @@ HOUR: Final = 3600
 class Rates:
     """Counts by second in a ring of an hour, so that nothing has to be thrown away.
 
-    A clock that is set back does no harm: seconds that are not over yet are not told, and
-    are written over when they come again.
+    A clock that is set back does no harm: seconds that have not come yet are left out, and
+    are written over when they come.
     """
 
     __slots__ = ("_ring", "_second", "_this")
@@ -32,10 +32,10 @@ class Rates:
         """Count one error in *second*, a Unix time."""
         if second != self._second:
             place = second % HOUR
-            there = self._ring.get(place)
-            if there is None or there[0] != second:
-                there = self._ring[place] = (second, {})
-            self._second, self._this = there
+            counts = self._ring.get(place)
+            if counts is None or counts[0] != second:
+                counts = self._ring[place] = (second, {})
+            self._second, self._this = counts
         self._this[code] = self._this.get(code, 0) + 1
 
     def last_hour(self, now: int) -> tuple[tuple[int, Mapping[str, int]], ...]:
@@ -52,8 +52,8 @@ class Top:
     there.  (Metwally, Agrawal, El Abbadi: "Efficient computation of frequent and top-k
     elements in data streams", 2005.)
 
-    What is told of a key is without what it has inherited, so it may be less than the truth
-    and is never more: a million peers with one error each are told as that, and not as a
+    `most` leaves out what a key has inherited, so its count may be less than the truth and
+    is never more: a million peers with one error each come out as that, and not as a
     thousand with a thousand each.
     """
 
@@ -94,5 +94,5 @@ class Top:
 
     def most(self, number: int) -> tuple[tuple[str, int], ...]:
         """The *number* of keys with the most, and how often each was added at least."""
-        told = ((key, count - self._inherited.get(key, 0)) for key, count in self._counts.items())
-        return tuple(nsmallest(number, told, key=lambda pair: (-pair[1], pair[0])))
+        own = ((key, count - self._inherited.get(key, 0)) for key, count in self._counts.items())
+        return tuple(nsmallest(number, own, key=lambda pair: (-pair[1], pair[0])))

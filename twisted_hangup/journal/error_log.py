@@ -3,7 +3,7 @@
 Each line has the names of `twisted_hangup.journal.records`, with at most 4 KiB of the packet,
 and before them ``time``: when it was written, in ISO 8601, UTC, with milliseconds and ``Z``.
 
-In a flood, a line per code tells what was not told by itself in a second: ``time``, ``code``
+In a flood, a line per code counts what has no line of its own in a second: ``time``, ``code``
 and ``suppressed``, a number.  There are ten such lines at most; with more codes, the last
 has the rest as ``(other codes)``.
 """
@@ -57,9 +57,9 @@ class ErrorLog:
         Args:
             file: A path, appended to; or a binary file, which is left open by `close`.
             clock: Seconds and timers, to tell floods.
-            per_second: Errors told one by one in each second, besides up to 10 that are the
-                first of their code and up to 10 lines with counts: 50 in all by default.  0 for
-                all errors.
+            per_second: Errors with a line of their own in each second, besides up to 10 that
+                are the first of their code and up to 10 lines with counts: 50 in all by
+                default.  0 for all errors.
             policy: What is secret besides the usual.
             now: Wall-clock time in seconds since 1970.
 
@@ -109,8 +109,8 @@ class ErrorLog:
             if not self._failing:
                 self._failing = True
                 # A failing disk is an OSError and no bug; anything else deserves its traceback.
-                said = _log.error if isinstance(error, OSError) else _log.failure
-                said(
+                log = _log.error if isinstance(error, OSError) else _log.failure
+                log(
                     "Cannot write the error log: {error}; lines are dropped until it works again",
                     error=visible(str(error)),
                 )

@@ -9,7 +9,7 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-#: Codes told apart in one second.  There are fewer; OpenSSL's are its own to choose.
+#: Codes kept apart in one second.  There are fewer; OpenSSL's are its own to choose.
 MOST_CODES: Final = 200
 
 #: What the codes beyond `MOST_CODES` are counted under, and those for which `MOST_COUNTS`
@@ -20,7 +20,7 @@ OTHER_CODES: Final = "(other codes)"
 #: is used up.
 MOST_FIRSTS: Final = 10
 
-#: How many counts are told of one second.
+#: How many counts there are of one second.
 MOST_COUNTS: Final = 10
 
 _log = Logger()
@@ -30,10 +30,10 @@ class FloodGate:
     """Admits so many events in each second of a clock, and counts the rest by code.
 
     The first event of a code is admitted even when that number is used up, so that a flood
-    of one kind cannot hide that there are others.  Whatever is sent, a second tells at most
-    ``per_second + MOST_FIRSTS + MOST_COUNTS`` things, and the counts add up.
+    of one kind cannot hide that there are others.  Whatever is sent, a second has at most
+    ``per_second + MOST_FIRSTS + MOST_COUNTS`` lines, and the counts add up.
 
-    What was counted in a second is told when the second is over: by the next event, by a
+    What was counted in a second comes out when the second is over: by the next event, by a
     timer where none comes, and by `close`.  The timer runs only in a flood.
     """
 
@@ -61,7 +61,7 @@ class FloodGate:
         self._timer: IDelayedCall | None = None
 
     def admit(self, code: str) -> bool:
-        """Whether an event may be told by itself; counts it under *code* if not."""
+        """Whether an event may have a line of its own; counts it under *code* if not."""
         now = self._clock.seconds()
         second = math.floor(now)
         if second != self._second:
@@ -99,20 +99,20 @@ class FloodGate:
         if timer is not None and timer.active():
             timer.cancel()
         suppressed, self._suppressed = self._suppressed, {}
-        for code, count in self._told(suppressed):
+        for code, count in self._counts(suppressed):
             self._on_suppressed(code, count)
 
-    def _told(self, suppressed: dict[str, int]) -> list[tuple[str, int]]:
+    def _counts(self, suppressed: dict[str, int]) -> list[tuple[str, int]]:
         """The counts, those that there is no room for as one."""
         counts = [*suppressed.items()]
         if len(counts) <= MOST_COUNTS:
             return counts
-        # A code of which nothing was told comes first, and then the largest numbers.
+        # A code without any line comes first, and then the largest numbers.
         rest = suppressed.pop(OTHER_CODES, 0)
         counts = sorted(suppressed.items(), key=lambda item: (self._codes[item[0]], -item[1]))
-        told = counts[: MOST_COUNTS - 1]
+        largest = counts[: MOST_COUNTS - 1]
         rest += sum(count for _, count in counts[MOST_COUNTS - 1 :])
-        return [*told, (OTHER_CODES, rest)]
+        return [*largest, (OTHER_CODES, rest)]
 
 
 class ThrottledWarning:

@@ -162,7 +162,7 @@ class Journal:
         if self._followers:
             self._tell_followers(error)
 
-    # Who is told.
+    # Who watches.
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call *watcher* with every error from now on, as it happens.
@@ -196,7 +196,7 @@ class Journal:
 
         That is an `Entry` for each error when it is recorded, and again, with the same
         number, when it is settled.  One that is not among the recent errors any more by
-        then is not told again, and one of an upstream server is settled at once.
+        then does not come again, and one of an upstream server is settled at once.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.

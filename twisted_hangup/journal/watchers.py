@@ -1,4 +1,4 @@
-"""Whoever wants to be told, and cannot do harm by it."""
+"""Whoever watches something, and cannot do it harm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _log = Logger()
 
 
 class Watchers(Generic[P]):
-    """Functions that are told of one kind of thing, in the order they were added."""
+    """Functions that are called with one kind of news, in the order they were added."""
 
     __slots__ = ("_of", "_watchers")
 
@@ -26,7 +26,7 @@ class Watchers(Generic[P]):
         return bool(self._watchers)
 
     def add(self, watcher: Callable[P, object]) -> Callable[[], None]:
-        """Tell *watcher*, too, from now on.
+        """Call *watcher*, too, from now on.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.
