@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import settings
 from support.cleanliness import expected_errors as expected_errors
 from support.cleanliness import nothing_left_behind as nothing_left_behind
 from support.cleanliness import small_heap as small_heap
@@ -17,6 +18,10 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.server import Site
 
 from twisted_hangup import HangupSite, hangup_endpoint
+
+# A property is about bytes; how long an example takes says how busy the machine is.
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 
 @pytest.hookimpl(wrapper=True)
