@@ -76,9 +76,9 @@ def _run(options: argparse.Namespace) -> int:
     except (OSError, Unreadable) as problem:
         if isinstance(problem, BrokenPipeError):
             raise
-        said = problem.strerror if isinstance(problem, OSError) else str(problem)
+        reason = problem.strerror if isinstance(problem, OSError) else str(problem)
         name = "" if options.code is not None else f"{visible(options.file)}: "
-        print(f"explain: {name}{said}", file=sys.stderr)
+        print(f"explain: {name}{reason}", file=sys.stderr)
         return 2
 
 
@@ -196,11 +196,11 @@ class AsJson:
         self.record(error_record(error, policy, packet))
 
     def record(self, record: dict[str, Any]) -> None:
-        told = {"event": "error", **record}
+        event = {"event": "error", **record}
         if "suppressed" not in record:
             rule = rule_of(record["code"], str(record.get("reason")))
-            told.update(rule=rule and rule.text, source=rule and rule.source)
-        self._write(told | _remedy(record["code"]))
+            event.update(rule=rule and rule.text, source=rule and rule.source)
+        self._write(event | _remedy(record["code"]))
 
     def code(self, code: str) -> None:
         if entry_of(code) is None:
@@ -210,8 +210,8 @@ class AsJson:
     def nothing(self, length: int) -> None:
         pass
 
-    def _write(self, told: dict[str, Any]) -> None:
-        print(json.dumps(told), flush=True)
+    def _write(self, event: dict[str, Any]) -> None:
+        print(json.dumps(event), flush=True)
 
 
 class AsText:
@@ -241,7 +241,7 @@ class AsText:
     def error(self, error: ParseError, policy: MaskingPolicy) -> None:
         first, *lines = error.report(masked=not policy.unmasked).splitlines()
         self._say(first, bad=True)
-        for line in lines[:-1]:  # the last one is the link, which stands behind the remedy
+        for line in lines[:-1]:  # the last one is the link, which comes after the remedy
             self._say(line)
         at = None
         if error.raw_packet is not None and error.broke_at is not None:
