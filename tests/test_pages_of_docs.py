@@ -27,8 +27,7 @@ from twisted_hangup.limits import Limits, Timeouts
 from twisted_hangup.report.remedies import PAGE, REMEDIES, entry_of, link_of
 from twisted_hangup.report.response_rules import RESPONSE_RULES
 from twisted_hangup.report.rules import FAMILIES, RULES
-from twisted_hangup.service.coerce import size_text
-from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options
+from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
 
 ROOT: Final = Path(__file__).parent.parent
 TEXTS: Final = {name: path.read_text() for name, path in PAGES.items()}

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from twisted_hangup.journal.flood import ThrottledWarning
-from twisted_hangup.service import open_files
+from twisted_hangup.service import accept
 from twisted_hangup.service.accept import REST_SECONDS, Gate
 
 
@@ -112,7 +112,7 @@ async def test_many_at_once(guarded: Guarded) -> None:
 async def test_out_of_files(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a file to open, accepting rests for a second at a time, with one line each."""
     files_left = False
-    monkeypatch.setattr(open_files, "any_left", lambda: files_left)
+    monkeypatch.setattr(accept, "files_left", lambda: files_left)
     client = await guarded.connect()
     await guarded.pause()
     assert not guarded.accepting()
@@ -139,7 +139,7 @@ async def test_connection_that_ends_while_accepting_rests(
     """The rest lasts its second even when connections end, or a flood could shorten it."""
     first = await guarded.connect()
     assert await greeting(first) == b"hello\n"
-    monkeypatch.setattr(open_files, "any_left", lambda: False)
+    monkeypatch.setattr(accept, "files_left", lambda: False)
     second = await guarded.connect()
     await guarded.pause()
     first.close()
@@ -152,7 +152,7 @@ async def test_connection_that_ends_while_accepting_rests(
 
 def test_ports_that_are_ready_at_once(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     """All ports rest together, for one second and on one timer; so does one that comes later."""
-    monkeypatch.setattr(open_files, "any_left", lambda: False)
+    monkeypatch.setattr(accept, "files_left", lambda: False)
     guarded.port.doRead()
     guarded.port.doRead()
     assert len(guarded.clock.getDelayedCalls()) == 1
@@ -207,6 +207,6 @@ def test_foreign_port_is_left_alone() -> None:
 
 def test_room_for_connections() -> None:
     """Connections leave some files to others, and one connection is always allowed."""
-    assert open_files.room_for_connections(1) == 1
-    assert 0 < open_files.room_for_connections(1024) <= 1024 - open_files.LEAST_SPARE
-    assert open_files.room_for_connections(160_000) <= 150_000
+    assert accept.room_for_connections(1) == 1
+    assert 0 < accept.room_for_connections(1024) <= 1024 - accept.LEAST_SPARE
+    assert accept.room_for_connections(160_000) <= 150_000

@@ -15,7 +15,7 @@ from support.processes import BIN, connect, free_port, run
 from support.upstreams import OK, Connection, RawServer
 from support.wire import PATIENCE
 
-from twisted_hangup.service import Options, open_files, service
+from twisted_hangup.service import Options, accept, service
 
 #: twistd ends by the signal that it was sent.
 STOPPED = (0, -signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_stop_aborts_what_outlives_the_grace(running: Callable[..., Running]) ->
 
 
 def most_connections(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(open_files, "raise_limit", lambda: 10_000)
+    monkeypatch.setattr(accept, "raise_file_limit", lambda: 10_000)
     options = Options()
     options.parseOptions(arguments)
     most = service._most_connections(options)

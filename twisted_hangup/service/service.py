@@ -23,13 +23,12 @@ from ..journal.flood import ThrottledWarning
 from ..limits import Lenience
 from ..proxy.resource import ProxyResource
 from ..server.site import HangupSite
+from . import accept
 from . import content as _content
-from . import open_files
 from .accept import Gate
-from .command_line import CommandLineService
 from .options import Options as Options
 from .ports import endpoint
-from .serving import HangupService
+from .serving import CommandLineService, HangupService
 from .status import status_service
 from .welcome import WelcomePage
 
@@ -162,13 +161,13 @@ def _open_log(option: str, path: str) -> BinaryIO:
 
 def _most_connections(options: Options) -> int | None:
     """The smaller of what the operator allows and what there are files for."""
-    limit = open_files.raise_limit()
+    limit = accept.raise_file_limit()
     asked = options["max-connections"]
     bounds = [asked] if asked else []
     if limit is not None:
         # Behind a proxied client there is a connection to the server, perhaps a body on disk.
         files_each = 1 if options["proxy"] is None else 3
-        bounds.append(max(1, open_files.room_for_connections(limit) // files_each))
+        bounds.append(max(1, accept.room_for_connections(limit) // files_each))
     most = min(bounds, default=None)
     if most is not None:
         _log.info("At most {most} connections at a time; further clients wait", most=most)
