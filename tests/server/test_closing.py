@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import pytest_twisted
 import treq
-from support.wire import BAD, DEFAULT, Client, Serve, in_thread, pause, talk
+from support.wire import BAD, DEFAULT, Client, Paths, Serve, in_thread, pause, talk
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
-from twisted_hangup import ClientSocket, Limits, Timeouts
+from twisted_hangup import ClientSocket, HangupSite, Limits, Timeouts
 from twisted_hangup.transport.deadlines import Deadlines
 
 MIB = 1024 * 1024
@@ -118,6 +120,24 @@ async def test_silent_client_is_closed_on(serve: Serve) -> None:
     await pause(1.5)
     assert served.site.open_connections == 0
     client.close()
+
+
+@pytest.mark.parametrize("kind", [StringTransport, StringTransportWithDisconnection])
+def test_answer_on_a_transport_in_memory(kind: type[StringTransport]) -> None:
+    """Twisted's own transports for tests do: they have no half-close, and none is missed."""
+    clock = Clock()
+    site = HangupSite(Paths(), reactor=clock)
+    protocol: Any = site.buildProtocol(IPv4Address("TCP", "192.0.2.7", 51410))
+    transport: Any = kind()
+    transport.protocol = protocol
+    protocol.makeConnection(transport)
+    protocol.dataReceived(BAD)
+    clock.advance(0)
+    assert transport.value() == DEFAULT
+    if kind is StringTransport:
+        assert transport.disconnecting
+        protocol.connectionLost(Failure(ConnectionDone()))
+    assert clock.getDelayedCalls() == []
 
 
 class FakeTransport(StringTransport):

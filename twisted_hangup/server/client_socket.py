@@ -29,12 +29,14 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
 
 
 class Transport(Protocol):
-    """What we use of a stream transport; TCP, UNIX and TLS transports have it all."""
+    """What we use of a stream transport.
+
+    TCP, UNIX and TLS transports have ``loseWriteConnection`` besides, those in memory do not.
+    """
 
     def write(self, data: bytes) -> object: ...
     def loseConnection(self) -> object: ...
     def abortConnection(self) -> object: ...
-    def loseWriteConnection(self) -> object: ...
     def resumeProducing(self) -> object: ...
 
 
@@ -184,7 +186,8 @@ class ClientSocket:
         if data:
             self.write(data)
         self._ending = True
-        if self._input_ended or self.secure:
+        half_close = getattr(transport, "loseWriteConnection", None)
+        if self._input_ended or self.secure or half_close is None:
             # Nothing more can arrive; or TLS, which says close_notify and then reads on
             # until the peer has said it too.  TLS gathers small writes, and sends them
             # before it closes only if it is told to close before its producer goes.
@@ -192,9 +195,10 @@ class ClientSocket:
             self._let_go()
         else:
             self._let_go()
-            transport.loseWriteConnection()
+            half_close()
             transport.resumeProducing()  # a paused one would not see the client's FIN
-        self._start_lingering()
+        if self._transport is not None:  # in memory it may go at once
+            self._start_lingering()
 
     def destroy(self) -> None:
         """Abort the connection now; what was not sent yet is lost."""
