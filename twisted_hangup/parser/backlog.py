@@ -1,4 +1,10 @@
-"""Pipelined messages, judged ahead of their turn."""
+"""Pipelined messages, judged ahead of their turn; `inbox.RequestInbox` does so and is bounded.
+
+A channel with an inbox needs neither this nor a parser of its own.  There, `Backlog.judge` is
+``judge_ahead``, ``bool(backlog)`` is ``events_wait``, `Backlog.close` is ``drop_incomplete``,
+`Backlog.clear` and ``parser.close()`` are ``close``; the rest has the same name, and
+``next_event`` is the only one.
+"""
 
 from __future__ import annotations
 

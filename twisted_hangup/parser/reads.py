@@ -41,6 +41,10 @@ class Reads:
 
     def close(self) -> None:
         """Parse nothing more, ever: drop what waits and what is still to come."""
+        self._stop()
+
+    def _stop(self) -> None:
+        """Judge nothing more."""
         self._closed = True
         self._packet = b""
         self._at = 0

@@ -107,12 +107,11 @@ class RequestParser(Reads):
             offset=self._offset + self._at,
             broke_at=scan.ended_at(),
         )
-        self.close()
+        self._stop()
         raise error
 
-    def close(self) -> None:
-        """Parse nothing more, ever: drop what waits and what is still to come."""
-        super().close()
+    def _stop(self) -> None:
+        super()._stop()
         self._scan = None
         self._head = None
         self._block = None
@@ -215,7 +214,7 @@ class RequestParser(Reads):
         self._head = None
         self._scan = None
         if not head.keep_alive:
-            self.close()
+            self._stop()
         elif self._at == len(self._packet):
             self._next_packet()
         return end
@@ -235,7 +234,7 @@ class RequestParser(Reads):
             offset=self._offset + refusal.offset,
             broke_at=scan.broke_at(packet, refusal, message_at),
         )
-        self.close()
+        self._stop()
         return error
 
 

@@ -139,17 +139,16 @@ class ResponseParser(Reads):
                 has not begun (phase ``"idle"``).
         """
         if self._left == _UNTIL_CLOSE:
-            self.close()
+            self._stop()
             return _END
         if self._method is not None:
             raise self._cut_short()
         if not (self._head and self._head.upgrade):
-            self.close()
+            self._stop()
         return None
 
-    def close(self) -> None:
-        """Parse nothing more, ever: drop what waits and what is still to come."""
-        super().close()
+    def _stop(self) -> None:
+        super()._stop()
         self._method = None
         self._scan = None
         self._head = None
@@ -281,7 +280,7 @@ class ResponseParser(Reads):
             return end
         self._head = None
         if not head.keep_alive:
-            self.close()
+            self._stop()
         elif self._at == len(self._packet):
             self._next_packet()
         return end
@@ -339,7 +338,7 @@ class ResponseParser(Reads):
             offset=self._offset + (self._at if at is None else at),
             broke_at=broke_at,
         )
-        self.close()
+        self._stop()
         return error
 
 

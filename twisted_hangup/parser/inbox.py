@@ -1,0 +1,121 @@
+"""The one door for the bytes of a connection: requests, judged ahead of their turn and bounded.
+
+A channel owns one `RequestInbox` and nothing else that parses.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
+from ..limits import Limits
+from .request import RequestParser
+
+#: Complete messages that are judged ahead.  What comes after them waits as bytes: a parsed
+#: message takes up to ten times the room.
+MOST_MESSAGES: Final = 64
+
+#: Events that are judged ahead: those of as many messages with a body in two pieces.  A chunk
+#: of one byte is six bytes on the wire, and an event of a hundred.
+MOST_EVENTS: Final = 4 * MOST_MESSAGES
+
+
+class RequestInbox(RequestParser):
+    """A `RequestParser` that judges ahead while a request is being answered.
+
+    Call `judge_ahead` until it says False, so that a broken message is known at once; read
+    no more from the connection while it is `full`.  `next_event` hands out what was judged,
+    each event in its turn, and then goes on like any parser.  `phase`, `pending_request`,
+    `buffered` and `finish` tell of the bytes that were judged last or not yet, and know
+    nothing of the events that wait.
+    """
+
+    __slots__ = ("_ahead", "_body_bytes", "_last_head", "_messages")
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        #: The events, oldest first.  None where there are none: an empty deque would be the
+        #: largest part of an idle connection.
+        self._ahead: deque[Event] | None = None
+        #: Of those: complete messages, octets of body, and the head that came last.
+        self._messages = 0
+        self._body_bytes = 0
+        self._last_head: RequestHead | None = None
+
+    @property
+    def events_wait(self) -> bool:
+        """Whether there are events that were judged ahead."""
+        return self._ahead is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether enough waits here: more than ``Limits.backlog_bytes`` of bodies and of what
+        was not judged, `MOST_MESSAGES`, or `MOST_EVENTS`.
+        """
+        waiting = self._body_bytes + self.buffered
+        return waiting > self._limits.backlog_bytes or self._far_enough
+
+    @property
+    def _far_enough(self) -> bool:
+        """Whether no more is judged ahead; what still comes waits as bytes."""
+        ahead = self._ahead
+        return ahead is not None and (self._messages >= MOST_MESSAGES or len(ahead) >= MOST_EVENTS)
+
+    def next_event(self) -> Event:
+        """The oldest event that was judged ahead; else what `RequestParser.next_event` says."""
+        ahead = self._ahead
+        if ahead is None:
+            return super().next_event()
+        event = ahead.popleft()
+        self._forget(event)
+        return event
+
+    def judge_ahead(self, running: RequestHead) -> bool:
+        """Judge one more event after the request *running*; False where that has to wait.
+
+        Raises:
+            ParseError: A message after it is broken.  The events before it still wait.
+        """
+        if self._far_enough:
+            return False
+        ahead = self._ahead
+        last = running if ahead is None else self._last_head
+        assert last is not None
+        if last.upgrade and (ahead is None or isinstance(ahead[-1], EndOfMessage)):
+            return False  # what follows may be another protocol's
+        event = super().next_event()
+        if event is NEED_DATA:
+            return False
+        if isinstance(event, BodyData):
+            self._body_bytes += len(event.data)
+        elif isinstance(event, EndOfMessage):
+            self._messages += 1
+        else:
+            last = event
+        self._last_head = last
+        if ahead is None:
+            ahead = self._ahead = deque()
+        ahead.append(event)
+        return True
+
+    def drop_incomplete(self) -> None:
+        """Judge nothing more, and keep only the events of complete messages."""
+        self._stop()
+        while self._ahead and not isinstance(self._ahead[-1], EndOfMessage):
+            self._forget(self._ahead.pop())
+
+    def close(self) -> None:
+        """Judge nothing more, and hand out nothing more, ever."""
+        super().close()
+        self._ahead = self._last_head = None
+        self._messages = self._body_bytes = 0
+
+    def _forget(self, event: Event) -> None:
+        """Count *event* no more, which has been taken out."""
+        if isinstance(event, BodyData):
+            self._body_bytes -= len(event.data)
+        elif isinstance(event, EndOfMessage):
+            self._messages -= 1
+        if not self._ahead:
+            self._ahead = self._last_head = None
