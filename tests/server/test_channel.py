@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -33,6 +34,18 @@ from twisted_hangup import (
     Limits,
     UnexpectedEOF,
 )
+
+
+def talk_to(port: int, *segments: bytes) -> bytes:
+    """All that is read of a server while another thread sends *segments* to it."""
+    client = Client(port)
+    feeder = threading.Thread(target=client.send, args=segments)
+    feeder.start()
+    received = client.read_all()
+    feeder.join()
+    client.close()
+    return received
+
 
 # Order.
 
@@ -116,25 +129,32 @@ async def test_backlog_behind_a_slow_request_is_bounded(serve: Serve) -> None:
     served = serve()
     started = served.root.slow.started
     many = 20_000
-
-    def run() -> bytes:
-        import threading
-
-        client = Client(served.port)
-        feeder = threading.Thread(target=client.send, args=(SLOW, GOOD * many, BAD))
-        feeder.start()
-        received = client.read_all()
-        feeder.join()
-        client.close()
-        return received
-
-    received = in_thread(run)
+    received = in_thread(lambda: talk_to(served.port, SLOW, GOOD * many, BAD))
     request = await started
     await pause(0.3)
     (channel,) = served.site._context.connections
-    assert channel._parser.buffered <= Limits().backlog_bytes + 65536
+    assert channel._inbox.buffered <= Limits().backlog_bytes + 65536
     request.finish()
     assert statuses(await received) == [200] * (many + 1) + [400]
+
+
+@pytest_twisted.ensureDeferred
+async def test_body_after_a_slow_request_is_bounded(serve: Serve) -> None:
+    """Reading pauses in the middle of a body whose turn has not come, and goes on in its turn."""
+    served = serve()
+    started = served.root.slow.started
+    length = 20_000_000
+    post = b"POST /fast HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+
+    received = in_thread(lambda: talk_to(served.port, SLOW + post % length, bytes(length)))
+    request = await started
+    (channel,) = served.site._context.connections
+    while not channel._inbox.full:
+        await pause(0.01)
+    await pause(0.2)
+    assert channel._inbox._body_bytes <= Limits().backlog_bytes + 65536
+    request.finish()
+    assert len(statuses(await received)) == 2
 
 
 # After an error nothing is parsed.

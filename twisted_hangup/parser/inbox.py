@@ -51,8 +51,10 @@ class RequestInbox(RequestParser):
     @property
     def full(self) -> bool:
         """Whether enough waits here: more than ``Limits.backlog_bytes`` of bodies and of what
-        was not judged, `MOST_MESSAGES`, or `MOST_EVENTS`.
+        was not judged, `MOST_MESSAGES`, or `MOST_EVENTS`.  Not once what comes is dropped.
         """
+        if self.closed:
+            return False
         waiting = self._body_bytes + self.buffered
         return waiting > self._limits.backlog_bytes or self._far_enough
 

@@ -22,8 +22,7 @@ from twisted.web.http_headers import Headers
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase
 from ..events import NEED_DATA, BodyData, Event, RequestHead
-from ..parser.backlog import Backlog
-from ..parser.request import RequestParser
+from ..parser.inbox import RequestInbox
 from ..transport.layers import protocol_within, shared_address, transport_beneath
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
@@ -84,8 +83,8 @@ class HangupChannel(HTTPChannel):
     # needed.  With slots because Python gives an instance with many attributes, or with
     # some that are set late, a dictionary of its own of 800 bytes.
     __slots__ = (
-        *("_after_upgrade", "_backlog", "_clock", "_ending", "_head", "_headers", "_host"),
-        *("_parser", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire", "context"),
+        *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "_host"),
+        *("_inbox", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire", "context"),
     )
 
     def __init__(self) -> None:
@@ -146,7 +145,7 @@ class HangupChannel(HTTPChannel):
             and in_handshake(self.transport)
         ):
             return "handshake", None
-        return self._parser.phase, self._parser.pending_request
+        return self._inbox.phase, self._inbox.pending_request
 
     @property
     def phase(self) -> Phase:
@@ -182,8 +181,7 @@ class HangupChannel(HTTPChannel):
         self._wire = adopted(self.transport)
         self._host = shared_address(self.transport.getHost())
         self.requestFactory: Any = hangup_factory(self.requestFactory)
-        self._parser = RequestParser(context.limits)
-        self._backlog = Backlog(self._parser, context.limits.backlog_bytes)
+        self._inbox = RequestInbox(context.limits)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
 
@@ -197,7 +195,7 @@ class HangupChannel(HTTPChannel):
             self._stage = Stage.OPEN
             if isinstance(self.transport, ProtocolWrapper):
                 self._host = shared_address(self.transport.getHost())  # what a PROXY line has said
-        self._parser.receive(data)
+        self._inbox.receive(data)
         self._go_on()
 
     def readConnectionLost(self) -> None:
@@ -230,7 +228,7 @@ class HangupChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Settle what is open: a waiting error, a running request, a lost client."""
         ending = self._ending
-        error = ending.judge_loss(reason, self.place, self._parser.finish)
+        error = ending.judge_loss(reason, self.place, self._inbox.finish)
         if error is not None:
             ending.open_socket()
             self._abandon_requests(error)
@@ -244,7 +242,7 @@ class HangupChannel(HTTPChannel):
         self._read_again()
         if self._send_watch is not None:
             self._send_watch.forget()
-        self._backlog.clear()
+        self._inbox.close()
         self._clock.stop()
         self.context.left(self)
 
@@ -267,19 +265,19 @@ class HangupChannel(HTTPChannel):
             while self._stage < Stage.CLOSING:
                 if self._handlingRequest:
                     assert self._head is not None
-                    if not self._backlog.judge(self._head):
+                    if not self._inbox.judge_ahead(self._head):
                         return
                     continue
                 if self._waitingForTransport:
                     return  # its responses are as many as the client has room for
-                event = (self._backlog or self._parser).next_event()
+                event = self._inbox.next_event()
                 if event is NEED_DATA:
                     self._ending.answer()
                     return
                 if isinstance(event, RequestHead) and event.has_body:
                     # A body that breaks in the same read never makes a request: that would
                     # cost a file for nothing.
-                    self._backlog.judge(event)
+                    self._inbox.judge_ahead(event)
                 try:
                     self._act(event)
                 except Exception:
@@ -296,11 +294,11 @@ class HangupChannel(HTTPChannel):
         if self._stage >= Stage.CLOSING:
             return
         if not self._answering:
-            self._clock.waiting(self._parser.phase)
+            self._clock.waiting(self._inbox.phase)
             self._end_of_input()
             return
         self._clock.answering()
-        if self._ending.open and self._backlog.full:
+        if self._inbox.full:
             self._networkProducer.pauseProducing()
             self._paused = self.context.paused.add(self.transport, self._client_gone)
 
@@ -389,7 +387,7 @@ class HangupChannel(HTTPChannel):
         A response with a length or in chunks is seen to be cut short, so what was written
         of it is still delivered; one that ends with the connection needs the reset.
         """
-        self._parser.close()
+        self._inbox.close()
         socket = self._ending.open_socket()
         if request.chunked or request.responseHeaders.hasHeader(b"Content-Length"):
             socket.end()
@@ -403,7 +401,7 @@ class HangupChannel(HTTPChannel):
         """Another protocol has the connection."""
         if self._stage is Stage.LEFT:
             return
-        self._after_upgrade = self._parser.unread()
+        self._after_upgrade = self._inbox.unread()
         self.leave()
         # As its producer we would pause reading for the new protocol, keep it from having
         # a producer of its own, and keep TLS from closing.
@@ -457,7 +455,7 @@ class HangupChannel(HTTPChannel):
         """`Request` calls this when it cannot parse a multipart body."""
         # The running request is itself the broken message.
         self._handlingRequest = False
-        self._backlog.clear()
+        self._inbox.close()
         self._fail(
             ParseError(
                 "Invalid multipart body",
@@ -475,17 +473,17 @@ class HangupChannel(HTTPChannel):
         if self._stage >= Stage.CLOSING or not self._ending.open:
             return  # closing already
         self._rise(Stage.LAST)
-        if not self._handlingRequest and self._parser.phase == "idle":
+        if not self._handlingRequest and self._inbox.phase == "idle":
             self.loseConnection()
             return
         self.persistent = False
         if self._handlingRequest:
-            self._backlog.clear()
+            self._inbox.close()
 
     def loseConnection(self) -> None:
         """Close so that the client can read all that was written; see `ClientSocket.end`."""
         if self._stage is not Stage.LEFT:
-            self._parser.close()
+            self._inbox.close()
             self._ending.open_socket().end()
 
     def preamble_failed(self, error: ClientError, transport: Any) -> None:
@@ -533,8 +531,8 @@ class HangupChannel(HTTPChannel):
     def _fail(self, error: ClientError) -> None:
         """The one client error of this connection: record it, settle it in its turn."""
         self._ending.found(error)
-        self._backlog.close()
-        if self._answering or self._backlog:
+        self._inbox.drop_incomplete()
+        if self._answering or self._inbox.events_wait:
             self._clock.answering()
             self._networkProducer.resumeProducing()  # only to see the client leave
         else:
@@ -548,16 +546,16 @@ class HangupChannel(HTTPChannel):
             # It has its answers still to take, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
-            more = self._backlog or self._parser.buffered or not self._ending.open
+            more = self._inbox.events_wait or self._inbox.buffered or not self._ending.open
             if self._handlingRequest or more:
                 self._hung_up("socket hang up", "ECONNRESET", "response")
             else:
                 self._rise(Stage.CLOSING)
-                self._backlog.clear()
+                self._inbox.close()
                 super().loseConnection()
             return
         try:
-            self._parser.finish()
+            self._inbox.finish()
         except ParseError as error:
             self._fail(error)
         else:
