@@ -130,9 +130,9 @@ def cancellation_in(error: BaseException | None) -> CancelledError | None:
     elif isinstance(error, (ResponseFailed, RequestTransmissionFailed)):
         reasons = error.reasons
     for reason in reasons:
-        found = cancellation_in(reason.value)
-        if found is not None:
-            return found
+        cancellation = cancellation_in(reason.value)
+        if cancellation is not None:
+            return cancellation
     return None
 
 

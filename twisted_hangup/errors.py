@@ -180,8 +180,10 @@ class ResponseParseError(ParseError):
 
     about = "response"
 
-    def __init__(self, reason: str, *, response: ResponseHead | None = None, **told: Any) -> None:
-        super().__init__(reason, **told)
+    def __init__(
+        self, reason: str, *, response: ResponseHead | None = None, **attributes: Any
+    ) -> None:
+        super().__init__(reason, **attributes)
         self.response = response
 
     @property

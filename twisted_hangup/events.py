@@ -62,7 +62,7 @@ class ResponseHead:
         chunked: Whether Transfer-Encoding is ``chunked``; the same is true of it.
         keep_alive: Whether another request may be sent on the connection when this message
             has ended (RFC 9112, section 9.3): never where the body ends with it.
-        upgrade: Whether the connection belongs to another protocol behind this message:
+        upgrade: Whether the connection belongs to another protocol after this message:
             a 101, or a 2xx that answers CONNECT.
         has_body: Whether a body follows, which may still turn out to be empty.
     """
@@ -148,7 +148,7 @@ class Break:
             the packet began; ``b""`` where it began with a fresh line or inside a body.
         packet_part: The part that the first byte of the packet stands in.
         message_at: Index in the packet of the broken message's first byte; 0 where the
-            message began in an earlier read.  Behind another message nothing is told of
+            message began in an earlier read.  After another message nothing is told of
             the packet's first byte: *packet_prefix* and *packet_part* are the defaults.
     """
 

@@ -55,7 +55,7 @@ class Lenience:
             Danger: escape sequences in a terminal, forged lines in a log (0x0b, 0x0c and
             0x1c to 0x1e end a line for `str.splitlines`), and values that an
             application's own parser cuts short.
-        obs_fold: A field value may go on in the next line, behind white space (RFC 9112,
+        obs_fold: A field value may go on in the next line, after white space (RFC 9112,
             section 5.2); each such line end becomes one space.  Danger: who does not
             know folding takes the second line for a field of its own, or does not see
             what is in it.

@@ -120,7 +120,7 @@ class Metrics:
             "Attempts of a RetryAgent that are followed by another one.",
             registry=registry,
         )
-        registry.register(_State(site._context))
+        registry.register(_State(site.context))
         #: When each error that is not settled yet was recorded: at most one per connection.
         self._unsettled: dict[ClientError, float] = {}
         # To find a child by its labels takes longer than to count.
@@ -213,8 +213,8 @@ def _remembered_labels(counter: Counter) -> Callable[..., Counter]:
 class _State(Collector):
     """What is only looked at when somebody asks."""
 
-    def __init__(self, hangups: SiteContext) -> None:
-        self._context = hangups
+    def __init__(self, context: SiteContext) -> None:
+        self._context = context
 
     def collect(self) -> Iterator[Metric]:
         connections = GaugeMetricFamily(

@@ -132,7 +132,7 @@ async def test_backlog_behind_a_slow_request_is_bounded(serve: Serve) -> None:
     received = in_thread(lambda: talk_to(served.port, SLOW, GOOD * many, BAD))
     request = await started
     await pause(0.3)
-    (channel,) = served.site._context.connections
+    (channel,) = served.site.context.connections
     assert channel._inbox.buffered <= Limits().backlog_bytes + 65536
     request.finish()
     assert statuses(await received) == [200] * (many + 1) + [400]
@@ -148,7 +148,7 @@ async def test_body_after_a_slow_request_is_bounded(serve: Serve) -> None:
 
     received = in_thread(lambda: talk_to(served.port, SLOW + post % length, bytes(length)))
     request = await started
-    (channel,) = served.site._context.connections
+    (channel,) = served.site.context.connections
     while not channel._inbox.full:
         await pause(0.01)
     await pause(0.2)

@@ -306,4 +306,4 @@ def test_positional_arguments_of_site() -> None:
     """HangupSite takes Site's arguments in Site's places."""
     site = HangupSite(Resource(), None, None, 30)
     assert site.timeOut == 30
-    assert site._context.timeouts.keep_alive_seconds == 30
+    assert site.context.timeouts.keep_alive_seconds == 30

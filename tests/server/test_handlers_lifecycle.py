@@ -150,7 +150,7 @@ async def test_one_line(serve: Serve, said: Said, handler: Any) -> None:
         assert line.startswith(start)
         assert "\n" not in line
     assert served.site.open_connections == 0
-    assert served.site._context.deadlines._timer is None
+    assert served.site.context.deadlines._timer is None
 
 
 @pytest.mark.parametrize("handler", SAYS)
@@ -191,7 +191,7 @@ async def test_answer_after_the_client_has_gone(serve: Serve, said: Said) -> Non
     ((level, line),) = [(event["log_level"], formatEvent(event)) for event in said.events]
     assert level is LogLevel.info
     assert "answers_the_dead answered after its client had gone, and so in vain, over" in line
-    assert served.site._context.deadlines._timer is None
+    assert served.site.context.deadlines._timer is None
 
 
 @pytest_twisted.ensureDeferred

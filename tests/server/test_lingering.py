@@ -120,7 +120,7 @@ async def test_ends_when_the_client_does(serve: Serve, tmp_path: Path, transport
     await in_thread(run)
     await pause(0.1)
     assert served.site.open_connections == 0
-    assert served.site._context.deadlines._timer is None
+    assert served.site.context.deadlines._timer is None
 
 
 @transports
@@ -185,7 +185,7 @@ async def test_ends_after_linger_seconds(serve: Serve, tmp_path: Path, transport
     assert 0.9 < await in_thread(run) < 2.5
     await pause()
     assert served.site.open_connections == 0
-    assert served.site._context.deadlines._timer is None
+    assert served.site.context.deadlines._timer is None
 
 
 @transports

@@ -159,7 +159,7 @@ class Upgraded:
 
     def assert_nothing_of_ours(self) -> None:
         """No registry has the connection, no deadline, no timer."""
-        hangups = self.served.site._context
+        hangups = self.served.site.context
         assert self.served.site.open_connections == 0
         assert not hangups.connections
         assert hangups.deadlines._waiting == 0

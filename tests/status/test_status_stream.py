@@ -235,7 +235,7 @@ async def test_a_browser_that_does_not_read(pair: Pair) -> None:
         if not paused:
             stream.send(comment)
         await pause(0.005)
-    [channel] = pair.site._context.open()
+    [channel] = pair.site.context.open()
     transport = channel.transport
 
     def waiting() -> int:

@@ -100,7 +100,7 @@ async def test_reading_goes_on(serve: Serve) -> None:
     received = b""
     while received.count(expected) < 1001:
         received += await in_thread(lambda: client.socket.recv(65536))
-    assert served.site._context.paused._gone == {}
+    assert served.site.context.paused._gone == {}
     client.close()
 
 

@@ -153,19 +153,19 @@ def request_fields(
     dropped = HOP_BY_HOP.union(_MADE_ANEW, listed(fields, b"connection"))
     if forwarding.forwarded != "append":
         dropped |= _FORWARDED
-    made = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
-    made += [field for field in fields if not _stays(field[0].lower(), dropped)]
+    lines = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
+    lines += [field for field in fields if not _stays(field[0].lower(), dropped)]
     if content_length or method in CONTENT_METHODS:
-        made.append((b"Content-Length", b"%d" % (content_length or 0)))
+        lines.append((b"Content-Length", b"%d" % (content_length or 0)))
     if upgrade:
-        made += [field for field in fields if field[0].lower() == b"upgrade"]
-        made.append((b"Connection", b"Upgrade"))
+        lines += [field for field in fields if field[0].lower() == b"upgrade"]
+        lines.append((b"Connection", b"Upgrade"))
     elif b"trailers" in listed(fields, b"te"):
-        made += [(b"TE", b"trailers"), (b"Connection", b"TE")]
-    made.append((b"Via", b"%b %b" % (client.version, forwarding.via)))
+        lines += [(b"TE", b"trailers"), (b"Connection", b"TE")]
+    lines.append((b"Via", b"%b %b" % (client.version, forwarding.via)))
     if forwarding.forwarded != "off":
-        made += _told_of(client)
-    return made
+        lines += _client_fields(client)
+    return lines
 
 
 def _stays(name: bytes, dropped: frozenset[bytes]) -> bool:
@@ -183,20 +183,20 @@ def asks_for_tunnel(fields: Iterable[Field]) -> bool:
     )
 
 
-def _told_of(client: Client) -> list[Field]:
+def _client_fields(client: Client) -> list[Field]:
     """Forwarded (RFC 7239), and the fields that were there before it."""
     proto = b"https" if client.secure else b"http"
     node = client.address or b"unknown"
     if b":" in node:
         node = b'"[%b]"' % node
     host = b';host="%b"' % client.host if client.host else b""
-    told = [
+    lines = [
         (b"Forwarded", b"for=%b;proto=%b%b" % (node, proto, host)),
         (b"X-Forwarded-For", client.address),
         (b"X-Forwarded-Proto", proto),
         (b"X-Forwarded-Host", client.host),
     ]
-    return [(name, value) for name, value in told if value]
+    return [(name, value) for name, value in lines if value]
 
 
 def response_fields(
@@ -211,9 +211,9 @@ def response_fields(
     dropped = HOP_BY_HOP.union(listed(fields, b"connection")) - {b"content-length"}
     if status < 200 or status == _NO_CONTENT:
         dropped |= {b"content-length"}
-    made = [field for field in fields if field[0].lower() not in dropped]
-    made.append((b"Via", b"%b %b" % (version, forwarding.via)))
-    return made
+    lines = [field for field in fields if field[0].lower() not in dropped]
+    lines.append((b"Via", b"%b %b" % (version, forwarding.via)))
+    return lines
 
 
 def trailer_fields(fields: Iterable[Field]) -> list[Field]:

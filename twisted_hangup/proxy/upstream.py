@@ -23,7 +23,7 @@ _UPWARDS: Final = re.compile(rb"(?:^|[/\\])\.\.(?:[/\\;]|$)")
 _PATH: Final = re.compile(r"(?:/[!-~]*)?")
 
 #: What is laxer than this has no place in front of other people's parsers.  No "#" in the
-#: target: what is behind it is a part of the path to one server, and not to another.
+#: target: what comes after it is a part of the path to one server, and not to another.
 _WELL_FORMED: Final = re.compile(
     rb"[%b]+ [!\"$-~]+ HTTP/1\.1\r\n(?:[%b]+: [%b]*\r\n)*\r\n" % (TCHAR, TCHAR, FIELD_CHAR)
 )

@@ -148,8 +148,8 @@ class ClientSocket:
             self._tell_in_vain(data)
         else:
             assert self._transport is not None
-            if not self.bytes_written and (found := _STATUS_LINE.match(data)):
-                self.status_sent = int(found[1])
+            if not self.bytes_written and (line := _STATUS_LINE.match(data)):
+                self.status_sent = int(line[1])
             self._transport.write(data)
             self.bytes_written += len(data)
 
@@ -159,7 +159,7 @@ class ClientSocket:
         ``Connection: close`` and the ``Content-Length`` are added.  A body gets the type
         ``text/plain; charset=utf-8`` unless *headers* name another one, and is left out
         in answer to HEAD.  After a `write` it only ends the connection: a second
-        response behind the bytes of a first would corrupt both.
+        response after the bytes of a first would corrupt both.
 
         Raises:
             ValueError: *status* is not a final one, a field name is not a token, a value

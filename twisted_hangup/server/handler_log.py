@@ -33,8 +33,8 @@ class HandlerLog:
         """It raised; the first time, the traceback stands below the line."""
         kind = type(failure.value).__name__
         text = f"{kind}: {failure.value}" if str(failure.value) else kind
-        said = shortened(text.encode("utf-8", "surrogateescape"), _EXCEPTION_COLUMNS)
-        self._tell(LogLevel.error, handler, f"failed with {said}", error, kind, failure)
+        words = shortened(text.encode("utf-8", "surrogateescape"), _EXCEPTION_COLUMNS)
+        self._tell(LogLevel.error, handler, f"failed with {words}", error, kind, failure)
 
     def returned(self, handler: object, result: object, error: ClientError) -> None:
         """It returned what means nothing."""
@@ -83,14 +83,14 @@ class HandlerLog:
         times = self._times[counted]
         if times & (times - 1):
             return
-        said = "Client error handler {log_handler} {log_words} over {log_error}"
+        line = "Client error handler {log_handler} {log_words} over {log_error}"
         values = {"log_handler": name, "log_words": words, "log_error": str(error)}
         if times > 1:
-            _log.emit(level, said + " ({log_times} times so far)", log_times=times, **values)
+            _log.emit(level, line + " ({log_times} times so far)", log_times=times, **values)
         elif failure is not None:
-            _log.failure(said, failure, LogLevel.critical, **values)
+            _log.failure(line, failure, LogLevel.critical, **values)
         else:
-            _log.emit(level, said, **values)
+            _log.emit(level, line, **values)
 
 
 def _name(handler: object) -> str:

@@ -213,8 +213,8 @@ def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
 
     def make_request(channel: Any, queued: object) -> Any:
         request = factory(channel) if alone else factory(channel, queued)
-        made: type[Any] = type(request)
-        request.__class__ = hangup_class(made)  # type: ignore[arg-type]  # mypy#5261
+        request_class: type[Any] = type(request)
+        request.__class__ = hangup_class(request_class)  # type: ignore[arg-type]  # mypy#5261
         return request
 
     return make_request

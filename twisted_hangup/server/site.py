@@ -57,7 +57,7 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
     def _speak_http2(self, transport: Any) -> None:
         """Let a `HangupHTTP2` have the connection; our channel keeps its ``client_error``."""
         first: Any = self._channel
-        first._networkProducer.unregisterProducer()
+        first.release_transport()
         heir: Any = HangupHTTP2(first, first.factory.reactor)
         heir.requestFactory = self._requestFactory
         heir.site, heir.factory = self._site, self._factory
@@ -101,6 +101,7 @@ class HangupSite(Site):
 
     Attributes:
         channel: The channel class; a subclass of `HangupChannel`.
+        context: What the connections share.
         journal: What went wrong lately, and who watches.
         masking: What is hidden of it where it is shown.
     """
@@ -125,18 +126,18 @@ class HangupSite(Site):
             self.channel = channel
         timeouts = timeouts.with_keep_alive(self.timeOut)
         context = SiteContext(limits or Limits(), timeouts, masking, self.reactor)
-        self._context = _install(self, context, lambda: self.channel())
-        self.journal: Journal = self._context.journal
+        self.context = _install(self, context, lambda: self.channel())
+        self.journal: Journal = self.context.journal
         self.masking = masking
 
     def on_client_error(self, handler: HandlerT) -> HandlerT:
         """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
-        return self._context.errbacks.add(handler)
+        return self.context.errbacks.add(handler)
 
     @property
     def open_connections(self) -> int:
         """How many connections are open now, without those that speak another protocol."""
-        return len(self._context.open())
+        return len(self.context.open())
 
     def drain(self) -> Deferred[None]:
         """Read no further request, finish the running ones, and close.
@@ -144,13 +145,13 @@ class HangupSite(Site):
         Returns:
             A Deferred that fires with None when every connection has gone.
         """
-        for channel in self._context.open():
+        for channel in self.context.open():
             channel.close_when_done()
-        return self._context.when_empty()
+        return self.context.when_empty()
 
     def hang_up_all(self) -> None:
         """Abort every connection now."""
-        for channel in self._context.open():
+        for channel in self.context.open():
             channel.transport.abortConnection()
 
 

@@ -72,9 +72,9 @@ class PausedSockets:
         assert self._poll is not None
         for descriptor, what in self._poll.poll(0):
             # None where what another one's end has caused removed it.
-            if (found := self._gone.get(descriptor)) is not None:
+            if (watched := self._gone.get(descriptor)) is not None:
                 self.remove(descriptor)
-                transport, gone = found
+                transport, gone = watched
                 gone(socket_error(transport) or ECONNRESET if what & select.POLLERR else 0)
         if self._gone and self._timer is None:
             self._timer = self._clock.callLater(INTERVAL, self._look)

@@ -725,7 +725,7 @@ async def test_control_frames_are_sent_once(serve_h2: Serve) -> None:
 
     client = await in_thread(lambda: H2Client(served.port).until(lambda: True))
     await in_thread(lambda: client.answer(client.request()))
-    (connection,) = served.site._context.open()
+    (connection,) = served.site.context.open()
     connection.pauseProducing()
 
     def run() -> None:

@@ -543,7 +543,7 @@ async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
     done = talk(served.port, lambda c: c.data(_paused(c), b"abc").answer(1))
     await pause(0.2)
-    (connection,) = served.site._context.open()
+    (connection,) = served.site.context.open()
     assert asked.requests == []
     while connection.streams and not asked.requests:
         connection.streams[1].resumeProducing()
