@@ -22,7 +22,7 @@ from twisted.web.resource import Resource
 from .async_resource import AsyncResource
 from .client.retry import Attempt
 from .errors import ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
-from .outbox.service import Delivery, Outbox, OutboxStats, Verdict
+from .outbox import Delivery, Outbox, OutboxStats, Verdict
 from .server.client_socket import LingerEnd
 from .server.context import SiteContext
 from .server.site import HangupSite

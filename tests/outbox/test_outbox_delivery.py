@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted_hangup import Attempt as Retry
 from twisted_hangup import RetryAgent, RetryPolicy
 from twisted_hangup.outbox import DeliveryPolicy
-from twisted_hangup.outbox.delivery import Attempt
+from twisted_hangup.outbox.delivery import DeliveryAttempt
 from twisted_hangup.outbox.store import Claim, Settlement
 
 CLAIM: Final = Claim(
@@ -46,7 +46,7 @@ def settlement(response: Response, **policy: Any) -> Settlement:
     agent = FakeAgent(lambda sent: response)
     settled: list[Settlement] = []
     clock = Clock()
-    attempt = Attempt(agent, CLAIM, DeliveryPolicy(**policy), clock)
+    attempt = DeliveryAttempt(agent, CLAIM, DeliveryPolicy(**policy), clock)
     attempt.settled.addCallback(settled.append)
     assert not clock.getDelayedCalls()
     return settled[0]

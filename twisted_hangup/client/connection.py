@@ -1,7 +1,7 @@
 """Connections of ours to an HTTP/1.1 server, and what comes back on them.
 
 Twisted's `Agent` hides interim responses, trailers and upgrades, and leaves the connection
-open when a body is not read to its end.  Here a response is told event by event to a
+open when a body is not read to its end.  Here a response goes event by event to a
 `Receiver`, and giving up closes the connection at once.
 """
 
@@ -72,7 +72,7 @@ class Receiver(Protocol):
         """Some octets of the body."""
 
     def all_read(self) -> None:
-        """All that had come has been told; more may follow."""
+        """All that had come has been passed on; more may follow."""
 
     def end(self, trailers: list[Field]) -> None:
         """The response is complete."""
@@ -91,7 +91,7 @@ class Keeper(Protocol):
     deadlines: Deadlines
 
     def connected(self, connection: OutboundConnection) -> None:
-        """*connection* is made."""
+        """*connection* stands."""
 
     def free(self, connection: OutboundConnection) -> None:
         """It may carry the next request."""
@@ -150,7 +150,7 @@ class OutboundConnection(TwistedProtocol):
             self._send_watch.start()
             sending = _send_body(self.transport, body, length)
             sending.addCallback(self._cb_sent)
-            # A file is only given up with its connection, and that is told elsewhere.
+            # A file is only given up with its connection, which has its own report.
             sending.addErrback(self._eb_not_produced if produced else lambda _: None)
             return
         self._wait(self._pool.timeouts.head_seconds)
@@ -180,7 +180,7 @@ class OutboundConnection(TwistedProtocol):
                 self.transport.abortConnection()
 
     def hand_over(self, heir: TwistedProtocol) -> list[bytes]:
-        """After a 101: the connection is *heir*'s; return what came behind it already."""
+        """After a 101: the connection is *heir*'s; return what came after it already."""
         self._pool.deadlines.forget(self._deadline)
         self._receiver = None
         self._heir = heir

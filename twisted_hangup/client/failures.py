@@ -46,11 +46,11 @@ def request_hang_up(failure: Failure) -> Failure:
 
     What is not the network's doing, cancelling above all, is given back as it is.
     """
-    found = list(_reasons(failure))
-    if any(isinstance(reason, (CancelledError, ConnectingCancelledError)) for reason in found):
+    reasons = list(_reasons(failure))
+    if any(isinstance(reason, (CancelledError, ConnectingCancelledError)) for reason in reasons):
         return failure
     error: HangupError | None = None
-    if (broken := _first(found, _NOT_HTTP)) is not None:
+    if (broken := _first(reasons, _NOT_HTTP)) is not None:
         error = _not_http(broken)
     elif failure.check(ConnectError, DNSLookupError, DeferredTimeout):
         code, words = why_not_connected(failure.value)
@@ -58,13 +58,13 @@ def request_hang_up(failure: Failure) -> Failure:
     elif failure.check(RequestNotSent):
         error = ServerHangUp("socket hang up", code="ECONNRESET", phase="connecting")
     elif failure.check(RequestTransmissionFailed):
-        error = _lost(found, "request")
+        error = _lost(reasons, "request")
     elif failure.check(ResponseNeverReceived):
-        error = _lost(found, "waiting")
+        error = _lost(reasons, "waiting")
     elif failure.check(ResponseFailed):
-        error = _lost(found, "head")
+        error = _lost(reasons, "head")
     elif failure.check(ConnectionDone, ConnectionLost, SSL.Error):
-        error = _lost(found, "waiting")
+        error = _lost(reasons, "waiting")
     if error is None:
         return failure
     error.__cause__ = failure.value
@@ -73,24 +73,24 @@ def request_hang_up(failure: Failure) -> Failure:
 
 def body_hang_up(failure: Failure, received: int) -> Failure:
     """The end of a body: a `ServerHangUp` where it is cut short."""
-    found = list(_reasons(failure))
+    reasons = list(_reasons(failure))
     if not failure.check(ResponseFailed, ConnectionDone, ConnectionLost):
         return failure  # done, or cancelled
-    if any(isinstance(reason, CancelledError) for reason in found):
+    if any(isinstance(reason, CancelledError) for reason in reasons):
         return failure
     error: HangupError
-    if (broken := _first(found, (*_NOT_HTTP, ValueError))) is not None:
+    if (broken := _first(reasons, (*_NOT_HTTP, ValueError))) is not None:
         error = _not_http(broken)
     else:
         error = ServerHangUp(
-            "aborted", code=_lost(found, "body").code, phase="body", bytes_received=received
+            "aborted", code=_lost(reasons, "body").code, phase="body", bytes_received=received
         )
     error.__cause__ = failure.value
     return Failure(error)
 
 
 def why_not_connected(reason: BaseException | None) -> tuple[str, str]:
-    """Code and words of a connection that could not be made, as Node has them."""
+    """Code and words for the lack of a connection, as Node has them."""
     if isinstance(reason, (ConnectTimeout, DeferredTimeout)):
         return "ETIMEDOUT", "connect ETIMEDOUT"
     if isinstance(reason, DNSLookupError):
@@ -113,18 +113,18 @@ def _reasons(failure: Failure) -> Iterator[BaseException]:
             yield from _reasons(inner)
 
 
-def _first(found: list[BaseException], kinds: tuple[type[Any], ...]) -> BaseException | None:
-    return next((reason for reason in found if isinstance(reason, kinds)), None)
+def _first(reasons: list[BaseException], kinds: tuple[type[Any], ...]) -> BaseException | None:
+    return next((reason for reason in reasons if isinstance(reason, kinds)), None)
 
 
-def _lost(found: list[BaseException], phase: ServerPhase) -> ServerHangUp:
-    for reason in found:
+def _lost(reasons: list[BaseException], phase: ServerPhase) -> ServerHangUp:
+    for reason in reasons:
         if isinstance(reason, ConnectionBroken):
             return ServerHangUp(str(reason), code=reason.code, phase=phase)
         if isinstance(reason, SSL.Error):
             error = tls_error(reason, "handshake")
             return ServerHangUp(error.reason, code=error.code, phase="connecting")
-    reset = any(isinstance(reason, ConnectionLost) for reason in found) and phase == "waiting"
+    reset = any(isinstance(reason, ConnectionLost) for reason in reasons) and phase == "waiting"
     words = "read ECONNRESET" if reset else "socket hang up"
     return ServerHangUp(words, code="ECONNRESET", phase=phase)
 

@@ -89,7 +89,7 @@ class OutboundPool:
     # What connections tell.
 
     def connected(self, connection: OutboundConnection) -> None:
-        """*connection* is made."""
+        """*connection* stands."""
         self._all.add(connection)
 
     def free(self, connection: OutboundConnection) -> None:

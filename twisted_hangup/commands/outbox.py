@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import OutboxUnavailable
-from ..outbox import admin as manage
+from ..outbox import admin
 from ..outbox.admin import QueuedRequest
 from ..outbox.database import Database, SQLite, database_named
 from ..report.masking import DEFAULT_POLICY, mask_target
@@ -43,7 +43,7 @@ def add_outbox_command(commands: Any) -> None:
     listing.add_argument("--queued", action="store_true", help="what is queued instead")
     _add_destination(listing)
     listing.add_argument("--limit", type=_positive, default=100, help="how many (100)")
-    listing.add_argument("--after", type=_natural, default=0, help="only behind this number")
+    listing.add_argument("--after", type=_natural, default=0, help="only after this number")
     listing.add_argument("--json", action="store_true", help="an object per line")
     listing.set_defaults(run=partial(_run, _list))
 
@@ -100,14 +100,14 @@ class _Store:
         self._connection = connection
 
     def call(self, function: Any, **arguments: Any) -> Any:
-        result = manage.run(self._connection.cursor(), self._database, function, **arguments)
+        result = admin.run(self._connection.cursor(), self._database, function, **arguments)
         self._connection.commit()
         return result
 
 
 def _list(store: _Store, options: argparse.Namespace) -> None:
     rows = store.call(
-        manage.requests,
+        admin.requests,
         dead=not options.queued,
         destination=options.destination,
         limit=options.limit,
@@ -118,10 +118,10 @@ def _list(store: _Store, options: argparse.Namespace) -> None:
 
 
 def _show(store: _Store, options: argparse.Namespace) -> None:
-    found = store.call(manage.find, key=options.key)
-    if found is None:
+    pair = store.call(admin.find, key=options.key)
+    if pair is None:
         raise CommandError(f"no request has the key {visible(options.key)}")
-    request, body = found
+    request, body = pair
     if options.body:
         sys.stdout.flush()
         sys.stdout.buffer.write(body)
@@ -147,11 +147,11 @@ def _show(store: _Store, options: argparse.Namespace) -> None:
 
 
 def _requeue(store: _Store, options: argparse.Namespace) -> None:
-    _change(store, options, manage.requeue, "requeued")
+    _change(store, options, admin.requeue, "requeued")
 
 
 def _drop(store: _Store, options: argparse.Namespace) -> None:
-    _change(store, options, manage.drop, "dropped")
+    _change(store, options, admin.drop, "dropped")
 
 
 def _change(store: _Store, options: argparse.Namespace, function: Any, done: str) -> None:
@@ -165,7 +165,7 @@ def _change(store: _Store, options: argparse.Namespace, function: Any, done: str
 
 
 def _stats(store: _Store, options: argparse.Namespace) -> None:
-    stats = store.call(manage.stats)
+    stats = store.call(admin.stats)
     if options.json:
         print(json.dumps(asdict(stats)))
         return

@@ -25,12 +25,12 @@ _PROBLEM_COLUMNS: Final = 300
 _log = Logger()
 
 
-def given_back(claim: Claim) -> Settlement:
+def handback(claim: Claim) -> Settlement:
     """For whoever comes next, at once: the service stops, which says nothing about a server."""
     return Settlement(claim, Verdict.RETRY, "given back")
 
 
-class Attempt:
+class DeliveryAttempt:
     """One request under way.
 
     Attributes:
@@ -49,10 +49,10 @@ class Attempt:
         self._settlement: Settlement | None = None
         body = BytesProducer(claim.body) if claim.body else None
         method, url = claim.method.encode("latin-1"), claim.url.encode("ascii")
-        self._waiting: Deferred[Any] = maybeDeferred(
+        self._responding: Deferred[Any] = maybeDeferred(
             agent.request, method, url, _headers(claim), body
         )
-        self._waiting.addCallbacks(self._cb_head, self._eb_failed).addErrback(self._eb_bug)
+        self._responding.addCallbacks(self._cb_head, self._eb_failed).addErrback(self._eb_bug)
 
     def release(self) -> None:
         """Give up the attempt, and let somebody else make it; harmless when it is over."""
@@ -67,7 +67,7 @@ class Attempt:
         if self._discard is not None:
             self._discard.stop()
         else:
-            self._waiting.cancel()
+            self._responding.cancel()
 
     def _cb_head(self, response: Any) -> None:
         verdict = self._policy.judge(response.code, self.claim.attempt)
@@ -90,12 +90,12 @@ class Attempt:
 
     def _eb_failed(self, failure: Failure) -> None:
         if self._released:
-            self._settlement = given_back(self.claim)
+            self._settlement = handback(self.claim)
         else:
             problem = (
                 f"no response within {self._policy.attempt_seconds:g} s"
                 if self._timed_out
-                else _told(failure)
+                else _problem(failure)
             )
             self._settlement = Settlement(self.claim, Verdict.RETRY, problem, reached=False)
         self._end(None)
@@ -103,7 +103,7 @@ class Attempt:
     def _eb_bug(self, failure: Failure) -> None:
         """The policy or the agent's response has raised: the request is not lost for that."""
         _log.failure("an attempt went wrong", failure)
-        self._settlement = Settlement(self.claim, Verdict.RETRY, _told(failure), reached=False)
+        self._settlement = Settlement(self.claim, Verdict.RETRY, _problem(failure), reached=False)
         self._end(None)
 
     def _end(self, _: object) -> None:
@@ -123,7 +123,7 @@ def _headers(claim: Claim) -> Headers:
     return headers
 
 
-def _told(failure: Failure) -> str:
+def _problem(failure: Failure) -> str:
     """A failure of an agent in one line: what is inside of Twisted's lists of reasons."""
     error = failure.value
     while reasons := getattr(error, "reasons", None):

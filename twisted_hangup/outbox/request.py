@@ -40,7 +40,7 @@ _KEY_FIELD: Final = "idempotency-key"
 #: The hexadecimal digit that has the variant of a UUID in it, for each random one.
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
-#: Fields that belong to the connection, or are made from the body, by whoever sends it.
+#: Fields that belong to the connection, or follow from the body, for whoever sends it to set.
 _NOT_YOURS: Final = frozenset(
     {
         *{"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer"},
@@ -87,7 +87,7 @@ class NewRequest(NamedTuple):
 
     Attributes:
         key: Its ``Idempotency-Key``.
-        lane: What it queues in: the destination, and for ordered requests a tag behind a
+        lane: What it queues in: the destination, and for ordered requests a tag after a
             space.
         ordered: 1 if it waits for those before it in its lane, else 0.
         method: Token.
@@ -170,7 +170,7 @@ def new_request(
 def new_key() -> str:
     """A random UUID that begins with the time (RFC 9562, version 7).
 
-    Keys that were made together stand together in the index of a large queue.
+    Keys of the same time stand together in the index of a large queue.
     """
     time_bits = f"{time.time_ns() // 1_000_000:012x}"
     random = os.urandom(10).hex()
@@ -187,7 +187,7 @@ def headers_as_text(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def headers_from_text(text: str) -> list[tuple[str, str]]:
-    """The fields that `headers_as_text` has made a text of."""
+    """The fields in a text of `headers_as_text`."""
     lines = [line.partition(": ") for line in text.split("\n")[:-1]]
     return [(name, value) for name, _, value in lines]
 

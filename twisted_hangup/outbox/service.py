@@ -22,16 +22,12 @@ from ..client.agent import HangupAgent
 from ..client.backoff import Jitter, uniform_below
 from ..errors import OutboxUnavailable
 from ..limits import OutboundTimeouts
-from . import admin as manage
-from .admin import DestinationStats as DestinationStats
-from .admin import OutboxStats as OutboxStats
-from .admin import QueuedRequest as QueuedRequest
+from . import admin
+from .admin import OutboxStats, QueuedRequest
 from .database import Database, Pool, database_named
-from .delivery import Attempt, given_back
-from .policy import DeliveryPolicy as DeliveryPolicy
-from .policy import Verdict as Verdict
-from .request import HeadersArgument, Text, new_request
-from .request import OutboxLimits as OutboxLimits
+from .delivery import DeliveryAttempt, handback
+from .policy import DeliveryPolicy, Verdict
+from .request import HeadersArgument, OutboxLimits, Text, new_request
 from .store import Claim, Demand, Result, Settlement
 from .writer import Writer
 
@@ -45,7 +41,7 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What came of one attempt, told to watchers.
+    """What came of one attempt, as watchers get it.
 
     Attributes:
         key: The request's ``Idempotency-Key``.
@@ -115,7 +111,7 @@ class Outbox(Service):
         self._jitter = jitter
         self._pool: Pool | None = None
         self._writer: Writer | None = None
-        self._attempts: set[Attempt] = set()
+        self._attempts: set[DeliveryAttempt] = set()
         self._running: Counter[str] = Counter()
         self._timers: dict[str, IDelayedCall] = {}
         self._watchers: set[Watcher] = set()
@@ -184,7 +180,7 @@ class Outbox(Service):
 
     def stats(self) -> Deferred[OutboxStats]:
         """How much is queued and dead, where to, and which destinations are paused."""
-        return self._manage(manage.stats)
+        return self._run(admin.stats)
 
     def requests(
         self, *, dead: bool = True, destination: str | None = None, limit: int = 100, after: int = 0
@@ -195,10 +191,10 @@ class Outbox(Service):
             dead: Which.
             destination: Only what goes there.
             limit: How many, at most.
-            after: Only those behind this `QueuedRequest.id`: the next page.
+            after: Only those after this `QueuedRequest.id`: the next page.
         """
-        return self._manage(
-            manage.requests, dead=dead, destination=destination, limit=limit, after=after
+        return self._run(
+            admin.requests, dead=dead, destination=destination, limit=limit, after=after
         )
 
     def requeue(
@@ -214,8 +210,8 @@ class Outbox(Service):
             A Deferred that fires with their number.
         """
         keys = None if keys is None else list(keys)
-        done = self._manage(manage.requeue, keys=keys, destination=destination)
-        return done.addCallback(self._cb_look)
+        counting = self._run(admin.requeue, keys=keys, destination=destination)
+        return counting.addCallback(self._cb_look)
 
     def drop(
         self, keys: Iterable[str] | None = None, *, destination: str | None = None
@@ -226,8 +222,8 @@ class Outbox(Service):
             A Deferred that fires with their number.
         """
         keys = None if keys is None else list(keys)
-        done = self._manage(manage.drop, keys=keys, destination=destination)
-        return done.addCallback(self._cb_look)
+        counting = self._run(admin.drop, keys=keys, destination=destination)
+        return counting.addCallback(self._cb_look)
 
     def startService(self) -> None:
         """Begin to store and to deliver, also what earlier processes have left."""
@@ -288,13 +284,13 @@ class Outbox(Service):
         closed: Deferred[None] = agent.close()
         return closed
 
-    def _manage(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
+    def _run(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
         if self._pool is None:
             raise OutboxUnavailable("the outbox is not running: start the service first")
-        done: Deferred[T] = self._pool.runInteraction(
-            manage.run, self._database, function, create=True, **arguments
+        asking: Deferred[T] = self._pool.runInteraction(
+            admin.run, self._database, function, create=True, **arguments
         )
-        return done.addErrback(self._eb_database)
+        return asking.addErrback(self._eb_database)
 
     def _eb_database(self, failure: Failure) -> Failure:
         error = failure.value
@@ -355,7 +351,7 @@ class Outbox(Service):
             if self.running:
                 self._attempt(claim)
             elif self._writer is not None:  # the service was stopped meanwhile
-                self._writer.settle(given_back(claim))
+                self._writer.settle(handback(claim))
         wait = result.look_again_seconds
         wait = self._limits.poll_seconds if wait is None else min(wait, self._limits.poll_seconds)
         if self.running:
@@ -363,12 +359,12 @@ class Outbox(Service):
 
     def _attempt(self, claim: Claim) -> None:
         assert self._agent is not None
-        attempt = Attempt(self._agent, claim, self._policy, self._clock)
+        attempt = DeliveryAttempt(self._agent, claim, self._policy, self._clock)
         self._attempts.add(attempt)
         self._running[claim.destination] += 1
         attempt.settled.addCallback(self._cb_settled, attempt)
 
-    def _cb_settled(self, settlement: Settlement, attempt: Attempt) -> None:
+    def _cb_settled(self, settlement: Settlement, attempt: DeliveryAttempt) -> None:
         claim = settlement.claim
         self._attempts.discard(attempt)
         self._running[claim.destination] -= 1

@@ -8,7 +8,7 @@
 ``hangup_outbox_lanes``
     A row per lane that has queued requests: what a destination gets without an order, or
     with one.  ``next_at`` is no later than the first of them is due.  So finding work costs
-    the same whether a thousand requests are queued behind a destination that is down or a
+    the same whether a thousand requests are queued for a destination that is down or a
     million.
 
 ``hangup_outbox_destinations``

@@ -36,7 +36,7 @@ _log = Logger()
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _Send:
     """A ``send()`` whose request is not stored yet."""
 
     request: NewRequest
@@ -53,14 +53,14 @@ class _Waiting:
 class _Batch:
     """What one transaction is about."""
 
-    waiting: list[_Waiting] = field(default_factory=list)
+    sends: list[_Send] = field(default_factory=list)
     settlements: list[Settlement] = field(default_factory=list)
     work: Work = field(default_factory=Work)
 
     def parts(self) -> Iterator[_Batch]:
         """One batch for each thing that can fail by itself."""
-        for one in self.waiting:
-            yield _Batch([one], work=Work(requests=[one.request]))
+        for send in self.sends:
+            yield _Batch([send], work=Work(requests=[send.request]))
         for settlement in self.settlements:
             work = Work(settlements=[settlement], pause=self.work.pause)
             yield _Batch(settlements=[settlement], work=work)
@@ -99,8 +99,8 @@ class Writer:
         self._pause = pause
         self._demand = demand
         self._committed = committed
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
+        self._sends: deque[_Send] = deque()
+        self._unstored_bytes = 0
         self._settlements: list[Settlement] = []
         self._rewake: set[str] = set()
         self._look = self._sweep = False
@@ -123,16 +123,16 @@ class Writer:
             OutboxUnavailable: Too much waits already.
         """
         cost = request.cost
-        if self._waiting_bytes + cost > self._limits.unstored_bytes:
+        if self._unstored_bytes + cost > self._limits.unstored_bytes:
             raise OutboxUnavailable(
-                f"{self._waiting_bytes} bytes wait for {self._database.name} already"
+                f"{self._unstored_bytes} bytes wait for {self._database.name} already"
             )
         deadline = self._clock.seconds() + self._limits.store_seconds
-        waiting = _Waiting(request, cost, deadline, Deferred(lambda _: self._withdraw(waiting)))
-        self._waiting.append(waiting)
-        self._waiting_bytes += cost
+        send = _Send(request, cost, deadline, Deferred(lambda _: self._withdraw(send)))
+        self._sends.append(send)
+        self._unstored_bytes += cost
         self._work_soon()
-        return waiting.stored
+        return send.stored
 
     def settle(self, settlement: Settlement) -> None:
         """Write down what became of a request, however long that takes."""
@@ -156,15 +156,15 @@ class Writer:
         if self._retry is not None:
             self._retry.cancel()
             self._work()
-        done: Deferred[None] = Deferred()
-        self._idle.append(done)
+        idle: Deferred[None] = Deferred()
+        self._idle.append(idle)
         self._tell_if_idle()
-        return done
+        return idle
 
-    def _withdraw(self, waiting: _Waiting) -> None:
-        if waiting in self._waiting:
-            self._waiting.remove(waiting)
-            self._waiting_bytes -= waiting.cost
+    def _withdraw(self, send: _Send) -> None:
+        if send in self._sends:
+            self._sends.remove(send)
+            self._unstored_bytes -= send.cost
 
     def _work_soon(self) -> None:
         """In the next turn, together with what else this one brings."""
@@ -185,17 +185,17 @@ class Writer:
     def _next_batch(self) -> _Batch | None:
         batch = _Batch()
         size = 0
-        while self._waiting and len(batch.waiting) < _BATCH_REQUESTS and size < _BATCH_BYTES:
-            waiting = self._waiting.popleft()
-            size += waiting.cost
-            batch.waiting.append(waiting)
+        while self._sends and len(batch.sends) < _BATCH_REQUESTS and size < _BATCH_BYTES:
+            send = self._sends.popleft()
+            size += send.cost
+            batch.sends.append(send)
         batch.settlements, self._settlements = self._settlements, []
         demand = None if self._closing else self._demand()
         looking = self._sweep or (self._look and demand is not None)
-        if not (looking or batch.waiting or batch.settlements or self._rewake):
+        if not (looking or batch.sends or batch.settlements or self._rewake):
             return None
         batch.work = Work(
-            requests=[one.request for one in batch.waiting],
+            requests=[send.request for send in batch.sends],
             settlements=batch.settlements,
             rewake=frozenset(self._rewake),
             demand=demand,
@@ -207,8 +207,8 @@ class Writer:
         return batch
 
     def _run(self, batch: _Batch) -> Deferred[None]:
-        done = maybeDeferred(self._pool.runInteraction, self._interaction, batch.work)
-        return done.addCallbacks(
+        storing = maybeDeferred(self._pool.runInteraction, self._interaction, batch.work)
+        return storing.addCallbacks(
             self._cb_committed, self._eb_failed, callbackArgs=(batch,), errbackArgs=(batch,)
         )
 
@@ -225,12 +225,12 @@ class Writer:
             _log.info("{database} is back", database=self._database.name)
         if self._database.shared_writes:
             self._rewake.update(request.lane for request in batch.work.requests)
-        for place, waiting in enumerate(batch.waiting):
-            self._waiting_bytes -= waiting.cost
+        for place, send in enumerate(batch.sends):
+            self._unstored_bytes -= send.cost
             if place in result.conflicts:
-                waiting.fail(KeyInUse(f"the key {waiting.request.key} has another request"))
-            elif not waiting.stored.called:
-                waiting.stored.callback(waiting.request.key)
+                send.fail(KeyInUse(f"the key {send.request.key} has another request"))
+            elif not send.stored.called:
+                send.stored.callback(send.request.key)
         self._committed(result)
 
     def _eb_failed(self, failure: Failure, batch: _Batch) -> Failure | None:
@@ -245,12 +245,12 @@ class Writer:
         error.__cause__ = cause
         now = self._clock.seconds()
         wait = self._database.is_away(cause) and not self._closing
-        for waiting in reversed(batch.waiting):
-            if wait and waiting.deadline > now and not waiting.stored.called:
-                self._waiting.appendleft(waiting)
+        for send in reversed(batch.sends):
+            if wait and send.deadline > now and not send.stored.called:
+                self._sends.appendleft(send)
             else:
-                self._waiting_bytes -= waiting.cost
-                waiting.fail(error)
+                self._unstored_bytes -= send.cost
+                send.fail(error)
         self._settlements[:0] = batch.settlements
         self._rewake.update(batch.work.rewake)
         self._look = True
@@ -267,20 +267,20 @@ class Writer:
         """One thing spoils the rest: do each by itself, and give up what fails alone."""
         parts = [*batch.parts()]
         if len(parts) > 1:
-            done: Deferred[Any] = Deferred()
+            one_by_one: Deferred[Any] = Deferred()
             for part in parts:
-                done.addCallback(self._cb_run, part)
-                done.addErrback(self._eb_split, part)
-            done.callback(None)
-            return done
+                one_by_one.addCallback(self._cb_run, part)
+                one_by_one.addErrback(self._eb_split, part)
+            one_by_one.callback(None)
+            return one_by_one
         cause = failure.value
         assert cause is not None
         error = OutboxUnavailable(f"not stored: {self._database.explain(cause)}")
         error.__cause__ = cause
-        for waiting in batch.waiting:
-            self._waiting_bytes -= waiting.cost
-            waiting.fail(error)
-        if not batch.waiting:
+        for send in batch.sends:
+            self._unstored_bytes -= send.cost
+            send.fail(error)
+        if not batch.sends:
             _log.failure("{database}", failure, database=self._database.name)
         return None
 
@@ -297,8 +297,8 @@ class Writer:
         if self._running or self._retry is not None:
             return
         if self._closing:
-            while self._waiting:
-                self._waiting.popleft().fail(OutboxUnavailable("the outbox has stopped"))
+            while self._sends:
+                self._sends.popleft().fail(OutboxUnavailable("the outbox has stopped"))
         waiters, self._idle = self._idle, []
         for waiter in waiters:
             waiter.callback(None)
