@@ -515,12 +515,12 @@ async def test_other_failures_pass() -> None:
 @pytest_twisted.ensureDeferred
 async def test_node_says_the_same(own: Make, row: str) -> None:
     """Node's client, before the same server, gives the same code and the same words."""
-    found = node.find_node()
-    if found is None:
+    path = node.find_node()
+    if path is None:
         pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
     script, reason, code, _ = ROWS[row]
     _, server = own(script)
-    output = await getProcessOutput(found, [str(CLIENT), server.url + "/"])
+    output = await getProcessOutput(path, [str(CLIENT), server.url + "/"])
     assert json.loads(output)["request"] == {"code": code, "message": reason}
 
 
@@ -528,9 +528,9 @@ async def test_node_says_the_same(own: Make, row: str) -> None:
 @pytest_twisted.ensureDeferred
 async def test_node_says_the_same_of_a_body(own: Make, reset: bool) -> None:
     """The body that a client reads is "aborted"."""
-    found = node.find_node()
-    if found is None:
+    path = node.find_node()
+    if path is None:
         pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
     _, server = own(after_head(HEAD + b"half", reset=reset))
-    output = await getProcessOutput(found, [str(CLIENT), server.url + "/"])
+    output = await getProcessOutput(path, [str(CLIENT), server.url + "/"])
     assert json.loads(output)["body"] == {"code": "ECONNRESET", "message": "aborted"}

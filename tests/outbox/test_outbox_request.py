@@ -95,8 +95,8 @@ def test_a_password_is_not_repeated() -> None:
 )
 def test_lane(url: Any, ordered: Any, lane: str) -> None:
     """Requests to one scheme, host and port have a lane in common, and ordered ones another."""
-    made = request(url=url, ordered=ordered)
-    assert (made.lane, made.ordered) == (lane, int(bool(ordered)))
+    stored = request(url=url, ordered=ordered)
+    assert (stored.lane, stored.ordered) == (lane, int(bool(ordered)))
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_headers(headers: Any) -> None:
 
 def test_the_key_may_be_a_header() -> None:
     """One that stands in the headers is the key, and not sent twice."""
-    made = request(headers={"idempotency-KEY": "mine", "a": "b"})
-    assert (made.key, made.headers) == ("mine", "a: b\n")
+    stored = request(headers={"idempotency-KEY": "mine", "a": "b"})
+    assert (stored.key, stored.headers) == ("mine", "a: b\n")
 
 
 def test_a_fragment_is_not_sent() -> None:

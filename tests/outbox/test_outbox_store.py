@@ -307,7 +307,7 @@ def test_given_back_says_nothing_about_the_destination(store: Store) -> None:
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_too_old(store: Store, clock: list[float], ordered: bool) -> None:
-    """A request is never sent after its age; it is dead, and those behind it go on."""
+    """A request is never sent after its age; it is dead, and those after it go on."""
     store.put(b"old", age=10, ordered=ordered)
     store.put(b"new", ordered=ordered)
     for claimed in store.take():
