@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
@@ -43,15 +44,19 @@ MODULES: Final = {
 }
 
 
+NODES: Final = {
+    module: [*ast.walk(ast.parse(path.read_text()))] for module, path in MODULES.items()
+}
+
+
 def imports(module: str) -> set[str]:
     """Dotted names of all modules that *module* imports, also inside functions.
 
     Imports under ``if TYPE_CHECKING`` count: a reader has to open those modules too.
     """
-    path = MODULES[module]
-    package = [PACKAGE, *path.relative_to(ROOT / PACKAGE).parts[:-1]]
+    package = [PACKAGE, *MODULES[module].relative_to(ROOT / PACKAGE).parts[:-1]]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in NODES[module]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,6 +111,36 @@ def test_outbox_may_leave() -> None:
     """The queue needs a client, an error, a few numbers and a line of text, and no other room."""
     known = {other for module in MODULES if room(module) == "outbox" for other in own(module)}
     assert not {m for m in known if not {m, room(m)} & {"outbox", *OUTBOX_KNOWS}}
+
+
+def last_name(node: ast.expr) -> str:
+    """The last part of a dotted name, without what stands in brackets after it."""
+    return ast.unparse(node).partition("[")[0].rpartition(".")[2]
+
+
+def test_no_class_is_cut_in_two() -> None:
+    """A class with one heir, in another file, is of use without it: called, or exported."""
+    home, heirs, used = {}, defaultdict(list), set()
+    for module, nodes in NODES.items():
+        for node in nodes:
+            if isinstance(node, ast.ClassDef):
+                home[node.name] = module
+                for base in node.bases:
+                    heirs[last_name(base)].append(module)
+            elif isinstance(node, ast.Call):
+                used.add(last_name(node.func))
+            elif isinstance(node, ast.ImportFrom) and module.endswith("__init__"):
+                used.update(alias.name for alias in node.names)
+    assert not [
+        base
+        for base, [module, *others] in heirs.items()
+        if not others and home.get(base, module) != module and base not in used
+    ]
+
+
+def test_no_method_waits_for_an_heir() -> None:
+    """What a class does is written in it."""
+    assert not [m for m, path in MODULES.items() if "NotImplementedError" in path.read_text()]
 
 
 @pytest.mark.parametrize("module", ["", ".service"])
