@@ -48,6 +48,19 @@ def test_contents(archives: Path, kind: str) -> None:
     assert not {"twisted/__init__.py", "twisted/plugins/__init__.py"} & found
 
 
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_files_that_are_no_programs(archives: Path, kind: str) -> None:
+    """What the modules read from beside them is shipped, too."""
+    package = ROOT / "twisted_hangup"
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in package.rglob("*")
+        if path.suffix in (".html", ".css", ".js")
+    }
+    assert "twisted_hangup/service/welcome.html" in found
+    assert found <= names(archives, kind)
+
+
 def test_wheel_owns_its_own_files_only(archives: Path) -> None:
     """An uninstall removes what is listed: nothing of Twisted's may be."""
     found = {name for name in names(archives, "wheel") if ".dist-info/" not in name}

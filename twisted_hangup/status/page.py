@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from base64 import b64encode
 from hashlib import sha256
-from pathlib import Path
+from importlib.resources import files
 from typing import Final, NamedTuple
-
-_HERE: Final = Path(__file__).parent
 
 #: What stands in the place of ``/* style */`` and ``/* script */``, one after the other.
 _PARTS: Final = {
@@ -44,4 +42,4 @@ def document(name: str) -> Document:
 
 
 def _source(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
+    return files(__package__).joinpath(name).read_text("utf-8")
