@@ -331,6 +331,7 @@ class Options(UsageOptions):
         super().__init__()
         # The indentation of a docstring is none of the reader's.
         self.docs = {option: " ".join(text.split()) for option, text in self.docs.items() if text}
+        self.docs["lenient"] = f"Accept {', '.join(LENIENCE)} (risky). Repeatable."
         self._given_nothing = dict(self)
         # What --help shows; the values themselves stay numbers.
         self.defaults.update(_default_texts())
@@ -367,7 +368,7 @@ class Options(UsageOptions):
         self._methods.add(token("--method", name))
 
     def opt_lenient(self, name: str) -> None:
-        """Accept bare-lf, control-bytes, obs-fold, spaces-after-chunk-size (risky). Repeatable."""
+        """Accept what HTTP/1.1 forbids and old clients send; --help names each. Repeatable."""
         if name not in LENIENCE:
             raise UsageError(f"--lenient: {name!r} is none of {', '.join(LENIENCE)}")
         self._lenience.add(LENIENCE[name])
