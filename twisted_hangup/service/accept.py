@@ -90,7 +90,7 @@ class Gate:
 
     def _is_full(self) -> bool:
         if self._closed:
-            return True  # found by another port in this same turn
+            return True  # another port noticed in this same turn
         if self.most is not None and self.open >= self.most:
             self._close()
             self._warn(

@@ -49,18 +49,18 @@ def resource(name: str) -> IResource:
     Raises:
         UsageError: There is none of that name, or what is returned is no `IResource`.
     """
-    found = _named("--resource", name)
-    if IResource.providedBy(found):
-        return found
-    if not callable(found):
+    factory = _named("--resource", name)
+    if IResource.providedBy(factory):
+        return factory
+    if not callable(factory):
         raise UsageError(f"--resource: {name} is no resource and cannot be called")
     try:
-        made = found()
+        content = factory()
     except Exception as error:
         raise UsageError(f"--resource: {name}() raised {_in_one_line(error)}") from error
-    if not IResource.providedBy(made):
-        raise UsageError(f"--resource: {name}() returned {type(made).__name__}, no IResource")
-    return made
+    if not IResource.providedBy(content):
+        raise UsageError(f"--resource: {name}() returned {type(content).__name__}, no IResource")
+    return content
 
 
 def wsgi(name: str, reactor: Any) -> IResource:
@@ -95,10 +95,10 @@ def function(option: str, name: str) -> Callable[..., Any]:
     Raises:
         UsageError: There is nothing of that name, or it cannot be called.
     """
-    found = _named(option, name)
-    if not callable(found):
+    value = _named(option, name)
+    if not callable(value):
         raise UsageError(f"{option}: {name} cannot be called")
-    return found  # type: ignore[no-any-return]
+    return value  # type: ignore[no-any-return]
 
 
 def _named(option: str, name: str) -> Any:

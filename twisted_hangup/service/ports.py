@@ -1,4 +1,4 @@
-"""From ``--port`` or ``--status`` to an endpoint; a mistake is told in words for a stranger."""
+"""From ``--port`` or ``--status`` to an endpoint; a mistake is named in words for a stranger."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def endpoint(description: str, reactor: Any, option: str = "--port") -> IStreamS
     try:
         if re.fullmatch(r"unix:(address=)?(:.*)?", description):
             raise ValueError("the path of the socket is missing, as in unix:/run/web.sock")
-        made: IStreamServerEndpoint = _listening(description, reactor)
+        port = _listening(description, reactor)
     except Exception as error:  # whatever the parser of somebody's endpoint raises
         raise UsageError(f"{option}: {description!r}: {_reworded(description, error)}") from error
-    return hangup_endpoint(made)
+    return hangup_endpoint(port)
 
 
 def _listening(description: str, reactor: Any) -> IStreamServerEndpoint:
     """Twisted's endpoint, with our backlog where it has one and nobody has said which."""
+    port: IStreamServerEndpoint
     if "backlog=" not in description:
         with suppress(TypeError):  # it has none, or it was given by position
-            made: IStreamServerEndpoint
-            made = serverFromString(reactor, f"{description}:backlog={BACKLOG}")
-            return made
-    made = serverFromString(reactor, description)
-    return made
+            port = serverFromString(reactor, f"{description}:backlog={BACKLOG}")
+            return port
+    port = serverFromString(reactor, description)
+    return port
 
 
 def _reworded(description: str, error: Exception) -> str:

@@ -120,7 +120,10 @@ class HangupService(Service):
     def _cb_listening(self, port: IListeningPort) -> None:
         self._gate.guard(port)
         self.ports.append(port)
-        _log.info("Listening on {address}", address=address_text(port.getHost()))
+        self._log_address(port.getHost())
+
+    def _log_address(self, address: object) -> None:
+        _log.info("Listening on {address}", address=address_text(address))
 
     def _eb_listening(self, failure: Failure, description: str) -> None:
         error: Any = failure.value

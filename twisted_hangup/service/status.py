@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
@@ -33,10 +32,8 @@ _log = Logger()
 class StatusService(HangupService):
     """A `StatusSite` on its endpoint; its log tells who has to know the token."""
 
-    def _cb_listening(self, port: IListeningPort) -> None:
-        self._gate.guard(port)
-        self.ports.append(port)
-        site, address = self.site, port.getHost()
+    def _log_address(self, address: object) -> None:
+        site = self.site
         assert isinstance(site, StatusSite)
         if site.token_was_made_up and not is_local(address):
             # The one place where it is ever written.
