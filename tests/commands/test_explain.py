@@ -33,7 +33,7 @@ GOOD: Final = (
 BROKEN: Final = b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Name: 1\r\n\r\n"
 
 
-class Said:
+class Explain:
     """What the command has written, and its exit status."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,15 +48,15 @@ class Said:
 
 
 @pytest.fixture
-def explain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Said:
-    return Said(capsys, monkeypatch)
+def explain(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Explain:
+    return Explain(capsys, monkeypatch)
 
 
 def text(lines: str) -> str:
     return dedent(lines).lstrip("\n")
 
 
-def test_good_requests_are_told(explain: Said) -> None:
+def test_good_requests_are_shown(explain: Explain) -> None:
     """Each request with its fields, credentials hidden, its body counted, its trailers named."""
     closing = b"GET /last HTTP/1.0\r\n\r\nwhatever"
     assert explain(GOOD + closing) == (
@@ -75,7 +75,7 @@ def test_good_requests_are_told(explain: Said) -> None:
     )
 
 
-def test_broken_request_is_told_with_a_picture(explain: Said) -> None:
+def test_broken_request_is_explained_with_a_picture(explain: Explain) -> None:
     """The report of the server, the packet with a caret, cause and cure, and where to read on."""
     assert explain(BROKEN) == (
         1,
@@ -105,11 +105,11 @@ def test_broken_request_is_told_with_a_picture(explain: Said) -> None:
     )
 
 
-def test_what_precedes_the_error_is_told(explain: Said) -> None:
+def test_what_precedes_the_error_is_explained(explain: Explain) -> None:
     """Of a pipeline, what the server would serve comes first."""
-    status, said = explain(GOOD + BROKEN)
+    status, output = explain(GOOD + BROKEN)
     assert status == 1
-    assert said.index("POST /a?***") < said.index("  complete\n") < said.index("HPE_INVALID")
+    assert output.index("POST /a?***") < output.index("  complete\n") < output.index("HPE_INVALID")
 
 
 @pytest.mark.parametrize(
@@ -131,23 +131,23 @@ def test_what_precedes_the_error_is_told(explain: Said) -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", 0, "  complete"),
     ],
 )
-def test_verdict(explain: Said, wire: bytes, status: int, line: str) -> None:
+def test_verdict(explain: Explain, wire: bytes, status: int, line: str) -> None:
     """The exit status is 1 for all that the server does not serve, at the end of input too."""
-    got, said = explain(wire)
+    got, output = explain(wire)
     assert got == status
-    assert line in said.splitlines()
+    assert line in output.splitlines()
 
 
 @pytest.mark.parametrize("digits", ["160301", "16 03 01", "0x16, 0x03, 0x01", r"\x16\x03:01"])
-def test_hexadecimal_input(explain: Said, digits: str) -> None:
+def test_hexadecimal_input(explain: Explain, digits: str) -> None:
     """Digits may stand as other tools write them."""
-    status, said = explain(digits.encode(), "--hex")
+    status, output = explain(digits.encode(), "--hex")
     assert status == 1
-    assert "byte 0: 0x16" in said
+    assert "byte 0: 0x16" in output
 
 
 @pytest.mark.parametrize("digits", ["1", "16 0", "xy", "\xff"])
-def test_what_is_not_hexadecimal_is_told_in_one_line(explain: Said, digits: str) -> None:
+def test_what_is_not_hexadecimal_is_explained_in_one_line(explain: Explain, digits: str) -> None:
     """A slip of the finger is no verdict about a request."""
     assert explain(digits.encode("latin-1"), "--hex") == (
         2,
@@ -155,11 +155,11 @@ def test_what_is_not_hexadecimal_is_told_in_one_line(explain: Said, digits: str)
     )
 
 
-def test_missing_file_is_told_in_one_line(explain: Said, tmp_path: Path) -> None:
+def test_missing_file_is_explained_in_one_line(explain: Explain, tmp_path: Path) -> None:
     """The line names the file, and is printable whatever its name is."""
     path = tmp_path / "no\nsuch"
-    status, said = explain(b"", str(path))
-    assert (status, said) == (2, f"explain: {tmp_path}/no\\nsuch: No such file or directory\n")
+    status, output = explain(b"", str(path))
+    assert (status, output) == (2, f"explain: {tmp_path}/no\\nsuch: No such file or directory\n")
 
 
 def test_bad_options_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,16 +170,16 @@ def test_bad_options_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) ->
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_file_is_read(explain: Said, tmp_path: Path) -> None:
+def test_file_is_read(explain: Explain, tmp_path: Path) -> None:
     """The bytes may be in a file."""
     (tmp_path / "packet").write_bytes(BROKEN)
     assert explain(b"", str(tmp_path / "packet")) == explain(BROKEN)
 
 
-def test_json_is_an_object_per_line(explain: Said) -> None:
+def test_json_is_an_object_per_line(explain: Explain) -> None:
     """Programs get requests, ends, and errors with the names of the error log."""
-    status, said = explain(GOOD + BROKEN, "--json")
-    request, end, error = map(json.loads, said.splitlines())
+    status, output = explain(GOOD + BROKEN, "--json")
+    request, end, error = map(json.loads, output.splitlines())
     assert status == 1
     assert request == {
         "event": "request",
@@ -201,30 +201,30 @@ def test_json_is_an_object_per_line(explain: Said) -> None:
     assert error["docs"] == "docs/codes.md#hpe_invalid_header_token"
 
 
-def test_unmasked(explain: Said) -> None:
+def test_unmasked(explain: Explain) -> None:
     """Credentials are shown to who asks for them."""
-    _, said = explain(GOOD + b"GET /?token=t HTTP/1.1\r\nCookie: two\x01\r\n", "--unmasked")
-    assert "POST /a?q=1 HTTP/1.1\n  Host: a\n  Cookie: secret\n" in said
-    assert "Cookie: two\\x01" in said
-    assert "token=t" in said
+    _, output = explain(GOOD + b"GET /?token=t HTTP/1.1\r\nCookie: two\x01\r\n", "--unmasked")
+    assert "POST /a?q=1 HTTP/1.1\n  Host: a\n  Cookie: secret\n" in output
+    assert "Cookie: two\\x01" in output
+    assert "token=t" in output
 
 
 @pytest.mark.parametrize("code", [*REMEDIES])
-def test_code_is_explained_without_bytes(explain: Said, code: str) -> None:
+def test_code_is_explained_without_bytes(explain: Explain, code: str) -> None:
     """Cause and cure of each code are there where no page of the documentation is."""
-    status, said = explain(b"", "--code", code)
+    status, output = explain(b"", "--code", code)
     assert status == 0
-    assert said.splitlines()[0] == code
-    assert "Cause: " in said
-    assert said.splitlines()[-1] == link_of(code)
+    assert output.splitlines()[0] == code
+    assert "Cause: " in output
+    assert output.splitlines()[-1] == link_of(code)
 
 
-def test_unknown_code(explain: Said) -> None:
+def test_unknown_code(explain: Explain) -> None:
     """A code that nobody has is told as a mistake."""
     assert explain(b"", "--code", "E\x1b") == (2, "explain: no code is called E\\x1b\n")
 
 
-def test_line_of_the_error_log_is_a_picture(explain: Said) -> None:
+def test_line_of_the_error_log_is_a_picture(explain: Explain) -> None:
     """What a line holds is shown as if the bytes had come just now."""
     assert explain(log_lines(broken(BROKEN))) == (
         1,
@@ -255,41 +255,41 @@ def test_line_of_the_error_log_is_a_picture(explain: Said) -> None:
     )
 
 
-def test_excerpt_of_a_large_packet_keeps_its_numbers(explain: Said) -> None:
+def test_excerpt_of_a_large_packet_keeps_its_numbers(explain: Explain) -> None:
     """The rows are numbered as in the whole packet, of which the log has 4 KiB."""
     wire = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 900 + b"X: \x01\r\n\r\n"
-    _, said = explain(log_lines(broken(wire)))
+    _, output = explain(log_lines(broken(wire)))
     place = len(wire) - 5
-    assert f"byte {place:,} of this packet, or the one before it: 0x01" in said
-    assert re.search(r"^  \([0-9,]+ bytes before\)$", said, re.M)
-    [row] = [line for line in said.splitlines() if re.search("^[0-9a-f]{8} .* 01 ", line)]
+    assert f"byte {place:,} of this packet, or the one before it: 0x01" in output
+    assert re.search(r"^  \([0-9,]+ bytes before\)$", output, re.M)
+    [row] = [line for line in output.splitlines() if re.search("^[0-9a-f]{8} .* 01 ", line)]
     assert int(row[:8], 16) <= place < int(row[:8], 16) + 16
 
 
-def test_log_with_several_lines(explain: Said) -> None:
+def test_log_with_several_lines(explain: Explain) -> None:
     """A whole log can be explained; in a flood, the lines that count are told as such."""
     hang_up = ClientHangUp("socket hang up", code="ECONNRESET", phase="response")
     errors = [hang_up] * 3
-    status, said = explain(log_lines(*errors, per_second=1))
+    status, output = explain(log_lines(*errors, per_second=1))
     assert status == 1
-    assert said.startswith("ECONNRESET: socket hang up  (not answered)\n")
-    assert said.endswith("2001-09-09T01:46:40.000Z  and 2 more ECONNRESET in that second\n\n")
+    assert output.startswith("ECONNRESET: socket hang up  (not answered)\n")
+    assert output.endswith("2001-09-09T01:46:40.000Z  and 2 more ECONNRESET in that second\n\n")
 
 
-def test_error_of_a_server_behind_a_proxy(explain: Said) -> None:
+def test_error_of_a_server_behind_a_proxy(explain: Explain) -> None:
     """The picture says which server it was."""
     error = UpstreamError("connect ECONNREFUSED", code="ERR_UPSTREAM_REFUSED", phase="response")
     error.upstream = "http://127.0.0.1:9000"
-    status, said = explain(log_lines(error))
+    status, output = explain(log_lines(error))
     assert status == 1
-    assert "\n  the server behind the proxy: http://127.0.0.1:9000\n" in said
-    assert said.endswith("docs/codes.md#err_upstream_refused\n\n")
+    assert "\n  the server behind the proxy: http://127.0.0.1:9000\n" in output
+    assert output.endswith("docs/codes.md#err_upstream_refused\n\n")
 
 
-def test_log_in_json(explain: Said) -> None:
+def test_log_in_json(explain: Explain) -> None:
     """Each line gets what explains it; the names of the log stay."""
-    _, said = explain(log_lines(broken(BROKEN), broken(BROKEN), per_second=1), "--json")
-    error, suppressed = map(json.loads, said.splitlines())
+    _, output = explain(log_lines(broken(BROKEN), broken(BROKEN), per_second=1), "--json")
+    error, suppressed = map(json.loads, output.splitlines())
     assert error["time"] == "2001-09-09T01:46:40.000Z"
     assert error["rule"].startswith("a field is a name")
     assert suppressed["suppressed"] == 1
@@ -304,7 +304,7 @@ def test_log_in_json(explain: Said) -> None:
         {"raw_packet": "AAAA", "raw_packet_offset": "x"},
     ],
 )
-def test_spoiled_log_line_is_told_in_one_line(explain: Said, spoil: dict[str, Any]) -> None:
+def test_spoiled_log_line_is_explained_in_one_line(explain: Explain, spoil: dict[str, Any]) -> None:
     """A line that cannot be read is no verdict."""
     line = json.dumps({**json.loads(log_lines(broken(BROKEN))), **spoil})
     assert explain(line.encode()) == (
@@ -313,22 +313,22 @@ def test_spoiled_log_line_is_told_in_one_line(explain: Said, spoil: dict[str, An
     )
 
 
-def test_line_that_is_none_of_a_log(explain: Said) -> None:
+def test_line_that_is_none_of_a_log(explain: Explain) -> None:
     """A log that was cut is told so."""
-    status, said = explain(log_lines(broken(BROKEN)) + b'{"code": "HPE_')
+    status, output = explain(log_lines(broken(BROKEN)) + b'{"code": "HPE_')
     assert status == 2
-    assert said.endswith("explain: -: a line in the middle is none of an error log\n")
+    assert output.endswith("explain: -: a line in the middle is none of an error log\n")
 
 
 @pytest.mark.parametrize("wire", [b"{", b'{"code": 1}', b'{"code": "a"}', b'{"a":' * 100_000])
-def test_json_that_is_no_log_is_bytes_of_a_client(explain: Said, wire: bytes) -> None:
+def test_json_that_is_no_log_is_bytes_of_a_client(explain: Explain, wire: bytes) -> None:
     """Whatever is no line of the log was sent by a client."""
-    status, said = explain(wire)
-    assert (status, said.split(":")[0]) == (1, "HPE_INVALID_METHOD")
+    status, output = explain(wire)
+    assert (status, output.split(":")[0]) == (1, "HPE_INVALID_METHOD")
 
 
 @pytest.mark.parametrize("case", pages.load(), ids=lambda case: case.name)
-def test_log_and_bytes_point_at_the_same_byte(explain: Said, case: pages.Case) -> None:
+def test_log_and_bytes_point_at_the_same_byte(explain: Explain, case: pages.Case) -> None:
     """The picture made of a log line has its caret where that made of the bytes has it.
 
     Where what is hidden makes that uncertain, it is said.
@@ -343,9 +343,9 @@ def test_log_and_bytes_point_at_the_same_byte(explain: Said, case: pages.Case) -
         assert shown[0] == shown[1]
 
 
-def pointed(said: str) -> tuple[int, str]:
+def pointed(output: str) -> tuple[int, str]:
     """The byte that a picture points at, and all that it says of it."""
-    [line] = [row for row in said.splitlines() if " of this packet" in row] or ["  byte -1"]
+    [line] = [row for row in output.splitlines() if " of this packet" in row] or ["  byte -1"]
     return int(line.split()[1].replace(",", "")), line
 
 
@@ -358,16 +358,16 @@ HOSTILE: Final = st.text(
 def test_no_byte_of_a_client_reaches_the_terminal(data: bytes) -> None:
     """Escape sequences stay text, wherever in a request they stand."""
     for wire in (data, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + data, BROKEN + data):
-        said = piped(wire)
-        assert all(" " <= letter <= "~" or letter == "\n" for letter in said)
+        output = piped(wire)
+        assert all(" " <= letter <= "~" or letter == "\n" for letter in output)
 
 
 @given(st.dictionaries(st.sampled_from([*json.loads(log_lines(broken(BROKEN)))]), HOSTILE))
 def test_forged_log_does_not_reach_the_terminal(forged: dict[str, str]) -> None:
     """Who can write into a log cannot write to the terminal of who reads it."""
     record = {**json.loads(log_lines(broken(BROKEN))), **forged}
-    said = piped(json.dumps(record).encode())
-    assert all(" " <= letter <= "~" or letter == "\n" for letter in said)
+    output = piped(json.dumps(record).encode())
+    assert all(" " <= letter <= "~" or letter == "\n" for letter in output)
 
 
 def piped(data: bytes) -> str:
@@ -391,22 +391,22 @@ def on_a_terminal(data: bytes, **environment: str) -> str:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=its, env=variables) as program:
         program.communicate(data, timeout=30)
     os.close(its)
-    said = b""
+    output = b""
     while select.select([mine], [], [], 0)[0]:
         try:
             more = os.read(mine, 65536)
         except OSError:  # the other end has been closed
             break
-        said += more
+        output += more
     os.close(mine)
-    return said.decode().replace("\r\n", "\n")
+    return output.decode().replace("\r\n", "\n")
 
 
 def test_colours_on_a_terminal() -> None:
     """The byte to blame is red; nothing but colours is added."""
-    said = on_a_terminal(BROKEN)
-    assert "\x1b[1;31m20\x1b[0m" in said
-    assert re.sub(r"\x1b\[[0-9;]*m", "", said) == on_a_terminal(BROKEN, NO_COLOR="1")
+    output = on_a_terminal(BROKEN)
+    assert "\x1b[1;31m20\x1b[0m" in output
+    assert re.sub(r"\x1b\[[0-9;]*m", "", output) == on_a_terminal(BROKEN, NO_COLOR="1")
 
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])

@@ -53,7 +53,7 @@ def filled(database: str) -> str:
     return database
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What the command prints, when it does what it was asked for."""
     assert main(["outbox", *arguments]) == 0
     printed = capsys.readouterr()
@@ -63,44 +63,44 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_list(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Dead letters, a line each, without what may be secret."""
-    first, second = said(capsys, filled, "list").splitlines()
+    first, second = output(capsys, filled, "list").splitlines()
     assert "  a  " in first and "POST http://here.test/path?******" in first
     assert first.endswith("dead after 1: answered 404") and "  b  " in second
-    (queued,) = said(capsys, filled, "list", "--queued").splitlines()
+    (queued,) = output(capsys, filled, "list", "--queued").splitlines()
     assert "  c  " in queued and queued.endswith("queued after 0")
-    here = said(capsys, filled, "list", "--destination", "http://here.test:80")
+    here = output(capsys, filled, "list", "--destination", "http://here.test:80")
     assert here == f"{first}\n"
-    assert said(capsys, filled, "list", "--limit", "1") == f"{first}\n"
-    assert said(capsys, filled, "list", "--after", first.split()[0]) == f"{second}\n"
+    assert output(capsys, filled, "list", "--limit", "1") == f"{first}\n"
+    assert output(capsys, filled, "list", "--after", first.split()[0]) == f"{second}\n"
 
 
 def test_list_json(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     """For programs, an object per line."""
-    out = said(capsys, filled, "list", "--json")
+    out = output(capsys, filled, "list", "--json")
     assert [json.loads(line)["key"] for line in out.splitlines()] == ["a", "b"]
     assert "secret" not in out
 
 
 def test_show(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One request with its fields; secrets only for who asks for them."""
-    out = said(capsys, filled, "show", "a")
+    out = output(capsys, filled, "show", "a")
     assert out.startswith("POST http://here.test/path?")
     assert "secret" not in out and "X-A: caf\\xe9\n" in out and "body      5 bytes\n" in out
-    assert "Authorization: Bearer secret\n" in said(capsys, filled, "show", "a", "--secrets")
-    assert said(capsys, filled, "show", "a", "--body") == "\0body"
+    assert "Authorization: Bearer secret\n" in output(capsys, filled, "show", "a", "--secrets")
+    assert output(capsys, filled, "show", "a", "--body") == "\0body"
 
 
 def test_requeue_and_drop(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By key, or all dead letters."""
-    assert said(capsys, filled, "requeue", "a") == "1 requeued\n"
-    assert said(capsys, filled, "drop", "--all-dead") == "1 dropped\n"
-    assert said(capsys, filled, "drop", "c") == "1 dropped\n"
-    assert json.loads(said(capsys, filled, "stats", "--json"))["queued"] == 1
+    assert output(capsys, filled, "requeue", "a") == "1 requeued\n"
+    assert output(capsys, filled, "drop", "--all-dead") == "1 dropped\n"
+    assert output(capsys, filled, "drop", "c") == "1 dropped\n"
+    assert json.loads(output(capsys, filled, "stats", "--json"))["queued"] == 1
 
 
 def test_stats(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     """How much there is, by destination."""
-    out = said(capsys, filled, "stats")
+    out = output(capsys, filled, "stats")
     assert "queued    1, 0 of them under way\ndead      2\n" in out
     assert "http://here.test:80  queued 1, dead 1\nhttp://there.test:80  queued 0, dead 1\n" in out
 

@@ -67,11 +67,11 @@ def test_refused(broken: ClientError, rest: str) -> None:
     assert refused_line(WHEN, broken, broken.status) == f"192.0.2.7 - - {WHEN} {rest}"
 
 
-@pytest.mark.parametrize("sent, told", [(418, "418"), (None, "444")])
-def test_status_that_was_sent(sent: int | None, told: str) -> None:
+@pytest.mark.parametrize("sent, status", [(418, "418"), (None, "444")])
+def test_status_that_was_sent(sent: int | None, status: str) -> None:
     """What a handler answered is what the log says; 444 where it closed without a word."""
     broken = error(ParseError, "HPE_INVALID_METHOD", "head")
-    assert refused_line(WHEN, broken, sent) == f'192.0.2.7 - - {WHEN} "-" {told} - "-" "-"'
+    assert refused_line(WHEN, broken, sent) == f'192.0.2.7 - - {WHEN} "-" {status} - "-" "-"'
 
 
 @pytest.mark.parametrize(

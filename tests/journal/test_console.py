@@ -52,7 +52,7 @@ def hang_up(phase: Phase) -> ClientHangUp:
     return ClientHangUp("read ECONNRESET", code="ECONNRESET", phase=phase, request=head, peer=PEER)
 
 
-def said(error: ClientError) -> list[tuple[str, str]]:
+def logged(error: ClientError) -> list[tuple[str, str]]:
     console = Console()
     console.log(error)
     return console.lines
@@ -60,7 +60,7 @@ def said(error: ClientError) -> list[tuple[str, str]]:
 
 def test_parse_error_is_told_with_the_byte() -> None:
     """Status, code, reason, place, byte, peer, and the request line as far as it came."""
-    assert said(parse_error()) == [
+    assert logged(parse_error()) == [
         (
             "warn",
             '400 HPE_INVALID_METHOD "Invalid method encountered" at byte 0 (0x16)'
@@ -71,7 +71,7 @@ def test_parse_error_is_told_with_the_byte() -> None:
 
 def test_error_without_a_byte_is_told_with_its_phase() -> None:
     """A hang-up has no status and no byte."""
-    assert said(hang_up("response")) == [
+    assert logged(hang_up("response")) == [
         (
             "warn",
             '- ECONNRESET "read ECONNRESET" (response) from 127.0.0.1:51332 "GET /a?*** HTTP/1.1"',
@@ -82,7 +82,7 @@ def test_error_without_a_byte_is_told_with_its_phase() -> None:
 def test_error_before_any_request_is_told_without_one() -> None:
     """Where nothing has come nothing is quoted, and a peer may be unknown."""
     error = RequestTimeout("Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="idle")
-    assert said(error) == [
+    assert logged(error) == [
         ("warn", '408 ERR_HTTP_REQUEST_TIMEOUT "Request timeout" (idle) from unknown')
     ]
 
@@ -97,25 +97,25 @@ def test_end_of_input_has_a_place_and_no_byte() -> None:
         peer=PEER,
         broke_at=Break(Part.REQUEST_LINE, b"GET", b"GET", 3),
     )
-    assert said(error)[0][1] == (
+    assert logged(error)[0][1] == (
         '400 HPE_INVALID_EOF_STATE "Invalid EOF state" at byte 3 from 127.0.0.1:51332 "GET"'
     )
 
 
 def test_secrets_of_the_request_line_are_hidden() -> None:
     """A log is no place for a token."""
-    assert said(parse_error(b"GET /?token=abc\x01"))[0][1].endswith('"GET /?*********\\x01"')
+    assert logged(parse_error(b"GET /?token=abc\x01"))[0][1].endswith('"GET /?*********\\x01"')
 
 
 def test_long_request_lines_are_cut() -> None:
     """One client cannot fill a screen."""
-    assert len(said(parse_error(b"GET /" + b"a" * 10_000))[0][1]) < 200
+    assert len(logged(parse_error(b"GET /" + b"a" * 10_000))[0][1]) < 200
 
 
 def test_idle_reset_is_for_debugging() -> None:
     """Load balancers reset idle connections all day; only a debugger wants to know."""
-    assert [level for level, _ in said(hang_up("idle"))] == ["debug"]
-    assert [level for level, _ in said(hang_up("body"))] == ["warn"]
+    assert [level for level, _ in logged(hang_up("idle"))] == ["debug"]
+    assert [level for level, _ in logged(hang_up("body"))] == ["warn"]
 
 
 def test_event_has_fields_to_search_for() -> None:

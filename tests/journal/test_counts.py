@@ -22,7 +22,7 @@ def test_by_second_and_code() -> None:
 
 
 def test_last_hour() -> None:
-    """What is an hour old is not told any more."""
+    """What is an hour old is left out."""
     rates = Rates()
     rates.add(100, "A")
     rates.add(101, "B")
@@ -31,13 +31,13 @@ def test_last_hour() -> None:
     assert rates.last_hour(100 + HOUR) == ((101, {"B": 1}), (100 + HOUR, {"C": 1}))
 
 
-def test_what_was_told_stays() -> None:
+def test_what_was_returned_stays() -> None:
     """Further errors do not change what somebody holds in his hands."""
     rates = Rates()
     rates.add(100, "A")
-    told = rates.last_hour(100)
+    before = rates.last_hour(100)
     rates.add(100, "A")
-    assert told == ((100, {"A": 1}),)
+    assert before == ((100, {"A": 1}),)
 
 
 def test_clock_set_back() -> None:
@@ -58,7 +58,7 @@ def test_seconds_are_bounded() -> None:
     assert len(rates.last_hour(24 * HOUR - 1)) == len(rates._ring) == HOUR
 
 
-# Keys: never told with more than is true.
+# Keys: never with more than is true.
 
 
 def added(room: int, keys: list[str]) -> Top:
@@ -93,16 +93,16 @@ def test_no_more_than_asked_for() -> None:
 
 @given(st.integers(1, 6), st.lists(st.sampled_from("abcdefghij"), max_size=200))
 def test_promises(room: int, keys: list[str]) -> None:
-    """Whatever comes: no more keys than there is room for, none told with too much, and
+    """Whatever comes: no more keys than there is room for, none with too much, and
     none missed that is more than one in *room*."""
     truth = Counter(keys)
     top = added(room, keys)
-    told = dict(top.most(room))
-    assert len(top) == len(told) == min(room, len(truth))
-    assert all(count <= truth[key] for key, count in told.items())
+    counts = dict(top.most(room))
+    assert len(top) == len(counts) == min(room, len(truth))
+    assert all(count <= truth[key] for key, count in counts.items())
     for key, count in truth.items():
         if count > len(keys) / room:
-            assert told[key] >= count - len(keys) // room
+            assert counts[key] >= count - len(keys) // room
 
 
 @given(st.integers(10, 20), st.lists(st.sampled_from("abcdefghij"), max_size=200))

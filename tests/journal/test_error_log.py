@@ -177,8 +177,8 @@ def test_flood_is_counted_by_code() -> None:
     log = ErrorLog(file, clock, per_second=2, now=now)
     for error in [HANG_UP, HANG_UP, HANG_UP, parse_error(), HANG_UP, parse_error()]:
         log(error)
-    told = [line["code"] for line in lines(file)]
-    assert told == ["ECONNRESET", "ECONNRESET", "HPE_INVALID_HEADER_TOKEN"]
+    codes = [line["code"] for line in lines(file)]
+    assert codes == ["ECONNRESET", "ECONNRESET", "HPE_INVALID_HEADER_TOKEN"]
     clock.advance(1)
     assert lines(file)[3:] == [
         {"time": "2023-11-14T22:13:20.123Z", "code": "ECONNRESET", "suppressed": 2},

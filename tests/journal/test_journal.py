@@ -203,9 +203,9 @@ def test_follow() -> None:
     journal = Journal(wall)
     before, after, upstream = error(), error(), upstream_error(None)
     journal.record(before)
-    told: list[Snapshot | Entry] = []
-    unfollow = journal.follow(told.append)
-    assert told == [journal.snapshot()]
+    news: list[Snapshot | Entry] = []
+    unfollow = journal.follow(news.append)
+    assert news == [journal.snapshot()]
     journal.record(after)
     journal.settle(after, 431)
     journal.settle(before, None)
@@ -213,7 +213,7 @@ def test_follow() -> None:
     unfollow()
     unfollow()
     journal.record(error())
-    assert told[1:] == [
+    assert news[1:] == [
         Entry(2, wall.now, after, None, False),
         Entry(2, wall.now, after, 431, True),
         Entry(1, wall.now, before, None, True),
@@ -228,22 +228,22 @@ def test_settled_too_late_to_be_told() -> None:
     journal.record(slow)
     for _ in range(RECENT_ERRORS):
         journal.record(error())
-    told: list[Snapshot | Entry] = []
-    journal.follow(told.append)
+    news: list[Snapshot | Entry] = []
+    journal.follow(news.append)
     journal.settle(slow, 400)
-    assert len(told) == 1
+    assert len(news) == 1
     assert journal.snapshot().by_status == {400: 1}
 
 
 def test_follower_that_fails(expected_errors: LoggedErrors) -> None:
     """A follower that fails at once does not follow; later its bug is logged, as a watcher's."""
     journal = Journal()
-    told: list[object] = []
+    news: list[object] = []
 
     def fail(change: Snapshot | Entry) -> None:
-        if told or isinstance(change, Entry):
+        if news or isinstance(change, Entry):
             raise ZeroDivisionError("a bug")
-        told.append(change)
+        news.append(change)
 
     journal.follow(fail)
     with pytest.raises(ZeroDivisionError):

@@ -102,9 +102,9 @@ def test_fields_of_an_event_are_documented() -> None:
     for _ in range(12):
         logs.console(ParseError("r", code="HPE_STRICT", phase="head"))
     logs.console.close()
-    told = {name for name in logs.events[0] if not name.startswith("log_")}
+    names = {name for name in logs.events[0] if not name.startswith("log_")}
     texts = {"answer", "place", "quoted"}  # parts of the line, made of the other fields
-    assert told - texts == {*table("Events")} - {"suppressed"}
+    assert names - texts == {*table("Events")} - {"suppressed"}
     assert {"code", "suppressed"} <= {*logs.events[-1]}
 
 
@@ -137,8 +137,8 @@ def test_line_of_the_error_log_is_bounded() -> None:
         broke_at=Break(Part.FIELD, b"", line, 3000),
     )
     logs.error_log(error)
-    [told] = logs.lines
-    assert 10 * 1024 < len(json.dumps(told)) <= 16 * 1024
+    [record] = logs.lines
+    assert 10 * 1024 < len(json.dumps(record)) <= 16 * 1024
 
 
 def served(tmp_path: Path, *command: str, wire: bytes = BAD) -> None:

@@ -42,7 +42,7 @@ class Guarded:
         self.events: Sequence[LogEvent] = []
 
     @property
-    def said(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """The warnings of the gate so far."""
         return [
             formatEvent(event)
@@ -83,7 +83,7 @@ async def test_one_too_many_waits(guarded: Guarded) -> None:
     await guarded.pause()
     assert guarded.gate.open == 2
     assert not guarded.accepting()
-    assert guarded.said == ["All 2 connections are taken; new clients wait until one ends"]
+    assert guarded.warnings == ["All 2 connections are taken; new clients wait until one ends"]
 
     clients[0].close()
     assert await greeting(clients[2]) == b"hello\n"
@@ -116,14 +116,14 @@ async def test_out_of_files(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -
     client = await guarded.connect()
     await guarded.pause()
     assert not guarded.accepting()
-    said = "Out of files with 0 connections open; new clients wait"
-    assert guarded.said == [said]
+    warning = "Out of files with 0 connections open; new clients wait"
+    assert guarded.warnings == [warning]
 
     guarded.clock.advance(REST_SECONDS)
     assert guarded.accepting()
     await guarded.pause()
     assert not guarded.accepting()
-    assert guarded.said == [said] * 2
+    assert guarded.warnings == [warning] * 2
 
     files_left = True
     guarded.clock.advance(REST_SECONDS)

@@ -90,14 +90,14 @@ class Running:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    made: list[Running] = []
+    programs: list[Running] = []
 
     def make(script: Callable[[Connection], object], *more: str) -> Running:
-        made.append(Running(tmp_path, script, *more))
-        return made[-1]
+        programs.append(Running(tmp_path, script, *more))
+        return programs[-1]
 
     yield make
-    for one in made:
+    for one in programs:
         one.process.kill()
         one.process.communicate()
         one.server.close()

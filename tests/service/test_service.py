@@ -141,9 +141,9 @@ def test_welcome_on_a_unix_socket() -> None:
 @pytest_twisted.ensureDeferred
 async def test_head_is_not_logged(run: Run, target: bytes) -> None:
     """Neither page makes Twisted log the target of a HEAD."""
-    with capturedLogs() as said:
+    with capturedLogs() as events:
         await talk(run().port, (CLOSE % target).replace(b"GET", b"HEAD"))
-    assert not [event for event in said if "HEAD request" in str(event.get("log_format"))]
+    assert not [event for event in events if "HEAD request" in str(event.get("log_format"))]
 
 
 @pytest_twisted.ensureDeferred
@@ -343,6 +343,6 @@ async def test_library_use_leaves_signals_alone(run: Run) -> None:
 )
 def test_backlog(description: str, backlog: int) -> None:
     """Where nobody says how many may wait to be accepted, it is more than Twisted's 50."""
-    made: Any = endpoint(description, MemoryReactor())
-    inner = getattr(made._endpoint, "_wrappedEndpoint", made._endpoint)
+    port: Any = endpoint(description, MemoryReactor())
+    inner = getattr(port._endpoint, "_wrappedEndpoint", port._endpoint)
     assert inner._backlog == backlog

@@ -132,13 +132,13 @@ async def test_links(
 @pytest_twisted.ensureDeferred
 async def test_head_of_an_error(serve: Serve, files: StaticFiles, target: str) -> None:
     """HEAD has the fields of GET, and nothing of the target comes into the log."""
-    with capturedLogs() as said:
+    with capturedLogs() as events:
         page = await get(serve, files, target)
         head = await get(serve, files, target, "HEAD")
     length = len(page.partition(b"\r\n\r\n")[2])
     assert b"\r\nContent-Length: %d\r\n" % length in head
     assert head.endswith(b"\r\n\r\n")
-    assert not [event for event in said if "HEAD request" in str(event.get("log_format"))]
+    assert not [event for event in events if "HEAD request" in str(event.get("log_format"))]
 
 
 @pytest_twisted.ensureDeferred
@@ -150,10 +150,10 @@ async def test_out_of_files(
     def none_left(self: Any) -> Any:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    said: list[str] = []
-    files.out_of_files = lambda text, **_: said.append(text)  # type: ignore[assignment]
+    warnings: list[str] = []
+    files.out_of_files = lambda text, **_: warnings.append(text)  # type: ignore[assignment]
     monkeypatch.setattr(StaticFiles, "openForReading", none_left)
     response = await get(serve, files, "/page.html")
     assert response.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: 1\r\n" in response
-    assert said == ["Out of files: {path} could not be opened"]
+    assert warnings == ["Out of files: {path} could not be opened"]

@@ -57,17 +57,17 @@ LOCAL = ("--status", "tcp:0:interface=127.0.0.1")
 async def test_service(tmp_path: Path) -> None:
     """--status shows the errors of --port, and an operator who looks is not logged."""
     access = tmp_path / "access"
-    with capturedLogs() as said:
+    with capturedLogs() as events:
         running = Running(*LOCAL, "--access-log", str(access), "--mask-field", "x-key")
         bad = BAD.replace(b"bad header", b"X-Key: SECRET\r\nbad header")
         await talk(running.port, bad)
-        told = (await ask(running.status, "snapshot")).json
+        snapshot = (await ask(running.status, "snapshot")).json
         assert (await ask(running.status)).status == 200
         await running.service.stopService()
-    assert told["by_code"] == {"HPE_INVALID_HEADER_TOKEN": 1}
-    assert b"SECRET" not in b64decode(told["entries"][0]["raw_packet"])
+    assert snapshot["by_code"] == {"HPE_INVALID_HEADER_TOKEN": 1}
+    assert b"SECRET" not in b64decode(snapshot["entries"][0]["raw_packet"])
     assert len(access.read_text().splitlines()) == 1
-    lines = [formatEvent(event) for event in said]
+    lines = [formatEvent(event) for event in events]
     assert f"The status page is on 127.0.0.1:{running.status}" in lines
     assert not any("the token" in str(line) or "snapshot" in str(line) for line in lines)
 
@@ -93,13 +93,13 @@ def test_service_without_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_twisted.ensureDeferred
 async def test_service_prints_the_token_once() -> None:
     """On a network the log has the token, where it starts and nowhere else."""
-    with capturedLogs() as said:
+    with capturedLogs() as events:
         running = Running("--status", "tcp:0")
         token = running.status_service.site.token  # type: ignore[attr-defined]
         await ask(running.status, "sign-in", method="POST", body=f"token={token}")
         await ask(running.status, "snapshot", f"Authorization: Bearer {token}")
         await running.service.stopService()
-    assert len([event for event in said if token in str(formatEvent(event))]) == 1
+    assert len([event for event in events if token in str(formatEvent(event))]) == 1
 
 
 @pytest_twisted.ensureDeferred
@@ -107,13 +107,13 @@ async def test_service_with_a_token_of_the_operators(tmp_path: Path) -> None:
     """Then it is needed on loopback, too, and never logged."""
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    with capturedLogs() as said:
+    with capturedLogs() as events:
         running = Running(*LOCAL, "--status-token-file", str(file))
         assert (await ask(running.status, "snapshot")).status == 401
         field = f"Authorization: Bearer {TOKEN}"
         assert (await ask(running.status, "snapshot", field)).status == 200
         await running.service.stopService()
-    assert not [event for event in said if TOKEN in str(event)]
+    assert not [event for event in events if TOKEN in str(event)]
 
 
 @pytest_twisted.ensureDeferred
@@ -136,10 +136,10 @@ async def test_service_ends_event_streams() -> None:
 async def test_service_logs_errors_of_the_status_page() -> None:
     """Whoever breaks it stands in the log."""
     running = Running(*LOCAL)
-    with capturedLogs() as said:
+    with capturedLogs() as events:
         await talk(running.status, BAD)
     await running.service.stopService()
-    assert [event["code"] for event in said if "code" in event] == ["HPE_INVALID_HEADER_TOKEN"]
+    assert [event["code"] for event in events if "code" in event] == ["HPE_INVALID_HEADER_TOKEN"]
 
 
 @pytest_twisted.ensureDeferred

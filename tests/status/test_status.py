@@ -274,11 +274,11 @@ def test_policy_allows_what_is_in_the_page() -> None:
     """The hashes are those of the style and script inside, and nothing is loaded besides."""
     for name, kinds in (("page", {"style", "script"}), ("sign_in", {"style"})):
         html, policy = (part.decode() for part in document(name))
-        found = {}
+        hashes = {}
         for kind, text in re.findall(r"<(style|script)>(.*?)</\1>", html, re.DOTALL):
-            found[kind] = b64encode(sha256(text.encode()).digest()).decode()
-            assert f"{kind}-src 'sha256-{found[kind]}'" in policy
-        assert found.keys() == kinds
+            hashes[kind] = b64encode(sha256(text.encode()).digest()).decode()
+            assert f"{kind}-src 'sha256-{hashes[kind]}'" in policy
+        assert hashes.keys() == kinds
         assert not re.search(r"""(src|href)=["'](?!data:|snapshot")|url\(|@import""", html)
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", html)
 
@@ -307,16 +307,16 @@ async def test_metrics_are_as_protected(serve: Serve) -> None:
 async def test_snapshot(pair: Pair) -> None:
     """An error has all the documented names; packet, caret and rule are what a report tells."""
     await pair.break_something()
-    told = (await pair.ask("snapshot")).json
-    assert told["complete"] is True
-    assert told["by_code"] == {"HPE_INVALID_HEADER_TOKEN": 1}
-    assert (told["by_phase"], told["by_status"]) == ({"head": 1}, {"400": 1})
-    assert told["top_peers"] == [["127.0.0.1", 1]]
-    assert told["top_codes"] == [["HPE_INVALID_HEADER_TOKEN", 1]]
-    [[second, codes]] = told["rates"]
+    snapshot = (await pair.ask("snapshot")).json
+    assert snapshot["complete"] is True
+    assert snapshot["by_code"] == {"HPE_INVALID_HEADER_TOKEN": 1}
+    assert (snapshot["by_phase"], snapshot["by_status"]) == ({"head": 1}, {"400": 1})
+    assert snapshot["top_peers"] == [["127.0.0.1", 1]]
+    assert snapshot["top_codes"] == [["HPE_INVALID_HEADER_TOKEN", 1]]
+    [[second, codes]] = snapshot["rates"]
     assert isinstance(second, int) and codes == {"HPE_INVALID_HEADER_TOKEN": 1}
-    assert told["connections"] == 0
-    [error] = told["entries"]
+    assert snapshot["connections"] == 0
+    [error] = snapshot["entries"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", error["time"])
     assert re.fullmatch(r"127\.0\.0\.1:\d+", error["peer"])
     raw, culprit = b64decode(error["raw_packet"]), error["culprit"]
@@ -343,13 +343,13 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "status.md"
 async def test_names_are_documented(pair: Pair) -> None:
     """The page about it has every name of the JSON, and no other."""
     await pair.break_something()
-    told = (await pair.ask("snapshot")).json
+    snapshot = (await pair.ask("snapshot")).json
     documented = {
         name
         for row in re.findall(r"^\| (`.*?) \|", DOCUMENT.read_text(), re.MULTILINE)
         for name in re.findall(r"`(\w+)`", row)
     }
-    assert documented == {*told, *told["entries"][0]}
+    assert documented == {*snapshot, *snapshot["entries"][0]}
 
 
 @pytest_twisted.ensureDeferred
@@ -412,11 +412,11 @@ def test_upstream_errors_are_told() -> None:
     error.upstream = "http://127.0.0.1:1\x1b"
     journal.record_upstream(error)
     snapshots = Snapshots(MaskingPolicy(), lambda: 2000.0, lambda: 3)
-    told = json.loads(snapshots.json(journal.snapshot()))
-    [entry] = told["entries"]
+    snapshot = json.loads(snapshots.json(journal.snapshot()))
+    [entry] = snapshot["entries"]
     assert entry["upstream"] == r"http://127.0.0.1:1\x1b"
     assert (entry["time"], entry["peer"]) == ("1970-01-01T00:16:40.000Z", None)
-    assert (told["now"], told["connections"]) == ("1970-01-01T00:33:20.000Z", 3)
+    assert (snapshot["now"], snapshot["connections"]) == ("1970-01-01T00:33:20.000Z", 3)
 
 
 def test_entries_are_put_into_words_once() -> None:

@@ -67,8 +67,8 @@ class Browser:
 
     def all(self, selector: str) -> list[Any]:
         """The elements that are to be seen."""
-        found = self.driver.find_elements("css selector", selector)
-        return [element for element in found if element.is_displayed()]
+        elements = self.driver.find_elements("css selector", selector)
+        return [element for element in elements if element.is_displayed()]
 
     def one(self, selector: str) -> Any:
         [element] = self.all(selector)
@@ -163,8 +163,8 @@ async def test_an_error_appears(pair: Pair, browser: Browser) -> None:
         pair.send(BAD)
         browser.until(browser.has_rows(1))
         row = browser.text(".error")
-        for said in ("HPE_INVALID_HEADER_TOKEN", "Invalid header token", "head", "127.0.0.1:"):
-            assert said in row
+        for text in ("HPE_INVALID_HEADER_TOKEN", "Invalid header token", "head", "127.0.0.1:"):
+            assert text in row
         browser.until(lambda: browser.text(".error .answer") == "400")
         assert not browser.all("#empty")
         assert browser.text("#total") == browser.text("#minute") == "1"

@@ -164,10 +164,10 @@ def test_reconnect(stage: Stage) -> None:
     request.leave()
     stage.journal.settle(waiting, 400)
     stage.err()
-    [(kind, _, told)] = (again := stage.follow(last_id)).messages
-    assert kind == "update" and not told["complete"]
+    [(kind, _, update)] = (again := stage.follow(last_id)).messages
+    assert kind == "update" and not update["complete"]
     assert numbers(again.messages[0]) == [2, 3, 4]
-    assert told["entries"][0]["settled"]
+    assert update["entries"][0]["settled"]
 
 
 @pytest.mark.parametrize("last_id", ["", "nonsense", "0123456789abcdef-1", "-1", "x" * 5000])
