@@ -201,7 +201,7 @@ def test_closing_tells_the_flood_and_leaves_a_given_file_open() -> None:
 
 
 def test_path_is_appended_to_and_flushed(tmp_path: Path) -> None:
-    """A line is in the file before the call returns, behind what was there."""
+    """A line is in the file before the call returns, after what was there."""
     path = tmp_path / "errors.log"
     path.write_text('{"old": 1}\n')
     log = ErrorLog(path, Clock())

@@ -118,7 +118,7 @@ def running_browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(running_browser: Browser) -> Iterator[Browser]:
-    """A browser that follows nothing, before the test and behind it."""
+    """A browser that follows nothing, before the test and after it."""
     running_browser.complaints()
     yield running_browser
     running_browser.driver.get("about:blank")
