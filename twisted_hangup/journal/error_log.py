@@ -94,7 +94,7 @@ class ErrorLog:
         return error_record(error, self._policy, packet)
 
     def _suppressed(self, code: str, count: int) -> None:
-        self._write(lambda: {"code": code, "suppressed": count})
+        self._write(lambda: {"code": visible(code), "suppressed": count})
 
     def _write(self, record: Callable[[], dict[str, object]]) -> None:
         """Write the line of *record*; whatever goes wrong, count it and return."""
