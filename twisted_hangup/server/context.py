@@ -36,9 +36,7 @@ class SiteContext:
         self.masking = masking
         self.errbacks = ClientErrbacks()
         self.journal = Journal()
-        self.deadlines = Deadlines(clock)
-        self.joint_writes = JointWrites(clock)
-        self.paused = PausedSockets(clock)
+        self.keep_time_by(clock)
         self.lingered: Counter[LingerEnd | None] = Counter()
         # Typed loosely because the channels stand on a higher floor.
         self.connections: dict[Any, None] = {}
@@ -56,6 +54,12 @@ class SiteContext:
         error.peer = peer
         error.masking = self.masking
         return error
+
+    def keep_time_by(self, clock: IReactorTime) -> None:
+        """Take the time from *clock* for every connection from now on."""
+        self.deadlines = Deadlines(clock)
+        self.joint_writes = JointWrites(clock)
+        self.paused = PausedSockets(clock)
 
     def joined(self, channel: Any) -> None:
         """*channel* has a connection."""

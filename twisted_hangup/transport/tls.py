@@ -38,6 +38,13 @@ def tls_error(error: Exception, phase: Phase) -> TLSError:
     return TLSError(reason, code=code, phase=phase)
 
 
+def answered_in_plain(error: TLSError) -> TLSError:
+    """Give *error*, of plain HTTP on a TLS port, the answer that its client can read."""
+    error.default_status = 400
+    error.default_body = b"This port serves HTTPS: the address starts with https://\n"
+    return error
+
+
 def handshake_timeout() -> TLSError:
     """The error of a client that has not finished the handshake in time; Node's words."""
     return TLSError("TLS handshake timeout", code="ERR_TLS_HANDSHAKE_TIMEOUT", phase="handshake")
@@ -68,12 +75,9 @@ class HangupTLS(Preamble, TLSMemoryBIOProtocol):
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         if reason is not None and not self._handshakeDone and isinstance(reason.value, SSL.Error):
             error = tls_error(reason.value, "handshake")
-            if error.code == HTTP_REQUEST:
-                error.default_status = 400
-                error.default_body = b"This port serves HTTPS: the address starts with https://\n"
-                if self.fail(error):
-                    self._lostTLSConnection = True
-                    return
+            if error.code == HTTP_REQUEST and self.fail(answered_in_plain(error)):
+                self._lostTLSConnection = True
+                return
         super()._tlsShutdownFinished(reason)
         because = self._lost_because
         if because is not None and self._reason is not None and self._reason.check(ConnectionLost):

@@ -1,0 +1,456 @@
+"""For people who test handlers and resources: a site and its clients in memory, on a `Clock`.
+
+The site is the real one, and so is Twisted's TCP transport beneath it: only the kernel, the
+reactor's loop and the time are played here.  Nothing listens, waits or needs a running reactor.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from itertools import count
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from OpenSSL import SSL
+from twisted.internet import tcp
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.posixbase import _DisconnectSelectableMixin
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from .errors import ClientError, HTTP2Error, ParseError, Phase, RecordedError
+from .limits import Limits, Timeouts
+from .parser.proxy_header import header_length
+from .report import DEFAULT_POLICY
+from .server import ClientSocket, HangupSite
+from .server.http2.head import judge_head
+from .server.site import HangupProtocol
+from .transport.deadlines import Deadlines
+from .transport.layers import protocol_within
+from .transport.sockets import telling
+from .transport.tls import HTTP_REQUEST, answered_in_plain, handshake_timeout, tls_error
+
+#: How a server has ended its side: so that all of it can be read (FIN), or broken off (RST).
+End: TypeAlias = Literal["fin", "reset"]
+
+#: Addresses for examples (RFC 5737).
+_HOST: Final = IPv4Address("TCP", "192.0.2.1", 80)
+_CLIENT: Final = "192.0.2.7"
+_ports: Final = count(49152)
+
+
+def feed(site: Site, *pieces: bytes, fin: bool = False) -> MemoryClient:
+    """Let a new client of *site* send *pieces*, one read each, and end its input if *fin*.
+
+    A site that has no `Clock` yet gets one, for good: feed it or let it listen, not both.
+
+    Returns:
+        The client, after all has happened that takes no time.
+
+    Raises:
+        TypeError: *site* is no `Site`, or a piece is not bytes.
+        ValueError: *site* does not forward its client errors, or serves real clients.
+    """
+    return MemoryClient(site).feed(*pieces, fin=fin)
+
+
+class MemoryClient:
+    """A client of a site, in memory; `feed` makes it.
+
+    It reads whatever the server sends, until you set `reading` to False.  What it sends after
+    the server has closed is lost, as on a network.
+
+    Attributes:
+        clock: The site's clock.  Give it to your own code, and let `advance` move it.
+        peer: The client's address, as the site sees it.
+        errors: The client errors of this connection, oldest first; the same objects as
+            handlers get.
+    """
+
+    def __init__(self, site: Site) -> None:
+        if not isinstance(site, Site):
+            raise TypeError(
+                f"site is {site!r} and no twisted.web.server.Site; "
+                "of a resource make one with HangupSite(resource)"
+            )
+        self.peer = IPv4Address("TCP", _CLIENT, next(_ports))
+        protocol: Any = site.buildProtocol(self.peer)
+        inside = protocol_within(protocol)
+        if not isinstance(inside, HangupProtocol):
+            raise ValueError(
+                f"site is {site!r}, which does not forward its client errors; "
+                "call forward_client_errors(site) first"
+            )
+        channel: Any = inside._channel
+        context = channel.context
+        if not isinstance(site.reactor, Clock):
+            if context.connections:
+                raise ValueError(f"site is {site!r}, which serves real clients; feed another one")
+            site.reactor = Clock()
+            context.keep_time_by(site.reactor)
+        self.clock: Clock = site.reactor
+        self.errors: list[ClientError] = []
+        context.journal.watch(self._note)
+        self._kernel = _Kernel(self.clock)
+        address = (self.peer.host, self.peer.port)
+        transport = telling(tcp.Server)(
+            self._kernel, protocol, address, None, self.peer.port, self._kernel
+        )
+        transport.repstr = f"<a connection in memory from {address}>"
+        protocol.makeConnection(transport)
+
+    @property
+    def received(self) -> bytes:
+        """What it has read so far."""
+        return bytes(self._kernel.received)
+
+    @property
+    def ended(self) -> End | None:
+        """How the server has ended its side of the connection; None while it is open."""
+        return self._kernel.ended
+
+    @property
+    def reading(self) -> bool:
+        """Whether it reads what the server sends; while it does not, the server has to wait."""
+        return self._kernel.reading
+
+    @reading.setter
+    def reading(self, reading: bool) -> None:
+        self._kernel.reading = reading
+        self._happen()
+
+    def feed(self, *pieces: bytes, fin: bool = False) -> MemoryClient:
+        """Send *pieces*, one read each (of at most 64 KiB), and end the input if *fin*.
+
+        Returns:
+            The client itself, after all has happened that takes no time.
+
+        Raises:
+            TypeError: A piece is not bytes.
+            ValueError: The client has ended its input, or reset the connection, before.
+        """
+        for piece in pieces:
+            if not isinstance(piece, bytes):
+                raise TypeError(f"a piece is {piece!r} and not bytes; encode it first")
+        if (pieces or fin) and (self._kernel.input_ended or self._kernel.error):
+            raise ValueError("the client has ended its input and sends nothing more")
+        for piece in filter(None, pieces):
+            self._kernel.arrived.append(piece)
+            self._happen()
+        if fin:
+            self._kernel.input_ended = True
+            self._happen()
+        return self
+
+    def fin(self) -> MemoryClient:
+        """End the input (FIN) and go on reading; returns the client itself."""
+        return self.feed(fin=True)
+
+    def reset(self, number: int = errno.ECONNRESET) -> MemoryClient:
+        """Break the connection, so that reading from it fails with this error number.
+
+        `errno.EPIPE` is what writing fails with, once the server does.  A server that has
+        paused reading hears of either when it reads or writes again.
+
+        Returns:
+            The client itself.
+        """
+        self._kernel.arrived.clear()
+        self._kernel.error = number
+        self._happen()
+        return self
+
+    def advance(self, seconds: float) -> MemoryClient:
+        """Let *seconds* pass, and whatever is due in them happen at its own time.
+
+        Returns:
+            The client itself.
+
+        Raises:
+            ValueError: *seconds* is negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"seconds is {seconds!r}; time only goes on")
+        clock = self.clock
+        until = clock.seconds() + seconds
+        while (calls := clock.getDelayedCalls()) and calls[0].getTime() <= until:
+            clock.advance(max(0.0, calls[0].getTime() - clock.seconds()))
+        clock.advance(max(0.0, until - clock.seconds()))
+        return self
+
+    def _happen(self) -> None:
+        self._kernel.wake()
+        self.clock.advance(0)
+
+    def _note(self, error: ClientError) -> None:
+        if error.peer == self.peer:
+            self.errors.append(error)
+
+
+class _Kernel(_DisconnectSelectableMixin):
+    """The socket of one connection, and the reactor that watches it, to Twisted's transport."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.callLater = clock.callLater
+        #: The client's end.
+        self.arrived: deque[bytes] = deque()
+        self.input_ended = False
+        self.error = 0
+        self.received = bytearray()
+        self.reading = True
+        self.ended: End | None = None
+        #: The transport, where it waits to read or to write; and the turn it is going to get.
+        self._reader: Any = None
+        self._writer: Any = None
+        self._turn: IDelayedCall | None = None
+
+    # The reactor.
+
+    def addReader(self, reader: Any) -> None:
+        self._reader = reader
+        self.wake()
+
+    def addWriter(self, writer: Any) -> None:
+        self._writer = writer
+        self.wake()
+
+    def removeReader(self, reader: Any) -> None:
+        self._reader = None
+
+    def removeWriter(self, writer: Any) -> None:
+        self._writer = None
+
+    def wake(self) -> None:
+        """Give the transport its turn, if there is something that it waits for."""
+        if self._turn is None and (self._readable or self._writable):
+            self._turn = self.callLater(0, self._take_turn)
+
+    @property
+    def _readable(self) -> bool:
+        ready = self.arrived or self.input_ended or self.error not in (0, errno.EPIPE)
+        return self._reader is not None and bool(ready)
+
+    @property
+    def _writable(self) -> bool:
+        return self._writer is not None and (self.reading or bool(self.error))
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        if self._readable:
+            transport = self._reader
+            if why := transport.doRead():
+                self._disconnectSelectable(transport, why, True)
+        if self._writable:
+            transport = self._writer
+            if why := transport.doWrite():
+                self._disconnectSelectable(transport, why, False)
+        self.wake()
+
+    # The socket.
+
+    def recv(self, most: int) -> bytes:
+        self._check()
+        if self.arrived:
+            piece = self.arrived.popleft()
+            if piece[most:]:
+                self.arrived.appendleft(piece[most:])
+            return piece[:most]
+        if self.input_ended:
+            return b""
+        raise BlockingIOError(errno.EWOULDBLOCK, "nothing has come")
+
+    def send(self, data: bytes) -> int:
+        self._check()
+        if not self.reading:
+            raise BlockingIOError(errno.EWOULDBLOCK, "the client does not read")
+        self.received += data
+        return len(data)
+
+    def _check(self) -> None:
+        if self.error:
+            raise OSError(self.error, "the client has broken the connection")
+
+    def shutdown(self, how: int) -> None:
+        self.ended = self.ended or "fin"
+
+    def setsockopt(self, level: int, option: int, value: object) -> None:
+        if option == socket.SO_LINGER:  # Twisted sets it to let close() break the connection
+            self.ended = "reset"
+
+    def getsockopt(self, level: int, option: int) -> int:
+        return self.error if option == socket.SO_ERROR else 0
+
+    def close(self) -> None:
+        # A kernel does not end a connection in peace while input is unread.
+        self.ended = "reset" if self.arrived else self.ended or "fin"
+
+    def getsockname(self) -> tuple[str, int]:
+        return _HOST.host, _HOST.port
+
+    def fileno(self) -> int:
+        return -1
+
+    def setblocking(self, blocking: bool) -> None: ...
+
+
+class RecordingSocket(ClientSocket):
+    """A `ClientSocket` to hand to a handler, with nobody at its other end.
+
+    It is the real class on a transport in memory, so that it writes, refuses and closes as on a
+    connection.  ``peer``, ``host``, ``secure`` and ``headers_sent`` may be set as a test
+    needs them; `peer_left` lets the client go, and `connection_lost` the connection.
+
+    Attributes:
+        clock: What time it is to the socket.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self._recorder = StringTransport()
+        super().__init__(
+            self._recorder,
+            peer=IPv4Address("TCP", _CLIENT, next(_ports)),
+            host=_HOST,
+            deadlines=Deadlines(self.clock),
+            limits=Limits(),
+            timeouts=Timeouts(),
+            release=lambda: None,
+            watch_sending=lambda: None,
+        )
+
+    @property
+    def received(self) -> bytes:
+        """What the client would read."""
+        return bytes(self._recorder.value())
+
+    @property
+    def destroyed(self) -> bool:
+        """Whether the connection was aborted."""
+        return self._recorder.disconnected
+
+
+def client_error(code: str, **attributes: Any) -> ClientError:
+    """Make the error that a handler gets for *code*, such as ``"HPE_INVALID_METHOD"``.
+
+    Where a client can cause it by what it sends, ends or leaves undone, it is what a site says
+    to a client that does: class, reason, phase, packet, offset and all.
+
+    Args:
+        attributes: Attributes of the error that shall be otherwise, such as ``phase="body"``.
+
+    Raises:
+        ValueError: There is no client error with this code, or no such phase.
+        TypeError: An attribute is none that can be set.
+    """
+    error = _error_of(code)
+    for name, value in attributes.items():
+        if name not in _SETTABLE:
+            raise TypeError(f"{name} cannot be set; what can is {', '.join(_SETTABLE)}")
+        if name == "phase" and value not in get_args(Phase):
+            raise ValueError(f"phase is {value!r}, which is none of {', '.join(get_args(Phase))}")
+        setattr(error, name, value)
+    return error
+
+
+_SETTABLE: Final = sorted({*RecordedError.__slots__} - {"code"})
+
+_HEAD: Final = b"GET / HTTP/1.1\r\nHost: example.org\r\n"
+_CHUNKED: Final = b"POST / HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
+_BROKEN_BYTES: Final[Mapping[str, bytes]] = {
+    "HPE_INVALID_METHOD": b"get / HTTP/1.1\r\n",
+    "HPE_INVALID_URL": b"GET /\x80 HTTP/1.1\r\n",
+    "HPE_INVALID_CONSTANT": b"GET / HTML/1.1\r\n",
+    "HPE_INVALID_VERSION": b"GET / HTTP/3.0\r\n",
+    "HPE_PAUSED_H2_UPGRADE": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HPE_UNEXPECTED_SPACE": b"GET / HTTP/1.1\r\n Host: example.org\r\n",
+    "HPE_INVALID_HEADER_TOKEN": _HEAD + b"Bad Name: 1\r\n",
+    "HPE_CR_EXPECTED": _HEAD + b"X: 1\n",
+    "HPE_LF_EXPECTED": _HEAD + b"X: 1\rY",
+    "HPE_STRICT": _CHUNKED + b"1\rx",
+    "HPE_HEADER_OVERFLOW": _HEAD + b"Cookie: " + b"a" * Limits().head_bytes,
+    "HPE_INVALID_CONTENT_LENGTH": _HEAD + b"Content-Length: x\r\n",
+    "HPE_UNEXPECTED_CONTENT_LENGTH": _HEAD + b"Content-Length: 1\r\nContent-Length: 1\r\n",
+    "HPE_INVALID_TRANSFER_ENCODING": _HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
+    "HPE_INVALID_CHUNK_SIZE": _CHUNKED + b"zz\r\n",
+    "HPE_CHUNK_EXTENSIONS_OVERFLOW": _CHUNKED + b"1;" + b"a" * (Limits().chunk_extension_bytes + 1),
+    "ERR_HTTP_HOST_REQUIRED": b"GET / HTTP/1.1\r\n\r\n",
+    "ERR_HTTP_INVALID_HOST": b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
+    "ERR_HTTP_BODY_TOO_LARGE": _HEAD + b"Content-Length: 2\r\n\r\n",
+    "ERR_HTTP_TOO_MANY_EMPTY_LINES": b"\r\n" * (Limits().leading_crlf + 1),
+    "ERR_HTTP_MULTIPART": b"POST / HTTP/1.1\r\nHost: example.org\r\nContent-Length: 1\r\n"
+    b"Content-Type: multipart/form-data\r\n\r\nx",
+}
+
+
+class _Waits(Resource):
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        channel: Any = request.channel
+        channel.factory.reactor.callLater(1, request.write, b"begun")
+        return NOT_DONE_YET
+
+
+def _fed(*pieces: bytes, fin: bool = False) -> MemoryClient:
+    site = HangupSite(_Waits(), reactor=Clock(), limits=Limits(body_bytes=1))
+    return feed(site, *pieces, fin=fin)
+
+
+def _judged(*fields: tuple[bytes, bytes]) -> ParseError:
+    asked = [(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/")]
+    _, error = judge_head([*asked, (b":authority", b"example.org"), *fields], Limits())
+    assert error is not None
+    return error
+
+
+def _without_proxy_header() -> ParseError:
+    try:
+        header_length(_HEAD)
+    except ParseError as error:
+        return error
+    raise AssertionError(_HEAD)
+
+
+#: What is not a matter of bytes that were sent in HTTP/1.1.
+_OTHER_MISTAKES: Final[Mapping[str, Callable[[], ClientError]]] = {
+    "HPE_INVALID_EOF_STATE": lambda: _fed(_HEAD, fin=True).errors[0],
+    "ERR_HTTP_REQUEST_TIMEOUT": lambda: _fed(_HEAD).advance(Timeouts().head_seconds + 1).errors[0],
+    "ECONNRESET": lambda: _fed(_HEAD + b"\r\n", fin=True).errors[0],
+    "EPIPE": lambda: _fed(_HEAD + b"\r\n").reset(errno.EPIPE).advance(1).errors[0],
+    "ETIMEDOUT": lambda: _fed(_HEAD + b"\r\n").reset(errno.ETIMEDOUT).errors[0],
+    "ERR_PROXY_PROTOCOL": _without_proxy_header,
+    "ERR_TLS_HANDSHAKE_TIMEOUT": handshake_timeout,
+    "ERR_HTTP2_INVALID_PSEUDOHEADER": lambda: _judged((b":path", b"/")),
+    "ERR_HTTP2_INVALID_CONNECTION_HEADERS": lambda: _judged((b"connection", b"close")),
+}
+
+
+def _error_of(code: str) -> ClientError:
+    if code in _BROKEN_BYTES:
+        return _fed(_BROKEN_BYTES[code]).errors[0]
+    error: ClientError
+    if code in _OTHER_MISTAKES:
+        error = _OTHER_MISTAKES[code]()
+    elif code.startswith("ERR_SSL_"):
+        words = code.removeprefix("ERR_SSL_").replace("_", " ").lower()
+        error = tls_error(SSL.Error([("SSL routines", "", words)]), "handshake")
+        if code == HTTP_REQUEST:
+            answered_in_plain(error)
+    elif code.startswith("ERR_HTTP2_"):
+        words = code.removeprefix("ERR_HTTP2_").replace("_", " ").capitalize()
+        error = HTTP2Error(words, code=code, phase="idle")
+    else:
+        close = get_close_matches(code, [*_BROKEN_BYTES, *_OTHER_MISTAKES], 1)
+        hint = f"did you mean {close[0]}?" if close else "docs/codes.md has them all"
+        raise ValueError(f"{code!r} is no code of a client error; {hint}")
+    if error.peer is None:
+        error.peer = IPv4Address("TCP", _CLIENT, next(_ports))
+        error.masking = DEFAULT_POLICY
+    error.__traceback__ = error.__context__ = None
+    return error
