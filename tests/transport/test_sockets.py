@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from twisted.internet import tcp, unix
+from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 
 from twisted_hangup.transport.sockets import TellingSocket, adopted, telling
@@ -37,6 +38,15 @@ def test_sockets_are_adopted(kind: Any) -> None:
     assert isinstance(transport, TellingSocket) and isinstance(transport, kind)
     assert adopted(transport) is transport
     assert type(transport) is telling(kind)
+
+
+def test_port_makes_sockets_that_tell() -> None:
+    """The first connection of a port is changed, and the port makes the others so itself."""
+    port: Any = tcp.Port(0, Factory())
+    first = unconnected(tcp.Server)
+    first.server = port
+    adopted(first)
+    assert port.transport is telling(tcp.Server)
 
 
 @pytest.mark.parametrize("transport", [StringTransport(), unconnected(ReadsItself)])

@@ -48,6 +48,10 @@ class Endable(Protocol):
     context: SiteContext
     transport: Any
 
+    @property
+    def place(self) -> Place:
+        """Where in a message the connection is now, and the request so far, if there is any."""
+
     def getPeer(self) -> Any: ...
     def getHost(self) -> Any: ...
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any: ...
@@ -73,16 +77,18 @@ class Ending:
         socket: What handlers write to; None while the connection lives.
         stage: How far *error* has come.
         input_over: Whether the client has ended its input (FIN).
+        due: Whether there is anything to do once no request is being answered: an error has
+            been found, or the input is over.
     """
 
-    __slots__ = ("_connection", "_place", "error", "input_over", "socket", "stage")
+    __slots__ = ("_connection", "_place", "due", "error", "input_over", "socket", "stage")
 
     def __init__(self, connection: Endable) -> None:
         self._connection = connection
         self.error: ClientError | None = None
         self.socket: ClientSocket | None = None
         self.stage = EndStage.NONE
-        self.input_over = False
+        self.input_over = self.due = False
         #: Where the connection stood when its transport went.
         self._place: Place | None = None
 
@@ -111,7 +117,7 @@ class Ending:
         """
         if self.error is None:
             connection = self._connection
-            self.stage = EndStage.FOUND
+            self.stage, self.due = EndStage.FOUND, True
             self.error = connection.context.adopt(error, connection.getPeer())
             connection.context.journal.record(error)
         return self.error
@@ -155,6 +161,13 @@ class Ending:
         chain.start(connection.client_error, connection.context.timeouts.handler_seconds)
         self._settle()
 
+    def preempt(self, error: ClientError, transport: Any) -> None:
+        """Answer *error* on *transport*, before there was any message; not while we are closing."""
+        if self.open:
+            self.found(error)
+            self.open_socket(transport)
+            self.answer()
+
     # What the transport tells.
 
     def dropped(self, count: int) -> None:
@@ -164,7 +177,7 @@ class Ending:
 
     def input_ended(self) -> None:
         """The client has ended its input (FIN)."""
-        self.input_over = True
+        self.input_over = self.due = True
         if self.socket is not None:
             self.socket.input_ended()
 
@@ -173,22 +186,19 @@ class Ending:
         if self.socket is not None:
             self.socket.flushed()
 
-    def note_place(self, place: Place) -> None:
+    def note_place(self) -> None:
         """The transport has gone: what comes of that may let the connection look idle."""
         if self.open:
-            self._place = place
+            self._place = self._connection.place
 
-    def judge_loss(
-        self, reason: Failure, place: Place, end_of_input: Callable[[], None]
-    ) -> ClientError | None:
+    def judge_loss(self, reason: Failure, end_of_input: Callable[[], None]) -> ClientError | None:
         """The error of this connection, now that it is lost: the known one, or what that says.
 
         Args:
             reason: See `reason_of_loss`, as for *end_of_input*.
-            place: Where the connection stands, where it was not noted before.
         """
         if self.error is None and (self.socket is None or self._place or self.socket.unsent):
-            phase, request = self._place or place
+            phase, request = self._place or self._connection.place
             error = reason_of_loss(reason, self._connection.transport, phase, end_of_input)
             if error is not None:
                 error.request = request

@@ -29,14 +29,13 @@ from twisted.python.failure import Failure
 from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 
 from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
-from ...events import RequestHead
 from ...limits import KIB
 from ...parser.refusals import END_OF_INPUT
 from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
-from ..channel import HangupChannel, Stage
+from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
-from ..ending import Ending, reason_of_loss, request_timeout
+from ..ending import Ending, Place, reason_of_loss, request_timeout
 from ..request import hangup_factory
 from .frames import FrameWatch, ResetBudget, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
@@ -81,7 +80,7 @@ class HangupHTTP2(H2Connection):
         self.client_error = channel.client_error
         self.conn = server_frames(self.context.limits)
         self._peer, self._host = channel.getPeer(), channel.getHost()
-        self._stage = Stage.NEW
+        self._stage = NEW
         self._ending = Ending(self)
         self._frames = FrameWatch()
         self._resets = ResetBudget(self.context.deadlines.seconds)
@@ -104,30 +103,30 @@ class HangupHTTP2(H2Connection):
         return self._host
 
     @property
+    def place(self) -> Place:
+        """How far the request is that has come furthest, the oldest of those, and which it is."""
+        streams = list(self.streams.values())
+        for stream in streams:
+            if stream.complete:
+                return "response", stream.head
+        if streams:
+            return "body", streams[0].head
+        return "head" if self._frames.in_block else "idle", None
+
+    @property
     def phase(self) -> Phase:
         """How far the request is that has come furthest."""
-        if any(stream.complete for stream in self.streams.values()):
-            return "response"
-        if self.streams:
-            return "body"
-        return "head" if self._frames.in_block else "idle"
+        return self.place[0]
 
     @property
     def over(self) -> bool:
         """Whether nothing that still comes is acted on."""
-        return self._stage >= Stage.CLOSING
+        return self._stage >= CLOSING
 
     @property
     def closing(self) -> bool:
         """Whether our half is closed or about to be, and the client has still time to read."""
         return self._ending.closing
-
-    @property
-    def _request_so_far(self) -> RequestHead | None:
-        """The request that the phase is told of: the oldest of those that are so far."""
-        streams = list(self.streams.values())
-        complete = [stream for stream in streams if stream.complete]
-        return next((stream.head for stream in complete or streams), None)
 
     # What the transport tells.
 
@@ -204,7 +203,7 @@ class HangupHTTP2(H2Connection):
         """What the loss of the connection says about the client."""
         if self.transport.disconnecting:
             return None  # aborted by us, or closed by the application
-        phase, request = self.phase, self._request_so_far
+        phase, request = self.place
         # Whatever is unfinished, there is nothing that could still be answered: as in a
         # response, the client has hung up.
         as_if: Phase = "idle" if phase == "idle" else "response"
@@ -229,7 +228,7 @@ class HangupHTTP2(H2Connection):
 
     def _requestReceived(self, event: Any) -> None:
         stream_id = event.stream_id
-        if self._stage is Stage.LAST:
+        if self._stage is LAST:
             self.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._last_stream_id = stream_id
@@ -367,7 +366,7 @@ class HangupHTTP2(H2Connection):
             self.openStreamWindow(streamID, unread)
         if self.streams:
             return
-        if self._stage is Stage.LAST:
+        if self._stage is LAST:
             self._ending.open_socket().end()
         else:
             self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
@@ -480,9 +479,9 @@ class HangupHTTP2(H2Connection):
 
     def close_when_done(self) -> None:
         """Take no further request; close once those that have begun are answered."""
-        if self._stage >= Stage.LAST:
+        if self._stage >= LAST:
             return
-        self._stage = Stage.LAST
+        self._stage = LAST
         self.conn.close_connection(ErrorCodes.NO_ERROR, last_stream_id=self._last_stream_id)
         self._tryToWriteControlData()
         if not self.streams:
@@ -492,7 +491,7 @@ class HangupHTTP2(H2Connection):
 
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on no frame is acted on, and none is sent but those that wait."""
-        self._stage = Stage.CLOSING
+        self._stage = CLOSING
         self._stillProducing = False
         self._stop_clocks()
         while self._bufferedControlFrames:  # not to be sent again when there is room
@@ -519,8 +518,9 @@ class HangupHTTP2(H2Connection):
 
     def _break(self, code: ErrorCodes, words: str, in_head: bool = False) -> None:
         """A connection error (RFC 9113, section 5.4.1)."""
-        phase: Phase = "head" if in_head and not self.streams else self.phase
-        request = self._request_so_far
+        phase, request = self.place
+        if in_head and not self.streams:
+            phase = "head"
         self._go_away(
             code, HTTP2Error(words, code=f"ERR_HTTP2_{code.name}", phase=phase, request=request)
         )
@@ -539,8 +539,8 @@ class HangupHTTP2(H2Connection):
         self._ending.answer()
 
     def _hung_up(self, words: str, code: str) -> None:
-        request = self._request_so_far
-        self._fail(ClientHangUp(words, code=code, phase=self.phase, request=request))
+        phase, request = self.place
+        self._fail(ClientHangUp(words, code=code, phase=phase, request=request))
 
     def _stalled(self) -> None:
         """The client has taken nothing for ``send_seconds``."""
