@@ -9,7 +9,7 @@ import pytest
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from twisted_hangup.limits import Lenience, Limits, Timeouts
+from twisted_hangup.limits import Limits, Timeouts
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options
 
 
@@ -125,12 +125,6 @@ def test_help_has_units() -> None:
     )
     assert "may lose the answer. [default: 64m]" in shown
     assert "Seconds for a whole head; 0 = no limit. [default: 60]" in shown
-
-
-def test_help_names_every_lenience() -> None:
-    """A switch that a program may turn on is one that --help knows."""
-    names = [field.name.replace("_", "-") for field in dataclasses.fields(Lenience)]
-    assert f"Accept {', '.join(names)} (risky)." in Options().getUsage(width=1000)
 
 
 @pytest.mark.parametrize("log", ["--access-log", "--error-log"])
