@@ -170,7 +170,7 @@ def main() -> None:
         for reset in took:  # fills the caches
             hang_up(server, options.per_round, reset, gap)
         before = server.get("/times")[1]
-        for number in range(options.context // options.per_round):
+        for number in range(max(2, options.hangups // options.per_round)):  # both ways to leave
             reset = bool(number % 2)
             times, lacking = hang_up(server, options.per_round, reset, gap)
             took[reset] += times
