@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "dist", "tests", "benchmarks")
+NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "dist", "tests")
 
 PLUGIN = "twisted/plugins/twisted_hangup_plugin.py"
 
@@ -70,3 +70,11 @@ def test_wheel_owns_its_own_files_only(archives: Path) -> None:
 def test_licence_is_shipped(archives: Path) -> None:
     """The licence travels with the code."""
     assert [name for name in names(archives, "wheel") if name.endswith("licenses/LICENSE")]
+
+
+def test_sdist_has_what_a_contributor_reads(archives: Path) -> None:
+    """The pages that the README leads to and the examples travel with the source."""
+    pages = {"ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md"}
+    programs = {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
+    assert programs
+    assert pages | programs <= names(archives, "sdist")

@@ -168,6 +168,20 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert not re.findall(r'(?:src=|<link[^>]*href=)"(?:https?:)?//[^"]*', page.read_text())
 
 
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"])
+def test_links_beside_docs_lead_somewhere(page: Path) -> None:
+    """mkdocs looks at the links of docs/ only."""
+    links = re.findall(r"\]\(([^)#]+)", page.read_text())
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_benchmark_is_told() -> None:
+    """What a script shows, and how long that takes, stands in a row of its own."""
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")}
+    assert {*re.findall(r"^\| `(\w+\.py)", text, re.M)} == scripts - {"flood.py", "servers.py"}
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "index"])
 def test_start_leads_to_every_page(page: str) -> None:
     """No page is hidden."""
