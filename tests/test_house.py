@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Final
 
@@ -113,6 +114,16 @@ def test_outbox_may_leave() -> None:
     assert not {m for m in known if not {m, room(m)} & {"outbox", *OUTBOX_KNOWS}}
 
 
+def test_folders_are_read_at_a_glance() -> None:
+    """None is long, and below the top no file is private by its name."""
+    inside = [path for path in (ROOT / PACKAGE).rglob("*") if "__pycache__" not in path.parts]
+    sizes = Counter(path.parent for path in inside if path.name != "py.typed")
+    assert sizes.pop(ROOT / PACKAGE) <= 22
+    assert not [folder for folder, size in sizes.items() if size > 18]
+    assert not [module for module in MODULES if re.search(r"\._(?!_)", module)]
+    assert len([*(ROOT / "tests").glob("test_*.py")]) <= 15
+
+
 def last_name(node: ast.expr) -> str:
     """The last part of a dotted name, without what stands in brackets after it."""
     return ast.unparse(node).partition("[")[0].rpartition(".")[2]
@@ -157,6 +168,15 @@ def test_plugin_imports_nothing_of_ours() -> None:
     assert [ast.unparse(node) for node in found] == [
         "from twisted.application.service import ServiceMaker"
     ]
+
+
+def test_page_of_the_architecture() -> None:
+    """What it says of the rooms is what holds, and every path on it leads somewhere."""
+    page = (ROOT / "ARCHITECTURE.md").read_text()
+    assert "".join(f"    {line}\n" for line in ROOMS) in page
+    paths = re.findall(r"`([\w./]+(?:/|\.py|\.js|\.md))`", page)
+    assert len(paths) > 50
+    assert not [p for p in paths if not ((ROOT / PACKAGE / p).exists() or (ROOT / p).exists())]
 
 
 def test_twisted_stays_twisteds_package() -> None:
