@@ -27,8 +27,10 @@ from support.wire import (
     Served,
     in_thread,
     pause,
+    settled,
     statuses,
     talk,
+    until,
 )
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -186,9 +188,9 @@ async def leave(
         return client
 
     client = await in_thread(begin)
-    await pause()
+    await settled()
     read: bytes = await in_thread(lambda: KINDS[kind](client))
-    await pause(0.1)
+    await until(lambda: served.site.open_connections == 0)
     await in_thread(client.close)
     return served, read
 
@@ -239,7 +241,6 @@ async def test_reset(serve: Serve, tmp_path: Path, sent: str, transport: str) ->
     assert (error.code in ERRNOS, error.phase, error.status) == (True, phase, None)
     assert error.errno in (None, ERRNOS[error.code])
     assert (error.request is None) == (phase == "idle")
-    assert served.site.open_connections == 0
     if running is not None:
         assert_told(served, running, error)
 
@@ -259,13 +260,12 @@ async def test_close_with_unread_answer(serve: Serve, tmp_path: Path, sent: str)
     served = TRANSPORTS["unix"].serve(serve, tmp_path)
     wire = SENT[sent][0]
     client = await in_thread(lambda: Client(served.port).send(wire))
-    await pause()
+    await settled()
     await in_thread(client.close)
-    await pause(0.1)
+    await until(lambda: served.site.open_connections == 0)
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.code in ERRNOS, error.phase) == (True, phase)
-    assert served.site.open_connections == 0
     if running is not None:
         assert_told(served, running, error)
 
@@ -350,7 +350,6 @@ async def test_end_of_input(serve: Serve, tmp_path: Path, sent: str, transport: 
             assert_told(served, expected.told, error)
     if transport != "tls":
         assert expected.reads(read)
-    assert served.site.open_connections == 0
 
 
 # A handler of the error is still at it.
@@ -373,18 +372,17 @@ async def test_leaves_while_a_handler_waits(
         return answer
 
     client = await in_thread(lambda: TRANSPORTS[transport].connect(served).send(BAD))
-    await pause()
+    await until(lambda: sockets)
     left = in_thread(lambda: KINDS[kind](client))
-    await pause(0.1)
+    await until(lambda: sockets[0]._input_ended or sockets[0].closed)
     half_closed = kind == "fin" and transport != "tls"
     resets = transport != "unix"  # without unread bytes, a UNIX socket cannot
     assert sockets[0].writable == (half_closed or (kind == "rst" and not resets))
     answer.callback(b"late\n")
     assert await left == (b"late\n" if half_closed else b"")
     await in_thread(client.close)
-    await pause()
+    await until(lambda: served.site.open_connections == 0)
     assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
-    assert served.site.open_connections == 0
 
 
 # Whoever allows half-open clients.
@@ -406,7 +404,7 @@ class Ticks:
             self.request.finish()
         else:
             self.request.write(b"%d" % number)
-            pause(0.02).addCallback(lambda _: self.again())
+            pause(0).addCallback(lambda _: self.again())
 
     def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
@@ -441,10 +439,10 @@ async def test_half_open_client_that_is_reset_later(serve: Serve) -> None:
     started = served.root.slow.started
     client = await in_thread(lambda: Client(served.port).send(SLOW).end())
     request = await started
-    await pause()
+    await settled()
     client.reset()
     request.write(MUCH)  # a reactor that has read the FIN learns of a reset by writing
-    await pause(0.1)
+    await until(lambda: served.errors)
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert error.phase == "response"

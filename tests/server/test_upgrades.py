@@ -11,7 +11,19 @@ from typing import Any, Final
 import pytest
 import pytest_twisted
 from support.certificates import server_context
-from support.wire import BAD, GOOD, Client, Paths, Serve, in_thread, pause, statuses, talk
+from support.wire import (
+    BAD,
+    GOOD,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    in_thread,
+    settled,
+    statuses,
+    talk,
+    until,
+)
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
@@ -19,8 +31,6 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.util import DeferredResource
 from zope.interface import implementer
-
-from twisted_hangup import Timeouts
 
 UPGRADE: Final = (
     b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -30,16 +40,8 @@ UPGRADE: Final = (
 #: More than any two socket buffers hold.
 MUCH: Final = 16 * 1024 * 1024
 
-#: Each of them passes many times in a test.
-SHORT: Final = Timeouts(
-    head_seconds=0.1,
-    request_seconds=0.1,
-    keep_alive_seconds=0.1,
-    handler_seconds=0.1,
-    send_seconds=0.1,
-    linger_seconds=0.1,
-    linger_silence_seconds=0.1,
-)
+#: Longer than any of the timeouts.
+LONG: Final = 3600.0
 
 
 def masked(text: bytes, opcode: int = 1) -> bytes:
@@ -137,8 +139,13 @@ class Upgraded:
             Paths(chat=STACKS[stack](self.chats)),
             tls=server_context() if self.tls else None,
             unix=str(directory / "socket") if transport == "unix" else None,
-            timeouts=SHORT,
+            reactor=HandClock(),
         )
+
+    def wait(self) -> None:
+        """Let more time pass than there is for anything."""
+        clock: Any = self.served.site.reactor
+        clock.wait(LONG)
 
     @property
     def chat(self) -> Chat:
@@ -210,7 +217,7 @@ async def test_frame_in_the_segment_of_the_upgrade(
     assert await in_thread(lambda: read_message(client)) == b"three"
     upgraded.assert_nothing_of_ours()
     await in_thread(client.close)
-    await pause()
+    await until(lambda: upgraded.chat.lost)
 
 
 @stacks
@@ -220,13 +227,13 @@ async def test_no_deadline(serve: Serve, tmp_path: Path, stack: str, transport: 
     """None of our deadlines touches it, however long it is idle, and drain() does not wait."""
     upgraded = Upgraded(serve, tmp_path, stack, transport)
     client = await upgraded.client(UPGRADE)
-    await pause(1.5)
+    upgraded.wait()
     upgraded.assert_nothing_of_ours()
     await upgraded.served.site.drain()
     await in_thread(lambda: client.send(masked(b"still here")))
     assert await in_thread(lambda: read_message(client)) == b"still here"
     await in_thread(client.close)
-    await pause()
+    await until(lambda: upgraded.chat.lost)
 
 
 @stacks
@@ -239,12 +246,13 @@ async def test_client_that_takes_nothing(
     upgraded = Upgraded(serve, tmp_path, stack, transport)
     client = await upgraded.client(UPGRADE, receive_buffer=16 * 1024)
     await in_thread(lambda: client.send(masked(b"much")))
-    await pause(1.5)
+    await until(lambda: upgraded.chat.heard == ["much"])
+    upgraded.wait()
     upgraded.assert_nothing_of_ours()
     assert upgraded.chat.lost == []
     assert len(await in_thread(lambda: read_message(client))) == MUCH
     await in_thread(client.close)
-    await pause(0.1)
+    await until(lambda: upgraded.chat.lost)
 
 
 @stacks
@@ -258,7 +266,8 @@ async def test_client_hangs_up(
     upgraded = Upgraded(serve, tmp_path, stack, transport)
     client = await upgraded.client(UPGRADE + masked(b"hello"))
     await in_thread(getattr(client, leave))
-    await pause(0.2)
+    await until(lambda: upgraded.chat.lost)
+    await settled()
     assert len(upgraded.chat.lost) == 1
     upgraded.assert_nothing_of_ours()
     await in_thread(client.close)
@@ -284,7 +293,7 @@ async def test_server_closes(serve: Serve, tmp_path: Path, stack: str, transport
         return received
 
     assert await in_thread(run) == b""
-    await pause()
+    await until(lambda: upgraded.chat.lost)
     assert len(upgraded.chat.lost) == 1
     upgraded.assert_nothing_of_ours()
 
@@ -305,7 +314,7 @@ async def test_what_is_no_frame(serve: Serve, tmp_path: Path, stack: str) -> Non
         return received
 
     assert b"HTTP" not in await in_thread(run)
-    await pause(0.1)
+    await until(lambda: upgraded.chat.lost)
     upgraded.assert_nothing_of_ours()
     assert len(upgraded.chat.lost) == 1
 
@@ -332,10 +341,11 @@ async def test_upgrade_that_takes_time(
         return b"".join(received)
 
     received = in_thread(run)
-    await pause(0.3)
+    await until(lambda: upgraded.served.site.open_connections)
+    await settled()
     finding.callback(found)
     assert await received == b"one" + b"0123456789" * 2000
-    await pause()
+    await until(lambda: upgraded.chat.lost)
     upgraded.assert_nothing_of_ours()
 
 
@@ -366,11 +376,11 @@ async def test_producer_of_the_new_protocol(serve: Serve, tmp_path: Path, transp
     chat.transport.attachProducer(producer := Nudged())
     await in_thread(lambda: client.send(masked(b"much")))
     assert len(await in_thread(lambda: read_message(client))) == MUCH
-    await pause()
+    await until(lambda: producer.told[1:])
     assert producer.told == ["pause", "resume"]
     chat.transport.detachProducer()
     await in_thread(client.close)
-    await pause(0.1)
+    await until(lambda: chat.lost)
 
 
 class RefusesUpgrade(Resource):

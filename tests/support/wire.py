@@ -6,14 +6,16 @@ import re
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable
+from math import ceil
 from os import fsdecode
 from typing import Any, TypeAlias
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPullProducer, IPushProducer
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -129,6 +131,39 @@ def pause(seconds: float = 0.05) -> Deferred[None]:
     from twisted.internet import reactor
 
     return deferLater(reactor, seconds, lambda: None)
+
+
+async def settled(turns: int = 10) -> None:
+    """Let the reactor do all that it can do now: what it has been sent, it has read after this."""
+    for _ in range(turns):
+        await pause(0)
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Let the reactor run until *true* says so; an error after ten seconds."""
+    ends = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < ends, "what a test waits for does not come"
+        await pause(0.001)
+
+
+class HandClock(Clock):
+    """A clock for sites on real sockets that a test alone moves.
+
+    What is due at once happens all the same, in the reactor's next turn.
+    """
+
+    def callLater(self, when: float, what: Callable[..., object], *a: Any, **kw: Any) -> Any:
+        from twisted.internet import reactor as installed
+
+        reactor: Any = installed
+        if not when:
+            reactor.callLater(0, self.advance, 0)
+        return super().callLater(when, what, *a, **kw)
+
+    def wait(self, seconds: float) -> None:
+        """Let so many seconds pass, a quarter of one at a time."""
+        self.pump([0.25] * ceil(seconds * 4))
 
 
 class Fast(Resource):
