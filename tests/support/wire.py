@@ -153,13 +153,14 @@ class HandClock(Clock):
     What is due at once happens all the same, in the reactor's next turn.
     """
 
-    def callLater(self, when: float, what: Callable[..., object], *a: Any, **kw: Any) -> Any:
+    def callLater(self, *args: Any, **kw: Any) -> Any:
         from twisted.internet import reactor as installed
 
         reactor: Any = installed
-        if not when:
+        seconds, *_ = args
+        if not seconds:
             reactor.callLater(0, self.advance, 0)
-        return super().callLater(when, what, *a, **kw)
+        return super().callLater(*args, **kw)
 
     def wait(self, seconds: float) -> None:
         """Let so many seconds pass, a quarter of one at a time."""

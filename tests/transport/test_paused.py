@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
-from support.wire import GOOD, SLOW, Client, Paths, Serve, Served, in_thread, pause
-from twisted.internet import defer
+from support.wire import GOOD, SLOW, Client, HandClock, Serve, in_thread, settled, until
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from twisted_hangup import HangupSite, Limits
+from twisted_hangup import Limits
 from twisted_hangup.transport.paused import PausedSockets
 
 
@@ -22,13 +19,15 @@ from twisted_hangup.transport.paused import PausedSockets
 @pytest_twisted.ensureDeferred
 async def test_backlog_of_a_client_that_left(serve: Serve, leave: str, requests: int) -> None:
     """The hang-up is noticed, the slow request told, and nothing of the backlog run."""
-    served = serve()
+    served = serve(reactor=(clock := HandClock()))
     started = served.root.slow.started
     client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * requests))
     await started
-    await pause()
+    await settled()
     await in_thread(getattr(client, leave))
-    await pause(1)
+    await settled()
+    clock.wait(1)
+    await settled()
     assert served.codes == ["ECONNRESET"]
     assert served.errors[0].phase == "response"
     assert len(served.root.slow.gone) == 1
@@ -37,40 +36,24 @@ async def test_backlog_of_a_client_that_left(serve: Serve, leave: str, requests:
 
 
 @pytest_twisted.ensureDeferred
-async def test_backlog_over_a_unix_socket(tmp_path: Path) -> None:
+async def test_backlog_over_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     """The same over a UNIX socket."""
-    from twisted.internet import reactor as installed
-
-    reactor: Any = installed
-    site = HangupSite(root := Paths())
-    served = Served(site, _Anywhere(), root)
-    port = reactor.listenUNIX(str(tmp_path / "socket"), site)
-    started = root.slow.started
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(str(tmp_path / "socket"))
-    client.sendall(SLOW + GOOD * 1000)
+    served = serve(unix=str(tmp_path / "socket"), reactor=(clock := HandClock()))
+    started = served.root.slow.started
+    client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * 1000))
     await started
-    await pause()
-    client.close()
-    await pause(1)
+    await settled()
+    await in_thread(client.close)
+    clock.wait(1)
+    await settled()
     assert served.codes == ["ECONNRESET"]
-    assert root.fast.ran == []
-    await defer.maybeDeferred(port.stopListening)
-
-
-class _Anywhere:
-    """A port that has no number."""
-
-    port = 0
-
-    def getHost(self) -> _Anywhere:
-        return self
+    assert served.root.fast.ran == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_half_open_backlog_is_kept(serve: Serve) -> None:
     """With allow_half_open a FIN drops no backlog."""
-    served = serve(limits=Limits(allow_half_open=True))
+    served = serve(limits=Limits(allow_half_open=True), reactor=(clock := HandClock()))
     started = served.root.slow.started
 
     def run() -> bytes:
@@ -81,7 +64,8 @@ async def test_half_open_backlog_is_kept(serve: Serve) -> None:
 
     received = in_thread(run)
     request = await started
-    await pause(1)
+    await settled()
+    clock.wait(1)
     request.finish()
     assert (await received).count(b"HTTP/1.1 200 ") == 1001
     assert served.errors == []
@@ -94,7 +78,7 @@ async def test_reading_goes_on(serve: Serve) -> None:
     started = served.root.slow.started
     client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * 1000))
     request = await started
-    await pause()
+    await until(lambda: served.site.context.paused._gone)
     request.finish()
     expected = b"HTTP/1.1 200 "
     received = b""

@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import pytest_twisted
 from support.certificates import server_context
-from support.wire import BAD, Client, Paths, Serve, in_thread, pause
+from support.wire import BAD, Client, HandClock, Paths, Serve, in_thread, settled, until
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
 from twisted_hangup import Timeouts
+from twisted_hangup.transport.layers import transport_beneath
 
 PAGE = bytes(range(256)) * 65536
-QUICK = Timeouts(send_seconds=0.5, linger_silence_seconds=0.5, keep_alive_seconds=0.5)
+SEND_SECONDS = Timeouts().send_seconds
+MIB = 1024 * 1024
 GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class Stalled:
+    """A site on a clock, whose client takes nothing of what it is sent, or no more."""
+
+    def __init__(self, serve: Serve, root: Paths, tls: bool = False) -> None:
+        self.clock = HandClock()
+        self.served = serve(root, reactor=self.clock, tls=server_context() if tls else None)
+
+    async def stuck(self) -> None:
+        """Wait until there is no room for anything more."""
+        before = None
+        while not before or before != self._unsent():
+            before = self._unsent()
+            await settled()
+
+    def _unsent(self) -> int:
+        (channel,) = self.served.site.context.connections
+        beneath = transport_beneath(channel.transport)
+        return int(len(beneath.dataBuffer) - beneath.offset + beneath._tempDataLen)
+
+    async def given_up(self) -> None:
+        """Wait until the connection has gone, which takes more than `SEND_SECONDS`."""
+        self.clock.wait(SEND_SECONDS - 1)
+        assert self.served.site.open_connections == 1
+
+        def gone() -> bool:
+            self.clock.wait(SEND_SECONDS)  # again where the kernel had room once more
+            return self.served.site.open_connections == 0
+
+        await until(gone)
 
 
 @pytest.mark.parametrize("wire", [GET, LAST])
@@ -25,16 +56,13 @@ LAST = b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 @pytest_twisted.ensureDeferred
 async def test_client_that_takes_nothing(serve: Serve, wire: bytes, tls: bool) -> None:
     """Past send_seconds without a byte taken the connection is aborted, and told about."""
-    context = server_context() if tls else None
-    served = serve(Paths(page=Data(PAGE, "application/octet-stream")), timeouts=QUICK, tls=context)
+    stalled = Stalled(serve, Paths(page=Data(PAGE, "application/octet-stream")), tls)
+    served = stalled.served
     client = await in_thread(
         lambda: Client(served.port, tls=tls, receive_buffer=16 * 1024).send(wire)
     )
-    for _ in range(40):
-        await pause(0.1)
-        if served.site.open_connections == 0:
-            break
-    assert served.site.open_connections == 0
+    await stalled.stuck()
+    await stalled.given_up()
     if wire is GET:
         assert served.codes == ["ETIMEDOUT"]
     client.close()
@@ -44,21 +72,31 @@ async def test_client_that_takes_nothing(serve: Serve, wire: bytes, tls: bool) -
 @pytest_twisted.ensureDeferred
 async def test_client_that_reads_slowly(serve: Serve, tls: bool) -> None:
     """A client that takes a little now and then gets all of it, however long that takes."""
-    page = PAGE[: 4 * 1024 * 1024]
-    context = server_context() if tls else None
-    served = serve(Paths(page=Data(page, "application/octet-stream")), timeouts=QUICK, tls=context)
+    stalled = Stalled(serve, Paths(page=Data(PAGE, "application/octet-stream")), tls)
+    client = await in_thread(
+        lambda: Client(stalled.served.port, tls=tls, receive_buffer=16 * 1024).send(LAST)
+    )
+    await stalled.stuck()
+    received = bytearray()
 
-    def run() -> bytes:
-        client = Client(served.port, tls=tls, receive_buffer=16 * 1024).send(LAST)
-        received = bytearray()
-        while more := client.socket.recv(64 * 1024):
-            received += more
-            time.sleep(0.01)
-        client.close()
-        return bytes(received)
+    def read() -> bytes:
+        piece: bytes = client.socket.recv(64 * 1024)
+        received.extend(piece)
+        return piece
 
-    assert (await in_thread(run)).endswith(page)
-    assert served.errors == []
+    def read_some() -> None:
+        aim = len(received) + 2 * MIB
+        while len(received) < aim and read():
+            ...
+
+    for _ in range(6):
+        stalled.clock.wait(SEND_SECONDS - 1)
+        await in_thread(read_some)
+        await stalled.stuck()
+    await in_thread(lambda: [*iter(read, b"")])
+    assert received.endswith(PAGE)
+    assert stalled.served.errors == []
+    client.close()
 
 
 class AtOnce(Resource):
@@ -87,33 +125,28 @@ class AtOnce(Resource):
 @pytest_twisted.ensureDeferred
 async def test_producer_that_leaves_no_room(serve: Serve, tls: bool) -> None:
     """A client that stops to read is given up, too, where a producer writes at once."""
-    context = server_context() if tls else None
-    served = serve(Paths(page=AtOnce()), timeouts=QUICK, tls=context)
+    stalled = Stalled(serve, Paths(page=AtOnce()), tls)
 
     def read_some() -> Client:
-        client = Client(served.port, tls=tls, receive_buffer=16 * 1024).send(GET)
+        client = Client(stalled.served.port, tls=tls, receive_buffer=16 * 1024).send(GET)
         for _ in range(400):
             client.socket.recv(16 * 1024)
         return client
 
     client = await in_thread(read_some)
-    for _ in range(40):
-        await pause(0.1)
-        if served.site.open_connections == 0:
-            break
-    assert served.codes == ["ETIMEDOUT"]
+    await stalled.stuck()
+    await stalled.given_up()
+    assert stalled.served.codes == ["ETIMEDOUT"]
     client.close()
 
 
 @pytest_twisted.ensureDeferred
 async def test_error_page_that_nobody_reads(serve: Serve) -> None:
     """A client that reads nothing of a large error page does not keep its connection."""
-    served = serve(timeouts=QUICK)
+    stalled = Stalled(serve, Paths())
+    served = stalled.served
     served.site.on_client_error(lambda failure, socket: PAGE)
     client = await in_thread(lambda: Client(served.port, receive_buffer=16 * 1024).send(BAD))
-    for _ in range(40):
-        await pause(0.1)
-        if served.site.open_connections == 0:
-            break
-    assert served.site.open_connections == 0
+    await stalled.stuck()
+    await stalled.given_up()
     client.close()
