@@ -13,7 +13,18 @@ from typing import Any, Final
 import pytest
 import pytest_twisted
 from support.certificates import server_context
-from support.wire import BAD, DEFAULT, Client, Paths, Serve, Served, in_thread, pause
+from support.wire import (
+    BAD,
+    DEFAULT,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    Served,
+    in_thread,
+    settled,
+    until,
+)
 from twisted.web.static import Data
 
 from twisted_hangup import Limits, Timeouts
@@ -22,6 +33,7 @@ MIB: Final = 1024 * 1024
 #: Every byte stands elsewhere in the next kilobyte, so that a gap shows.
 PAGE: Final = bytes(range(251)) * (4 * MIB // 251 + 1)
 TRIES: Final = 20
+LINGER: Final = Timeouts()
 
 transports = pytest.mark.parametrize("transport", ["tcp", "unix", "tls"])
 
@@ -72,7 +84,7 @@ async def test_response_with_input_unread(
             client.close()
 
     def tries() -> list[bool]:
-        with ThreadPoolExecutor(5) as pool:
+        with ThreadPoolExecutor(TRIES) as pool:
             return list(pool.map(try_once, range(TRIES)))
 
     assert (await in_thread(tries)).count(True) == TRIES
@@ -82,25 +94,22 @@ async def test_response_with_input_unread(
 @pytest_twisted.ensureDeferred
 async def test_slow_reader_of_an_error_page(serve: Serve, tmp_path: Path, transport: str) -> None:
     """A client that reads slowly gets all of a 1 MB page, long after the lingering time."""
-    served = served_over(
-        serve,
-        tmp_path,
-        transport,
-        timeouts=Timeouts(linger_seconds=0.5, linger_silence_seconds=0.2),
-    )
+    clock = HandClock()
+    served = served_over(serve, tmp_path, transport, reactor=clock)
     page = PAGE[:MIB]
     served.site.on_client_error(lambda failure, socket: page)
-
-    def run() -> bytes:
-        client = Client(served.port, tls=transport == "tls", receive_buffer=16 * 1024).send(BAD)
-        received = bytearray()
-        while more := client.socket.recv(16 * 1024):
-            received += more
-            time.sleep(0.03)
-        client.close()
-        return bytes(received)
-
-    assert await in_thread(run) == page
+    tls = transport == "tls"
+    client = await in_thread(
+        lambda: Client(served.port, tls=tls, receive_buffer=16 * 1024).send(BAD)
+    )
+    received = b""
+    for _ in range(32):
+        received += await in_thread(lambda: client.socket.recv(16 * 1024))
+        await settled()
+        clock.wait(LINGER.linger_silence_seconds + 1)
+    received += await in_thread(client.read_all)
+    await in_thread(client.close)
+    assert received == page
 
 
 # How it ends.
@@ -118,8 +127,7 @@ async def test_ends_when_the_client_does(serve: Serve, tmp_path: Path, transport
         client.close()
 
     await in_thread(run)
-    await pause(0.1)
-    assert served.site.open_connections == 0
+    await until(lambda: served.site.open_connections == 0)
     assert served.site.context.deadlines._timer is None
 
 
@@ -127,24 +135,25 @@ async def test_ends_when_the_client_does(serve: Serve, tmp_path: Path, transport
 @pytest_twisted.ensureDeferred
 async def test_ends_after_silence(serve: Serve, tmp_path: Path, transport: str) -> None:
     """A silent client is closed on, and can still read what it was sent."""
-    served = served_over(serve, tmp_path, transport, timeouts=Timeouts(linger_silence_seconds=0.3))
+    clock = HandClock()
+    served = served_over(serve, tmp_path, transport, reactor=clock)
     client = await in_thread(lambda: Client(served.port, tls=transport == "tls").send(BAD))
-    await pause(0.2)
+    await settled()
+    clock.wait(LINGER.linger_silence_seconds - 1)
     assert served.site.open_connections == 1
-    await pause(1.2)
-    assert served.site.open_connections == 0
+    clock.wait(2)
+    await until(lambda: served.site.open_connections == 0)
     assert await in_thread(client.read_all) == DEFAULT
     await in_thread(client.close)
 
 
-def send_until_refused(client: Client, pieces: int, size: int, every: float) -> int:
-    """Send pieces until the connection is reset; gives how many went."""
+def send_until_refused(client: Client, pieces: int) -> int:
+    """Send pieces of 64 KiB until the connection is reset; gives how many went."""
     for sent in range(pieces):
         try:
-            client.socket.sendall(bytes(size))
+            client.socket.sendall(bytes(64 * 1024))
         except OSError:
             return sent
-        time.sleep(every)
     return pieces
 
 
@@ -157,34 +166,32 @@ async def test_ends_after_linger_bytes(serve: Serve, tmp_path: Path, transport: 
     def run() -> int:
         client = Client(served.port, tls=transport == "tls").send(BAD)
         assert client.read_until(DEFAULT) == DEFAULT
-        sent = send_until_refused(client, 1000, 64 * 1024, 0.001)
+        sent = send_until_refused(client, 1000)
         client.close()
         return sent
 
     assert 16 <= await in_thread(run) < 1000
-    await pause()
-    assert served.site.open_connections == 0
+    await until(lambda: served.site.open_connections == 0)
 
 
 @transports
 @pytest_twisted.ensureDeferred
 async def test_ends_after_linger_seconds(serve: Serve, tmp_path: Path, transport: str) -> None:
     """A client that sends a byte now and then is aborted when its time is over."""
-    served = served_over(
-        serve, tmp_path, transport, timeouts=Timeouts(linger_seconds=1, linger_silence_seconds=0.5)
-    )
-
-    def run() -> float:
-        client = Client(served.port, tls=transport == "tls").send(BAD)
-        assert client.read_until(DEFAULT) == DEFAULT
-        began = time.monotonic()
-        send_until_refused(client, 100, 1, 0.05)
-        client.close()
-        return time.monotonic() - began
-
-    assert 0.9 < await in_thread(run) < 2.5
-    await pause()
-    assert served.site.open_connections == 0
+    clock = HandClock()
+    served = served_over(serve, tmp_path, transport, reactor=clock)
+    client = await in_thread(lambda: Client(served.port, tls=transport == "tls").send(BAD))
+    assert await in_thread(lambda: client.read_until(DEFAULT)) == DEFAULT
+    for _ in range(int(LINGER.linger_seconds) - 1):
+        await in_thread(lambda: client.send(b"x"))
+        await settled()
+        clock.wait(1)
+    assert served.site.open_connections == 1
+    clock.wait(2)
+    await until(lambda: served.site.open_connections == 0)
+    assert served.site.context.lingered["time"] == 1
+    assert await in_thread(lambda: send_until_refused(client, 1000)) < 1000
+    await in_thread(client.close)
     assert served.site.context.deadlines._timer is None
 
 
@@ -210,5 +217,4 @@ async def test_half_closed_client_waits_for_nobody(
         client.close()
 
     await in_thread(run)
-    await pause()
-    assert served.site.open_connections == 0
+    await until(lambda: served.site.open_connections == 0)
