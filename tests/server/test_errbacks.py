@@ -1,24 +1,36 @@
-"""Each row of the table of what a handler may return or raise, over a real socket."""
+"""Each row of the table of what a handler may return or raise; in memory, on a clock."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, DEFAULT, GOOD, Serve, talk
-from twisted.internet.defer import Deferred, succeed
+from support.wire import BAD, DEFAULT, GOOD, HandClock, Paths, Serve, talk, until
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from twisted_hangup import ClientSocket, HeaderOverflow, MaskingPolicy, ParseError, Timeouts
+from twisted_hangup import ClientSocket, HangupSite, HeaderOverflow, MaskingPolicy, ParseError
+from twisted_hangup.testing import feed
+
+#: What handlers wait by.
+CLOCK: Final = HandClock()
 
 
 def later(value: Any) -> Deferred[Any]:
-    from twisted.internet import reactor
+    return deferLater(CLOCK, 1, lambda: value)
 
-    return deferLater(reactor, 0.01, lambda: value)
+
+class InMemory:
+    """A site with *handlers*, and a client that has sent *wire*."""
+
+    def __init__(self, *handlers: Any, wire: bytes = BAD, **arguments: Any) -> None:
+        self.site = HangupSite(Paths(), reactor=CLOCK, **arguments)
+        for handler in handlers:
+            self.site.on_client_error(handler)
+        self.client = feed(self.site, wire)
 
 
 def not_mine(failure: Failure, socket: ClientSocket) -> Failure:
@@ -114,14 +126,32 @@ POT = (
     ],
     ids=lambda value: "+".join(f.__name__ for f in value) if isinstance(value, list) else "",
 )
-@pytest_twisted.ensureDeferred
-async def test_answer(serve: Serve, handlers: list[Any], answer: bytes) -> None:
+def test_answer(handlers: list[Any], answer: bytes) -> None:
     """What the client reads is what the first handler that takes the error made of it."""
-    served = serve()
+    client = InMemory(*handlers).client.advance(2)
+    assert (client.received, client.ended) == (answer, "fin")
+    assert [error.code for error in client.errors] == ["HPE_INVALID_HEADER_TOKEN"]
+
+
+@pytest.mark.parametrize(
+    "handlers, answer",
+    [
+        ([], DEFAULT),
+        ([trap_another, give_bytes_later], b"later\n"),
+        ([pass_on_in_a_coroutine, respond], POT),
+        ([write_and_pass_on, give_bytes], b"begun "),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_answer_over_a_socket(serve: Serve, handlers: list[Any], answer: bytes) -> None:
+    """The same rules hold where there is a kernel, too."""
+    served = serve(reactor=CLOCK)
     for handler in handlers:
         served.site.on_client_error(handler)
-    assert await talk(served.port, BAD) == answer
-    assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
+    received = talk(served.port, BAD)
+    await until(lambda: served.errors)
+    CLOCK.wait(2)
+    assert await received == answer
 
 
 CHUNKED = b"POST /fast HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -137,12 +167,10 @@ CHUNKED = b"POST /fast HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n
         (GOOD[:-2] + b"X: a\r\n" * 1001, b"431 Request Header Fields Too Large"),
     ],
 )
-@pytest_twisted.ensureDeferred
-async def test_default_answers(serve: Serve, wire: bytes, status_line: bytes) -> None:
+def test_default_answers(wire: bytes, status_line: bytes) -> None:
     """The default answers are Node's, byte for byte."""
-    served = serve(timeouts=Timeouts(head_seconds=0.3))
     answer = b"HTTP/1.1 " + status_line + b"\r\nConnection: close\r\n\r\n"
-    assert await talk(served.port, wire) == answer
+    assert InMemory(wire=wire).client.advance(61).received == answer
 
 
 def crash(failure: Failure, socket: ClientSocket) -> None:
@@ -163,135 +191,117 @@ def return_nonsense(failure: Failure, socket: ClientSocket) -> Any:
 
 
 @pytest.mark.parametrize("bug", [crash, return_a_failure, crash_in_a_coroutine, return_nonsense])
-@pytest_twisted.ensureDeferred
-async def test_bug(serve: Serve, expected_errors: LoggedErrors, bug: Any) -> None:
+def test_bug(expected_errors: LoggedErrors, bug: Any) -> None:
     """A handler's bug is logged, and the chain goes on with the original error."""
-    served = serve()
     seen: list[Failure] = []
-    served.site.on_client_error(bug)
 
-    @served.site.on_client_error
     def after(failure: Failure, socket: ClientSocket) -> Failure:
         seen.append(failure)
         return failure
 
-    assert await talk(served.port, BAD) == DEFAULT
-    assert [failure.value for failure in seen] == served.errors
+    client = InMemory(bug, after).client.advance(2)
+    assert client.received == DEFAULT
+    assert [failure.value for failure in seen] == client.errors
     (logged,) = expected_errors.flush()
     if bug is not return_nonsense:
         assert logged["log_failure"].check(ZeroDivisionError)
 
 
-@pytest_twisted.ensureDeferred
-async def test_what_a_handler_sees(serve: Serve) -> None:
+def test_what_a_handler_sees() -> None:
     """The failure holds the error, with the packet and the place where it broke."""
-    served = serve()
     seen: list[Any] = []
 
-    @served.site.on_client_error
     def look(failure: Failure, socket: ClientSocket) -> Failure:
         failure.trap(ParseError)
         seen.append((failure.value, socket.peer, socket.writable, socket.headers_sent))
         return failure
 
-    await talk(served.port, BAD)
+    client = InMemory(look).client
     ((error, peer, writable, headers_sent),) = seen
     assert error.raw_packet == BAD
     assert error.bytes_parsed == error.offset == BAD.index(b" header")
     assert (error.phase, error.status, error.field) == ("head", 400, b"bad")
     assert error.request.target == b"/fast"
     assert error.request.fields == [(b"Host", b"a")]
-    assert error.peer == peer
+    assert error.peer == peer == client.peer
     assert writable and not headers_sent
 
 
-@pytest_twisted.ensureDeferred
-async def test_handler_added_later_sees_nothing_earlier(serve: Serve) -> None:
+def test_handler_added_later_sees_nothing_earlier() -> None:
     """A handler that is added while an error is settled does not see that error."""
-    served = serve()
     seen: list[Failure] = []
 
     def late(failure: Failure, socket: ClientSocket) -> Failure:
         seen.append(failure)
         return failure
 
-    @served.site.on_client_error
     def add_another(failure: Failure, socket: ClientSocket) -> Failure:
-        served.site.on_client_error(late)
+        memory.site.on_client_error(late)
         return failure
 
-    await talk(served.port, BAD)
+    memory = InMemory(wire=b"")
+    memory.site.on_client_error(add_another)
+    memory.client.feed(BAD)
     assert seen == []
-    await talk(served.port, BAD)
+    feed(memory.site, BAD)
     assert len(seen) == 1
 
 
-@pytest_twisted.ensureDeferred
-async def test_waiting_handler_is_cancelled(serve: Serve) -> None:
+def test_waiting_handler_is_cancelled() -> None:
     """Past handler_seconds a waiting handler is cancelled, and the default goes out."""
-    served = serve(timeouts=Timeouts(handler_seconds=0.2))
     cancelled: list[Deferred[None]] = []
     skipped: list[Failure] = []
 
-    @served.site.on_client_error
     def wait(failure: Failure, socket: ClientSocket) -> Deferred[None]:
         return Deferred(cancelled.append)
 
-    @served.site.on_client_error
     def after(failure: Failure, socket: ClientSocket) -> Failure:
         skipped.append(failure)
         return failure
 
-    assert await talk(served.port, BAD) == DEFAULT
-    assert len(cancelled) == 1
+    client = InMemory(wait, after).client.advance(29)
+    assert (client.received, cancelled) == (b"", [])
+    client.advance(2)
+    assert (client.received, len(cancelled)) == (DEFAULT, 1)
     assert skipped == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_forgetful_handler_is_closed_for(serve: Serve) -> None:
+def test_forgetful_handler_is_closed_for() -> None:
     """A handler that said None and never closes has its socket destroyed."""
-    served = serve(timeouts=Timeouts(handler_seconds=0.2))
     sockets: list[ClientSocket] = []
 
-    @served.site.on_client_error
     def forget(failure: Failure, socket: ClientSocket) -> None:
         sockets.append(socket)
 
-    with pytest.raises(ConnectionResetError):
-        await talk(served.port, BAD)
-    await sockets[0].when_closed()
+    client = InMemory(forget).client.advance(29)
+    assert client.ended is None
+    assert client.advance(2).ended == "reset"
     assert sockets[0].closed
 
 
-@pytest_twisted.ensureDeferred
-async def test_late_answer_goes_nowhere(serve: Serve) -> None:
-    """A handler that answers after its time writes nothing behind the default."""
-    served = serve(timeouts=Timeouts(handler_seconds=0.2))
-    answer: Deferred[bytes] = Deferred(lambda _: None)
-    served.site.on_client_error(lambda failure, socket: answer)
-    received = talk(served.port, BAD)
-    served.site.on_client_error(lambda failure, socket: succeed(b"never"))
-    assert await received == DEFAULT
+def test_late_answer_goes_nowhere() -> None:
+    """A handler whose turn comes after the time of all writes nothing after the default."""
+    waits: Deferred[bytes] = Deferred(lambda _: None)
+    client = InMemory(lambda failure, socket: waits, give_bytes).client.advance(31)
+    assert client.received == DEFAULT
 
 
-@pytest_twisted.ensureDeferred
-async def test_bug_in_a_flood(serve: Serve, expected_errors: LoggedErrors) -> None:
+def test_bug_in_a_flood(expected_errors: LoggedErrors) -> None:
     """A handler that fails every time is told about ever more seldom."""
-    served = serve()
 
-    @served.site.on_client_error
     def crash_each_time(failure: Failure, socket: ClientSocket) -> None:
         raise KeyError("a bug")
 
-    for _ in range(20):
-        await talk(served.port, BAD)
+    site = InMemory(crash_each_time).site
+    for _ in range(19):
+        feed(site, BAD)
     assert len(expected_errors.flush()) == 5
 
 
-@pytest_twisted.ensureDeferred
-async def test_report_masks_what_the_site_masks(serve: Serve) -> None:
+def test_report_masks_what_the_site_masks() -> None:
     """The site's policy decides what report() hides."""
-    served = serve(masking=MaskingPolicy(extra_fields=frozenset({b"x-api-key"})))
-    await talk(served.port, b"GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: TOPSECRET\x01\r\n\r\n")
-    assert "TOPSECRET" not in served.errors[0].report()
-    assert "TOPSECRET" in served.errors[0].report(masked=False)
+    masking = MaskingPolicy(extra_fields=frozenset({b"x-api-key"}))
+    wire = b"GET / HTTP/1.1\r\nHost: a\r\nX-Api-Key: TOPSECRET\x01\r\n\r\n"
+    (error,) = InMemory(wire=wire, masking=masking).client.errors
+    assert "TOPSECRET" not in error.report()
+    assert "TOPSECRET" in error.report(masked=False)
