@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +19,10 @@ from support.wire import (
     Serve,
     Served,
     in_thread,
-    pause,
+    settled,
     statuses,
     talk,
+    until,
 )
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
@@ -29,9 +30,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
-from twisted_hangup import ClientError, ClientSocket, UnexpectedEOF
+from twisted_hangup import ClientError, ClientSocket, HangupSite, UnexpectedEOF
+from twisted_hangup.testing import feed
 
 TRANSPORTS: Final = ("tcp", "unix", "tls")
+
+
+def later(request: Request, seconds: float, what: Callable[[], object]) -> None:
+    """Call *what* so many seconds later, on the site's clock."""
+    site: Any = request.site
+    site.reactor.callLater(seconds, what)
 
 
 @implementer(IPushProducer)
@@ -48,9 +56,9 @@ class Pieces:
         self.paused = False
         if not self.waiting:
             self.waiting = True
-            pause(0).addCallback(self.write)
+            later(self.request, 0, self.write)
 
-    def write(self, _: object) -> None:
+    def write(self) -> None:
         self.waiting = False
         if self.stopped or self.paused:
             return
@@ -92,11 +100,11 @@ class Later(Resource):
     isLeaf = True
 
     def render(self, request: Request) -> int:
-        def answer(_: object) -> None:
+        def answer() -> None:
             request.write(b"later")
             request.finish()
 
-        pause(0.1).addCallback(answer)
+        later(request, 0.1, answer)
         return NOT_DONE_YET
 
 
@@ -147,21 +155,37 @@ def cut(wire: bytes, how: str) -> list[bytes]:
     return [b"GET " + piece for piece in wire.split(b"GET ")[1:]]
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("segments", ["one", "messages", "bytes"])
 @pytest.mark.parametrize("goods", GOODS)
-@pytest_twisted.ensureDeferred
-async def test_good_answers_then_the_error(
-    serve: Serve, tmp_path: Path, goods: str, segments: str, transport: str
-) -> None:
+def test_good_answers_then_the_error(goods: str, segments: str) -> None:
     """The good answers come first, whole and in order, then the error's, then the close."""
-    served = served_over(serve, tmp_path, transport)
     wire = b"".join(get(name) for name in GOODS[goods]) + BAD
+    client = feed(HangupSite(paths()), *cut(wire, segments)).advance(1)
+    assert_answered(client.received, GOODS[goods])
+    assert client.ended == "fin"
+    assert [error.code for error in client.errors] == ["HPE_INVALID_HEADER_TOKEN"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("segments", ["one", "bytes"])
+@pytest_twisted.ensureDeferred
+async def test_good_answers_then_the_error_over_a_socket(
+    serve: Serve, tmp_path: Path, segments: str, transport: str
+) -> None:
+    """The same for answers of all kinds, over every transport."""
+    served = served_over(serve, tmp_path, transport)
+    goods = GOODS["of all kinds"]
+    wire = b"".join(get(name) for name in goods) + BAD
     received = await talk(served.port, *cut(wire, segments), tls=transport == "tls")
-    assert statuses(received) == [200] * len(GOODS[goods]) + [400]
-    assert received.endswith(DEFAULT)
-    assert bodies(received) == GOODS[goods]
+    assert_answered(received, goods)
     assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
+
+
+def assert_answered(received: bytes, goods: list[str]) -> None:
+    """All of *goods* is answered, then the error, and nothing after it."""
+    assert statuses(received) == [200] * len(goods) + [400]
+    assert received.endswith(DEFAULT)
+    assert bodies(received) == goods
 
 
 def bodies(received: bytes) -> list[str]:
@@ -198,24 +222,20 @@ def dechunked(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("broken", BROKEN)
 @pytest.mark.parametrize("segments", ["one", "bytes"])
-@pytest_twisted.ensureDeferred
-async def test_each_way_to_break(serve: Serve, tmp_path: Path, broken: str, segments: str) -> None:
+def test_each_way_to_break(broken: str, segments: str) -> None:
     """Wherever the last message breaks, those before it are answered."""
-    served = served_over(serve, tmp_path, "tcp")
     wire = get("chunks") + get("later") + BROKEN[broken]
-    received = await talk(served.port, *cut(wire, segments))
-    assert statuses(received) == [200, 200, 400]
-    assert received.endswith(b"0\r\n\r\n" + DEFAULT) or b"later" + DEFAULT in received
-    assert len(served.errors) == 1
+    client = feed(HangupSite(paths()), *cut(wire, segments)).advance(1)
+    assert statuses(client.received) == [200, 200, 400]
+    assert client.received.endswith(b"later\r\n0\r\n\r\n" + DEFAULT)
+    assert len(client.errors) == 1
 
 
-@pytest_twisted.ensureDeferred
-async def test_end_of_input_behind_good_requests(serve: Serve, tmp_path: Path) -> None:
-    """A head that the end of input cuts is answered behind the good ones."""
-    served = served_over(serve, tmp_path, "tcp")
-    received = await talk(served.port, GOOD * 2 + b"GET /fast HT", fin=True)
-    assert statuses(received) == [200, 200, 400]
-    assert isinstance(served.errors[0], UnexpectedEOF)
+def test_end_of_input_after_good_requests() -> None:
+    """A head that the end of input cuts is answered after the good ones."""
+    client = feed(HangupSite(paths()), GOOD * 2 + b"GET /fast HT", fin=True)
+    assert statuses(client.received) == [200, 200, 400]
+    assert isinstance(client.errors[0], UnexpectedEOF)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -223,22 +243,19 @@ async def test_end_of_input_behind_good_requests(serve: Serve, tmp_path: Path) -
 async def test_slow_reader_of_a_stream_before_an_error(
     serve: Serve, tmp_path: Path, transport: str
 ) -> None:
-    """A client that reads slowly has all of the stream, and the error's answer behind it."""
+    """A client that reads slowly has all of the stream, and the error's answer after it."""
     served = served_over(serve, tmp_path, transport)
-
-    def run() -> bytes:
-        client = Client(served.port, tls=transport == "tls", receive_buffer=32 * 1024)
-        client.send(get("much") + BAD)
-        received = bytearray()
-        while more := client.socket.recv(65536):
-            received += more
-            time.sleep(0.002)
-        client.close()
-        return bytes(received)
-
-    received = await in_thread(run)
-    assert bodies(received) == ["much"]
-    assert received.endswith(DEFAULT)
+    client = await in_thread(
+        lambda: Client(served.port, tls=transport == "tls", receive_buffer=32 * 1024).send(
+            get("much") + BAD
+        )
+    )
+    received = b""
+    while more := await in_thread(lambda: client.socket.recv(65536)):
+        received += more
+        await settled()
+    await in_thread(client.close)
+    assert_answered(received, ["much"])
 
 
 # The client leaves while the error waits.
@@ -273,18 +290,17 @@ async def test_leaves_while_the_error_waits(
         lambda: Client(served.port, tls=transport == "tls").send(SLOW + GOOD + BAD)
     )
     request = await started
-    await pause()
+    await settled()
     assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
     assert chain.seen == []
     await in_thread(getattr(client, leave))
-    await pause(0.1)
+    await until(lambda: served.site.open_connections == 0)
     assert chain.seen == [(served.errors[0], False, False)]
     (gone,) = served.root.slow.gone
     assert gone.value.__cause__ is served.errors[0]
     assert request.code == 499
     assert served.root.fast.ran == []
     assert len(served.errors) == 1
-    assert served.site.open_connections == 0
     await in_thread(client.close)
 
 
@@ -295,12 +311,12 @@ async def test_leaves_while_a_stream_is_before_the_error(serve: Serve, leave: st
     served = serve(Paths(endless=Streams(bytes(64 * 1024), 10**6)))
     chain = Chain(served)
     client = await in_thread(lambda: Client(served.port).send(get("endless") + BAD))
-    await pause(0.2)
+    await until(lambda: served.errors)
+    await settled()
     assert (served.codes, chain.seen) == (["HPE_INVALID_HEADER_TOKEN"], [])
     await in_thread(getattr(client, leave))
-    await pause(0.2)
+    await until(lambda: served.site.open_connections == 0)
     assert chain.seen == [(served.errors[0], False, False)]
-    assert served.site.open_connections == 0
 
 
 class BeginsEarly(Request):
@@ -319,7 +335,7 @@ class BeginsEarly(Request):
 async def test_break_in_the_body_of_a_begun_response(
     serve: Serve, tmp_path: Path, transport: str, good: bytes
 ) -> None:
-    """The broken message's own response has begun: nothing is written behind it."""
+    """The broken message's own response has begun: nothing is written after it."""
     served = serve(
         paths(),
         requestFactory=BeginsEarly,
@@ -347,12 +363,10 @@ async def test_break_in_the_body_of_a_begun_response(
     assert served.codes == ["HPE_INVALID_CHUNK_SIZE"]
 
 
-@pytest_twisted.ensureDeferred
-async def test_error_behind_the_last_request_is_not_told(serve: Serve) -> None:
+def test_error_after_the_last_request_is_not_told() -> None:
     """What follows Connection: close is dropped unread, and the answer is not cut."""
-    served = serve(paths())
-    last: Any = get("much")[:-2] + b"Connection: close\r\n\r\n"
-    received = await talk(served.port, last + BAD * 100)
-    assert statuses(received) == [200]
-    assert received.endswith(b"0\r\n\r\n")
-    assert served.errors == []
+    last = get("much")[:-2] + b"Connection: close\r\n\r\n"
+    client = feed(HangupSite(paths()), last + BAD * 100)
+    assert statuses(client.received) == [200]
+    assert client.received.endswith(b"0\r\n\r\n")
+    assert (client.errors, client.ended) == ([], "fin")
