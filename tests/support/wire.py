@@ -22,6 +22,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from twisted_hangup import ClientError, HangupSite
+from twisted_hangup.testing import MemoryClient
 
 #: Longest wait of a client for anything, in seconds.
 PATIENCE = 10.0
@@ -124,6 +125,11 @@ def in_thread(function: Callable[[], Any]) -> Deferred[Any]:
 def statuses(received: bytes) -> list[int]:
     """The status codes of the responses in *received*, in order."""
     return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+
+
+def codes(client: MemoryClient) -> list[str]:
+    """The codes of the client errors of *client*, in order."""
+    return [error.code for error in client.errors]
 
 
 def pause(seconds: float = 0.05) -> Deferred[None]:
