@@ -6,13 +6,13 @@ python docs/make_codes.py > docs/codes.md
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from twisted_hangup.errors import DEFAULT_STATUS
+from twisted_hangup.parser.refusals import Rule
 from twisted_hangup.report.remedies import REMEDIES
-from twisted_hangup.report.response_rules import RESPONSE_RULES
-from twisted_hangup.report.rules import FAMILIES, RULES, Rule
+from twisted_hangup.report.rules import FAMILIES, RESPONSE_RULES, RULES
 
 _HEAD: Final = """\
 # What each code means
@@ -28,8 +28,8 @@ The same is told on the command line, also for the bytes themselves:
     python -m twisted_hangup explain packet.bin
 
 An HTTP status in the head of an entry is the default answer; a handler can give another one
-([errors.md](errors.md)). Where a code has several reasons, each has its line; the line without
-a reason is for all others.
+([errors.md](errors.md)). Where the reasons of a code differ in the rule, each rule has its line;
+the line without a reason is for all others.
 
 This page is made of the tables in the source, by `python docs/make_codes.py`.
 """
@@ -96,22 +96,24 @@ def _answer(name: str) -> str:
 
 
 def _rules(name: str) -> Iterator[str]:
-    """A line for each reason that has a rule of its own."""
-    told = [(reason, rule, "") for (code, reason), rule in RULES.items() if code == name]
-    told += [
-        (reason, rule, " of a response")
-        for (code, reason), rule in RESPONSE_RULES.items()
-        if code == name
-    ]
-    told += [("", rule, "") for prefix, rule in FAMILIES if name == f"{prefix}*"]
-    for reason, rule, kind in sorted(told, key=lambda entry: (entry[2], entry[0] != "", entry[0])):
-        yield f"- {_reason(reason, kind)}{_sentence(rule)}\n"
+    """A line for each rule that a reason has, and one for all other reasons."""
+    others = dict(FAMILIES).get(name.removesuffix("*")) or RULES.get((name, ""))
+    if others is not None:
+        yield f"- {_sentence(others)}\n"
+    yield from _lines(name, RULES, others, "")
+    yield from _lines(name, RESPONSE_RULES, None, " of a response")
 
 
-def _reason(reason: str, kind: str) -> str:
-    if reason:
-        return f'"{_markdown(reason)}"{kind}: '
-    return f"{kind.strip().capitalize()}: " if kind else ""
+def _lines(
+    name: str, rules: Mapping[tuple[str, str], Rule], others: Rule | None, kind: str
+) -> Iterator[str]:
+    """A line for each rule but *others*, with its reasons."""
+    reasons: dict[Rule, list[str]] = {}
+    for (code, reason), rule in sorted(rules.items()):
+        if code == name and rule != others:
+            reasons.setdefault(rule, []).append(f'"{_markdown(reason)}"')
+    for rule, quoted in reasons.items():
+        yield f"- {', '.join(quoted)}{kind}: {_sentence(rule)}\n"
 
 
 def _sentence(rule: Rule) -> str:

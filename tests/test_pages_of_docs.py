@@ -25,8 +25,7 @@ from twisted_hangup import HangupSite
 from twisted_hangup.errors import UpstreamError
 from twisted_hangup.limits import Limits, Timeouts
 from twisted_hangup.report.remedies import PAGE, REMEDIES, entry_of, link_of
-from twisted_hangup.report.response_rules import RESPONSE_RULES
-from twisted_hangup.report.rules import FAMILIES, RULES
+from twisted_hangup.report.rules import FAMILIES, RESPONSE_RULES, RULES
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
 
 ROOT: Final = Path(__file__).parent.parent

@@ -9,7 +9,6 @@ from typing import Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle.record import recorded
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from twisted_hangup.errors import (
@@ -24,10 +23,9 @@ from twisted_hangup.errors import (
     UnexpectedEOF,
 )
 from twisted_hangup.events import NEED_DATA, Break, Part, RequestHead
-from twisted_hangup.parser import RequestParser, refusals
+from twisted_hangup.parser import RequestParser
 from twisted_hangup.report import WIDTH, field_of, masked_packet, report_error, request_line_of
 from twisted_hangup.report.masking import MaskingPolicy
-from twisted_hangup.report.rules import RULES, rule_of
 from twisted_hangup.report.text import peer_text, shortened, visible
 
 
@@ -372,38 +370,6 @@ def test_excerpt_keeps_the_error_inside() -> None:
 def test_no_packet_no_excerpt() -> None:
     """Where there is no packet there is nothing to show."""
     assert masked_packet(broken(b"GET"), 100) is None
-
-
-WHYS: Final = sorted(why for why in vars(refusals).values() if isinstance(why, refusals.Why))
-
-
-@pytest.mark.parametrize("why", WHYS, ids=" ".join)
-def test_every_refusal_of_the_parser_has_a_rule(why: refusals.Why) -> None:
-    """No refusal is left to the words for a whole family of codes."""
-    assert (why.code, why.reason) in RULES or (why.code, "") in RULES
-
-
-@pytest.mark.parametrize("pair", RULES, ids=" ".join)
-def test_rules_are_sentences_that_follow_a_colon(pair: tuple[str, str]) -> None:
-    """A rule is printable ASCII, starts in lower case, has no full stop, and names a section."""
-    rule = rule_of(*pair)
-    assert rule is not None
-    assert rule.text.isascii()
-    assert rule.text[0].islower() or rule.text.startswith(("HTTP", "CR LF"))
-    assert not rule.text.endswith(".")
-    named = rule.source.startswith(("RFC ", "PROXY protocol, "))
-    assert named or (rule.source == "" and pair[0].startswith("E"))
-
-
-NODE_PAIRS: Final = sorted(
-    {(case.error.code, case.error.reason) for case in recorded().cases.values() if case.error}
-)
-
-
-@pytest.mark.parametrize("pair", NODE_PAIRS, ids=" ".join)
-def test_every_refusal_recorded_from_node_has_a_rule(pair: tuple[str, str]) -> None:
-    """Whatever Node 26 was seen to say has a rule of its own."""
-    assert pair in RULES or (pair[0], "") in RULES
 
 
 @pytest.mark.parametrize(

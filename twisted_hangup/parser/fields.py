@@ -243,7 +243,7 @@ def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
 
 def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != LF:
-        raise at_byte(why.EMPTY_VALUE_LF, at)
+        raise at_byte(why.LF_AFTER_CR, at)
     scan.state = _behind_empty_line
     if not _may_fold(scan):
         _end_line(scan, data, at + 1)

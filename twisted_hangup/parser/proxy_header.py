@@ -12,6 +12,8 @@ from typing import Final
 
 from ..errors import ParseError
 from ..events import Break, Part
+from . import refusals as why
+from .refusals import Why
 
 #: The first bytes of version 2; of version 1 they are ``PROXY`` and a space.
 V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
@@ -47,7 +49,7 @@ def header_length(data: bytes) -> int | None:
         return _v1_length(data)
     both = (V2_SIGNATURE, V1_SIGNATURE)
     at = max(_common_prefix(data, signature) for signature in both)
-    raise _broken("Missing PROXY protocol header", data, at, at + 1)
+    raise _broken(why.PROXY_MISSING, data, at, at + 1)
 
 
 def _common_prefix(data: bytes, signature: bytes) -> int:
@@ -60,24 +62,24 @@ def _v1_length(data: bytes) -> int | None:
     if end < 0:
         if len(data) < V1_MOST_BYTES:
             return None
-        raise _broken("Header overflow", data, V1_MOST_BYTES - 1, V1_MOST_BYTES)
+        raise _broken(why.PROXY_TOO_LONG, data, V1_MOST_BYTES - 1, V1_MOST_BYTES)
     words = data[:end].split(b" ")
     at = len(words[0]) + 1
     if words[1] == b"UNKNOWN":
         return end + 2  # the rest of the line is to be ignored
     if words[1] not in (b"TCP4", b"TCP6"):
-        raise _broken("Invalid protocol", data, at, end)
+        raise _broken(why.PROXY_PROTOCOL, data, at, end)
     address = IPv4Address if words[1] == b"TCP4" else IPv6Address
     for number, word in enumerate(words[1:]):
         if number in (1, 2) and not _is_address(word, address):
-            raise _broken("Invalid address", data, at, end)
+            raise _broken(why.PROXY_ADDRESS, data, at, end)
         if number in (3, 4) and not (_PORT.fullmatch(word) and int(word) <= 0xFFFF):
-            raise _broken("Invalid port", data, at, end)
+            raise _broken(why.PROXY_PORT, data, at, end)
         if number > 4:
-            raise _broken("Expected CR LF after the ports", data, at - 1, end)
+            raise _broken(why.PROXY_END, data, at - 1, end)
         at += len(word) + 1
     if len(words) < 6:
-        raise _broken("Missing address or port", data, end, end)
+        raise _broken(why.PROXY_TOO_SHORT, data, end, end)
     return end + 2
 
 
@@ -91,25 +93,25 @@ def _is_address(word: bytes, address: type[IPv4Address] | type[IPv6Address]) -> 
 
 def _v2_length(data: bytes) -> int | None:
     if len(data) > 12 and data[12] not in (_LOCAL, _PROXY):
-        raise _broken("Invalid version or command", data, 12, 13)
+        raise _broken(why.PROXY_COMMAND, data, 12, 13)
     if len(data) > 13 and (
         data[13] >> 4 not in _V2_ADDRESS_BYTES or data[13] & 0xF not in _V2_TRANSPORTS
     ):
-        raise _broken("Invalid address family or transport", data, 13, 14)
+        raise _broken(why.PROXY_FAMILY, data, 13, 14)
     if len(data) < _V2_FIXED:
         return None
     length = int.from_bytes(data[14:16], "big")
     if data[12] == _PROXY and length < _V2_ADDRESS_BYTES[data[13] >> 4]:
-        raise _broken("Missing address or port", data, 15, 16)
+        raise _broken(why.PROXY_TOO_SHORT, data, 15, 16)
     whole = _V2_FIXED + length
     return whole if len(data) >= whole else None
 
 
-def _broken(reason: str, data: bytes, at: int, end: int) -> ParseError:
+def _broken(refused: Why, data: bytes, at: int, end: int) -> ParseError:
     """The refusal of *data* at index *at*; *end* is where the shown part of it ends."""
     return ParseError(
-        reason,
-        code="ERR_PROXY_PROTOCOL",
+        refused.reason,
+        code=refused.code,
         phase="handshake",
         raw_packet=data[:0x10000],
         bytes_parsed=at,

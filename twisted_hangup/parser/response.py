@@ -19,7 +19,7 @@ from ..errors import Phase, ResponseParseError
 from ..events import NEED_DATA, BodyData, Break, EndOfMessage, Part, ResponseEvent, ResponseHead
 from ..limits import Limits
 from . import body
-from . import response_refusals as why
+from . import refusals as why
 from . import status_line as _status_line
 from .common_head import FieldBlock, read_block
 from .grammar import COMMON_STATUS_LINE

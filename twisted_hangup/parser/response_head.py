@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 from ..events import ResponseHead
 from . import body
 from . import refusals as why
-from . import response_refusals as response_why
 from .framing import (
     CHUNKED,
     CONTENT_LENGTH,
@@ -38,10 +37,10 @@ class Blame(NamedTuple):
     field: bytes = b""
 
 
-_CODING_OF_NOTHING: Final = Blame(response_why.TE_WITHOUT_BODY, b"transfer-encoding")
-_LENGTH_OF_NOTHING: Final = Blame(response_why.CL_WITHOUT_BODY, b"content-length")
-_UPGRADE_UNASKED: Final = Blame(response_why.UPGRADE_UNASKED)
-_UPGRADE_UNNAMED: Final = Blame(response_why.UPGRADE_UNNAMED)
+_CODING_OF_NOTHING: Final = Blame(why.TE_WITHOUT_BODY, b"transfer-encoding")
+_LENGTH_OF_NOTHING: Final = Blame(why.CL_WITHOUT_BODY, b"content-length")
+_UPGRADE_UNASKED: Final = Blame(why.UPGRADE_UNASKED)
+_UPGRADE_UNNAMED: Final = Blame(why.UPGRADE_UNNAMED)
 
 
 def settle(head: ResponseHead, method: bytes, asked_upgrade: bool) -> Blame | None:
@@ -112,7 +111,7 @@ def _judge_framing(scan: ResponseScan, head: ResponseHead) -> Blame | None:
     if scan.flags & TRANSFER_ENCODING:
         codings = [value for name, value in head.fields if name.lower() == b"transfer-encoding"]
         if head.version == b"1.0":
-            return Blame(response_why.TE_IN_HTTP_1_0, b"transfer-encoding")
+            return Blame(why.TE_IN_HTTP_1_0_RESPONSE, b"transfer-encoding")
         if not scan.flags & CHUNKED or [value.lower() for value in codings] != [b"chunked"]:
             return Blame(why.TE_NOT_ONLY_CHUNKED, b"transfer-encoding")
         head.chunked = True

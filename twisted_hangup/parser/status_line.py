@@ -11,7 +11,6 @@ from typing import Final
 from ..events import Part, ResponseHead
 from . import fields, grammar, response_head
 from . import refusals as why
-from . import response_refusals as response_why
 from .grammar import CR, LF, SP
 from .refusals import after_byte, at_byte, current_line
 from .response_scan import ResponseScan
@@ -43,7 +42,7 @@ def empty_lines(scan: Scan, data: bytes, at: int) -> int:
     allowed = 2 * scan.limits.leading_crlf - scan.count
     if end - at > allowed:
         scan.line_at = at + allowed
-        raise at_byte(response_why.EMPTY_LINES, at + allowed)
+        raise at_byte(why.EMPTY_LINES_BEFORE_STATUS, at + allowed)
     scan.count += end - at
     scan.line_at = end
     return end
@@ -96,7 +95,7 @@ def _minor(scan: Scan, data: bytes, at: int) -> int:
 
 def _behind_version(scan: Scan, data: bytes, at: int) -> int:
     if data[at] != SP:
-        raise at_byte(response_why.SPACE_AFTER_VERSION, at)
+        raise at_byte(why.SPACE_AFTER_VERSION, at)
     scan.step = 0
     scan.state = _status
     return at + 1
@@ -105,13 +104,13 @@ def _behind_version(scan: Scan, data: bytes, at: int) -> int:
 def _status(scan: Scan, data: bytes, at: int) -> int:
     assert isinstance(scan, ResponseScan)
     if data[at] not in _DIGITS:
-        raise at_byte(response_why.STATUS_CODE, at)
+        raise at_byte(why.STATUS_CODE, at)
     scan.step += 1
     if scan.step == _STATUS_DIGITS:
         line = scan.line(data, at + 1)
         status = int(line[-_STATUS_DIGITS:])
         if status < _LOWEST_STATUS:
-            raise after_byte(response_why.STATUS_BELOW_100, at)
+            raise after_byte(why.STATUS_BELOW_100, at)
         scan.head = ResponseHead(status, version=line[5:8])
         scan.state = _behind_status
     return at + 1
@@ -125,10 +124,10 @@ def _behind_status(scan: Scan, data: bytes, at: int) -> int:
         scan.state = _behind_cr
     elif byte == LF:
         if not scan.limits.lenience.bare_lf:
-            raise after_byte(response_why.BEHIND_STATUS, at)
+            raise after_byte(why.AFTER_STATUS, at)
         return _behind_cr(scan, data, at)
     else:
-        raise at_byte(response_why.BEHIND_STATUS, at)
+        raise at_byte(why.AFTER_STATUS, at)
     return at + 1
 
 
@@ -144,15 +143,15 @@ def _reason(scan: Scan, data: bytes, at: int) -> int:
         return at + 1
     if data[at] == LF:
         if not scan.limits.lenience.bare_lf:
-            raise after_byte(response_why.STATUS_LINE_CR, at)
+            raise after_byte(why.STATUS_LINE_CR, at)
         return _behind_cr(scan, data, at)
-    raise at_byte(response_why.REASON_CHAR, at)
+    raise at_byte(why.REASON_CHAR, at)
 
 
 def _behind_cr(scan: Scan, data: bytes, at: int) -> int:
     assert isinstance(scan, ResponseScan)
     if data[at] != LF:
-        raise at_byte(response_why.STATUS_LINE_LF, at)
+        raise at_byte(why.LF_AFTER_CR, at)
     line = scan.line(data, at).removesuffix(b"\r")
     assert scan.head is not None
     scan.head.reason = line[_REASON_AT:]

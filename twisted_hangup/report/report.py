@@ -12,8 +12,6 @@ from typing import Final, NamedTuple
 
 from ..errors import RecordedError
 from ..events import Break, Part
-from . import response_rules
-from . import rules as _rules
 from .masking import (
     DEFAULT_POLICY,
     UNMASKED,
@@ -24,6 +22,7 @@ from .masking import (
     mask_target,
 )
 from .remedies import link_of
+from .rules import rule_of
 from .text import shortened, visible
 
 #: Width of a report, in columns.
@@ -226,8 +225,7 @@ def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
 
 def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
     """One paragraph: the place, the rule in plain words, and where it stands."""
-    rules = _rules if error.about == "request" else response_rules
-    rule = rules.rule_of(error.code, error.reason)
+    rule = rule_of(error.code, error.reason, error.about)
     text = rule.text if rule else visible(error.reason)
     if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
         text += f"; {error.offset:,} bytes of it had come"

@@ -13,11 +13,10 @@ from typing import Any, Final
 from ..errors import RecordedError
 from ..journal.journal import Entry, Snapshot
 from ..journal.records import error_record, record_text
-from ..report import response_rules
-from ..report import rules as _rules
 from ..report.masking import MaskingPolicy, culprit_index
 from ..report.remedies import REMEDIES, entry_of
 from ..report.report import Excerpt, byte_name, masked_packet, report_error, request_line_of
+from ..report.rules import rule_of
 from ..report.text import timestamp, visible
 
 #: Most bytes of a packet that are shown: 64 lines of a hex dump.
@@ -94,8 +93,7 @@ def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
     """What the page shows of one error, secrets hidden."""
     error = entry.error
     packet = masked_packet(error, PACKET_BYTES, policy)
-    rules = _rules if error.about == "request" else response_rules
-    rule = rules.rule_of(error.code, error.reason)
+    rule = rule_of(error.code, error.reason, error.about)
     remedy = REMEDIES.get(entry_of(error.code) or "")
     culprit = packet and _culprit(error, packet)
     return {

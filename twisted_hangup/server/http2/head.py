@@ -25,16 +25,6 @@ _FIELD_OVERHEAD: Final = 32
 #: its stream.  What is longer costs the connection (section 10.5.1).
 _MERCY: Final = 4
 
-#: Node's codes and words for what HTTP/1.1 has no name for.
-PSEUDO_FIELD: Final = Why(
-    "ERR_HTTP2_INVALID_PSEUDOHEADER", "Invalid pseudoheader, or used incorrectly"
-)
-CONNECTION_FIELD: Final = Why(
-    "ERR_HTTP2_INVALID_CONNECTION_HEADERS", "HTTP/1 Connection specific headers are forbidden"
-)
-VALUE_SPACE: Final = Why("HPE_INVALID_HEADER_TOKEN", "White space around a header value")
-HOSTS_DISAGREE: Final = Why("ERR_HTTP_INVALID_HOST", ":authority and Host differ")
-
 _PSEUDO_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
 #: RFC 9113, section 8.2.2
 _CONNECTION_FIELDS: Final = frozenset(
@@ -80,7 +70,7 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
         if name[:1] != b":":
             head.fields.append((name, value))
         elif name in pseudo or head.fields or name not in _PSEUDO_FIELDS:
-            refused = refused or (PSEUDO_FIELD, name)
+            refused = refused or (why.PSEUDO_FIELD, name)
         else:
             pseudo[name] = value
     head.method = pseudo.get(b":method", b"")
@@ -156,13 +146,13 @@ def _refused_fields(fields: list[Field], limits: Limits) -> tuple[Why, bytes] | 
     value_of = _LENIENT_VALUE if limits.lenience.control_bytes else grammar.FIELD_VALUE
     for name, value in fields:
         if not _NAME.fullmatch(name):
-            return (PSEUDO_FIELD if name[:1] == b":" else why.FIELD_TOKEN), name
+            return (why.PSEUDO_FIELD if name[:1] == b":" else why.FIELD_TOKEN), name
         if value and not value_of.fullmatch(value):
             return why.VALUE_CHAR, name
         if value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
-            return VALUE_SPACE, name
+            return why.VALUE_SPACE, name
         if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
-            return CONNECTION_FIELD, name
+            return why.CONNECTION_FIELD, name
     return None
 
 
@@ -192,8 +182,8 @@ def _refused_request(
     if refused is not None:
         return refused, b":path"
     if not _SCHEME.fullmatch(pseudo.get(b":scheme", b"")):
-        return PSEUDO_FIELD, b":scheme"
-    return (PSEUDO_FIELD, b":protocol") if b":protocol" in pseudo else None
+        return why.PSEUDO_FIELD, b":scheme"
+    return (why.PSEUDO_FIELD, b":protocol") if b":protocol" in pseudo else None
 
 
 def refused_path(method: bytes, path: bytes) -> Why | None:
@@ -228,7 +218,7 @@ def _refused_authority(
     hosts = [value for name, value in head.fields if name == b"host"]
     if authority is not None:
         if any(host != authority for host in hosts):
-            return HOSTS_DISAGREE, b"host"
+            return why.HOSTS_DISAGREE, b"host"
         hosts = [authority]
     refused = refused_host(b"1.1", hosts, limits)
     if refused is None and limits.require_host and not hosts[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from h2.errors import ErrorCodes
 from twisted.internet.error import ConnectionAborted
@@ -13,14 +13,12 @@ from twisted.web.http_headers import Headers
 
 from ...errors import ClientError, ClientHangUp, Phase
 from ...events import RequestHead
-from ...parser.refusals import BODY_TOO_LARGE, Why
+from ...parser.refusals import BODY_TOO_LARGE, MULTIPART
 from ...transport.deadlines import Deadline
 from ..context import SiteContext
 from ..ending import request_timeout
 from ..headers import headers_of
 from .head import refusal
-
-_NOT_MULTIPART: Final = Why("ERR_HTTP_MULTIPART", "Invalid multipart body")
 
 _log = Logger()
 
@@ -202,7 +200,7 @@ class HangupStream(H2Stream):
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """`Request` calls this when it cannot parse a multipart body."""
-        self.refuse(refusal(_NOT_MULTIPART, self.head, b"content-type", "body"))
+        self.refuse(refusal(MULTIPART, self.head, b"content-type", "body"))
 
     def _refuse(self, status: int) -> None:
         """Answer a well-formed request that no resource may see."""
