@@ -18,10 +18,10 @@ from typing import Final
 from ..errors import PARSE_ERRORS, ParseError, Phase
 from ..events import NEED_DATA, EndOfMessage, Event, Part, RequestHead
 from ..limits import Limits
-from . import body, request_line
+from . import body, start_line
 from .common_head import FieldBlock, read_block
 from .grammar import COMMON_REQUEST_LINE
-from .reads import Reads
+from .message import Reads
 from .refusals import END_OF_INPUT, Refusal
 from .scan import Methods, Scan
 
@@ -161,7 +161,7 @@ class RequestParser(Reads):
                 self._head = head
                 return head
         scan = self._begin_scan()
-        request_line.begin_behind(scan, line, head)
+        start_line.begin_behind(scan, line, head)
         if not block:
             return None
         scan.line_at = self._at
@@ -186,7 +186,7 @@ class RequestParser(Reads):
 
     def _begin_scan(self) -> Scan:
         """Give the message that starts here to the exact reader."""
-        scan = self._scan = Scan(self._limits, self._methods, request_line.empty_lines)
+        scan = self._scan = Scan(self._limits, self._methods, start_line.empty_lines)
         scan.line_at = self._at
         return scan
 

@@ -23,7 +23,7 @@ from . import refusals as why
 from . import status_line as _status_line
 from .common_head import FieldBlock, read_block
 from .grammar import COMMON_STATUS_LINE
-from .reads import Reads
+from .message import Reads
 from .refusals import END_OF_INPUT, Refusal, Why
 from .response_head import settle
 from .response_scan import ResponseScan

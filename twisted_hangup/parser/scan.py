@@ -2,7 +2,7 @@
 
 A state is a function ``(scan, data, at) -> at``: it judges ``data[at:]`` as far as it
 knows the way, sets ``scan.state`` where another one has to go on, and returns the index of
-the first byte it has left.  The states are `request_line`, `fields` and `body`, in the
+the first byte it has left.  The states are `start_line`, `fields` and `body`, in the
 order of a message; this module knows none of them.
 
 No byte is judged twice: a line that cannot be taken whole is gone through once more, and

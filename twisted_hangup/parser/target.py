@@ -1,7 +1,7 @@
 """The request target, byte by byte, in the order llhttp reads a URL (RFC 9112, section 3.2).
 
 Each part of a URL is a row: the bytes it is made of, where others lead, and what is said of
-the rest.  The rows know no request line; `request_line` walks them.
+the rest.  The rows know no request line; `start_line` walks them.
 """
 
 from __future__ import annotations
