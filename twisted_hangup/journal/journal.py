@@ -9,13 +9,15 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, Generic, ParamSpec, TypeAlias
 
 from twisted.internet.address import UNIXAddress
+from twisted.logger import Logger
 
 from ..errors import ClientError, RecordedError, UpstreamError
 from .counts import Rates, Top
-from .watchers import Watchers
+
+P = ParamSpec("P")
 
 Watcher: TypeAlias = Callable[[ClientError], object]
 UpstreamWatcher: TypeAlias = Callable[[UpstreamError], object]
@@ -32,6 +34,9 @@ PEERS_COUNTED: Final = 1000
 
 #: Most peers, and most codes, that a snapshot names.
 TOP: Final = 20
+
+
+_log = Logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,41 @@ class Snapshot:
 
 
 Follower: TypeAlias = Callable[[Snapshot | Entry], object]
+
+
+class Watchers(Generic[P]):
+    """Functions that are called with one kind of news, in the order they were added."""
+
+    __slots__ = ("_of", "_watchers")
+
+    def __init__(self, of: str) -> None:
+        """*of* says what they watch, for the log."""
+        self._of = of
+        self._watchers: tuple[Callable[P, object], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self._watchers)
+
+    def add(self, watcher: Callable[P, object]) -> Callable[[], None]:
+        """Call *watcher*, too, from now on.
+
+        Returns:
+            A function that ends the watch; calling it twice is harmless.
+        """
+        self._watchers = (*self._watchers, watcher)
+
+        def unwatch() -> None:
+            self._watchers = tuple(other for other in self._watchers if other is not watcher)
+
+        return unwatch
+
+    def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call each; what one of them raises is logged, and the others are called all the same."""
+        for watcher in self._watchers:
+            try:
+                watcher(*args, **kwargs)
+            except Exception:
+                _log.failure("A watcher of {what} failed and stays on watch", what=self._of)
 
 
 class Journal:
