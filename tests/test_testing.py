@@ -34,6 +34,7 @@ from twisted_hangup import (
     UnexpectedEOF,
     forward_client_errors,
 )
+from twisted_hangup.events import RequestHead
 from twisted_hangup.report import DEFAULT_POLICY
 from twisted_hangup.testing import MemoryClient, RecordingSocket, client_error, feed
 
@@ -313,7 +314,7 @@ def writes_and_destroys(socket: ClientSocket) -> None:
 
 
 def answers_head(socket: ClientSocket) -> None:
-    socket.request_was(b"HEAD")
+    socket.error = client_error("HPE_INVALID_HEADER_TOKEN", request=RequestHead(b"HEAD", b"/"))
     socket.respond(400, b"none of this")
 
 

@@ -175,8 +175,9 @@ class Journal:
 
     def record(self, error: ClientError) -> None:
         """Count and keep *error*, and tell every watcher."""
-        self._peers.add(peer_name(error.peer))
+        peer = peer_name(error.peer)
         self._keep(error, None, False)
+        self._peers.add(peer)
         self._watchers.tell(error)
         if self._followers:
             self._tell_followers(error)
@@ -252,7 +253,6 @@ class Journal:
         code = error.code
         self.counts[code] += 1
         self._by_phase[error.phase] += 1
-        self._rates.add(int(now), code)
         self._number += 1
         kept = self._kept
         kept[error] = (self._number, now, status, settled)
@@ -260,6 +260,7 @@ class Journal:
         while len(kept) > RECENT_ERRORS or self._kept_bytes > RECENT_BYTES:
             oldest, _ = kept.popitem(last=False)
             self._kept_bytes -= len(oldest.raw_packet or b"")
+        self._rates.add(int(now), code)
 
     def _entry(self, error: RecordedError) -> Entry:
         number, recorded, answered, settled = self._kept[error]

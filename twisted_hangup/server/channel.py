@@ -77,6 +77,7 @@ class HangupChannel(HTTPChannel):
     Attributes:
         context: What it shares with the site's other channels; set by the site.
         transport: The connection; None once another protocol has taken it over.
+        host: The address that the client connected to.
     """
 
     context: SiteContext
@@ -87,7 +88,7 @@ class HangupChannel(HTTPChannel):
     # needed.  With slots because Python gives an instance with many attributes, or with
     # some that are set late, a dictionary of its own of 800 bytes.
     __slots__ = (
-        *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "_host"),
+        *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "host"),
         *("_inbox", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire", "context"),
     )
 
@@ -136,7 +137,7 @@ class HangupChannel(HTTPChannel):
 
     def getHost(self) -> Any:
         """The address the client connected to, asked of the kernel once."""
-        return self._host
+        return self.host
 
     @property
     def place(self) -> Place:
@@ -183,7 +184,7 @@ class HangupChannel(HTTPChannel):
         context = self.context
         context.joined(self)
         self._wire = adopted(self.transport)
-        self._host = shared_address(self.transport.getHost())
+        self.host = shared_address(self.transport.getHost())
         self.requestFactory: Any = hangup_factory(self.requestFactory)
         self._inbox = RequestInbox(context.limits)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
@@ -198,7 +199,7 @@ class HangupChannel(HTTPChannel):
         if self._stage is NEW:
             self._stage = OPEN
             if isinstance(self.transport, ProtocolWrapper):
-                self._host = shared_address(self.transport.getHost())  # what a PROXY line has said
+                self.host = shared_address(self.transport.getHost())  # what a PROXY line has said
         self._inbox.receive(data)
         self._go_on()
 
@@ -219,10 +220,14 @@ class HangupChannel(HTTPChannel):
     def stopProducing(self) -> None:
         """The transport has gone; why, `connectionLost` is told next.
 
-        A producer may finish its request now: that starts nothing new, and must not make this
-        look like an idle connection.
+        A producer may finish its request now, which must not make this look like an idle
+        connection.
         """
         self._ending.note_place()
+        self._stop_producers()
+
+    def _stop_producers(self) -> None:
+        """Nobody takes what a producer makes; what it still finishes starts nothing new."""
         self._rise(CLOSING)
         try:
             super().stopProducing()
@@ -508,8 +513,6 @@ class HangupChannel(HTTPChannel):
             socket.peer_left()  # it could not read an answer yet
         self._join_writes()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
-        if error.request is not None:
-            socket.request_was(error.request.method)
 
     def release_transport(self) -> None:
         """A transport with a producer does not close before the producer has gone."""
@@ -530,8 +533,7 @@ class HangupChannel(HTTPChannel):
     def _fail(self, error: ClientError) -> None:
         """The one client error of this connection: record it, settle it in its turn."""
         self._ending.found(error)
-        self._inbox.drop_incomplete()
-        if self._answering or self._inbox.events_wait:
+        if self._inbox.drop_incomplete() or self._answering:
             self._clock.answering()
             self._networkProducer.resumeProducing()  # only to see the client leave
         else:
@@ -545,8 +547,12 @@ class HangupChannel(HTTPChannel):
             # It has its answers still to take, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
-            more = self._inbox.events_wait or self._inbox.buffered or not self._ending.open
-            if self._handlingRequest or more:
+            if (
+                self._handlingRequest
+                or not self._ending.open
+                or self._inbox.events_wait
+                or self._inbox.buffered
+            ):
                 self._hung_up("socket hang up", "ECONNRESET", "response")
             else:
                 self._rise(CLOSING)
@@ -584,7 +590,7 @@ class HangupChannel(HTTPChannel):
             ClientHangUp(reason, code=code, phase=phase, request=self._head, errno=errno)
         )
         socket = self._ending.open_socket()
-        self.stopProducing()
+        self._stop_producers()
         self._abandon_requests(error)
         socket.peer_left()
         socket.end()

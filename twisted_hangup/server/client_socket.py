@@ -58,6 +58,7 @@ class ClientSocket:
             (``"bytes"``); None where nothing has lingered.
         bytes_written: What `write`, `respond` and `end` have written so far.
         status_sent: Status code of the response that these bytes begin with, or None.
+        error: The error that handlers answer; None before its errback chain.
         handler: The handler that got it last, or None; for the log.
         out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
             errback chain is skipped.
@@ -66,10 +67,10 @@ class ClientSocket:
     # Ten thousand may be lingering at a time; a handler may note on it what it likes.
     __slots__ = (
         *("__dict__", "__weakref__"),
-        *("_body_wanted", "_deadline", "_deadlines", "_ending", "_error", "_flushed"),
+        *("_deadline", "_deadlines", "_ending", "_flushed"),
         *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes"),
         *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
-        *("bytes_written", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
+        *("bytes_written", "error", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
         *("peer", "secure", "status_sent"),
     )
 
@@ -97,13 +98,13 @@ class ClientSocket:
         self.out_of_time = False
         self.handler: object = None
         self._transport: Transport | None = transport
-        self._error: ClientError | None = None
+        self.error: ClientError | None = None
         self._deadlines = deadlines
         self._limits = limits
         self._timeouts = timeouts
         self._release: Callable[[], object] | None = release
         self._watch_sending: Callable[[], object] | None = watch_sending
-        self._deadline = Deadline(self._linger_over)
+        self._deadline: Deadline | None = None
         self._linger_until = inf
         self._lingered_bytes = 0
         self._heard_at = -inf
@@ -111,7 +112,6 @@ class ClientSocket:
         self._peer_left = False
         self._input_ended = False
         self._flushed = False
-        self._body_wanted = True
         self._waiting: list[Deferred[None]] | None = None
 
     def __repr__(self) -> str:
@@ -166,8 +166,9 @@ class ClientSocket:
                 has a CR, LF or NUL, or a field is one of the two that are added.
         """
         head = closing_head(status, body, headers)
-        whole = head + body if self._body_wanted else head
-        self.end(b"" if self.bytes_written else whole)
+        request = self.error.request if self.error is not None else None
+        bodiless = request is not None and request.method == b"HEAD"  # RFC 9110, section 9.3.2
+        self.end(b"" if self.bytes_written else head if bodiless else head + body)
 
     def end(self, data: bytes = b"") -> None:
         """Send *data*, then close so that the client can read all that was written.
@@ -222,25 +223,15 @@ class ClientSocket:
             self._waiting = [*(self._waiting or ()), waiter]
         return waiter
 
-    # What the chain tells us about who has the socket.
-
-    def handed_to(self, handler: object, error: ClientError) -> None:
-        """*handler* has it now, because of *error*."""
-        self.handler, self._error = handler, error
-
     def _tell_in_vain(self, data: bytes) -> None:
         """Nothing comes of what was called; to close what has gone by itself is no mistake."""
         gone = self._peer_left or not self._ending
-        if self._error is not None and (data or not gone):
+        if self.error is not None and (data or not gone):
             handler_log.answered_in_vain(
-                self.handler, self._error, late=self.out_of_time, client_gone=gone
+                self.handler, self.error, late=self.out_of_time, client_gone=gone
             )
 
     # What the channel tells us about the connection.
-
-    def request_was(self, method: bytes) -> None:
-        """A response to *method* may be written next (RFC 9110, section 9.3.2: HEAD)."""
-        self._body_wanted = method != b"HEAD"
 
     def peer_left(self) -> None:
         """The client has gone: nothing written from now on can reach it."""
@@ -269,8 +260,7 @@ class ClientSocket:
             self.destroy()
             self.linger_end = "bytes"
         else:
-            silence = now + self._timeouts.linger_silence_seconds
-            self._deadlines.set(self._deadline, min(silence, self._linger_until))
+            self._linger_on(now)
 
     def flushed(self) -> None:
         """All that was written is with the kernel: the client's time to read starts now."""
@@ -281,7 +271,8 @@ class ClientSocket:
     def connection_lost(self) -> None:
         """The connection has gone."""
         self._transport = self._release = self._watch_sending = None
-        self._deadlines.forget(self._deadline)
+        if self._deadline is not None:
+            self._deadlines.forget(self._deadline)
         waiting, self._waiting = self._waiting, None
         for waiter in waiting or ():
             waiter.callback(None)
@@ -299,6 +290,12 @@ class ClientSocket:
         self.linger_end = "client"
         now = self._deadlines.seconds()
         self._linger_until = now + self._timeouts.linger_seconds
+        self._linger_on(now)
+
+    def _linger_on(self, now: float) -> None:
+        """Give the client until it has been silent for too long, or all time is over."""
+        if self._deadline is None:
+            self._deadline = Deadline(self._linger_over)
         silence = now + self._timeouts.linger_silence_seconds
         self._deadlines.set(self._deadline, min(silence, self._linger_until))
 

@@ -8,7 +8,6 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from ..errors import ClientError
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
 from ..report.masking import MaskingPolicy
@@ -41,19 +40,6 @@ class SiteContext:
         # Typed loosely because the channels stand on a higher floor.
         self.connections: dict[Any, None] = {}
         self._waiting_for_none: list[Deferred[None]] = []
-
-    def adopt(self, error: ClientError, peer: Any) -> ClientError:
-        """Make *error* one of this site's: whose doing it is, and what of it is secret.
-
-        It outlives its connection, which its traceback would keep alive.
-
-        Returns:
-            The same error.
-        """
-        error.__traceback__ = error.__context__ = None
-        error.peer = peer
-        error.masking = self.masking
-        return error
 
     def keep_time_by(self, clock: IReactorTime) -> None:
         """Take the time from *clock* for every connection from now on."""

@@ -47,13 +47,13 @@ class Endable(Protocol):
 
     context: SiteContext
     transport: Any
+    host: Any  # the address that the client connected to
 
     @property
     def place(self) -> Place:
         """Where in a message the connection is now, and the request so far, if there is any."""
 
     def getPeer(self) -> Any: ...
-    def getHost(self) -> Any: ...
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any: ...
 
     def closing_with(self, socket: ClientSocket) -> None:
@@ -118,7 +118,7 @@ class Ending:
         if self.error is None:
             connection = self._connection
             self.stage, self.due = EndStage.FOUND, True
-            self.error = connection.context.adopt(error, connection.getPeer())
+            self.error = attributed(error, connection.getPeer(), connection.context)
             connection.context.journal.record(error)
         return self.error
 
@@ -132,8 +132,8 @@ class Ending:
             connection, context = self._connection, self._connection.context
             self.socket = ClientSocket(
                 transport or connection.transport,
-                peer=connection.getPeer(),
-                host=connection.getHost(),
+                peer=self.error.peer if self.error is not None else connection.getPeer(),
+                host=connection.host,
                 deadlines=context.deadlines,
                 limits=context.limits,
                 timeouts=context.timeouts,
@@ -159,7 +159,8 @@ class Ending:
         connection.answering_with(socket, error)
         chain = Chain(error, socket, connection.context.deadlines)
         chain.start(connection.client_error, connection.context.timeouts.handler_seconds)
-        self._settle()
+        if self.stage is EndStage.ANSWERING and socket.ended:
+            self._settle()
 
     def preempt(self, error: ClientError, transport: Any) -> None:
         """Answer *error* on *transport*, before there was any message; not while we are closing."""
@@ -219,13 +220,11 @@ class Ending:
         self._settle()
 
     def _settle(self) -> None:
-        """Tell the journal what was answered, once nothing more can be."""
-        error, socket = self.error, self.socket
-        if self.stage is not EndStage.ANSWERING or socket is None or not socket.ended:
-            return
-        assert error is not None
-        self.stage = EndStage.SETTLED
-        self._connection.context.journal.settle(error, socket.status_sent)
+        """Tell the journal what was answered, as nothing more can be: the socket has ended."""
+        if self.stage is EndStage.ANSWERING:
+            assert self.error is not None and self.socket is not None
+            self.stage = EndStage.SETTLED
+            self._connection.context.journal.settle(self.error, self.socket.status_sent)
 
 
 def reason_of_loss(
@@ -283,3 +282,15 @@ def request_timeout(phase: Phase, request: RequestHead | None = None) -> Request
     return RequestTimeout(
         "Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase=phase, request=request
     )
+
+
+def attributed(error: ClientError, peer: Any, context: SiteContext) -> ClientError:
+    """Say in *error* whose doing it is, and what of it is secret on this site.
+
+    Returns:
+        The same error, fit to outlive its connection, which its traceback would keep alive.
+    """
+    error.__traceback__ = error.__context__ = None
+    error.peer = peer
+    error.masking = context.masking
+    return error

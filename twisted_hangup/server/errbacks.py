@@ -94,7 +94,7 @@ class Chain:
     def start(self, hook: Handler, handler_seconds: float) -> None:
         """Ask *hook*; after *handler_seconds* (0: never) do without it."""
         self._hook = hook
-        self._socket.handed_to(hook, self._error)
+        self._socket.error, self._socket.handler = self._error, hook
         result = _called(hook, Failure(self._error), self._socket)
         if isinstance(result, Deferred):
             self._waiting = result
@@ -124,13 +124,14 @@ class Chain:
         error, socket = self._error, self._socket
         if socket.ended:
             return
+        status = error.status
         written = socket.headers_sent or socket.bytes_written
-        if error.status is None or not socket.writable or written:
+        if status is None or not socket.writable or written:
             socket.end()
         elif error.default_body:
-            socket.respond(error.status, error.default_body)
+            socket.respond(status, error.default_body)
         else:
-            socket.end(default_answer(error.status))
+            socket.end(default_answer(status))
 
     def _out_of_time(self) -> None:
         waiting = self._waiting
@@ -160,7 +161,7 @@ def _guarded(
     """Call *handler* and turn what comes back into one of the outcomes of the chain."""
     if socket.out_of_time:
         return failure
-    socket.handed_to(handler, error)
+    socket.handler = handler
     result = _called(handler, failure, socket)
     if isinstance(result, Deferred):
         return result.addBoth(_counted, handler, socket, error, outcomes)

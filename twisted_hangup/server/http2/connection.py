@@ -35,7 +35,7 @@ from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
 from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
-from ..ending import Ending, Place, reason_of_loss, request_timeout
+from ..ending import Ending, Place, attributed, reason_of_loss, request_timeout
 from ..request import hangup_factory
 from .frames import FrameWatch, ResetBudget, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
@@ -79,7 +79,7 @@ class HangupHTTP2(H2Connection):
         self.context = channel.context
         self.client_error = channel.client_error
         self.conn = server_frames(self.context.limits)
-        self._peer, self._host = channel.getPeer(), channel.getHost()
+        self._peer, self.host = channel.getPeer(), channel.getHost()
         self._stage = NEW
         self._ending = Ending(self)
         self._frames = FrameWatch()
@@ -100,7 +100,7 @@ class HangupHTTP2(H2Connection):
 
     def getHost(self) -> Any:
         """The address the client connected to."""
-        return self._host
+        return self.host
 
     @property
     def place(self) -> Place:
@@ -329,7 +329,7 @@ class HangupHTTP2(H2Connection):
             begun: Whether its response has: then that is broken off.  Otherwise the client is
                 answered with the status of *error*.
         """
-        self.context.journal.record(self.context.adopt(error, self._peer))
+        self.context.journal.record(attributed(error, self._peer, self.context))
         status = None if begun else error.status or 400
         if status is None:
             self.reset_stream(stream_id, ErrorCodes.CANCEL)

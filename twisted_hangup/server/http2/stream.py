@@ -15,8 +15,7 @@ from ...errors import ClientError, ClientHangUp, Phase
 from ...events import RequestHead
 from ...parser.refusals import BODY_TOO_LARGE, MULTIPART
 from ...transport.deadlines import Deadline
-from ..context import SiteContext
-from ..ending import request_timeout
+from ..ending import attributed, request_timeout
 from ..headers import headers_of
 from .head import refusal
 
@@ -108,8 +107,7 @@ class HangupStream(H2Stream):
         """The error of a client that does not want this response any more."""
         phase: Phase = "response" if self.complete else "body"
         error = ClientHangUp(reason, code=code, phase=phase, request=self.head)
-        context: SiteContext = self._conn.context
-        return context.adopt(error, self._conn.getPeer())
+        return attributed(error, self._conn.getPeer(), self._conn.context)
 
     def end(self, error: ClientError) -> None:
         """Nobody waits for the response any more: stop what produces it, tell the request.
