@@ -4,47 +4,48 @@ from __future__ import annotations
 
 import pytest
 import pytest_twisted
-from support.wire import GOOD, SLOW, Serve, pause, statuses, talk
+from support.wire import GOOD, SLOW, Paths, Serve, statuses, talk
 
-from twisted_hangup import (
-    Timeouts,
-)
+from twisted_hangup import HangupSite, Timeouts
+from twisted_hangup.testing import feed
+
+BODY = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"
 
 
 @pytest.mark.parametrize(
-    "wire, phase",
-    [
-        (b"", "idle"),
-        (b"GET / HT", "head"),
-        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", "body"),
-    ],
+    "wire, phase, seconds", [(b"", "idle", 60), (b"GET / HT", "head", 60), (BODY, "body", 300)]
 )
-@pytest_twisted.ensureDeferred
-async def test_too_slow(serve: Serve, wire: bytes, phase: str) -> None:
+def test_too_slow(wire: bytes, phase: str, seconds: float) -> None:
     """A message that is not complete in time is a RequestTimeout, answered 408."""
-    served = serve(timeouts=Timeouts(head_seconds=0.3, request_seconds=0.3))
-    assert statuses(await talk(served.port, wire)) == [408]
-    (error,) = served.errors
+    client = feed(HangupSite(Paths()), wire).advance(seconds - 1)
+    assert client.errors == []
+    client.advance(2)
+    assert statuses(client.received) == [408]
+    (error,) = client.errors
     assert (error.code, error.phase) == ("ERR_HTTP_REQUEST_TIMEOUT", phase)
 
 
 @pytest_twisted.ensureDeferred
-async def test_idle_connection_is_closed_quietly(serve: Serve) -> None:
+async def test_too_slow_by_the_reactors_clock(serve: Serve) -> None:
+    """Without another clock the time is the reactor's."""
+    served = serve(timeouts=Timeouts(head_seconds=0.1))
+    assert statuses(await talk(served.port, b"GET / HT")) == [408]
+    assert served.codes == ["ERR_HTTP_REQUEST_TIMEOUT"]
+
+
+def test_idle_connection_is_closed_quietly() -> None:
     """Past the keep-alive time an idle connection is closed, and that is no error."""
-    served = serve(timeout=0.3)
-    assert statuses(await talk(served.port, GOOD)) == [200]
-    assert served.errors == []
+    client = feed(HangupSite(Paths(), timeout=10), GOOD).advance(9)
+    assert client.ended is None
+    assert client.advance(2).ended == "fin"
+    assert statuses(client.received) == [200]
+    assert client.errors == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_slow_handler_is_never_cut(serve: Serve) -> None:
+def test_slow_handler_is_never_cut() -> None:
     """No deadline of ours touches a request while it is being answered."""
-    times = Timeouts(head_seconds=0.2, request_seconds=0.2, keep_alive_seconds=0.2)
-    served = serve(timeouts=times)
-    started = served.root.slow.started
-    received = talk(served.port, SLOW)
-    request = await started
-    await pause(1.5)
-    request.finish()
-    assert statuses(await received) == [200]
-    assert served.errors == []
+    root = Paths()
+    client = feed(HangupSite(root), SLOW).advance(3600)
+    root.slow.requests[0].finish()
+    assert statuses(client.advance(0).received) == [200]
+    assert client.errors == []

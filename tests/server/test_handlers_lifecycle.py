@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, DEFAULT, SLOW, Client, Serve, in_thread, pause, talk
+from support.wire import BAD, DEFAULT, SLOW, Paths, codes
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_hangup import ClientSocket, Timeouts
+from twisted_hangup import ClientSocket, HangupSite
 from twisted_hangup.server.handler_log import HandlerLog, handler_log
+from twisted_hangup.testing import feed
 
 LEAKS = Path(__file__).parents[2] / "benchmarks" / "leaks.py"
 
@@ -60,6 +61,20 @@ def said(expected_errors: LoggedErrors) -> Iterator[Said]:
     expected_errors.events = [e for e in expected_errors.events if e not in said.events]
 
 
+CLOCK = Clock()
+
+
+def later(seconds: float) -> Deferred[None]:
+    return deferLater(CLOCK, seconds, lambda: None)
+
+
+def site_with(*handlers: Any) -> HangupSite:
+    site = HangupSite(Paths(), reactor=CLOCK)
+    for handler in handlers:
+        site.on_client_error(handler)
+    return site
+
+
 def never_closes(failure: Failure, client: ClientSocket) -> None: ...
 
 
@@ -83,7 +98,7 @@ def raises(failure: Failure, client: ClientSocket) -> None:
 
 
 async def raises_later(failure: Failure, client: ClientSocket) -> None:
-    await pause(0.01)
+    await later(0.01)
     raise KeyError
 
 
@@ -95,7 +110,7 @@ async def waits_against_its_will(failure: Failure, client: ClientSocket) -> byte
     try:
         await Deferred()
     except CancelledError:
-        await pause(0.1)
+        await later(0.1)
     return b"late"
 
 
@@ -129,40 +144,26 @@ SAYS: dict[Any, list[tuple[LogLevel, str]]] = {
 OVER = "over HPE_INVALID_HEADER_TOKEN"
 
 
-async def bad_once(port: int) -> bytes:
-    try:
-        return await talk(port, BAD)
-    except ConnectionResetError:
-        return b""
-
-
 @pytest.mark.parametrize("handler", SAYS)
-@pytest_twisted.ensureDeferred
-async def test_one_line(serve: Serve, said: Said, handler: Any) -> None:
+def test_one_line(said: Said, handler: Any) -> None:
     """A handler's mistake is one line that names the handler, the mistake and the error."""
-    served = serve(timeouts=Timeouts(handler_seconds=0.1))
-    served.site.on_client_error(handler)
-    await bad_once(served.port)
-    await pause(0.2)
+    site = site_with(handler)
+    feed(site, BAD).advance(40)
     assert [event["log_level"] for event in said.events] == [level for level, _ in SAYS[handler]]
     for line, (_, words) in zip(said.lines, SAYS[handler], strict=True):
         start = f"Client error handler {__name__}.{handler.__qualname__} {words} {OVER}"
         assert line.startswith(start)
         assert "\n" not in line
-    assert served.site.open_connections == 0
-    assert served.site.context.deadlines._timer is None
+    assert site.open_connections == 0
+    assert CLOCK.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("handler", SAYS)
-@pytest_twisted.ensureDeferred
-async def test_a_flood_of_it_is_few_lines(serve: Serve, said: Said, handler: Any) -> None:
+def test_a_flood_of_it_is_few_lines(said: Said, handler: Any) -> None:
     """The 1st, 2nd, 4th, 8th and 16th time are told; a traceback stands below the first."""
-    served = serve(timeouts=Timeouts(handler_seconds=0.1))
-    served.site.on_client_error(handler)
-    flood = [bad_once(served.port) for _ in range(20)]
-    for one in [Deferred.fromCoroutine(each) for each in flood]:
-        await one
-    await pause(0.2)
+    site = site_with(handler)
+    clients = [feed(site, BAD) for _ in range(20)]
+    clients[0].advance(40)
     assert len(said.lines) == 5 * len(SAYS[handler])
     assert sum("log_failure" in event for event in said.events) == handler.__name__.startswith(
         "raises"
@@ -170,93 +171,67 @@ async def test_a_flood_of_it_is_few_lines(serve: Serve, said: Said, handler: Any
     assert said.lines[-1].endswith("(16 times so far)")
 
 
-@pytest_twisted.ensureDeferred
-async def test_answer_after_the_client_has_gone(serve: Serve, said: Said) -> None:
+def test_answer_after_the_client_has_gone(said: Said) -> None:
     """It goes nowhere, and is told at info level: it is nobody's mistake."""
-    served = serve()
     answer: Deferred[bytes] = Deferred()
     sockets: list[ClientSocket] = []
 
-    @served.site.on_client_error
     def answers_the_dead(failure: Failure, client: ClientSocket) -> Deferred[bytes]:
         sockets.append(client)
         return answer
 
-    client = await in_thread(lambda: Client(served.port).send(BAD))
-    await pause()
-    client.reset()
-    await pause()
+    feed(site_with(answers_the_dead), BAD).reset()
     assert sockets[0].closed
     answer.callback(b"anybody there?")
     ((level, line),) = [(event["log_level"], formatEvent(event)) for event in said.events]
     assert level is LogLevel.info
     assert "answers_the_dead answered after its client had gone, and so in vain, over" in line
-    assert served.site.context.deadlines._timer is None
+    assert CLOCK.getDelayedCalls() == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_tidy_handlers_are_not_told_of(serve: Serve, said: Said) -> None:
+def test_tidy_handlers_are_not_told_of(said: Said) -> None:
     """Closing what has closed, and passing on what was answered, are no mistakes."""
-    served = serve()
     sockets: list[ClientSocket] = []
 
-    @served.site.on_client_error
     def answers_and_passes_on(failure: Failure, client: ClientSocket) -> Failure:
         sockets.append(client)
         client.respond(400)
         return failure
 
-    @served.site.on_client_error
-    def looks(failure: Failure, client: ClientSocket) -> Failure:
-        return failure
-
-    await talk(served.port, BAD)
-    await sockets[0].when_closed()
+    feed(site_with(answers_and_passes_on, passes_on), BAD).fin()
+    assert sockets[0].closed
     sockets[0].destroy()
     assert said.lines == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_closing_for_a_client_that_has_gone_is_not_told_of(serve: Serve, said: Said) -> None:
+def passes_on(failure: Failure, client: ClientSocket) -> Failure:
+    return failure
+
+
+def test_closing_for_a_client_that_has_gone_is_not_told_of(said: Said) -> None:
     """A handler may close what it took in any case."""
-    served = serve()
     sockets: list[ClientSocket] = []
 
-    @served.site.on_client_error
     def keeps(failure: Failure, client: ClientSocket) -> None:
         sockets.append(client)
 
-    client = await in_thread(lambda: Client(served.port).send(BAD))
-    await pause()
-    client.reset()
-    await pause()
+    feed(site_with(keeps), BAD).reset()
     sockets[0].end()
     sockets[0].destroy()
     assert said.lines == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_default_answer_to_nobody_is_not_told_of(serve: Serve, said: Said) -> None:
+def test_default_answer_to_nobody_is_not_told_of(said: Said) -> None:
     """That a client leaves before its error is answered is its own affair."""
-    served = serve()
-    served.site.on_client_error(lambda failure, client: failure)
-    started = served.root.slow.started
-    client = await in_thread(lambda: Client(served.port).send(SLOW + BAD))
-    await started
-    client.reset()
-    await pause()
-    assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
+    client = feed(site_with(passes_on), SLOW + BAD).reset()
+    assert codes(client) == ["HPE_INVALID_HEADER_TOKEN"]
     assert said.lines == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_handler_after_a_handler_that_failed(serve: Serve, said: Said) -> None:
+def test_handler_after_a_handler_that_failed(said: Said) -> None:
     """The line names the handler that is meant, not the first or the last."""
-    served = serve(timeouts=Timeouts(handler_seconds=0.1))
-    served.site.on_client_error(raises)
-    served.site.on_client_error(waits_for_ever)
-    served.site.on_client_error(never_closes)
-    assert await talk(served.port, BAD) == DEFAULT
+    client = feed(site_with(raises, waits_for_ever, never_closes), BAD).advance(40)
+    assert client.received == DEFAULT
     assert [line.split()[3].rpartition(".")[2] for line in said.lines] == [
         "raises",
         "waits_for_ever",
