@@ -1,4 +1,4 @@
-"""The states of the exact reader behind a head: bodies of a known length, and chunked ones.
+"""The states of the exact reader after a head: bodies of a known length, and chunked ones.
 
 RFC 9112, sections 6 and 7.1.  Codes, reasons and offsets are llhttp's.  What is ours: a
 chunk size has at most 16 digits, and a limit breaks at the byte that crosses it.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..events import BodyData, Part, RequestHead, ResponseHead
+from ..events import BodyData, Part
 from . import fields, grammar
 from . import refusals as why
 from .framing import CHUNKED, TRANSFER_ENCODING
 from .grammar import CR, LF
 from .refusals import Refusal, after_byte, at_byte
-from .scan import Scan
+from .scan import Head, Scan
 
 _QUOTE: Final = ord('"')
 _EQUALS: Final = ord("=")
@@ -26,7 +26,7 @@ _MOST_SIZE_DIGITS: Final = 16
 _HEX: Final = {byte: int(chr(byte), 16) for byte in b"0123456789ABCDEFabcdef"}
 
 
-def begin(scan: Scan, head: RequestHead | ResponseHead) -> None:
+def begin(scan: Scan[Head], head: Head) -> None:
     """Let the body of *head* follow (RFC 9112, section 6.3), or the end of the message."""
     if head.chunked:
         # Trailers are judged in the light of it (RFC 9110, section 6.5.1).
@@ -41,7 +41,7 @@ def begin(scan: Scan, head: RequestHead | ResponseHead) -> None:
         scan.finished = True
 
 
-def _take(scan: Scan, data: bytes, at: int) -> int:
+def _take(scan: Scan[Head], data: bytes, at: int) -> int:
     """Give out what there is of the body, or of the current chunk."""
     end = min(at + scan.number, len(data))
     scan.number -= end - at
@@ -50,7 +50,7 @@ def _take(scan: Scan, data: bytes, at: int) -> int:
     return end
 
 
-def _sized(scan: Scan, data: bytes, at: int) -> int:
+def _sized(scan: Scan[Head], data: bytes, at: int) -> int:
     end = _take(scan, data, at)
     scan.finished = not scan.number
     return end
@@ -59,7 +59,7 @@ def _sized(scan: Scan, data: bytes, at: int) -> int:
 # --- chunk-size line --------------------------------------------------------------------
 
 
-def _begin_chunk(scan: Scan) -> None:
+def _begin_chunk(scan: Scan[Head]) -> None:
     scan.part = Part.CHUNK_SIZE
     scan.number = 0
     scan.step = 0
@@ -67,7 +67,7 @@ def _begin_chunk(scan: Scan) -> None:
     scan.state = _size
 
 
-def _size(scan: Scan, data: bytes, at: int) -> int:
+def _size(scan: Scan[Head], data: bytes, at: int) -> int:
     while at < len(data) and data[at] in _HEX:
         if scan.step == _MOST_SIZE_DIGITS:
             raise after_byte(why.CHUNK_SIZE_OVERFLOW, at)
@@ -77,14 +77,14 @@ def _size(scan: Scan, data: bytes, at: int) -> int:
     if at < len(data):
         if not scan.step:
             raise at_byte(why.CHUNK_SIZE, at)
-        scan.state = _behind_size
+        scan.state = _after_size
     return at
 
 
-def _behind_size(scan: Scan, data: bytes, at: int) -> int:
+def _after_size(scan: Scan[Head], data: bytes, at: int) -> int:
     byte = data[at]
     if byte == CR:
-        scan.state = _behind_size_cr
+        scan.state = _after_size_cr
     elif byte == _SEMICOLON:
         scan.state = _extension_start
     elif byte == LF:
@@ -98,14 +98,14 @@ def _behind_size(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _bare_lf(scan: Scan, data: bytes, at: int, refusal: Refusal) -> int:
+def _bare_lf(scan: Scan[Head], data: bytes, at: int, refusal: Refusal) -> int:
     """End the chunk-size line at an LF without CR, or raise *refusal*."""
     if not scan.limits.lenience.bare_lf:
         raise refusal
-    return _behind_size_cr(scan, data, at)
+    return _after_size_cr(scan, data, at)
 
 
-def _behind_size_cr(scan: Scan, data: bytes, at: int) -> int:
+def _after_size_cr(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.CHUNK_SIZE_LF, at)
     scan.total += scan.number
@@ -128,7 +128,7 @@ def _behind_size_cr(scan: Scan, data: bytes, at: int) -> int:
 # --- chunk extensions (RFC 9112, section 7.1.1) -----------------------------------------
 
 
-def _spend(scan: Scan, start: int, end: int) -> None:
+def _spend(scan: Scan[Head], start: int, end: int) -> None:
     """Count extension bytes; at the one too many, refuse."""
     scan.spent += end - start
     beyond = scan.spent - scan.limits.chunk_extension_bytes
@@ -136,7 +136,7 @@ def _spend(scan: Scan, start: int, end: int) -> None:
         raise at_byte(why.CHUNK_EXT_OVERFLOW, end - beyond)
 
 
-def _extension_start(scan: Scan, data: bytes, at: int) -> int:
+def _extension_start(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] in b" \r":
         raise after_byte(why.CHUNK_EXT, at)
     if data[at] in b";=":
@@ -147,7 +147,7 @@ def _extension_start(scan: Scan, data: bytes, at: int) -> int:
     return at
 
 
-def _extension_name(scan: Scan, data: bytes, at: int) -> int:
+def _extension_name(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.TOKEN.match(data, at)
     if run is not None:
         _spend(scan, at, run.end())
@@ -158,7 +158,7 @@ def _extension_name(scan: Scan, data: bytes, at: int) -> int:
     elif byte == _SEMICOLON:
         scan.state = _extension_start
     elif byte == CR:
-        scan.state = _behind_size_cr
+        scan.state = _after_size_cr
     elif byte == LF:
         return _bare_lf(scan, data, at, at_byte(why.CHUNK_EXT_NAME_CR, at))
     else:
@@ -166,7 +166,7 @@ def _extension_name(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _extension_value(scan: Scan, data: bytes, at: int) -> int:
+def _extension_value(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.TOKEN.match(data, at)
     if run is not None:
         _spend(scan, at, run.end())
@@ -178,7 +178,7 @@ def _extension_value(scan: Scan, data: bytes, at: int) -> int:
     elif byte == _SEMICOLON:
         scan.state = _extension_start
     elif byte == CR:
-        scan.state = _behind_size_cr
+        scan.state = _after_size_cr
     elif byte == LF:
         return _bare_lf(scan, data, at, at_byte(why.CHUNK_EXT_VALUE_CR, at))
     else:
@@ -186,14 +186,14 @@ def _extension_value(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _quoted(scan: Scan, data: bytes, at: int) -> int:
+def _quoted(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.QUOTED_TEXT.match(data, at)
     if run is not None:
         _spend(scan, at, run.end())
         return run.end()
     byte = data[at]
     if byte == _QUOTE:
-        scan.state = _behind_quoted
+        scan.state = _after_quoted
     elif byte == _BACKSLASH:
         scan.state = _quoted_pair
     else:
@@ -202,7 +202,7 @@ def _quoted(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _quoted_pair(scan: Scan, data: bytes, at: int) -> int:
+def _quoted_pair(scan: Scan[Head], data: bytes, at: int) -> int:
     if grammar.FIELD_VALUE.match(data, at, at + 1) is None:
         raise after_byte(why.CHUNK_EXT_QUOTED_PAIR, at)
     _spend(scan, at, at + 1)
@@ -210,12 +210,12 @@ def _quoted_pair(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _behind_quoted(scan: Scan, data: bytes, at: int) -> int:
+def _after_quoted(scan: Scan[Head], data: bytes, at: int) -> int:
     byte = data[at]
     if byte == _SEMICOLON:
         scan.state = _extension_start
     elif byte == CR:
-        scan.state = _behind_size_cr
+        scan.state = _after_size_cr
     elif byte == LF:
         return _bare_lf(scan, data, at, at_byte(why.CHUNK_EXT_VALUE_CR, at))
     else:
@@ -226,25 +226,25 @@ def _behind_quoted(scan: Scan, data: bytes, at: int) -> int:
 # --- chunk data and the end -------------------------------------------------------------
 
 
-def _data(scan: Scan, data: bytes, at: int) -> int:
+def _data(scan: Scan[Head], data: bytes, at: int) -> int:
     end = _take(scan, data, at)
     if not scan.number:
-        scan.state = _behind_data
+        scan.state = _after_data
     return end
 
 
-def _behind_data(scan: Scan, data: bytes, at: int) -> int:
+def _after_data(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] == LF:
         if not scan.limits.lenience.bare_lf:
             raise after_byte(why.CHUNK_DATA_CR, at)
-        return _behind_data_cr(scan, data, at)
+        return _after_data_cr(scan, data, at)
     if data[at] != CR:
         raise at_byte(why.CHUNK_DATA_LF, at)
-    scan.state = _behind_data_cr
+    scan.state = _after_data_cr
     return at + 1
 
 
-def _behind_data_cr(scan: Scan, data: bytes, at: int) -> int:
+def _after_data_cr(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.CHUNK_DATA_LF, at)
     _begin_chunk(scan)
@@ -252,5 +252,5 @@ def _behind_data_cr(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _end_of_trailers(scan: Scan, at: int) -> None:
+def _end_of_trailers(scan: Scan[Head], at: int) -> None:
     scan.finished = True

@@ -32,7 +32,7 @@ _TELLING: Final = frozenset(
 
 @dataclass(slots=True)
 class FieldBlock:
-    """A field section as received, and what it means behind ``HTTP/`` *version*."""
+    """A field section as received, and what it means after ``HTTP/`` *version*."""
 
     raw: bytes
     version: bytes

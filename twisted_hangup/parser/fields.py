@@ -7,14 +7,15 @@ does, because it refuses them at a byte; what they mean together is judged in `h
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
+from ..events import Part
 from . import grammar
 from . import refusals as why
 from .framing import CHUNKED, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE, connection_flags
 from .grammar import CR, LF, SP
 from .refusals import after_byte, at_byte, current_line
-from .scan import Scan, State
+from .scan import Head, Scan, State
 
 _COLON: Final = ord(":")
 _COMMA: Final = ord(",")
@@ -25,7 +26,7 @@ _TOKEN_BYTES: Final = frozenset(
     byte for byte in range(256) if grammar.TOKEN.fullmatch(bytes([byte]))
 )
 
-#: llhttp looks for these by name, and tells a space behind such a name from one behind
+#: llhttp looks for these by name, and tells a space after such a name from one after
 #: any other.
 _KNOWN_TO_LLHTTP: Final = frozenset(
     {b"connection", b"content-length", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -35,25 +36,32 @@ _KNOWN_TO_LLHTTP: Final = frozenset(
 _NEVER_LENIENT: Final = _KNOWN_TO_LLHTTP | {b"host"}
 
 
-def behind_request_line(scan: Scan, data: bytes, at: int) -> int:
-    """Where the head's fields start."""
+def begin(scan: Scan[Head], line: bytes, end: int) -> None:
+    """Let the head's fields follow *line*, the start line, which ends at index *end*."""
+    scan.start_line = line
+    scan.line_at = end
+    scan.part = Part.FIELD
+    scan.state = _after_start_line
+
+
+def _after_start_line(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] == SP:
         raise after_byte(why.SPACE_BEFORE_FIELDS, at)
     scan.state = line_start
     return line_start(scan, data, at)
 
 
-def line_start(scan: Scan, data: bytes, at: int) -> int:
+def line_start(scan: Scan[Head], data: bytes, at: int) -> int:
     """The first byte of a field line, or of the empty line that ends the section."""
     scan.name = None
     byte = data[at]
     if byte == CR:
-        scan.state = _behind_last_cr
+        scan.state = _after_last_cr
         return at + 1
     if byte == LF:
         if not scan.limits.lenience.bare_lf:
             raise after_byte(why.FIELD_CHAR, at)
-        return _behind_last_cr(scan, data, at)
+        return _after_last_cr(scan, data, at)
     if byte not in _TOKEN_BYTES:
         raise at_byte(why.FIELD_TOKEN, at)
     scan.count += 1
@@ -66,7 +74,7 @@ def line_start(scan: Scan, data: bytes, at: int) -> int:
     return at
 
 
-def _take_line(scan: Scan, line: re.Match[bytes]) -> bool:
+def _take_line(scan: Scan[Head], line: re.Match[bytes]) -> bool:
     """Take *line* in one step, unless one of its bytes might have to be refused."""
     name, rest = line.groups()
     word = name.lower()
@@ -92,7 +100,7 @@ def _take_line(scan: Scan, line: re.Match[bytes]) -> bool:
     return True
 
 
-def _behind_last_cr(scan: Scan, data: bytes, at: int) -> int:
+def _after_last_cr(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.FIELDS_LF, at)
     assert scan.end_of_fields is not None
@@ -101,7 +109,7 @@ def _behind_last_cr(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _name(scan: Scan, data: bytes, at: int) -> int:
+def _name(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.TOKEN.match(data, at)
     if run is not None:
         scan.spend(at, run.end())
@@ -123,7 +131,7 @@ def _name(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _before_value(scan: Scan, data: bytes, at: int) -> int:
+def _before_value(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.WHITE_SPACE.match(data, at)
     if run is not None:
         # The one that most clients send is free, as in Node.
@@ -135,12 +143,12 @@ def _before_value(scan: Scan, data: bytes, at: int) -> int:
             return at
     byte = data[at]
     if byte == CR:
-        scan.state = _behind_empty_value
+        scan.state = _after_empty_value
         return at + 1
     if byte == LF:
         if not scan.limits.lenience.bare_lf:
             raise after_byte(why.VALUE_CHAR, at)
-        return _behind_empty_value(scan, data, at)
+        return _after_empty_value(scan, data, at)
     scan.state = _VALUES.get(scan.word, _value)
     return scan.state(scan, data, at)
 
@@ -148,7 +156,7 @@ def _before_value(scan: Scan, data: bytes, at: int) -> int:
 # --- a value without meaning for the framing --------------------------------------------
 
 
-def _value(scan: Scan, data: bytes, at: int) -> int:
+def _value(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.FIELD_VALUE.match(data, at)
     if run is not None:
         scan.spend(at, run.end())
@@ -157,13 +165,13 @@ def _value(scan: Scan, data: bytes, at: int) -> int:
             return at
     byte = data[at]
     if byte == CR:
-        scan.state = _behind_value_cr
+        scan.state = _after_value_cr
         return at + 1
     lenience = scan.limits.lenience
     if byte == LF:
         if not lenience.bare_lf:
             raise at_byte(why.VALUE_CR, at)
-        return _behind_value_cr(scan, data, at)
+        return _after_value_cr(scan, data, at)
     # NUL never: C code behind us would see the value end there (RFC 9110, section 5.5).
     if not (lenience.control_bytes and byte and scan.word not in _NEVER_LENIENT):
         raise at_byte(why.VALUE_CHAR, at)
@@ -171,16 +179,16 @@ def _value(scan: Scan, data: bytes, at: int) -> int:
     return at + 1
 
 
-def _behind_value_cr(scan: Scan, data: bytes, at: int) -> int:
+def _after_value_cr(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.VALUE_LF, at)
-    scan.state = _behind_value
+    scan.state = _after_value
     if not _may_fold(scan):
         _end_line(scan, data, at + 1)
     return at + 1
 
 
-def _behind_value(scan: Scan, data: bytes, at: int) -> int:
+def _after_value(scan: Scan[Head], data: bytes, at: int) -> int:
     # The line is over only now: white space here would have continued it (obs-fold).
     if data[at] in b" \t":
         if not _may_fold(scan):
@@ -193,20 +201,20 @@ def _behind_value(scan: Scan, data: bytes, at: int) -> int:
     return line_start(scan, data, at)
 
 
-def _may_fold(scan: Scan) -> bool:
-    """Whether the next line may continue the value, which is taken only behind that one."""
+def _may_fold(scan: Scan[Head]) -> bool:
+    """Whether the next line may continue the value, which is taken only after that one."""
     return scan.limits.lenience.obs_fold and scan.word not in _NEVER_LENIENT
 
 
-def _fold(scan: Scan, at: int, rest: State) -> int:
-    """Let *rest* read on in the value, behind a line end."""
+def _fold(scan: Scan[Head], at: int, rest: State[Head]) -> int:
+    """Let *rest* read on in the value, after a line end."""
     # It counts as CR LF: no other limit is on how many there are.
     scan.spent += 2
     scan.state = rest
     return at
 
 
-def _end_line(scan: Scan, data: bytes, at: int) -> None:
+def _end_line(scan: Scan[Head], data: bytes, at: int) -> None:
     """Take the field whose line ends at *at*."""
     raw = scan.line(data, at)
     assert scan.name is not None
@@ -218,7 +226,7 @@ def _end_line(scan: Scan, data: bytes, at: int) -> None:
     _keep(scan, scan.name, value, raw)
 
 
-def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
+def _keep(scan: Scan[Head], name: bytes, value: bytes, raw: bytes) -> None:
     """Take a field, of which `Scan.word` has the name in lower case and *raw* the line."""
     if scan.trailers is not None:
         scan.trailers.append((name, value))
@@ -241,16 +249,16 @@ def _keep(scan: Scan, name: bytes, value: bytes, raw: bytes) -> None:
 # --- an empty value ---------------------------------------------------------------------
 
 
-def _behind_empty_value(scan: Scan, data: bytes, at: int) -> int:
+def _after_empty_value(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] != LF:
         raise at_byte(why.LF_AFTER_CR, at)
-    scan.state = _behind_empty_line
+    scan.state = _after_empty_line
     if not _may_fold(scan):
         _end_line(scan, data, at + 1)
     return at + 1
 
 
-def _behind_empty_line(scan: Scan, data: bytes, at: int) -> int:
+def _after_empty_line(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] in b" \t":
         if not _may_fold(scan):
             raise after_byte(why.VALUE_CHAR, at)
@@ -269,14 +277,14 @@ def _behind_empty_line(scan: Scan, data: bytes, at: int) -> int:
 # --- Content-Length (RFC 9110, section 8.6) ---------------------------------------------
 
 
-def _length_start(scan: Scan, data: bytes, at: int) -> int:
+def _length_start(scan: Scan[Head], data: bytes, at: int) -> int:
     if scan.flags & CONTENT_LENGTH:
         raise at_byte(why.CL_TWICE, at)
     scan.state = _length
     return _length(scan, data, at)
 
 
-def _length(scan: Scan, data: bytes, at: int) -> int:
+def _length(scan: Scan[Head], data: bytes, at: int) -> int:
     start = at
     if scan.number == 0 and (zeros := grammar.ZEROS.match(data, at)):
         at = zeros.end()
@@ -289,11 +297,11 @@ def _length(scan: Scan, data: bytes, at: int) -> int:
             raise after_byte(why.CL_OVERFLOW, at - 1)
     scan.spend(start, at)
     if at < len(data):
-        scan.state = _behind_length
+        scan.state = _after_length
     return at
 
 
-def _behind_length(scan: Scan, data: bytes, at: int) -> int:
+def _after_length(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.WHITE_SPACE.match(data, at)
     if run is not None:
         scan.spend(at, run.end())
@@ -308,20 +316,20 @@ def _behind_length(scan: Scan, data: bytes, at: int) -> int:
 # --- Transfer-Encoding (RFC 9112, section 6.1) ------------------------------------------
 
 
-def _coding_start(scan: Scan, data: bytes, at: int) -> int:
+def _coding_start(scan: Scan[Head], data: bytes, at: int) -> int:
     if scan.flags & CHUNKED:
         raise after_byte(why.TE_VALUE, at)
     scan.flags |= TRANSFER_ENCODING
     return _coding_word(scan, data, at)
 
 
-def _coding_word(scan: Scan, data: bytes, at: int) -> int:
+def _coding_word(scan: Scan[Head], data: bytes, at: int) -> int:
     scan.step = 0
     scan.state = _coding
     return _coding(scan, data, at)
 
 
-def _coding(scan: Scan, data: bytes, at: int) -> int:
+def _coding(scan: Scan[Head], data: bytes, at: int) -> int:
     start = at
     while at < len(data) and scan.step < len(_CHUNKED) and data[at] | 0x20 == _CHUNKED[scan.step]:
         scan.step += 1
@@ -329,13 +337,13 @@ def _coding(scan: Scan, data: bytes, at: int) -> int:
     if start < at:
         scan.spend(start, at)
     if scan.step == len(_CHUNKED):
-        scan.state = _behind_chunked
+        scan.state = _after_chunked
     elif at < len(data):
         scan.state = _other_coding
     return at
 
 
-def _behind_chunked(scan: Scan, data: bytes, at: int) -> int:
+def _after_chunked(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.SPACES.match(data, at)
     if run is not None:
         scan.spend(at, run.end())
@@ -352,20 +360,20 @@ def _behind_chunked(scan: Scan, data: bytes, at: int) -> int:
     return at
 
 
-def _other_coding(scan: Scan, data: bytes, at: int) -> int:
+def _other_coding(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.LIST_ELEMENT.match(data, at)
     if run is not None:
         scan.spend(at, run.end())
         return run.end()
     if data[at] == _COMMA:
         scan.spend(at, at + 1)
-        scan.state = _behind_comma
+        scan.state = _after_comma
         return at + 1
     scan.state = _value
     return _value(scan, data, at)
 
 
-def _behind_comma(scan: Scan, data: bytes, at: int) -> int:
+def _after_comma(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.WHITE_SPACE.match(data, at)
     if run is not None:
         scan.spend(at, run.end())
@@ -375,7 +383,7 @@ def _behind_comma(scan: Scan, data: bytes, at: int) -> int:
 
 _CHUNKED: Final = b"chunked"
 
-_VALUES: Final[dict[bytes, State]] = {
+_VALUES: Final[dict[bytes, State[Any]]] = {
     b"content-length": _length_start,
     b"transfer-encoding": _coding_start,
 }

@@ -21,6 +21,9 @@ CHUNKED: Final = 16
 CONTENT_LENGTH: Final = 32
 TRANSFER_ENCODING: Final = 64
 
+#: A length that does not fit in 63 bits is read as a negative one by somebody.
+LENGTH_OVERFLOW: Final = 2**63
+
 _OPTIONS: Final = {b"close": CLOSE, b"keep-alive": KEEP_ALIVE, b"upgrade": CONNECTION_UPGRADE}
 
 

@@ -135,7 +135,7 @@ ABSOLUTE_FORM: Final = re.compile(
 # RFC 9112, section 3
 #   request-line = method SP request-target SP HTTP-version
 # Only what is common: a target in origin-form without fragment.  Everything else is left
-# to the exact reader, which goes on behind the target if that was common and the version
+# to the exact reader, which goes on after the target if that was common and the version
 # was not.  One SP exactly, where section 3 lets a recipient split on any white space: two
 # parsers that split differently are how requests get smuggled (section 11.2).
 COMMON_REQUEST_LINE: Final = re.compile(
@@ -159,13 +159,13 @@ COMMON_STATUS_LINE: Final = re.compile(
 #   HTTP-message = start-line CRLF *( field-line CRLF ) CRLF [ message-body ]
 #   field-line   = field-name ":" OWS field-value OWS
 # Stricter: CRLF only, where section 2.2 lets a recipient take a bare LF.  obs-fold
-# (section 5.2) is refused, as the RFC allows a server to.  Values with white space behind
+# (section 5.2) is refused, as the RFC allows a server to.  Values with white space after
 # them are valid, but so rare that they are left to the exact reader.
 FIELD_BLOCK: Final = re.compile(
     rb"(?:[" + TCHAR + rb"]+:[" + FIELD_CHAR + rb"]*\r(?<![ \t]\r)\n)*\r\n"
 )
 
-# One line, and what is behind its colon.  That the next line has begun, and not with white
+# One line, and what comes after its colon.  That the next line has begun, and not with white
 # space, is part of it: only then is the line not continued.
 FIELD_LINE: Final = re.compile(rb"([" + TCHAR + rb"]+):([" + FIELD_CHAR + rb"]*)\r\n(?=[^ \t])")
 

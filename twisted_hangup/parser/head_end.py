@@ -1,31 +1,34 @@
 """The end of a head, for the exact reader: its fields judged together, and what follows.
 
-RFC 9112, sections 3.2 and 6.
+RFC 9112, sections 3.2, 6 and 9.3.  A response is read in the light of its request: that to
+HEAD has no body whatever it announces, and after a 2xx to CONNECT no HTTP follows.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from ..events import Field, RequestHead
+from ..events import Field, RequestHead, ResponseHead
 from . import body
 from . import refusals as why
 from .framing import (
     CHUNKED,
     CONTENT_LENGTH,
+    LENGTH_OVERFLOW,
     TRANSFER_ENCODING,
     asks_for_upgrade,
     persists,
     refused_host,
 )
 from .refusals import Refusal, Why
-from .scan import Scan
+from .scan import RequestScan, ResponseScan
 
-#: A length that does not fit in 63 bits is read as a negative one by somebody.
-_TOO_LONG: Final = 2**63
+_SWITCHING: Final = 101
+_NO_CONTENT: Final = 204
+_NOT_MODIFIED: Final = 304
 
 
-def end_of_head(scan: Scan, at: int) -> None:
+def end_of_request_head(scan: RequestScan, at: int) -> None:
     """Judge the head that ends at index *at*, and let its body follow.
 
     Raises:
@@ -36,11 +39,13 @@ def end_of_head(scan: Scan, at: int) -> None:
     head.keep_alive = persists(head.version, scan.flags)
     head.upgrade = asks_for_upgrade(scan.flags) or head.method == b"CONNECT"
     if scan.flags & TRANSFER_ENCODING:
-        _judge_codings(scan, head, at)
+        refused = _refused_codings(head, scan.flags)
+        if refused is not None:
+            raise _blame(refused, at, scan.coding_line)
         head.chunked = True
     if scan.flags & CONTENT_LENGTH:
         head.content_length = scan.number
-        if scan.number >= _TOO_LONG:
+        if scan.number >= LENGTH_OVERFLOW:
             raise _blame(why.CL_OVERFLOW, at, scan.length_line)
     refused = refused_host(head.version, _values(head.fields, b"host"), scan.limits)
     if refused is not None:
@@ -51,21 +56,96 @@ def end_of_head(scan: Scan, at: int) -> None:
     body.begin(scan, head)
 
 
-def _judge_codings(scan: Scan, head: RequestHead, at: int) -> None:
-    codings = _values(head.fields, b"transfer-encoding")
-    if not (scan.flags & CHUNKED or head.upgrade):
-        refused = why.TE_NOT_CHUNKED
-    elif head.version == b"1.0":
-        refused = why.TE_IN_HTTP_1_0
-    elif len(codings) > 1 or codings[0].lower() != b"chunked" or not scan.flags & CHUNKED:
-        refused = why.TE_NOT_ONLY_CHUNKED
+def _refused_codings(head: RequestHead, flags: int) -> Why | None:
+    if not (flags & CHUNKED or head.upgrade):
+        return why.TE_NOT_CHUNKED
+    if head.version == b"1.0":
+        return why.TE_IN_HTTP_1_0
+    return None if _only_chunked(head.fields, flags) else why.TE_NOT_ONLY_CHUNKED
+
+
+def end_of_response_head(scan: ResponseScan, at: int) -> None:
+    """Judge the head that ends at index *at*, and let its chunks follow if it has any.
+
+    Raises:
+        Refusal: The head as a whole is not to be accepted.
+    """
+    head = scan.head
+    assert head is not None
+    head.keep_alive = persists(head.version, scan.flags)
+    head.upgrade = asks_for_upgrade(scan.flags)
+    if scan.flags & TRANSFER_ENCODING:
+        if head.version == b"1.0":
+            raise _blame(why.TE_IN_HTTP_1_0_RESPONSE, at, scan.coding_line)
+        if not _only_chunked(head.fields, scan.flags):
+            raise _blame(why.TE_NOT_ONLY_CHUNKED, at, scan.coding_line)
+        head.chunked = True
+    if scan.flags & CONTENT_LENGTH:
+        if scan.number >= LENGTH_OVERFLOW:
+            raise _blame(why.CL_OVERFLOW, at, scan.length_line)
+        head.content_length = scan.number
+    refused = settle(head, scan.method, scan.asked_upgrade)
+    if refused is not None:
+        lines: dict[Why, bytes] = {
+            why.TE_WITHOUT_BODY: scan.coding_line,
+            why.CL_WITHOUT_BODY: scan.length_line,
+        }
+        raise _blame(refused, at, lines.get(refused, b""))
+    scan.event = head
+    if head.chunked and head.has_body:
+        body.begin(scan, head)
     else:
-        return
-    raise _blame(refused, at, scan.coding_line)
+        scan.finished = True
+
+
+def settle(head: ResponseHead, method: bytes, asked_upgrade: bool) -> Why | None:
+    """Make out of *head* whether a body follows, another protocol, or another response.
+
+    Args:
+        head: With what its fields say of each, and nothing refused in them.
+        method: That of the request it answers.
+        asked_upgrade: Whether that one asked for another protocol.
+
+    Returns:
+        What is wrong with it; the head is not complete then.
+    """
+    status, named = head.status, head.upgrade
+    head.upgrade = False
+    if method == b"CONNECT" and 200 <= status < 300:
+        # Length and coding mean nothing here (RFC 9110, section 9.3.6).
+        head.upgrade = True
+        head.keep_alive = False
+    elif status < 200 or status == _NO_CONTENT:
+        if head.chunked:
+            return why.TE_WITHOUT_BODY
+        if head.content_length:
+            return why.CL_WITHOUT_BODY
+        if status == _SWITCHING:
+            if not asked_upgrade:
+                return why.UPGRADE_UNASKED
+            if not named:
+                return why.UPGRADE_UNNAMED
+            head.upgrade = True
+            head.keep_alive = False
+    elif method != b"HEAD" and status != _NOT_MODIFIED:
+        if head.chunked:
+            head.has_body = True
+        elif head.content_length is None:
+            head.has_body = True
+            head.keep_alive = False
+        else:
+            head.has_body = head.content_length > 0
+    return None
+
+
+def _only_chunked(fields: list[Field], flags: int) -> bool:
+    """Whether there is one Transfer-Encoding field, and just ``chunked`` in it."""
+    codings = _values(fields, b"transfer-encoding")
+    return bool(flags & CHUNKED) and [coding.lower() for coding in codings] == [b"chunked"]
 
 
 def _blame(refused: Why, at: int, line: bytes) -> Refusal:
-    """Point behind the head, and show *line* if there is one."""
+    """Point after the head, and show *line* if there is one."""
     return Refusal(refused, at, None, line, line.partition(b":")[0] or None)
 
 

@@ -1,30 +1,59 @@
-"""What a connection has brought and nobody has judged yet, read by read."""
+"""What the parsers of requests and of responses share: reads, field sections met before, errors."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, Final, Generic
 
-from .scan import Scan
+from ..errors import ParseError, Phase
+from ..events import NEED_DATA, BodyData, Break, EndOfMessage, NeedData
+from ..limits import Limits
+from .common_head import FieldBlock, read_block
+from .refusals import END_OF_INPUT, Refusal, Why
+from .scan import Head, Scan
+
+DEFAULT_LIMITS: Final = Limits()
+
+#: The end of every message without trailers; no parser makes a second one.
+END: Final = EndOfMessage([])
 
 
-class Reads:
-    """Keeps reads apart, because an error tells which of them holds the byte to blame.
+class MessageParser(Generic[Head]):
+    """Reads the messages of one connection, one at a time.
+
+    Reads are kept apart, because an error tells which of them holds the byte to blame.
 
     Attributes:
         _packet: The read that is being judged.
         _at: The first byte in it that has not been judged.
         _offset: Where its first byte stands, counted from the message's first.
+        _scan: The exact reader, while it has a message.
+        _head: A head that was given out and whose message is read without it.
+        _block: The field section that was read last, if it was a common one.
     """
 
-    __slots__ = ("_at", "_closed", "_offset", "_packet", "_queue", "_queued")
+    __slots__ = (
+        *("_at", "_block", "_closed", "_head", "_limits", "_offset", "_packet"),
+        *("_queue", "_queued", "_scan"),
+    )
 
-    def __init__(self) -> None:
+    #: Makes an error of a head so far and all that a `ParseError` takes.
+    _error_of: ClassVar[Callable[..., ParseError]]
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         self._packet = b""
         self._at = 0
         self._offset = 0
         self._queue: deque[bytes] | None = None
         self._queued = 0
         self._closed = False
+        self._scan: Scan[Head] | None = None
+        self._head: Head | None = None
+        self._block: FieldBlock | None = None
+
+    # --- reads --------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
         """Take in one read, to be judged by `next_event`; drop it if the parser is closed."""
@@ -50,6 +79,9 @@ class Reads:
         self._at = 0
         self._queue = None
         self._queued = 0
+        self._scan = None
+        self._head = None
+        self._block = None
 
     @property
     def closed(self) -> bool:
@@ -80,8 +112,102 @@ class Reads:
             self._queue = None  # an empty deque weighs more than the rest of an idle parser
         return True
 
-    def _leave_packet(self, scan: Scan) -> None:
+    # --- messages -----------------------------------------------------------------------
+
+    def _common_fields(self, at: int, version: bytes, spent: int) -> FieldBlock | None:
+        """The field section at index *at*, if it is complete in this packet and not unusual.
+
+        Args:
+            at: Where it starts.
+            version: That of the start line.
+            spent: Bytes of the start line that count against ``Limits.head_bytes``.
+        """
+        block = self._block
+        if block is None or not self._packet.startswith(block.raw, at) or block.version != version:
+            block = read_block(self._packet, at, version, self._limits)
+            if block is None:
+                return None
+            self._block = block
+        # More than the limit counts: what is near it is for the exact reader.
+        return block if spent + len(block.raw) < self._limits.head_bytes else None
+
+    def _read_on(self) -> Head | BodyData | EndOfMessage | NeedData:
+        """Let the exact reader go on to the next event."""
+        scan = self._scan
+        assert scan is not None
+        while True:
+            if scan.finished:
+                assert scan.head is not None
+                trailers = scan.trailers
+                return self._end_message(scan.head, EndOfMessage(trailers) if trailers else END)
+            if not self._packet:
+                return NEED_DATA
+            try:
+                self._at = scan.advance(self._packet, self._at)
+            except Refusal as refusal:
+                raise self._refused(scan, refusal) from None
+            self._leave_packet(scan)
+            if (event := scan.event) is not None:
+                scan.event = None
+                return event
+
+    def _leave_packet(self, scan: Scan[Head]) -> None:
         """Go on to the next packet if this one has been judged to its end."""
         if self._at == len(self._packet):
             scan.hold(self._packet)
             self._next_packet()
+
+    def _end_message(self, head: Head, end: EndOfMessage) -> EndOfMessage:
+        """Be ready for the message after that of *head*, if there can be one."""
+        self._head = None
+        self._scan = None
+        if not head.keep_alive:
+            self._stop()
+        elif self._at == len(self._packet):
+            self._next_packet()
+        return end
+
+    # --- errors -------------------------------------------------------------------------
+
+    def _refused(self, scan: Scan[Head], refusal: Refusal) -> ParseError:
+        """Make an error of what the exact reader has refused, and judge nothing more."""
+        broke_at = scan.broke_at(self._packet, refusal, max(0, -self._offset))
+        field = refusal.field or scan.field
+        return self._error(refusal.why, scan.phase, scan.head, broke_at, field, refusal.offset)
+
+    def _cut_short(self, scan: Scan[Head]) -> ParseError:
+        """Make an error of the end of input, and judge nothing more."""
+        return self._error(END_OF_INPUT, scan.phase, scan.head, scan.ended_at(), scan.field)
+
+    def _error(
+        self,
+        refused: Why,
+        phase: Phase,
+        head: Head | None,
+        broke_at: Break,
+        field: bytes | None = None,
+        at: int | None = None,
+    ) -> ParseError:
+        """Make an error, and judge nothing more.
+
+        Args:
+            refused: Code and reason.
+            phase: What of the message was being read.
+            head: Its head as far as it has come.
+            broke_at: Where it broke.
+            field: Name of the field it broke in.
+            at: Index in the packet where it broke; None for the end of input.
+        """
+        error = self._error_of(
+            head,
+            reason=refused.reason,
+            code=refused.code,
+            phase=phase,
+            field=field,
+            raw_packet=None if at is None else self._packet,
+            bytes_parsed=at or 0,
+            offset=self._offset + (self._at if at is None else at),
+            broke_at=broke_at,
+        )
+        self._stop()
+        return error

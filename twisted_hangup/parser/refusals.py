@@ -86,7 +86,7 @@ def at_byte(why: Why, index: int) -> Refusal:
 
 
 def after_byte(why: Why, index: int) -> Refusal:
-    """Blame the byte at *index*, and point behind it: llhttp had consumed it."""
+    """Blame the byte at *index*, and point after it: llhttp had consumed it."""
     return Refusal(why, index + 1, index)
 
 

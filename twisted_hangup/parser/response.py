@@ -13,30 +13,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
-from ..errors import Phase, ResponseParseError
+from ..errors import ParseError, Phase, ResponseParseError
 from ..events import NEED_DATA, BodyData, Break, EndOfMessage, Part, ResponseEvent, ResponseHead
 from ..limits import Limits
-from . import body
+from . import body, head_end, start_line
 from . import refusals as why
-from . import status_line as _status_line
-from .common_head import FieldBlock, read_block
 from .grammar import COMMON_STATUS_LINE
-from .message import Reads
-from .refusals import END_OF_INPUT, Refusal, Why
-from .response_head import settle
-from .response_scan import ResponseScan
-
-_DEFAULT_LIMITS: Final = Limits()
-
-#: The end of every message without trailers; the parser makes no second one.
-_END: Final = EndOfMessage([])
+from .message import DEFAULT_LIMITS, END, MessageParser
+from .scan import ResponseScan
 
 #: ``_left`` of a body that ends where the connection does.
 _UNTIL_CLOSE: Final = -1
-
-_IN_FIELDS: Final = (Part.FIELD, Part.TRAILER)
 
 
 @lru_cache(maxsize=16)
@@ -45,11 +34,11 @@ def _of_responses(limits: Limits) -> Limits:
     return replace(limits, body_bytes=0, require_host=False)
 
 
-class ResponseParser(Reads):
+class ResponseParser(MessageParser[ResponseHead]):
     """Reads the responses of one connection, each to a request that was announced.
 
     Say with `expect` what has been asked, give it each read with `receive`, and call
-    `next_event` until it says `NEED_DATA`; do so once more behind `EndOfMessage` before the
+    `next_event` until it says `NEED_DATA`; do so once more after `EndOfMessage` before the
     connection is used again.  A byte that comes while nothing is expected is an error:
     taken for the start of the next response it would give one client another's answer.
 
@@ -63,27 +52,21 @@ class ResponseParser(Reads):
             are meant here, too; ``body_bytes`` is not.
     """
 
-    __slots__ = ("_asked_upgrade", "_block", "_head", "_left", "_limits", "_method", "_scan")
+    __slots__ = ("_asked_upgrade", "_left", "_method")
 
-    def __init__(self, limits: Limits = _DEFAULT_LIMITS) -> None:
-        super().__init__()
-        self._limits = _of_responses(limits)
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        super().__init__(_of_responses(limits))
         #: The method of the request that is to be answered.
         self._method: bytes | None = None
         self._asked_upgrade = False
-        #: The exact reader, while it has a message.
-        self._scan: ResponseScan | None = None
-        #: A head that was given out and whose message is read without it, and how many
-        #: octets of body are still to come.
-        self._head: ResponseHead | None = None
+        #: Of a body without chunks: how many octets are still to come.
         self._left = 0
-        self._block: FieldBlock | None = None
 
     def expect(self, method: bytes, *, upgrade: bool = False) -> None:
         """Say which request has been sent, or is about to be: its response comes next.
 
         Args:
-            method: A response to HEAD has no body; behind a 2xx to CONNECT no HTTP follows.
+            method: A response to HEAD has no body; after a 2xx to CONNECT no HTTP follows.
             upgrade: Whether the request asked for another protocol, so that a 101 may come.
 
         Raises:
@@ -103,8 +86,8 @@ class ResponseParser(Reads):
             Any number of interim `ResponseHead` (``ResponseHead.interim``), which nothing
             belongs to; the `ResponseHead` of the response, then any number of `BodyData`,
             then `EndOfMessage`.  `NEED_DATA` when all bytes are used up, and for good once
-            the parser is closed.  Behind a message that the connection does not outlive
-            (``ResponseHead.keep_alive``) it closes by itself; behind one that ends HTTP
+            the parser is closed.  After a message that the connection does not outlive
+            (``ResponseHead.keep_alive``) it closes by itself; after one that ends HTTP
             (``ResponseHead.upgrade``) it keeps what comes for `unread`.
 
         Raises:
@@ -115,7 +98,8 @@ class ResponseParser(Reads):
             return self._read_body()
         head = self._head
         if head is not None:
-            return NEED_DATA if head.upgrade and self._method is None else self._end(head, _END)
+            over = head.upgrade and self._method is None
+            return NEED_DATA if over else self._end_message(head, END)
         if self._scan is None:
             if self._at == len(self._packet) and not self._next_packet():
                 return NEED_DATA
@@ -125,7 +109,11 @@ class ResponseParser(Reads):
             head = self._common_head(self._method)
             if head is not None:
                 return head
-        return self._read_on()
+        event = self._read_on()
+        scan = self._scan
+        if scan is not None and scan.finished and event is scan.head:
+            self._begin_body(scan.head)
+        return event
 
     def finish(self) -> EndOfMessage | None:
         """Take note of the end of input, once `next_event` has said `NEED_DATA`; and close.
@@ -140,9 +128,9 @@ class ResponseParser(Reads):
         """
         if self._left == _UNTIL_CLOSE:
             self._stop()
-            return _END
+            return END
         if self._method is not None:
-            raise self._cut_short()
+            raise self._not_complete()
         if not (self._head and self._head.upgrade):
             self._stop()
         return None
@@ -150,16 +138,13 @@ class ResponseParser(Reads):
     def _stop(self) -> None:
         super()._stop()
         self._method = None
-        self._scan = None
-        self._head = None
         self._left = 0
-        self._block = None
 
     @property
     def phase(self) -> Phase:
         """``"idle"`` while no byte of a response has come; ``"head"`` or ``"body"``."""
         if self._scan is not None:
-            return _phase_of(self._scan)
+            return self._scan.phase
         return "idle" if self._method is None or self._head is None else "body"
 
     @property
@@ -174,17 +159,12 @@ class ResponseParser(Reads):
 
         Otherwise let the exact reader begin.
         """
-        packet, limits = self._packet, self._limits
-        line = COMMON_STATUS_LINE.match(packet, self._at)
+        line = COMMON_STATUS_LINE.match(self._packet, self._at)
         if line is not None:
             at = line.end()
             version, status, reason = line.groups()
-            block = self._block
-            if block is None or not packet.startswith(block.raw, at) or block.version != version:
-                block = read_block(packet, at, version, limits)
-            # More than the limit counts: what is near it is for the exact reader.
-            if block is not None and at - self._at + len(block.raw) < limits.head_bytes:
-                self._block = block
+            block = self._common_fields(at, version, at - self._at)
+            if block is not None:
                 head = ResponseHead(
                     int(status),
                     reason or b"",
@@ -195,20 +175,20 @@ class ResponseParser(Reads):
                     block.keep_alive,
                     block.upgrade,
                 )
-                if settle(head, method, self._asked_upgrade) is None:
-                    self._begin_behind(head, line.group()[:-2], at + len(block.raw))
+                if head_end.settle(head, method, self._asked_upgrade) is None:
+                    self._begin_after(head, line.group()[:-2], at + len(block.raw))
                     return head
         self._begin_scan(method)
         return None
 
-    def _begin_behind(self, head: ResponseHead, status_line: bytes, at: int) -> None:
-        """Go on behind a common head, which ends at index *at*."""
+    def _begin_after(self, head: ResponseHead, status_line: bytes, at: int) -> None:
+        """Go on after a common head, which ends at index *at*."""
         self._at = at
         if head.chunked and head.has_body:
             assert self._method is not None
             scan = self._begin_scan(self._method)
             scan.head = head
-            scan.request_line = status_line
+            scan.start_line = status_line
             body.begin(scan, head)
             self._leave_packet(scan)
         else:
@@ -217,7 +197,7 @@ class ResponseParser(Reads):
     def _begin_scan(self, method: bytes) -> ResponseScan:
         """Give what starts here to the exact reader."""
         scan = self._scan = ResponseScan(
-            self._limits, _status_line.empty_lines, method, self._asked_upgrade
+            self._limits, start_line.before_response, method, self._asked_upgrade
         )
         scan.line_at = self._at
         return scan
@@ -231,31 +211,6 @@ class ResponseParser(Reads):
             self._head = head
         if self._at == len(self._packet):
             self._next_packet()
-
-    def _read_on(self) -> ResponseEvent:
-        """Let the exact reader go on to the next event."""
-        scan = self._scan
-        assert scan is not None
-        while True:
-            if scan.finished:
-                assert scan.head is not None
-                trailers = scan.trailers
-                return self._end(scan.head, EndOfMessage(trailers) if trailers else _END)
-            if not self._packet:
-                return NEED_DATA
-            try:
-                self._at = scan.advance(self._packet, self._at)
-            except Refusal as refusal:
-                raise self._refused(scan, refusal) from None
-            event = scan.event
-            if event is not None:
-                scan.event = None
-                if scan.finished and event is scan.head:
-                    self._begin_body(scan.head)
-                else:
-                    self._leave_packet(scan)
-                return event
-            self._leave_packet(scan)
 
     # --- bodies -------------------------------------------------------------------------
 
@@ -272,77 +227,37 @@ class ResponseParser(Reads):
             self._next_packet()
         return BodyData(packet[at:end])
 
-    def _end(self, head: ResponseHead, end: EndOfMessage) -> EndOfMessage:
+    def _end_message(self, head: ResponseHead, end: EndOfMessage) -> EndOfMessage:
         self._method = None
-        self._scan = None
         if head.upgrade:
-            self._head = head  # so that nothing behind it is read
+            self._scan = None
+            self._head = head  # so that nothing after it is read
             return end
-        self._head = None
-        if not head.keep_alive:
-            self._stop()
-        elif self._at == len(self._packet):
-            self._next_packet()
-        return end
+        return super()._end_message(head, end)
 
     # --- errors -------------------------------------------------------------------------
 
-    def _refused(self, scan: ResponseScan, refusal: Refusal) -> ResponseParseError:
-        """Make an error of what the exact reader refused, and close."""
-        broke_at = scan.broke_at(self._packet, refusal, max(0, -self._offset))
-        field = refusal.field or (scan.name if scan.part in _IN_FIELDS else None)
-        phase = _phase_of(scan)
-        return self._error(refusal.why, phase, scan.head, broke_at, field, refusal.offset)
-
-    def _unrequested(self) -> ResponseParseError:
-        """Make an error of the byte that nobody asked for, and close."""
+    def _unrequested(self) -> ParseError:
+        """Make an error of the byte that nobody asked for."""
         at = self._at
         broke_at = Break(Part.STATUS_LINE, b"", self._packet[at : at + 1], 0)
         broke_at.packet_part = Part.STATUS_LINE
         broke_at.message_at = at
-        return self._error(why.NOT_REQUESTED, "idle", None, broke_at, None, at)
+        return self._error(why.NOT_REQUESTED, "idle", None, broke_at, at=at)
 
-    def _cut_short(self) -> ResponseParseError:
-        """Make an error of the end of input, and close."""
-        scan, head, phase = self._scan, self._head, self.phase
-        field = None
-        if scan is not None:
-            head = scan.head
-            broke_at = scan.ended_at()
-            field = scan.name if scan.part in _IN_FIELDS else None
-        elif head is not None:
+    def _not_complete(self) -> ParseError:
+        """Make an error of the end of input."""
+        if self._scan is not None:
+            return self._cut_short(self._scan)
+        head = self._head
+        if head is not None:
             line = b"HTTP/%b %d %b" % (head.version, head.status, head.reason)
             broke_at = Break(Part.BODY, line.rstrip(b" "), b"", 0)
         else:
             self._offset = -self._at
             broke_at = Break(Part.EMPTY_LINE, b"", b"", 0)
-        return self._error(END_OF_INPUT, phase, head, broke_at, field, None)
+        return self._error(why.END_OF_INPUT, self.phase, head, broke_at)
 
-    def _error(
-        self,
-        refused: Why,
-        phase: Phase,
-        head: ResponseHead | None,
-        broke_at: Break,
-        field: bytes | None,
-        at: int | None,
-    ) -> ResponseParseError:
-        error = ResponseParseError(
-            refused.reason,
-            code=refused.code,
-            phase=phase,
-            response=head,
-            field=field,
-            raw_packet=None if at is None else self._packet,
-            bytes_parsed=at or 0,
-            offset=self._offset + (self._at if at is None else at),
-            broke_at=broke_at,
-        )
-        self._stop()
-        return error
-
-
-def _phase_of(scan: ResponseScan) -> Phase:
-    if scan.part is Part.EMPTY_LINE:
-        return "idle"
-    return "head" if scan.part in (Part.STATUS_LINE, Part.FIELD) else "body"
+    @staticmethod
+    def _error_of(head: ResponseHead | None, **rest: Any) -> ParseError:
+        return ResponseParseError(response=head, **rest)

@@ -13,92 +13,67 @@ or target it becomes and for the report if it breaks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeAlias, TypeVar
 
-from ..events import BodyData, Break, Field, Part, RequestHead
+from ..errors import Phase
+from ..events import BodyData, Break, Field, Part, RequestHead, ResponseHead
 from ..limits import Limits
+from . import target
 from .refusals import HEADER_OVERFLOW, Refusal, at_byte
 
-State: TypeAlias = Callable[["Scan", bytes, int], int]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Head = TypeVar("Head", bound=RequestHead | ResponseHead)
+
+_HEAD_PARTS: Final = (Part.EMPTY_LINE, Part.REQUEST_LINE, Part.STATUS_LINE, Part.FIELD)
 
 
-class Methods:
-    """The methods a parser takes.
-
-    Attributes:
-        http: Those that may stand in front of an ``HTTP/`` version.
-        known: Those and the ones that llhttp knows from other protocols, so that a
-            request is refused for the reason Node has.
-        starts: Every start of a known method.
-        common: Those that leave nothing for the exact reader to find out.
-    """
-
-    __slots__ = ("common", "http", "known", "starts")
-
-    #: RTSP's, in llhttp 9.4: a method that HTTP knows too is in both.
-    RTSP: Final = frozenset(
-        b"ANNOUNCE DESCRIBE FLUSH GET GET_PARAMETER OPTIONS PAUSE PLAY POST RECORD REDIRECT "
-        b"SETUP SET_PARAMETER TEARDOWN".split()
-    )
-    ICE: Final = frozenset({b"SOURCE"})
-    #: How HTTP/2 starts, so that an old server notices (RFC 9113, section 3.4).
-    HTTP2: Final = b"PRI"
-
-    def __init__(self, http: frozenset[bytes]) -> None:
-        self.http = http | {self.HTTP2}
-        self.known = self.http | (self.RTSP - {b"GET", b"OPTIONS", b"POST"})
-        self.starts = frozenset(
-            method[:length] for method in self.known for length in range(1, len(method) + 1)
-        )
-        self.common = http - {self.HTTP2, b"CONNECT"}
-
-
-class Scan:
+class Scan(Generic[Head]):
     """One message being read by the exact reader.
 
     Attributes:
         state: What judges the next byte.
         part: What the current line is; `Part.BODY` inside a body.
-        head: The request from the end of its target on.
-        request_line: The request line once it is complete, without its line end.
+        head: The request from the end of its target on, the response from its status on.
+        start_line: The start line once it is complete, without its line end.
         event: What has come out and not been fetched.
         finished: Whether the message has ended.
         trailers: The trailer fields so far; None before the part where they stand.
         spent: Bytes of this section (head, trailers, one chunk's extensions) that count
             against a limit.
-        count: Field lines of this section; before the request line, its line ends.
+        count: Field lines of this section; before the start line, line ends.
         flags: What the fields have said; trailers say nothing.
         number: A number being read: Content-Length, or a chunk's size and then what is
             left of it, or of the body.
         step: How far into a word or number the state is.
-        mark: Column where the current name or target began or ended.
-        spaces: Whether the request line has had a space too many.
         word: Method or protocol; then the name of the current field in lower case.
         name: Name of the current field as received; None outside of fields.
         total: Body bytes so far, where the body is chunked.
         coding_line: The last Transfer-Encoding line, which the end of the head may have
             to blame; likewise *host_line* and *length_line* (Content-Length).
         end_of_fields: What the empty line after the fields means.
-        target_part: Which part of a URL the target has got to.
     """
 
     __slots__ = (
         *("coding_line", "count", "end_of_fields", "event", "finished", "flags", "head"),
-        *("held", "host_line", "length_line", "limits", "line_at", "mark", "methods", "name"),
-        *("number", "packet_part", "part", "request_line", "spaces", "spent", "state", "step"),
-        *("target_part", "total", "trailers", "word"),
+        *("held", "host_line", "length_line", "limits", "line_at", "name", "number"),
+        *("packet_part", "part", "spent", "start_line", "state", "step", "total"),
+        *("trailers", "word"),
     )
 
-    def __init__(self, limits: Limits, methods: Methods, state: State) -> None:
+    #: What the start line is.
+    START: ClassVar[Part]
+
+    def __init__(self, limits: Limits, state: Callable[[Self, bytes, int], int]) -> None:
         self.limits = limits
-        self.methods = methods
         self.state = state
         self.part = self.packet_part = Part.EMPTY_LINE
         self.held: bytearray | None = None
         self.line_at = 0
-        self.head: RequestHead | None = None
-        self.request_line = b""
-        self.event: RequestHead | BodyData | None = None
+        self.head: Head | None = None
+        self.start_line = b""
+        self.event: Head | BodyData | None = None
         self.finished = False
         self.trailers: list[Field] | None = None
         self.spent = 0
@@ -106,16 +81,13 @@ class Scan:
         self.flags = 0
         self.number = 0
         self.step = 0
-        self.mark = 0
-        self.spaces = False
         self.word = b""
         self.name: bytes | None = None
         self.total = 0
         self.coding_line = self.host_line = self.length_line = b""
-        self.end_of_fields: Callable[[Scan, int], None] | None = None
-        self.target_part: object = None
+        self.end_of_fields: Callable[[Self, int], None] | None = None
 
-    def advance(self, data: bytes, at: int) -> int:
+    def advance(self: Self, data: bytes, at: int) -> int:
         """Judge ``data[at:]`` up to the next event, the message's end, or the data's end.
 
         Returns:
@@ -170,6 +142,16 @@ class Scan:
 
     # --- reports --------------------------------------------------------------------------
 
+    @property
+    def phase(self) -> Phase:
+        """What of the message is being read."""
+        return "head" if self.part in _HEAD_PARTS else "body"
+
+    @property
+    def field(self) -> bytes | None:
+        """The name of the field that is being read, or None."""
+        return self.name if self.part in (Part.FIELD, Part.TRAILER) else None
+
     def broke_at(self, data: bytes, refusal: Refusal, message_at: int) -> Break:
         """Tell where the message broke, for `ClientError.broke_at`."""
         if refusal.culprit is not None:
@@ -179,7 +161,7 @@ class Scan:
             whole = self.line(data, refusal.offset) if refusal.line is None else refusal.line
             line = whole.rstrip(b"\r\n")
             caret = len(line)
-        broke = Break(self.part, self._request_line(line), line, caret)
+        broke = Break(self.part, self._start_line(line), line, caret)
         broke.message_at = message_at
         if message_at:
             return broke
@@ -188,13 +170,101 @@ class Scan:
             if self.packet_part not in (Part.EMPTY_LINE, Part.BODY):
                 broke.packet_prefix = bytes(self.held)
         if broke.packet_part is Part.EMPTY_LINE and data[0] not in b"\r\n":
-            broke.packet_part = Part.REQUEST_LINE
+            broke.packet_part = self.START
         return broke
 
     def ended_at(self) -> Break:
         """The same for the end of input, where no byte is to blame."""
         line = bytes(self.held or b"")
-        return Break(self.part, self._request_line(line), line, len(line))
+        return Break(self.part, self._start_line(line), line, len(line))
 
-    def _request_line(self, line: bytes) -> bytes:
-        return line if self.part is Part.REQUEST_LINE else self.request_line
+    def _start_line(self, line: bytes) -> bytes:
+        return line if self.part is self.START else self.start_line
+
+
+class Methods:
+    """The methods a parser takes.
+
+    Attributes:
+        http: Those that may stand in front of an ``HTTP/`` version.
+        known: Those and the ones that llhttp knows from other protocols, so that a
+            request is refused for the reason Node has.
+        starts: Every start of a known method.
+        common: Those that leave nothing for the exact reader to find out.
+    """
+
+    __slots__ = ("common", "http", "known", "starts")
+
+    #: RTSP's, in llhttp 9.4: a method that HTTP knows too is in both.
+    RTSP: Final = frozenset(
+        b"ANNOUNCE DESCRIBE FLUSH GET GET_PARAMETER OPTIONS PAUSE PLAY POST RECORD REDIRECT "
+        b"SETUP SET_PARAMETER TEARDOWN".split()
+    )
+    ICE: Final = frozenset({b"SOURCE"})
+    #: How HTTP/2 starts, so that an old server notices (RFC 9113, section 3.4).
+    HTTP2: Final = b"PRI"
+
+    def __init__(self, http: frozenset[bytes]) -> None:
+        self.http = http | {self.HTTP2}
+        self.known = self.http | (self.RTSP - {b"GET", b"OPTIONS", b"POST"})
+        self.starts = frozenset(
+            method[:length] for method in self.known for length in range(1, len(method) + 1)
+        )
+        self.common = http - {self.HTTP2, b"CONNECT"}
+
+
+class RequestScan(Scan[RequestHead]):
+    """One request being read by the exact reader.
+
+    Attributes:
+        methods: Those that are taken.
+        target_at: Column where the target began.
+        target_part: Which part of a URL the target has got to.
+        spaces: Whether the request line has had a space too many.
+    """
+
+    __slots__ = ("methods", "spaces", "target_at", "target_part")
+
+    START = Part.REQUEST_LINE
+
+    def __init__(self, limits: Limits, state: RequestState, methods: Methods) -> None:
+        super().__init__(limits, state)
+        self.methods = methods
+        self.target_at = 0
+        self.spaces = False
+        self.target_part = target.START
+
+
+class ResponseScan(Scan[ResponseHead]):
+    """One response being read by the exact reader.
+
+    Attributes:
+        method: That of the request it answers.
+        asked_upgrade: Whether that one asked for another protocol.
+    """
+
+    __slots__ = ("asked_upgrade", "method")
+
+    START = Part.STATUS_LINE
+
+    def __init__(
+        self, limits: Limits, state: ResponseState, method: bytes, asked_upgrade: bool
+    ) -> None:
+        super().__init__(limits, state)
+        self.method = method
+        self.asked_upgrade = asked_upgrade
+
+    @property
+    def phase(self) -> Phase:
+        return "idle" if self.part is Part.EMPTY_LINE else super().phase
+
+    def broke_at(self, data: bytes, refusal: Refusal, message_at: int) -> Break:
+        broke = super().broke_at(data, refusal, message_at)
+        if message_at:
+            broke.packet_part = self.START
+        return broke
+
+
+State: TypeAlias = Callable[[Scan[Head], bytes, int], int]
+RequestState: TypeAlias = Callable[[RequestScan, bytes, int], int]
+ResponseState: TypeAlias = Callable[[ResponseScan, bytes, int], int]

@@ -24,7 +24,7 @@ class TargetPart:
         otherwise: Why a byte that is not listed here is refused, where it stands.
         run: The bytes it is made of; None where every byte leads elsewhere.
         follows: Byte -> the part it leads to.
-        swallowed: Byte -> why it is refused; llhttp points behind these.
+        swallowed: Byte -> why it is refused; llhttp points after these.
         may_end: Whether SP, CR or LF end the target here.
     """
 
@@ -58,17 +58,17 @@ _PATH: Final = TargetPart(
     _TAB_OR_FF,
     may_end=True,
 )
-_BEHIND_AUTHORITY: Final = {ord("/"): _PATH, ord("?"): _QUERY}
+_AFTER_AUTHORITY: Final = {ord("/"): _PATH, ord("?"): _QUERY}
 
-#: What CONNECT starts with, and every other target goes on with behind "//".
+#: What CONNECT starts with, and every other target goes on with after "//".
 AUTHORITY: Final = TargetPart(why.URL_SERVER, grammar.AUTHORITY, swallowed=_TAB_OR_FF, may_end=True)
-_BEHIND_AT: Final = TargetPart(
+_AFTER_AT: Final = TargetPart(
     why.URL_SERVER,
-    follows=_each(_AUTHORITY, AUTHORITY) | _BEHIND_AUTHORITY,
+    follows=_each(_AUTHORITY, AUTHORITY) | _AFTER_AUTHORITY,
     swallowed=_TAB_OR_FF | {ord("@"): why.URL_DOUBLE_AT},
     may_end=True,
 )
-AUTHORITY.follows = _BEHIND_AUTHORITY | {ord("@"): _BEHIND_AT}
+AUTHORITY.follows = _AFTER_AUTHORITY | {ord("@"): _AFTER_AT}
 
 _SECOND_SLASH: Final = TargetPart(why.URL_SCHEMA, follows={ord("/"): AUTHORITY})
 _FIRST_SLASH: Final = TargetPart(

@@ -16,7 +16,7 @@ from ...events import Break, Field, Part, RequestHead
 from ...limits import Limits
 from ...parser import grammar, target
 from ...parser import refusals as why
-from ...parser.framing import refused_host
+from ...parser.framing import LENGTH_OVERFLOW, refused_host
 from ...parser.refusals import Why
 
 #: What a field adds to the size of a field section besides its octets (section 10.5.1).
@@ -36,7 +36,6 @@ _NAME: Final = re.compile(rb"[" + grammar.TCHAR.replace(b"A-Z", b"") + rb"]+")
 _LENIENT_VALUE: Final = re.compile(rb"[^\r\n\0]+")
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
 _COMMON_PATH: Final = re.compile(rb"/[" + grammar.TARGET_CHAR + rb"?]*")
-_LARGEST_LENGTH: Final = 2**63 - 1
 
 #: Bytes of a target or value that a report may show.
 _MOST_SHOWN: Final = 1024
@@ -166,7 +165,7 @@ def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | No
         if not value.isdigit():  # older versions of h2 let through what int() takes
             return why.CL_CHAR, name
         head.content_length = int(value)
-        if head.content_length > _LARGEST_LENGTH:
+        if head.content_length >= LENGTH_OVERFLOW:
             return why.CL_OVERFLOW, name
     if limits.body_bytes and (head.content_length or 0) > limits.body_bytes:
         return why.BODY_TOO_LARGE, b"content-length"
