@@ -23,13 +23,13 @@ from ..events import NEED_DATA, BodyData, EndOfMessage, RequestHead
 from ..journal.error_log import RAW_PACKET_BYTES
 from ..journal.records import error_record
 from ..limits import KIB, MIB
+from ..parser.framing import unserved_status
 from ..parser.request import RequestParser
 from ..report.masking import DEFAULT_POLICY, UNMASKED, MaskingPolicy, culprit_index, mask_target
 from ..report.remedies import REMEDIES, entry_of, link_of
 from ..report.report import WIDTH, Excerpt, byte_name, masked_packet
 from ..report.rules import rule_of
 from ..report.text import visible
-from ..server.headers import HeadersCache
 from .hexdump import Paint, picture
 
 #: How much a server reads at a time.
@@ -100,7 +100,7 @@ def _explain(file: BinaryIO, is_hex: bool, policy: MaskingPolicy, show: AsJson |
 
 def _judge(data: bytes, policy: MaskingPolicy, show: AsJson | AsText) -> int:
     """Show what a server would make of *data* and then the end of input."""
-    parser, headers = RequestParser(), HeadersCache()
+    parser = RequestParser()
     head, body_bytes, served = None, 0, 0
     try:
         for start in range(0, len(data), _READ_BYTES):
@@ -108,8 +108,7 @@ def _judge(data: bytes, policy: MaskingPolicy, show: AsJson | AsText) -> int:
             while (event := parser.next_event()) is not NEED_DATA:
                 if isinstance(event, RequestHead):
                     head, body_bytes = event, 0
-                    headers.headers(head.fields)
-                    refused = _refused(head, headers)
+                    refused = unserved_status(head)
                     show.request(head, policy, refused)
                     if refused:
                         return 1
@@ -126,13 +125,6 @@ def _judge(data: bytes, policy: MaskingPolicy, show: AsJson | AsText) -> int:
     if not served:
         show.nothing(len(data))
     return 0
-
-
-def _refused(head: RequestHead, headers: HeadersCache) -> int | None:
-    """The status that a well-formed request gets which no resource may see."""
-    if head.method == b"CONNECT":
-        return 501
-    return 417 if not headers.expectation_known and head.version == b"1.1" else None
 
 
 def _from_hex(text: bytes) -> bytes:

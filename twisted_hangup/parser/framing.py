@@ -1,12 +1,14 @@
-"""What fields say of the message and the connection, for both readers of heads.
+"""What fields say of the message and the connection, for both readers of heads and a server.
 
-RFC 9112, sections 3.2 and 9.3; RFC 9110, section 7.8.
+RFC 9112, sections 3.2 and 9.3; RFC 9110, sections 7.8 and 10.1.1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
+from ..events import Field, RequestHead
 from ..limits import Limits
 from . import grammar
 from . import refusals as why
@@ -54,3 +56,28 @@ def refused_host(version: bytes, hosts: list[bytes], limits: Limits) -> Why | No
     if len(hosts) > 1:
         return why.HOST_TWICE
     return None if grammar.HOST.fullmatch(hosts[0]) else why.HOST_INVALID
+
+
+def knows_expectation(fields: Iterable[Field]) -> bool:
+    """Whether *fields* expect nothing but ``100-continue`` (RFC 9110, section 10.1.1)."""
+    return all(
+        value.lower() == b"100-continue" for name, value in fields if name.lower() == b"expect"
+    )
+
+
+def unserved_status(head: RequestHead, expectation_known: bool | None = None) -> int | None:
+    """The status that answers a valid request which no resource may see; None for all others.
+
+    501 where it is for a tunnel (RFC 9110, section 9.3.6), 417 where it expects what is not
+    known; an expectation in HTTP/1.0 means nothing.
+
+    Args:
+        head: What is asked.
+        expectation_known: What `knows_expectation` says of its fields, where that was kept.
+    """
+    if head.method == b"CONNECT":
+        return 501
+    if head.version == b"1.0":
+        return None
+    known = knows_expectation(head.fields) if expectation_known is None else expectation_known
+    return None if known else 417

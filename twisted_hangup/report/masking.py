@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..events import Break, Part
+from ..parser.grammar import TCHAR
 
 #: Fields whose values are credentials (RFC 9110, sections 11.6.2 and 11.7.2; RFC 6265).
 SECRET_FIELDS: Final = frozenset(
@@ -33,20 +34,17 @@ SECRET_FIELDS: Final = frozenset(
 #: How many bytes of a body stay visible on each side of the error.
 BODY_CONTEXT_BYTES: Final = 16
 
-# RFC 9110, section 5.6.2: tchar.
-_TCHAR: Final = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
-
-_NOT_TCHAR: Final = re.compile(rb"[^" + _TCHAR + rb"]+")
-_FIRST_TOKEN: Final = re.compile(rb"[^" + _TCHAR + rb"]*([" + _TCHAR + rb"]+)")
+_NOT_TCHAR: Final = re.compile(rb"[^" + TCHAR + rb"]+")
+_FIRST_TOKEN: Final = re.compile(rb"[^" + TCHAR + rb"]*([" + TCHAR + rb"]+)")
 # Two CRs, because text that was translated twice ends its lines so.
 _LINE_END: Final = re.compile(rb"\r{0,2}\n|\r")
 
 # The start of a request line, as lenient as this can be read.
-_METHOD: Final = re.compile(rb"[ \t]*(?:[" + _TCHAR + rb"]+[ \t]+)?")
+_METHOD: Final = re.compile(rb"[ \t]*(?:[" + TCHAR + rb"]+[ \t]+)?")
 
 # A request line among fields: only with a target in sight, or HTTP/ at its end.
 _STRAY_REQUEST_LINE: Final = re.compile(
-    rb"[ \t]*(?:CONNECT[ \t]|[" + _TCHAR + rb"]+[ \t](?:[ \t]*(?:/|[A-Za-z]+://)|.*[ \t]HTTP/))",
+    rb"[ \t]*(?:CONNECT[ \t]|[" + TCHAR + rb"]+[ \t](?:[ \t]*(?:/|[A-Za-z]+://)|.*[ \t]HTTP/))",
     re.I | re.S,
 )
 
