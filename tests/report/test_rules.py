@@ -18,11 +18,10 @@ from twisted_hangup.report.rules import FAMILIES, RESPONSE_RULES, ROWS, RULES, r
 
 PACKAGE: Final = Path(twisted_hangup.__file__).parent
 
+TREES: Final = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
+
 #: Codes of llhttp, Node and ours, and names of the operating system's.
 CODE: Final = re.compile(r"(?:HPE|ERR)_[A-Z0-9_]*[A-Z0-9]|E[A-Z]{3,}")
-
-#: Rooms that do not take their words from the rows yet.
-AWAITED: Final = {"client", "server", "transport"}
 
 
 @pytest.mark.parametrize(
@@ -66,13 +65,6 @@ def test_every_refusal_recorded_from_node_has_a_rule(pair: tuple[str, str]) -> N
     assert pair in RULES or (pair[0], "") in RULES
 
 
-def trees() -> Iterator[ast.Module]:
-    """The package's modules."""
-    for path in PACKAGE.rglob("*.py"):
-        if path.relative_to(PACKAGE).parts[0] not in AWAITED:
-            yield ast.parse(path.read_text())
-
-
 def pairs(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """Code and reason wherever both are written side by side, as arguments or in a tuple."""
     for node in ast.walk(tree):
@@ -95,7 +87,7 @@ def pairs(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def test_a_pair_is_written_once() -> None:
     """Code and reason of an error are in one place, from which all others take them."""
-    written = Counter(pair for tree in trees() for pair in pairs(tree))
+    written = Counter(pair for tree in TREES for pair in pairs(tree))
     assert {row[:2] for row in ROWS} <= {*written}
     assert [pair for pair, count in written.items() if count > 1] == []
 
@@ -104,7 +96,7 @@ def test_a_reason_is_written_once() -> None:
     """Nor is the reason of a row written anywhere else, with its code or without."""
     written = Counter(
         node.value
-        for tree in trees()
+        for tree in TREES
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     )

@@ -28,10 +28,12 @@ from ..errors import ParseError, ResponseParseError, ServerHangUp, ServerPhase
 from ..events import NEED_DATA, BodyData, Field, ResponseHead
 from ..limits import KIB, Limits, OutboundTimeouts
 from ..parser.response import ResponseParser
+from ..report.rules import HANG_UP
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import transport_beneath
 from ..transport.sockets import ConnectionBroken, SendWatch, adopted
 from ..transport.tls import tls_error
+from .failures import NO_ANSWER
 
 #: A body up to this size goes out in one piece with its head.
 _SMALL_BODY: Final = 64 * KIB
@@ -340,11 +342,11 @@ class OutboundConnection(TwistedProtocol):
         if isinstance(lost, VerificationError):
             words = "Hostname/IP does not match certificate's altnames"
             return self._error(words, "ERR_TLS_CERT_ALTNAME_INVALID", lost, "connecting")
-        code = lost.code if isinstance(lost, ConnectionBroken) else "ECONNRESET"
+        code = lost.code if isinstance(lost, ConnectionBroken) else HANG_UP.code
         if self._answered:
             words = "aborted"
         else:
-            words = str(lost) if isinstance(lost, ConnectionBroken) else "socket hang up"
+            words = str(lost) if isinstance(lost, ConnectionBroken) else HANG_UP.reason
         return self._error(words, code, reason.value)
 
     def _out_of_time(self) -> None:
@@ -352,7 +354,7 @@ class OutboundConnection(TwistedProtocol):
             self._pool.retire(self)
             self.transport.loseConnection()  # idle for long enough
             return
-        self._fail(self._error("no answer in time", "ETIMEDOUT", None))
+        self._fail(self._error(*NO_ANSWER, None))
         self.transport.abortConnection()
 
     def _error(

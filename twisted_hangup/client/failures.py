@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError
@@ -35,8 +35,12 @@ from twisted.web._newclient import ParseError as TwistedParseError
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
 
 from ..errors import HangupError, ResponseParseError, ServerHangUp, ServerPhase
+from ..report.rules import HANG_UP, RESET
 from ..transport.sockets import ConnectionBroken
 from ..transport.tls import tls_error
+
+#: Reason and code where a server takes longer than it may.
+NO_ANSWER: Final = ("no answer in time", "ETIMEDOUT")
 
 _NOT_HTTP = (TwistedParseError, BadResponseVersion, BadHeaders)
 
@@ -56,7 +60,7 @@ def request_hang_up(failure: Failure) -> Failure:
         code, words = why_not_connected(failure.value)
         error = ServerHangUp(words, code=code, phase="connecting")
     elif failure.check(RequestNotSent):
-        error = ServerHangUp("socket hang up", code="ECONNRESET", phase="connecting")
+        error = ServerHangUp(HANG_UP.reason, code=HANG_UP.code, phase="connecting")
     elif failure.check(RequestTransmissionFailed):
         error = _lost(reasons, "request")
     elif failure.check(ResponseNeverReceived):
@@ -125,8 +129,8 @@ def _lost(reasons: list[BaseException], phase: ServerPhase) -> ServerHangUp:
             error = tls_error(reason, "handshake")
             return ServerHangUp(error.reason, code=error.code, phase="connecting")
     reset = any(isinstance(reason, ConnectionLost) for reason in reasons) and phase == "waiting"
-    words = "read ECONNRESET" if reset else "socket hang up"
-    return ServerHangUp(words, code="ECONNRESET", phase=phase)
+    row = RESET if reset else HANG_UP
+    return ServerHangUp(row.reason, code=row.code, phase=phase)
 
 
 def _not_http(broken: BaseException) -> ResponseParseError:

@@ -23,6 +23,7 @@ from ..errors import ServerHangUp
 from ..limits import IDEMPOTENT_METHODS, MIB
 from .agent import HangupAgent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
+from .failures import NO_ANSWER
 
 _log = Logger()
 
@@ -262,6 +263,7 @@ class _Once:
 
 def _eb_too_late(failure: Any) -> Any:
     failure.trap(DeferredTimeout)
-    error = ServerHangUp("no answer in time", code="ETIMEDOUT", phase="waiting")
+    reason, code = NO_ANSWER
+    error = ServerHangUp(reason, code=code, phase="waiting")
     error.__cause__ = failure.value
     raise error

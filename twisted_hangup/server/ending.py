@@ -14,6 +14,8 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 from ..events import RequestHead
+from ..parser.refusals import Why
+from ..report.rules import HANG_UP, REQUEST_TIMEOUT, RESET
 from ..transport.sockets import ConnectionBroken
 from ..transport.tls import EndedWithoutNotify, tls_error
 from .client_socket import ClientSocket
@@ -258,14 +260,14 @@ def reason_of_loss(
         return _ended(phase, end_of_input) if wrapped else None
     if ISSLTransport.providedBy(transport):
         # FIN or reset: Twisted's own TLS does not tell, and the first is no error here.
-        return None if phase == "idle" else _hang_up("socket hang up", phase)
-    return _hang_up("read ECONNRESET", phase)
+        return None if phase == "idle" else _hang_up(HANG_UP, phase)
+    return _hang_up(RESET, phase)
 
 
 def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None:
     """What the end of the client's input means, where nothing can be answered any more."""
     if phase in ("handshake", "response"):
-        return _hang_up("socket hang up", phase)
+        return _hang_up(HANG_UP, phase)
     try:
         end_of_input()
     except ParseError as error:
@@ -273,14 +275,14 @@ def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None
     return None
 
 
-def _hang_up(reason: str, phase: Phase) -> ClientHangUp:
-    return ClientHangUp(reason, code="ECONNRESET", phase=phase)
+def _hang_up(row: Why, phase: Phase) -> ClientHangUp:
+    return ClientHangUp(row.reason, code=row.code, phase=phase)
 
 
 def request_timeout(phase: Phase, request: RequestHead | None = None) -> RequestTimeout:
     """The error of a client that has not sent its request in time; Node's words."""
     return RequestTimeout(
-        "Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase=phase, request=request
+        REQUEST_TIMEOUT.reason, code=REQUEST_TIMEOUT.code, phase=phase, request=request
     )
 
 

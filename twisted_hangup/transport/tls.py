@@ -12,6 +12,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 from ..errors import Phase, TLSError
+from ..report.rules import HANDSHAKE_TIMEOUT
 from .preamble import Preamble
 from .sockets import ConnectionBroken
 
@@ -47,7 +48,7 @@ def answered_in_plain(error: TLSError) -> TLSError:
 
 def handshake_timeout() -> TLSError:
     """The error of a client that has not finished the handshake in time; Node's words."""
-    return TLSError("TLS handshake timeout", code="ERR_TLS_HANDSHAKE_TIMEOUT", phase="handshake")
+    return TLSError(HANDSHAKE_TIMEOUT.reason, code=HANDSHAKE_TIMEOUT.code, phase="handshake")
 
 
 def in_handshake(transport: Any) -> bool:

@@ -31,6 +31,7 @@ from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
 from ...limits import KIB
 from ...parser.refusals import END_OF_INPUT
+from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
 from ..channel import CLOSING, LAST, NEW, HangupChannel
@@ -306,7 +307,7 @@ class HangupHTTP2(H2Connection):
         if event.error_code == ErrorCodes.NO_ERROR or not self.streams:
             self.close_when_done()
         else:
-            self._hung_up(f"GOAWAY: {_name_of(event.error_code)}", "ECONNRESET")
+            self._hung_up(f"GOAWAY: {_name_of(event.error_code)}", HANG_UP.code)
 
     # Streams take turns, whatever the client prefers (priorities: deprecated, RFC 9113, 5.3.2).
     _ACTS: Final[dict[type[Any], Callable[[HangupHTTP2, Any], None]]] = {
@@ -545,7 +546,7 @@ class HangupHTTP2(H2Connection):
     def _stalled(self) -> None:
         """The client has taken nothing for ``send_seconds``."""
         if not self.over:
-            self._hung_up("write ETIMEDOUT", "ETIMEDOUT")
+            self._hung_up(STALLED.reason, STALLED.code)
         self.transport.abortConnection()
 
     def _too_much_waits(self) -> None:

@@ -14,6 +14,7 @@ from twisted.web.http_headers import Headers
 from ...errors import ClientError, ClientHangUp, Phase
 from ...events import RequestHead
 from ...parser.refusals import BODY_TOO_LARGE, MULTIPART
+from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ..ending import attributed, request_timeout
 from ..headers import headers_of
@@ -99,11 +100,11 @@ class HangupStream(H2Stream):
 
     def stalled(self) -> None:
         """Its client has given this one response no window for ``send_seconds``."""
-        error = self.gone("write ETIMEDOUT", "ETIMEDOUT")
+        error = self.gone(STALLED.reason, STALLED.code)
         self._conn.fail_stream(self.streamID, error, begun=True)
         self.end(error)
 
-    def gone(self, reason: str, code: str = "ECONNRESET") -> ClientError:
+    def gone(self, reason: str, code: str = HANG_UP.code) -> ClientError:
         """The error of a client that does not want this response any more."""
         phase: Phase = "response" if self.complete else "body"
         error = ClientHangUp(reason, code=code, phase=phase, request=self.head)
