@@ -22,14 +22,17 @@ from twisted.web.http_headers import Headers
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase
 from ..events import NEED_DATA, BodyData, Event, RequestHead
+from ..parser.framing import unserved_status
 from ..parser.inbox import RequestInbox
+from ..parser.refusals import MULTIPART
+from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import protocol_within, shared_address, transport_beneath
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
 from .client_socket import ClientSocket
 from .context import SiteContext
-from .ending import Ending, Place, request_timeout
+from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache
 from .message_clock import MessageClock
 from .request import hangup_factory
@@ -339,12 +342,11 @@ class HangupChannel(HTTPChannel):
         self._path = head.target
         self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"
         self.length = None if head.chunked else head.content_length or 0
-        if head.method == b"CONNECT":
-            self._refuse(request, 501)
-        elif not headers.expectation_known and head.version == b"1.1":
-            self._refuse(request, 417)
-        else:
+        status = unserved_status(head, headers.expectation_known)
+        if status is None:
             self.allHeadersReceived()
+        else:
+            self._refuse(request, status)
 
     def _refuse(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see, and close."""
@@ -465,8 +467,8 @@ class HangupChannel(HTTPChannel):
         self._inbox.close()
         self._fail(
             ParseError(
-                "Invalid multipart body",
-                code="ERR_HTTP_MULTIPART",
+                MULTIPART.reason,
+                code=MULTIPART.code,
                 phase="body",
                 request=self._head,
                 field=b"Content-Type",
@@ -553,7 +555,7 @@ class HangupChannel(HTTPChannel):
                 or self._inbox.events_wait
                 or self._inbox.buffered
             ):
-                self._hung_up("socket hang up", "ECONNRESET", "response")
+                self._hung_up(hang_up(HANG_UP, "response", self._head))
             else:
                 self._rise(CLOSING)
                 self._inbox.close()
@@ -570,28 +572,26 @@ class HangupChannel(HTTPChannel):
         """The client hung up while reading from it was paused; *errno* is 0 for a FIN."""
         if not errno and self.context.limits.allow_half_open:
             return  # the end of its input, which will be read in its turn
+        error = hang_up(HANG_UP, self.phase, self._head)
         if errno:
-            lost = ConnectionBroken(errno, "read")
-            self._hung_up(str(lost), lost.code, self.phase, errno)
-        else:
-            self._hung_up("socket hang up", "ECONNRESET", self.phase)
+            error = connection_broken(ConnectionBroken(errno, "read"), self.phase, self._head)
+        self._hung_up(error)
 
     def _stalled(self) -> None:
         """The client has taken no byte of its response for ``send_seconds``."""
-        self._hung_up("write ETIMEDOUT", "ETIMEDOUT", "response")
+        self._hung_up(hang_up(STALLED, "response", self._head))
         self.transport.abortConnection()
 
-    def _hung_up(self, reason: str, code: str, phase: Phase, errno: int | None = None) -> None:
+    def _hung_up(self, error: ClientHangUp) -> None:
         """The client has gone, and nobody waits for responses: stop the work, close, settle.
 
-        That is its error, where it has made no other before.
+        Args:
+            error: What is wrong with it, where nothing has been before.
         """
-        error = self._ending.found(
-            ClientHangUp(reason, code=code, phase=phase, request=self._head, errno=errno)
-        )
+        first = self._ending.found(error)
         socket = self._ending.open_socket()
         self._stop_producers()
-        self._abandon_requests(error)
+        self._abandon_requests(first)
         socket.peer_left()
         socket.end()
         self._ending.answer()

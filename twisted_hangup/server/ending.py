@@ -248,7 +248,7 @@ def reason_of_loss(
     if isinstance(lost, SSL.Error):
         return tls_error(lost, phase)
     if isinstance(lost, ConnectionBroken):
-        return ClientHangUp(str(lost), code=lost.code, phase=phase, errno=lost.errno)
+        return connection_broken(lost, phase)
     if not reason.check(ConnectionDone, ConnectionLost) or reason.check(ConnectionAborted):
         return None
     wrapped = isinstance(transport, ProtocolWrapper)
@@ -260,14 +260,14 @@ def reason_of_loss(
         return _ended(phase, end_of_input) if wrapped else None
     if ISSLTransport.providedBy(transport):
         # FIN or reset: Twisted's own TLS does not tell, and the first is no error here.
-        return None if phase == "idle" else _hang_up(HANG_UP, phase)
-    return _hang_up(RESET, phase)
+        return None if phase == "idle" else hang_up(HANG_UP, phase)
+    return hang_up(RESET, phase)
 
 
 def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None:
     """What the end of the client's input means, where nothing can be answered any more."""
     if phase in ("handshake", "response"):
-        return _hang_up(HANG_UP, phase)
+        return hang_up(HANG_UP, phase)
     try:
         end_of_input()
     except ParseError as error:
@@ -275,15 +275,22 @@ def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None
     return None
 
 
-def _hang_up(row: Why, phase: Phase) -> ClientHangUp:
-    return ClientHangUp(row.reason, code=row.code, phase=phase)
+def connection_broken(
+    lost: ConnectionBroken, phase: Phase, request: RequestHead | None = None
+) -> ClientHangUp:
+    """The error of a client whose connection the network broke, with the errno of that."""
+    return ClientHangUp(str(lost), code=lost.code, phase=phase, request=request, errno=lost.errno)
+
+
+def hang_up(why: Why, phase: Phase, request: RequestHead | None = None) -> ClientHangUp:
+    """The error of a client that has gone, or is as good as gone."""
+    return ClientHangUp(why.reason, code=why.code, phase=phase, request=request)
 
 
 def request_timeout(phase: Phase, request: RequestHead | None = None) -> RequestTimeout:
-    """The error of a client that has not sent its request in time; Node's words."""
-    return RequestTimeout(
-        REQUEST_TIMEOUT.reason, code=REQUEST_TIMEOUT.code, phase=phase, request=request
-    )
+    """The error of a client that has not sent its request in time."""
+    why = REQUEST_TIMEOUT
+    return RequestTimeout(why.reason, code=why.code, phase=phase, request=request)
 
 
 def attributed(error: ClientError, peer: Any, context: SiteContext) -> ClientError:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from twisted.web.http_headers import Headers
 
 from ..events import Field
+from ..parser.framing import knows_expectation
 
 
 class HeadersCache:
@@ -16,8 +17,7 @@ class HeadersCache:
     the headers are copied rather than built.
 
     Attributes:
-        expectation_known: Whether the last fields expect nothing but ``100-continue``
-            (RFC 9110, section 10.1.1).
+        expectation_known: What `knows_expectation` says of the last fields.
     """
 
     __slots__ = ("_fields", "_headers", "expectation_known")
@@ -31,8 +31,7 @@ class HeadersCache:
         """*fields* as headers that nobody else holds."""
         if fields is not self._fields:
             headers = headers_of(fields)
-            expected = headers.getRawHeaders(b"Expect", ())
-            self.expectation_known = all(value.lower() == b"100-continue" for value in expected)
+            self.expectation_known = knows_expectation(fields)
             self._fields, self._headers = fields, headers._rawHeaders
         copy = Headers()
         # Headers.copy() encodes each name and value anew, at five times this price.

@@ -28,15 +28,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 
-from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
+from ...errors import ClientError, HTTP2Error, Phase
 from ...limits import KIB
-from ...parser.refusals import END_OF_INPUT
+from ...parser.refusals import END_OF_INPUT, Why
 from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
 from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
-from ..ending import Ending, Place, attributed, reason_of_loss, request_timeout
+from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
 from ..request import hangup_factory
 from .frames import FrameWatch, ResetBudget, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
@@ -283,7 +283,9 @@ class HangupHTTP2(H2Connection):
         self.context.journal.stream_resets += 1
         stream = self.streams.get(event.stream_id)
         if stream is not None:
-            stream.end(stream.gone(f"Stream reset: {_name_of(event.error_code)}"))
+            stream.end(
+                stream.gone(HANG_UP._replace(reason=f"Stream reset: {_name_of(event.error_code)}"))
+            )
         if not self._resets.spend():
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many stream resets")
 
@@ -307,7 +309,7 @@ class HangupHTTP2(H2Connection):
         if event.error_code == ErrorCodes.NO_ERROR or not self.streams:
             self.close_when_done()
         else:
-            self._hung_up(f"GOAWAY: {_name_of(event.error_code)}", HANG_UP.code)
+            self._hung_up(HANG_UP._replace(reason=f"GOAWAY: {_name_of(event.error_code)}"))
 
     # Streams take turns, whatever the client prefers (priorities: deprecated, RFC 9113, 5.3.2).
     _ACTS: Final[dict[type[Any], Callable[[HangupHTTP2, Any], None]]] = {
@@ -539,14 +541,13 @@ class HangupHTTP2(H2Connection):
         self._abandon(error)
         self._ending.answer()
 
-    def _hung_up(self, words: str, code: str) -> None:
-        phase, request = self.place
-        self._fail(ClientHangUp(words, code=code, phase=phase, request=request))
+    def _hung_up(self, why: Why) -> None:
+        self._fail(hang_up(why, *self.place))
 
     def _stalled(self) -> None:
         """The client has taken nothing for ``send_seconds``."""
         if not self.over:
-            self._hung_up(STALLED.reason, STALLED.code)
+            self._hung_up(STALLED)
         self.transport.abortConnection()
 
     def _too_much_waits(self) -> None:

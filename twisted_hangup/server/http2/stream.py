@@ -11,12 +11,13 @@ from twisted.python.failure import Failure
 from twisted.web._http2 import H2Stream
 from twisted.web.http_headers import Headers
 
-from ...errors import ClientError, ClientHangUp, Phase
+from ...errors import ClientError, Phase
 from ...events import RequestHead
-from ...parser.refusals import BODY_TOO_LARGE, MULTIPART
-from ...report.rules import HANG_UP, STALLED
+from ...parser.framing import unserved_status
+from ...parser.refusals import BODY_TOO_LARGE, MULTIPART, Why
+from ...report.rules import STALLED
 from ...transport.deadlines import Deadline
-from ..ending import attributed, request_timeout
+from ..ending import attributed, hang_up, request_timeout
 from ..headers import headers_of
 from .head import refusal
 
@@ -62,12 +63,10 @@ class HangupStream(H2Stream):
 
     def begin(self) -> None:
         """Ask for the body, or refuse what no resource may see."""
-        expected = self._request.requestHeaders.getRawHeaders(b"Expect", ())
-        if self.command == b"CONNECT":
-            self._refuse(501)
-        elif any(value.lower() != b"100-continue" for value in expected):
-            self._refuse(417)
-        elif expected and not self._bodiless:
+        status = unserved_status(self.head)
+        if status is not None:
+            self._refuse(status)
+        elif self._request.requestHeaders.hasHeader(b"Expect") and not self._bodiless:
             self._send100Continue()
 
     @property
@@ -100,14 +99,14 @@ class HangupStream(H2Stream):
 
     def stalled(self) -> None:
         """Its client has given this one response no window for ``send_seconds``."""
-        error = self.gone(STALLED.reason, STALLED.code)
+        error = self.gone(STALLED)
         self._conn.fail_stream(self.streamID, error, begun=True)
         self.end(error)
 
-    def gone(self, reason: str, code: str = HANG_UP.code) -> ClientError:
+    def gone(self, why: Why) -> ClientError:
         """The error of a client that does not want this response any more."""
         phase: Phase = "response" if self.complete else "body"
-        error = ClientHangUp(reason, code=code, phase=phase, request=self.head)
+        error = hang_up(why, phase, self.head)
         return attributed(error, self._conn.getPeer(), self._conn.context)
 
     def end(self, error: ClientError) -> None:
