@@ -1,13 +1,16 @@
 """Processes that send and deliver through one outbox, and are killed again and again.
 
-Also a program: ``python outbox_crashes.py DATABASE URL NAME FIRST COUNT`` is one of those
-processes.
+Also a program, which has imported everything and forks those processes when it is told to:
+to start Python for each would take most of the time.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -88,9 +91,12 @@ def crash(
     """Let *processes* send *requests* together, kill them all the time (or so often); then wait."""
     draw = random.Random(seed)
     result = Crashes()
-    with _Server(result) as server:
+    with _Server(result) as server, closing(_Nursery()) as nursery:
         share = requests // processes
-        senders = [_Process(database, server.url, f"p{n}", share, result) for n in range(processes)]
+        senders = [
+            _Process(nursery, [database, server.url, f"p{n}"], share, result)
+            for n in range(processes)
+        ]
         while any(sender.left for sender in senders):
             ready = [sender for sender in senders if sender.ready]
             if not ready or result.kills == most_kills:
@@ -116,45 +122,82 @@ def crash(
 class _Process:
     """One that is started again after each kill."""
 
-    def __init__(self, database: str, url: str, name: str, count: int, result: Crashes) -> None:
+    def __init__(
+        self, nursery: _Nursery, arguments: list[str], count: int, result: Crashes
+    ) -> None:
         self.left = count
-        self._database, self._url, self._name = database, url, name
+        self._nursery, self._arguments = nursery, arguments
         self._number = 0
         self._result = result
         self.start()
 
     def start(self) -> None:
         self.ready = False
-        numbers = [f"{self._name}.{self._number}", str(self._number), str(self.left)]
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, self._database, self._url, *numbers],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._pid, output = self._nursery.fork([*self._arguments, self._number, self.left])
+        self._output = os.fdopen(output)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def check(self) -> None:
         """Raises RuntimeError if it has ended by itself."""
-        if self._process.poll() is not None:
-            raise RuntimeError(f"a process ended with status {self._process.returncode}")
+        if not self._reader.is_alive():
+            raise RuntimeError(f"process {self._pid} ended by itself")
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        os.kill(self._pid, signal.SIGKILL)
         self._reader.join()
-        assert self._process.stdout
-        self._process.stdout.close()
+        self._output.close()
 
     def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        for line in self._output:
             self.ready = True
             if line.endswith("\n") and line != "ready\n":
                 key, process, number = line.split()
                 self._result.stored[key] = (process, int(number))
                 self._number += 1
                 self.left -= 1
+
+
+class _Nursery:
+    """A process that forks others."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+
+    def fork(self, arguments: list[str | int]) -> tuple[int, int]:
+        """Let a new process `_run` these; its number, and the end of a pipe with its output."""
+        output, theirs = os.pipe()
+        socket.send_fds(self._socket, [json.dumps(arguments).encode()], [theirs])
+        os.close(theirs)
+        return int(self._socket.recv(100)), output
+
+    def close(self) -> None:
+        self._socket.close()
+        self._process.wait()
+
+
+def _fork_for(orders: socket.socket) -> None:
+    """Fork a process for each order, until there are no more."""
+    import twisted_hangup.outbox  # noqa: F401  # once, for all of them
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        order, fds, _, _ = socket.recv_fds(orders, 10_000, 1)
+        if not order:
+            return
+        pid = os.fork()
+        if pid == 0:
+            orders.close()
+            os.dup2(fds[0], 1)
+            os.close(fds[0])
+            _run(*json.loads(order))
+            os._exit(1)  # not reached: it runs until it is killed
+        os.close(fds[0])
+        orders.send(b"%d" % pid)
 
 
 class _Server(ThreadingHTTPServer):
@@ -233,5 +276,4 @@ def _run(database: str, url: str, name: str, first: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    database, url, name, first, count = sys.argv[1:6]
-    _run(database, url, name, int(first), int(count))
+    _fork_for(socket.socket(fileno=int(sys.argv[1])))
