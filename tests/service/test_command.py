@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import BIN, connect, free_port, run
+from support.processes import BIN, connect, free_port, run, wait_for
 from support.wire import BAD, PATIENCE, Client
 
 SLOW = '''
@@ -115,10 +115,8 @@ def test_port_in_use_of_a_daemon(folder: Path, taken: str) -> None:
     log = (folder / "twistd.log").read_text()
     assert problem in log
     assert "Traceback" not in log
-    deadline = time.monotonic() + PATIENCE  # the daemon ends after it has told the terminal
-    while (folder / "twistd.pid").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    # The daemon ends after it has told the terminal.
+    wait_for(lambda: not (folder / "twistd.pid").exists())
 
 
 def test_daemon(folder: Path) -> None:
@@ -134,10 +132,7 @@ def test_daemon(folder: Path) -> None:
         client.close()
     finally:
         os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE
-    while pid_file.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not pid_file.exists())
     assert '400 HPE_INVALID_HEADER_TOKEN "' in (folder / "twistd.log").read_text()
     assert '" 400 - ' in (folder / "access").read_text()
 
@@ -145,7 +140,7 @@ def test_daemon(folder: Path) -> None:
 def test_sigterm_lets_requests_finish(folder: Path, server: subprocess.Popen[str]) -> None:
     """SIGTERM closes the port at once and ends the process with the last response."""
     port = int((folder / "port").read_text())
-    client = connect(port).send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
+    client = connect(port).send(b"GET /0.3 HTTP/1.1\r\nHost: a\r\n\r\n")
     client.read_until(b"begun")
     server.terminate()
     response = client.read_all()
@@ -163,8 +158,9 @@ def test_second_sigterm_ends_the_wait(folder: Path, server: subprocess.Popen[str
     client = connect(port).send(b"GET /60 HTTP/1.1\r\nHost: a\r\n\r\n")
     client.read_until(b"begun")
     server.terminate()
-    time.sleep(0.3)
-    assert server.poll() is None
+    assert server.stdout is not None
+    while "Stopping: 1 open" not in server.stdout.readline():
+        assert server.poll() is None
     server.terminate()
     output, _ = server.communicate(timeout=PATIENCE)
     assert "Hanging up on 1 client\n" in output

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import BIN, connect, free_port, run
+from support.processes import BIN, connect, free_port, wait_for
 from support.upstreams import OK, Connection, RawServer
 from support.wire import PATIENCE
+from twisted.application.service import IService
+from twisted.python.usage import UsageError
 
 from twisted_hangup.service import Options, accept, service
 
@@ -38,15 +40,18 @@ GET = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         ("--proxy-host rewrite --path .", "--proxy-host needs --proxy"),
     ],
 )
-def test_mistake(
-    arguments: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A mistake is one line, and the exit status is 1."""
-    monkeypatch.chdir(tmp_path)
-    done = run("twistd", "-n", "hangup", "--port", str(free_port()), *arguments.split())
-    assert done.returncode == 1
-    (only,) = (done.stdout + done.stderr).splitlines()
-    assert only.startswith(f"hangup: {line}")
+def test_mistake(arguments: str, line: str) -> None:
+    """A mistake is one line; what becomes of it `test_command` tells, by processes."""
+    with pytest.raises(UsageError) as caught:
+        service_for(*arguments.split())
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+
+
+def service_for(*arguments: str) -> IService:
+    options = Options()
+    options.parseOptions(arguments)
+    return service.makeService(options)
 
 
 class Running:
@@ -151,9 +156,9 @@ def test_client_that_leaves_in_the_logs(running: Callable[..., Running]) -> None
     """The access log has nginx's 499, and no upstream error."""
     there = running(by_path)
     client = connect(there.port).send(GET % b"slow")
-    time.sleep(0.3)
+    wait_for(lambda: there.server.connections)
     client.close()
-    time.sleep(0.3)
+    wait_for(lambda: there.accesses)
     there.stop()
     (access,) = there.accesses
     assert '" 499 ' in access
@@ -166,7 +171,7 @@ def test_stop_lets_requests_finish(running: Callable[..., Running]) -> None:
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
-        time.sleep(1)
+        time.sleep(0.3)
         connection.send(b"lf")
 
     there = running(script)
@@ -194,9 +199,7 @@ def test_stop_aborts_what_outlives_the_grace(running: Callable[..., Running]) ->
     there.stop()
     assert there.process.returncode in STOPPED
     client.close()
-    deadline = time.monotonic() + PATIENCE
-    while not there.server.ended and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: there.server.ended)
     assert len(there.server.ended) == len(there.server.connections)
 
 

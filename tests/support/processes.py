@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from .wire import PATIENCE, Client
@@ -29,13 +31,22 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def wait_for(true: Callable[[], object]) -> None:
+    """Sleep until *true* says so; an error after ten seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "what a test waits for does not come"
+        time.sleep(0.01)
+
+
 def connect(port: int) -> Client:
     """Connect to a server that has just been started."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port)):
-                return Client(port)
-        except ConnectionRefusedError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+
+    def listens() -> bool:
+        with suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return True
+        return False
+
+    wait_for(listens)
+    return Client(port)
