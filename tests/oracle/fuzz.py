@@ -90,7 +90,7 @@ def lenient_mutants(count: int, seed: int, switches: Lenience) -> list[list[byte
 
 
 def mutate(stream: bytes, chance: random.Random, sources: Sequence[bytes]) -> bytes:
-    """Change *stream* in one place, or put one of *sources* behind it."""
+    """Change *stream* in one place, or put one of *sources* after it."""
     at = chance.randrange(len(stream) + 1)
     end = min(len(stream), at + chance.choice([1, 1, 1, 2, 4, 8, 20]))
     piece = stream[at:end]
@@ -108,7 +108,7 @@ def mutate(stream: bytes, chance: random.Random, sources: Sequence[bytes]) -> by
             return stream[:at] + bytes([chance.randrange(256)]) + stream[at + 1 :]
         case 5:  # end early
             return stream[:at]
-        case 6:  # another stream behind it
+        case 6:  # another stream after it
             return stream + chance.choice(sources)
         case 7:  # replace
             return stream[:at] + chance.choice(_PIECES) + stream[end:]

@@ -18,7 +18,7 @@ from .deviations import Difference
 from .node import Message, Verdict
 
 #: Field of `Lenience` -> constants of Node's HTTPParser.  With the first flag of bare_lf
-#: alone llhttp goes on behind an LF that ends a request line or a chunk size only if a
+#: alone llhttp goes on after an LF that ends a request line or a chunk size only if a
 #: second LF follows.
 NODE_FLAGS: Final[Mapping[str, Sequence[str]]] = {
     "bare_lf": ("kLenientOptionalCRBeforeLF", "kLenientOptionalLFAfterCR"),
@@ -89,7 +89,7 @@ def _line_of(before: bytes) -> bytes:
 
 def _in_framing_field(before: bytes, byte: bytes) -> bool:
     if re.search(rb"\n[ \t]\Z", before):
-        before = before[:-1]  # behind an empty value we point after the white space
+        before = before[:-1]  # after an empty value we point after the white space
     elif not (_CONTROL.fullmatch(byte) or (byte in _SP_OR_TAB and before.endswith(b"\n"))):
         return False
     return bool(_FRAMING.match(_line_of(before)))
@@ -172,19 +172,19 @@ def with_one_space(difference: Difference) -> Difference:
     def squeeze(pairs: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         return [(name, re.sub(rb"[ \t]+", b" ", value)) for name, value in pairs]
 
-    def message(told: Message) -> Message:
-        return replace(told, fields=squeeze(told.fields), trailers=squeeze(told.trailers or []))
+    def message(each: Message) -> Message:
+        return replace(each, fields=squeeze(each.fields), trailers=squeeze(each.trailers or []))
 
-    def verdict(told: Verdict) -> Verdict:
-        return told._replace(messages=[message(each) for each in told.messages])
+    def verdict(whole: Verdict) -> Verdict:
+        return whole._replace(messages=[message(each) for each in whole.messages])
 
     return Difference(difference.stream, verdict(difference.ours), verdict(difference.node))
 
 
 def doubled_line_ends(stream: bytes) -> Iterator[int]:
     """Where an LF may end a request line or a chunk size, and another LF follows."""
-    for found in re.finditer(rb"(?:HTTP/1\.[01]|\n[0-9a-fA-F]+[ \t]*)(?=(\n)\n)", stream):
-        yield found.start(1)
+    for line_end in re.finditer(rb"(?:HTTP/1\.[01]|\n[0-9a-fA-F]+[ \t]*)(?=(\n)\n)", stream):
+        yield line_end.start(1)
 
 
 def moved(verdict: Verdict, at: int) -> Verdict:

@@ -90,7 +90,7 @@ def judge(
     return verdicts
 
 
-def _verdict(told: dict[str, Any]) -> Verdict:
+def _verdict(record: dict[str, Any]) -> Verdict:
     messages = [
         Message(
             method=_bytes(message["method"]),
@@ -104,9 +104,9 @@ def _verdict(told: dict[str, Any]) -> Verdict:
             trailers=_pairs(message["trailers"]) if message["complete"] else [],
             complete=message["complete"] and not message["upgrade"],
         )
-        for message in told["messages"]
+        for message in record["messages"]
     ]
-    return Verdict(messages, Error(**told["error"]) if told["error"] else None)
+    return Verdict(messages, Error(**record["error"]) if record["error"] else None)
 
 
 def _bytes(text: str) -> bytes:

@@ -33,7 +33,7 @@ class Case:
     """One stream, and what has to come of it.
 
     Attributes:
-        name: Page and title, and a number behind the first case under a title.
+        name: Page and title, and a number after the first case under a title.
         stream: All that the client sends.
         options: `Limits` by name, and ``end_of_input``.
         events: What `told` has to give.
@@ -53,13 +53,13 @@ class Case:
 
     @property
     def end_of_input(self) -> bool:
-        """Whether the client ends its input behind the stream; else it waits."""
+        """Whether the client ends its input after the stream; else it waits."""
         return bool(self.options.get("end_of_input"))
 
 
 def wire(text: str) -> bytes:
     r"""The bytes that *text* stands for: ``\r \n \t \\ \x00``, and ``{a*17000}`` repeats."""
-    long = _REPEATED.sub(lambda found: found[1] * int(found[2]), text.replace("\n", ""))
+    long = _REPEATED.sub(lambda mark: mark[1] * int(mark[2]), text.replace("\n", ""))
     return long.encode("ascii").decode("unicode_escape").encode("latin-1")
 
 

@@ -64,8 +64,10 @@ class Recording(NamedTuple):
 
 def recorded() -> Recording:
     """What is kept beside the pages."""
-    told = json.loads(RECORDING.read_text())
-    return Recording(told["version"], {name: _read(kept) for name, kept in told["cases"].items()})
+    record = json.loads(RECORDING.read_text())
+    return Recording(
+        record["version"], {name: _read(kept) for name, kept in record["cases"].items()}
+    )
 
 
 def _read(kept: dict[str, Any]) -> Recorded:
@@ -76,7 +78,7 @@ def _read(kept: dict[str, Any]) -> Recorded:
 def ask(command: str, cases: Sequence[Case]) -> Recording:
     """Let a server of the binary *command* read all *cases*."""
     version = ""
-    said: dict[str, Recorded] = {}
+    answers: dict[str, Recorded] = {}
     groups: dict[str, list[Case]] = {}
     for case in cases:
         options = {_NODE_OPTIONS[o]: at for o, at in case.options.items() if o in _NODE_OPTIONS}
@@ -97,8 +99,8 @@ def ask(command: str, cases: Sequence[Case]) -> Recording:
             line = ended[port]
             error = Error(**line["error"]) if line["error"] else None
             statuses = [int(status) for status in _STATUS.findall(answer)]
-            said[case.name] = Recorded(line["requests"], error, statuses)
-    return Recording(version, {case.name: said[case.name] for case in cases})
+            answers[case.name] = Recorded(line["requests"], error, statuses)
+    return Recording(version, {case.name: answers[case.name] for case in cases})
 
 
 @contextmanager
@@ -141,8 +143,8 @@ def write(recording: Recording) -> None:
 
 def _line(case: Recorded) -> str:
     error = case.error
-    told = asdict(case) | {"error": error and error._asdict()}
-    return json.dumps({name: value for name, value in told.items() if value is not None})
+    record = asdict(case) | {"error": error and error._asdict()}
+    return json.dumps({name: value for name, value in record.items() if value is not None})
 
 
 def _say(line: str) -> None:
@@ -159,17 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         _say(f"skipped: no node {node.OLDEST} or newer (name one with --node or $NODE)")
         return 0
-    said = ask(command, pages.load())
+    answers = ask(command, pages.load())
     if not chosen.check:
-        write(said)
-        _say(f"{len(said.cases)} cases recorded from Node {said.version}")
+        write(answers)
+        _say(f"{len(answers.cases)} cases recorded from Node {answers.version}")
         return 0
     kept = recorded()
-    other = [name for name in {**kept.cases, **said.cases} if _differ(kept, said, name)]
+    other = [name for name in {**kept.cases, **answers.cases} if _differ(kept, answers, name)]
     for name in other:
         _say(f"{name}\n  {kept.version} {kept.cases.get(name)}")
-        _say(f"  {said.version} {said.cases.get(name)}")
-    _say(f"{len(said.cases)} cases, {len(other)} differ")
+        _say(f"  {answers.version} {answers.cases.get(name)}")
+    _say(f"{len(answers.cases)} cases, {len(other)} differ")
     return 1 if other else 0
 
 

@@ -59,8 +59,8 @@ class Verdict(NamedTuple):
     Attributes:
         messages: Interim ones, then the response.
         error: What ended it; at the end of input it has no offset.
-        end: Index behind its last byte, if it was complete; ours is None where the parser
-            has closed, and dropped what was behind it.
+        end: Index after its last byte, if it was complete; ours is None where the parser
+            has closed, and dropped what came after it.
     """
 
     messages: list[Message]

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from oracle import fuzz, lenience, node
-from support.parsing import CHUNKED, behind_head, bytewise, events, head_of, refusal
+from support.parsing import CHUNKED, bytewise, events, get_with, head_of, refusal
 
 from twisted_hangup.events import BodyData, EndOfMessage, Event
 from twisted_hangup.limits import Lenience, Limits
@@ -33,10 +33,10 @@ EVERYTHING: Final = Limits(require_host=False, lenience=ALL)
 STRICT: Final = Limits(require_host=False)
 
 
-def whole(found: list[Event]) -> list[Event]:
+def whole(out: list[Event]) -> list[Event]:
     """The same with all body data in one piece."""
-    body = b"".join(event.data for event in found if isinstance(event, BodyData))
-    return [*(event for event in found if not isinstance(event, BodyData)), BodyData(body)]
+    body = b"".join(event.data for event in out if isinstance(event, BodyData))
+    return [*(event for event in out if not isinstance(event, BodyData)), BodyData(body)]
 
 
 # --- what a switch lets pass --------------------------------------------------------------
@@ -45,13 +45,13 @@ VALUES: Final = [
     ("bare_lf", b"GET / HTTP/1.1\nX: a\n\n", b"a"),
     ("bare_lf", b"GET / HTTP/1.0\r\nX: \t\n\r\n", b""),
     ("bare_lf", b"GET / HTTP/1.1\r\nX:a \n\n", b"a"),
-    ("control_bytes", behind_head(b"X: \x01a\x1b[0m\x7f \x08"), b"\x01a\x1b[0m\x7f \x08"),
-    ("obs_fold", behind_head(b"X: a", b" b"), b"a b"),
-    ("obs_fold", behind_head(b"X: a \t", b"\t  b", b" c "), b"a b c"),
-    ("obs_fold", behind_head(b"X:", b" ", b"  a"), b"a"),
-    ("obs_fold", behind_head(b"X: a", b" ", b" b"), b"a  b"),
-    ("obs_fold", behind_head(b"X: a", b" "), b"a"),
-    ("obs_fold", behind_head(b"X:", b" "), b""),
+    ("control_bytes", get_with(b"X: \x01a\x1b[0m\x7f \x08"), b"\x01a\x1b[0m\x7f \x08"),
+    ("obs_fold", get_with(b"X: a", b" b"), b"a b"),
+    ("obs_fold", get_with(b"X: a \t", b"\t  b", b" c "), b"a b c"),
+    ("obs_fold", get_with(b"X:", b" ", b"  a"), b"a"),
+    ("obs_fold", get_with(b"X: a", b" ", b" b"), b"a  b"),
+    ("obs_fold", get_with(b"X: a", b" "), b"a"),
+    ("obs_fold", get_with(b"X:", b" "), b""),
 ]
 
 
@@ -59,9 +59,9 @@ VALUES: Final = [
 def test_values(switch: str, stream: bytes, value: bytes) -> None:
     """A switch lets its own kind of value pass, however it is cut, and no other does."""
     for reads in ([stream], bytewise(stream)):
-        found = events(reads, lenient(switch))
-        assert found == events(reads, EVERYTHING)
-        assert isinstance(found[-1], EndOfMessage)
+        out = events(reads, lenient(switch))
+        assert out == events(reads, EVERYTHING)
+        assert isinstance(out[-1], EndOfMessage)
         refusal(reads, STRICT)
         refusal(reads, lenient(*(name for name in SWITCHES if name != switch)))
     assert head_of(stream, lenient(switch)).fields == [(b"X", value)]
@@ -83,8 +83,8 @@ def test_bodies(switch: str, body: bytes) -> None:
     """The same for the lines of a chunked body."""
     stream = CHUNKED + body
     for reads in ([stream], bytewise(stream)):
-        found = whole(events(reads, lenient(switch)))
-        assert found[1:] == [EndOfMessage([]), BodyData(b"abc")]
+        out = whole(events(reads, lenient(switch)))
+        assert out[1:] == [EndOfMessage([]), BodyData(b"abc")]
         refusal(reads, STRICT)
         refusal(reads, lenient(*(name for name in SWITCHES if name != switch)))
 
@@ -92,10 +92,10 @@ def test_bodies(switch: str, body: bytes) -> None:
 def test_trailers_and_what_follows() -> None:
     """A trailer may be folded, too, and the next request starts where it should."""
     stream = CHUNKED + b"0\nT: a\n b\nU:\n\nGET /next HTTP/1.0\n\n"
-    found = events([stream], EVERYTHING)
-    assert found[1] == EndOfMessage([(b"T", b"a b"), (b"U", b"")])
-    assert head_of(b"GET /next HTTP/1.0\n\n", EVERYTHING) in found
-    assert events(bytewise(stream), EVERYTHING) == found
+    out = events([stream], EVERYTHING)
+    assert out[1] == EndOfMessage([(b"T", b"a b"), (b"U", b"")])
+    assert head_of(b"GET /next HTTP/1.0\n\n", EVERYTHING) in out
+    assert events(bytewise(stream), EVERYTHING) == out
 
 
 # --- what none of them does -----------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_never(stream: bytes) -> None:
 def test_framing_stays_strict(name: bytes, value: bytes) -> None:
     """A field that says where a message ends or goes is never folded nor garbled."""
     good = {b"Content-Length": b"1", b"transfer-encoding": b"chunked"}.get(name, b"a")
-    stream = behind_head(name + b":" + value % good)
+    stream = get_with(name + b":" + value % good)
     ours, strict = refusal([stream], EVERYTHING), refusal([stream], STRICT)
     assert (ours.code, ours.reason, ours.offset) == (strict.code, strict.reason, strict.offset)
 
@@ -157,7 +157,7 @@ def test_values_stay_bounded(part: bytes, limits: dict[str, int]) -> None:
 
 
 def test_spaces_stay_bounded() -> None:
-    """Spaces behind a chunk size count as a part of its extensions."""
+    """Spaces after a chunk size count as a part of its extensions."""
     limits = lenient("spaces_after_chunk_size", chunk_extension_bytes=10)
     events([CHUNKED + b"3" + b" " * 10 + b"\r\n"], limits)
     error = refusal([CHUNKED + b"3" + b" " * 11], limits)

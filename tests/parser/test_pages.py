@@ -110,8 +110,8 @@ def read_to_the_end(case: Case) -> None:
     [case for case in CASES if b"error " in case.events and not case.end_of_input],
     ids=lambda case: case.name,
 )
-def test_nothing_behind_an_error_is_read(case: Case) -> None:
-    """Whatever stands behind the byte that broke, the verdict is the same."""
+def test_nothing_after_an_error_is_read(case: Case) -> None:
+    """Whatever comes after the byte that broke, the verdict is the same."""
     verdict = judge(case, [case.stream])
     assert verdict.error is not None and verdict.error.offset is not None
     broken = case.stream[: verdict.error.offset + 1]
@@ -217,12 +217,12 @@ def test_the_deviation_is_the_right_one(differences: dict[str, Difference], case
 
 def test_the_record_is_what_node_says(command: str) -> None:
     """A server of the recorded version says it again."""
-    said = record.ask(command, CASES[:1])
-    if said.version != RECORDED.version:
-        pytest.skip(f"recorded from {RECORDED.version}, and this is {said.version}")
-    said = record.ask(command, CASES)
+    answers = record.ask(command, CASES[:1])
+    if answers.version != RECORDED.version:
+        pytest.skip(f"recorded from {RECORDED.version}, and this is {answers.version}")
+    answers = record.ask(command, CASES)
     # On a busy machine an answer may come too late: what differs is asked again.
-    other = [case for case in CASES if said.cases[case.name] != RECORDED.cases[case.name]]
+    other = [case for case in CASES if answers.cases[case.name] != RECORDED.cases[case.name]]
     again = record.ask(command, other).cases
     assert again == {name: RECORDED.cases[name] for name in again}
 

@@ -38,7 +38,7 @@ def fed(*reads: bytes, limits: Limits | None = None) -> RequestParser:
 
 
 def drain(parser: RequestParser) -> list[Event]:
-    """All events there are, without the `NEED_DATA` behind them."""
+    """All events there are, without the `NEED_DATA` after them."""
     events: list[Event] = []
     while (event := parser.next_event()) is not NEED_DATA:
         events.append(event)
@@ -91,7 +91,7 @@ def test_fields_as_received() -> None:
 
 
 def test_pipelined_requests() -> None:
-    """Requests behind one another come out one by one, whatever reads they came in."""
+    """Requests after one another come out one by one, whatever reads they came in."""
     expected = [GET_HEAD, EndOfMessage(), GET_HEAD, EndOfMessage()]
     assert drain(fed(GET + GET)) == expected
     assert drain(fed(GET + GET[:9], GET[9:])) == expected
@@ -126,7 +126,7 @@ def test_connection(version: bytes, lines: bytes, keep_alive: bool, upgrade: boo
 
 
 def test_upgrade_keeps_its_framing() -> None:
-    """The parser goes on behind an upgrade; whoever switches protocols stops it."""
+    """The parser goes on after an upgrade; whoever switches protocols stops it."""
     wire = POST.replace(b"Host", b"Connection: upgrade\r\nUpgrade: x\r\nHost")
     assert drain(fed(wire + b"abcde"))[1:] == [BodyData(b"abcde"), EndOfMessage()]
 
@@ -141,7 +141,7 @@ def test_connect_is_an_upgrade() -> None:
 # --- closing ----------------------------------------------------------------------------
 
 
-def test_nothing_is_parsed_behind_the_last_request() -> None:
+def test_nothing_is_parsed_after_the_last_request() -> None:
     """Behind a request that is the last one, bytes are dropped and no error."""
     last = GET.replace(b"Host", b"Connection: close\r\nHost")
     parser = fed(last + b"\x16\x03", b"\x01")
@@ -153,7 +153,7 @@ def test_nothing_is_parsed_behind_the_last_request() -> None:
     parser.finish()
 
 
-def test_nothing_is_parsed_behind_an_error() -> None:
+def test_nothing_is_parsed_after_an_error() -> None:
     """After an error the parser is closed for good."""
     parser = fed(b"\x16", GET)
     with pytest.raises(ParseError):
@@ -178,7 +178,7 @@ def test_close(begun: bytes) -> None:
 
 
 def test_unread() -> None:
-    """The bytes behind an upgrade request are handed over as they came, unjudged."""
+    """The bytes after an upgrade request are handed over as they came, unjudged."""
     parser = fed(GET + b"\x81\x01a", b"\x81\x01b", b"\x81\x01c")
     assert parser.next_event() == GET_HEAD
     assert parser.unread() == [b"\x81\x01a", b"\x81\x01b", b"\x81\x01c"]
@@ -186,7 +186,7 @@ def test_unread() -> None:
     assert parser.unread() == []
 
 
-def test_unread_behind_the_end() -> None:
+def test_unread_after_the_end() -> None:
     """It makes no difference whether the end of the message was fetched."""
     parser = fed(GET + b"x")
     assert len([parser.next_event(), parser.next_event()]) == 2

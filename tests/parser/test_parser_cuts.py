@@ -68,8 +68,8 @@ class Outcome:
         facts = {name: getattr(error, name) for name in ("code", "reason", "phase", "offset")}
         facts |= {name: getattr(error, name) for name in ("request", "field", "status")}
         assert isinstance(error.broke_at, Break)
-        told = ("part", "request_line", "line", "caret")
-        return facts | {name: getattr(error.broke_at, name) for name in told}
+        names = ("part", "request_line", "line", "caret")
+        return facts | {name: getattr(error.broke_at, name) for name in names}
 
 
 def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
@@ -100,7 +100,7 @@ def test_any_bytes(stream: bytes, places: list[int], limits: Limits) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(streams(), st.binary(max_size=50), st.integers(0, 2000))
-def test_bytes_behind_a_message_are_not_touched(stream: bytes, rest: bytes, place: int) -> None:
+def test_bytes_after_a_message_are_not_touched(stream: bytes, rest: bytes, place: int) -> None:
     """Once a message has ended, what follows waits unjudged, byte for byte."""
     parser = RequestParser(Limits(require_host=False))
     for data in cut(stream + rest, [place]):

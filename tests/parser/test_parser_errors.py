@@ -69,11 +69,11 @@ def test_line_that_broke(wire: bytes, expected: Break) -> None:
 PACKETS: Final = [
     ("fresh", [b"GET /\x01"], (b"", Part.REQUEST_LINE, 0)),
     ("empty line first", [b"\r\nGET /\x01"], (b"", Part.EMPTY_LINE, 0)),
-    ("behind empty lines", [b"\r\n", b"GET /\x01"], (b"", Part.REQUEST_LINE, 0)),
+    ("after empty lines", [b"\r\n", b"GET /\x01"], (b"", Part.REQUEST_LINE, 0)),
     ("in the target", [b"GET /se", b"cret\x01"], (b"GET /se", Part.REQUEST_LINE, 0)),
     ("in a value", [b"GET / HTTP/1.1\r\nA: b", b"c\r\nD\x01"], (b"A: b", Part.FIELD, 0)),
-    ("behind a line", [b"GET / HTTP/1.1\r\nA: b\r\n", b"D\x01"], (b"A: b\r\n", Part.FIELD, 0)),
-    ("behind the request line", [b"GET / HTTP/1.1\r\n", b"D\x01"], (b"", Part.FIELD, 0)),
+    ("after a line", [b"GET / HTTP/1.1\r\nA: b\r\n", b"D\x01"], (b"A: b\r\n", Part.FIELD, 0)),
+    ("after the request line", [b"GET / HTTP/1.1\r\n", b"D\x01"], (b"", Part.FIELD, 0)),
     ("in a body", [CHUNKED + b"9\r\nab", b"cdefghi\r\nx"], (b"", Part.BODY, 0)),
     ("at a chunk size", [CHUNKED, b"x"], (b"", Part.CHUNK_SIZE, 0)),
     ("in a chunk size", [CHUNKED + b"1;a", b"b\x01"], (b"1;a", Part.CHUNK_SIZE, 0)),
@@ -129,7 +129,7 @@ def test_end_of_input(wire: bytes, phase: str, field: bytes | None, line: bytes)
 
 @pytest.mark.parametrize("wire", [b"", b"\r\n\r", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n\r\n"])
 def test_end_between_messages(wire: bytes) -> None:
-    """An end between messages is none of ours, also behind empty lines."""
+    """An end between messages is none of ours, also after empty lines."""
     parser = RequestParser()
     parser.receive(wire)
     while parser.next_event() is not NEED_DATA:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.parsing import CHUNKED, HOST, behind_head, bytewise, events, head_of, refusal
+from support.parsing import CHUNKED, HOST, bytewise, events, get_with, head_of, refusal
 
 from twisted_hangup.errors import (
     BodyTooLarge,
@@ -62,7 +62,7 @@ def test_nothing_in_a_head_grows_without_limit(wire: bytes, offset: int) -> None
 
 
 def test_overflow_is_judged_before_what_follows() -> None:
-    """A byte that is wrong behind the limit is never seen; one in front of it is."""
+    """A byte that is wrong after the limit is never seen; one in front of it is."""
     limits = Limits(head_bytes=100)
     assert refusal([b"GET /" + b"a" * 99 + b"\x01"], limits).code == "HPE_HEADER_OVERFLOW"
     assert refusal([b"GET /" + b"a" * 98 + b"\x01"], limits).code == "HPE_INVALID_URL"
@@ -119,7 +119,7 @@ def test_extensions_without_a_name_count() -> None:
 
 
 def test_announced_body_too_large() -> None:
-    """A body over ``body_bytes`` is refused behind the head that announces it."""
+    """A body over ``body_bytes`` is refused after the head that announces it."""
     limits = Limits(body_bytes=10)
     wire = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
     assert head_of(wire % 10, limits).content_length == 10
@@ -144,7 +144,7 @@ def test_empty_lines(end: bytes) -> None:
     """Up to ``leading_crlf`` empty lines are skipped; two bytes make one."""
     limits = Limits(leading_crlf=4)
     most = end * (8 // len(end))
-    wire = behind_head(HOST[:-2])
+    wire = get_with(HOST[:-2])
     assert isinstance(events([most + wire], limits)[0], RequestHead)
     for reads in ([most + end + wire], bytewise(most + end)):
         error = refusal(reads, limits)

@@ -58,8 +58,8 @@ def requests(draw: st.DrawFn) -> tuple[Message, bytes]:
     lines = draw(st.permutations(lines))
     method, target = draw(METHODS), draw(TARGETS)
     wire = b"%b %b HTTP/%b\r\n" % (method, target, version) + _section(draw, lines) + framed
-    told = Message(method, target, version, lines, True, False, body, trailers, complete=True)
-    return told, wire
+    message = Message(method, target, version, lines, True, False, body, trailers, complete=True)
+    return message, wire
 
 
 def _section(draw: st.DrawFn, lines: list[tuple[bytes, bytes]]) -> bytes:

@@ -20,7 +20,7 @@ LAX: Final = Limits(require_host=False)
 
 
 class Reason(NamedTuple):
-    """A stream, and where in it llhttp stops; what stands behind *offset* is never judged."""
+    """A stream, and where in it llhttp stops; what comes after *offset* is never judged."""
 
     wire: bytes
     offset: int

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import pytest
-from support.parsing import CHUNKED, HOST, behind_head, bytewise, events, head_of, refusal
+from support.parsing import CHUNKED, HOST, bytewise, events, get_with, head_of, refusal
 
 from twisted_hangup.events import RequestHead
 from twisted_hangup.limits import NODE_METHODS, Limits
 
 
 class Refused(NamedTuple):
-    """One thing that llhttp lets through; the error stands behind *wire*."""
+    """One thing that llhttp lets through; the error comes after *wire*."""
 
     what: str
     wire: bytes
@@ -50,49 +50,49 @@ REFUSED: Final = [
     Refused("no authority", b"GET http:///a HTTP/1.1", URL, FORM),
     Refused("authority of a port", b"GET http://:80/ HTTP/1.1", URL, FORM),
     Refused("authority of userinfo", b"GET http://u@/ HTTP/1.1", URL, FORM),
-    Refused("query behind no authority", b"GET http://?a HTTP/1.1", URL, FORM),
+    Refused("query after no authority", b"GET http://?a HTTP/1.1", URL, FORM),
     Refused("not an IP literal", b"GET http://[x]/ HTTP/1.1", URL, FORM),
     Refused("port of letters", b"GET http://a:b/ HTTP/1.1", URL, FORM),
     Refused("half an escape", b"GET http://a%2/ HTTP/1.1", URL, FORM),
     Refused(
         "coding in 1.0",
-        behind_head(b"Transfer-Encoding: chunked", version=b"1.0"),
+        get_with(b"Transfer-Encoding: chunked", version=b"1.0"),
         CODING,
         "Transfer-Encoding in an HTTP/1.0 request",
         b"Transfer-Encoding",
     ),
     Refused(
         "two codings",
-        behind_head(HOST[:-2], b"transfer-encoding: gzip, chunked"),
+        get_with(HOST[:-2], b"transfer-encoding: gzip, chunked"),
         CODING,
         ONLY_CHUNKED,
         b"transfer-encoding",
     ),
     Refused(
         "codings in two fields",
-        behind_head(b"Transfer-Encoding: gzip", b"TRANSFER-ENCODING: chunked"),
+        get_with(b"Transfer-Encoding: gzip", b"TRANSFER-ENCODING: chunked"),
         CODING,
         ONLY_CHUNKED,
         b"TRANSFER-ENCODING",
     ),
     Refused(
         "coding in an upgrade",
-        behind_head(b"Transfer-Encoding: gzip", b"Upgrade: x", b"Connection: upgrade"),
+        get_with(b"Transfer-Encoding: gzip", b"Upgrade: x", b"Connection: upgrade"),
         CODING,
         ONLY_CHUNKED,
         b"Transfer-Encoding",
     ),
     Refused(
         "length of 2**63",
-        behind_head(b"Content-Length: 9223372036854775808"),
+        get_with(b"Content-Length: 9223372036854775808"),
         "HPE_INVALID_CONTENT_LENGTH",
         "Content-Length overflow",
         b"Content-Length",
     ),
-    Refused("no Host", behind_head(b"A: b"), "ERR_HTTP_HOST_REQUIRED", "Missing Host"),
+    Refused("no Host", get_with(b"A: b"), "ERR_HTTP_HOST_REQUIRED", "Missing Host"),
     Refused(
         "two Hosts",
-        behind_head(b"Host: a", b"HOST: a"),
+        get_with(b"Host: a", b"HOST: a"),
         "ERR_HTTP_INVALID_HOST",
         "More than one Host",
         b"HOST",
@@ -100,7 +100,7 @@ REFUSED: Final = [
     *(
         Refused(
             f"Host {value!r}",
-            behind_head(b"Host: " + value),
+            get_with(b"Host: " + value),
             "ERR_HTTP_INVALID_HOST",
             "Invalid Host",
             b"Host",
@@ -112,7 +112,7 @@ REFUSED: Final = [
     ),
     Refused(
         "framing before Host",
-        behind_head(b"Transfer-Encoding: gzip, chunked"),
+        get_with(b"Transfer-Encoding: gzip, chunked"),
         CODING,
         ONLY_CHUNKED,
         b"Transfer-Encoding",
@@ -170,7 +170,7 @@ def test_host_is_not_required_where_it_is_turned_off() -> None:
     """Without ``require_host`` neither a missing nor an odd Host is refused."""
     lax = Limits(require_host=False)
     for lines in ([], [b"Host: a", b"Host: b"], [b"Host: a b"]):
-        assert head_of(behind_head(*lines), lax).version == b"1.1"
+        assert head_of(get_with(*lines), lax).version == b"1.1"
 
 
 def test_http2_preface_keeps_nodes_words() -> None:

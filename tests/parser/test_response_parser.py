@@ -26,32 +26,32 @@ def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
-def told(stream: Stream, limits: Limits | None = None) -> str:
+def outcome_of(stream: Stream, limits: Limits | None = None) -> str:
     """The verdict on *stream*, as the cases write it."""
     verdict = responses.ours(stream, limits)
-    said = []
+    outcome = []
     for message in verdict.messages:
         body = message.body.decode() or "-"
         trailers = b", ".join(b"%b: %b" % field for field in message.trailers or [])
-        said.append(f"{message.status} {body}" + (f" ({trailers.decode()})" if trailers else ""))
+        outcome.append(f"{message.status} {body}" + (f" ({trailers.decode()})" if trailers else ""))
         if message.upgrade:
-            said[-1] += ", upgrade"
+            outcome[-1] += ", upgrade"
         elif not message.keep_alive and verdict.error is None:
-            said[-1] += ", close"
+            outcome[-1] += ", close"
     if verdict.error is not None:
         code, reason, offset = verdict.error
-        said.append(f"{code}: {reason} at {'end' if offset is None else offset}")
-    return " | ".join(said)
+        outcome.append(f"{code}: {reason} at {'end' if offset is None else offset}")
+    return " | ".join(outcome)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.why)
 def test_outcome(case: Case) -> None:
     """The response is read as its case says: whole, byte by byte, and cut at every place."""
-    assert told(Stream(case.method, [case.stream])) == case.outcome
-    assert told(Stream(case.method, bytewise(case.stream))) == case.outcome
+    assert outcome_of(Stream(case.method, [case.stream])) == case.outcome
+    assert outcome_of(Stream(case.method, bytewise(case.stream))) == case.outcome
     for at in range(1, len(case.stream)):
         reads = [case.stream[:at], case.stream[at:]]
-        assert told(Stream(case.method, reads)) == case.outcome
+        assert outcome_of(Stream(case.method, reads)) == case.outcome
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.why)
@@ -159,7 +159,7 @@ def test_one_request_at_a_time() -> None:
         parser.expect(b"GET")
 
 
-def test_behind_the_last_response() -> None:
+def test_after_the_last_response() -> None:
     """Where the connection is to close, what follows is dropped, and nothing can be asked."""
     parser = asked()
     assert len(drain(parser, b"HTTP/1.0 204 No\r\n\r\n" + OK)) == 2
@@ -168,7 +168,7 @@ def test_behind_the_last_response() -> None:
         parser.expect(b"GET")
 
 
-def test_bytes_behind_a_101_are_handed_over() -> None:
+def test_bytes_after_a_101_are_handed_over() -> None:
     """What another protocol sends is not read, and comes back read by read."""
     parser = ResponseParser()
     parser.expect(b"GET", upgrade=True)
@@ -333,8 +333,8 @@ def test_lenience() -> None:
     for first in (b"HTTP/1.1 200\n", b"HTTP/1.1 200 OK\n"):
         wire = first + b"Content-Length: 2\n\nab"
         lenient = Limits(lenience=Lenience(bare_lf=True))
-        assert told(Stream("GET", [wire]), lenient) == "200 ab"
-        assert told(Stream("GET", bytewise(wire)), lenient) == "200 ab"
+        assert outcome_of(Stream("GET", [wire]), lenient) == "200 ab"
+        assert outcome_of(Stream("GET", bytewise(wire)), lenient) == "200 ab"
     fold = b"HTTP/1.1 204 No\r\nA: b\r\n c\r\n\r\n"
     head = drain(asked(limits=Limits(lenience=Lenience(obs_fold=True))), fold)[0]
     assert isinstance(head, ResponseHead) and head.fields == [(b"A", b"b c")]

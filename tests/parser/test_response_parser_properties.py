@@ -39,7 +39,7 @@ def streams(draw: st.DrawFn) -> bytes:
 
 
 class Outcome:
-    """All that came of one response and what is behind it, without what depends on the cut."""
+    """All that came of one response and what comes after it, without what depends on the cut."""
 
     def __init__(self, reads: Sequence[bytes], method: bytes, upgrade: bool, limits: Limits):
         self.events: list[ResponseEvent | None] = []
@@ -68,8 +68,8 @@ class Outcome:
         facts = {name: getattr(error, name) for name in ("code", "reason", "phase", "offset")}
         facts |= {name: getattr(error, name) for name in ("response", "field")}
         assert isinstance(error.broke_at, Break)
-        told = ("part", "request_line", "line", "caret")
-        return facts | {name: getattr(error.broke_at, name) for name in told}
+        names = ("part", "request_line", "line", "caret")
+        return facts | {name: getattr(error.broke_at, name) for name in names}
 
 
 def cut(stream: bytes, places: Sequence[int]) -> list[bytes]:
@@ -134,8 +134,10 @@ def written(draw: st.DrawFn) -> tuple[Message, bytes]:
     lines = draw(st.permutations(lines))
     wire = b"HTTP/%b %d %b\r\n" % (version, status, reason) + _section(draw, lines) + framed
     keep_alive = framing != "close"
-    told = Message(status, reason, version, lines, keep_alive, False, body, trailers, complete=True)
-    return told, wire
+    message = Message(
+        status, reason, version, lines, keep_alive, False, body, trailers, complete=True
+    )
+    return message, wire
 
 
 def _section(draw: st.DrawFn, lines: list[tuple[bytes, bytes]]) -> bytes:

@@ -94,7 +94,7 @@ REQUEST_LINES: Final = [
 
 @pytest.mark.parametrize("line, masked", REQUEST_LINES)
 def test_request_line_keeps_method_and_version(line: bytes, masked: bytes) -> None:
-    """Of a request line only the secrets of its target are hidden, with whatever is behind."""
+    """Of a request line only the secrets of its target are hidden, with whatever comes after."""
     assert mask_line(Part.REQUEST_LINE, line, len(line)) == masked
 
 
@@ -122,26 +122,26 @@ TORN_TARGETS: Final = [
 def test_password_stays_hidden_where_a_target_breaks(
     target: tuple[bytes, bytes, bytes], word: str, culprit: bytes, rest: bytes, data: st.DataObject
 ) -> None:
-    """A target that breaks before its "@" came, or behind it, shows nothing of a password."""
+    """A target that breaks before its "@" came, or after it, shows nothing of a password."""
     method, before, after = target
     secret = word.encode()
     whole = method + before + secret + after
     at = data.draw(st.integers(len(method), len(whole)), label="index of the culprit")
     line = whole[:at] + culprit
     # A break before the password may take away all that would tell it is one ("/ /u:p@h").
-    cut = at < len(method + before) or data.draw(st.booleans(), label="nothing behind it")
+    cut = at < len(method + before) or data.draw(st.booleans(), label="nothing after it")
     packet = line if cut else line + whole[at:] + rest
     where = Break(Part.REQUEST_LINE, b"", line, at)
     shown_line = mask_line(Part.REQUEST_LINE, line, at)
-    for told in (shown_line, mask_line(Part.REQUEST_LINE, whole[:at], at)):
-        assert not shows(told, secret)
+    for text in (shown_line, mask_line(Part.REQUEST_LINE, whole[:at], at)):
+        assert not shows(text, secret)
     assert not shows(mask_packet(packet, at, where), secret)
     assert shown_line.endswith(culprit)
 
 
-def shows(told: bytes, secret: bytes) -> bool:
-    """Whether *told* has three bytes in a row of *secret*."""
-    return any(secret[i : i + 3] in told for i in range(len(secret) - 2))
+def shows(text: bytes, secret: bytes) -> bool:
+    """Whether *text* has three bytes in a row of *secret*."""
+    return any(secret[i : i + 3] in text for i in range(len(secret) - 2))
 
 
 FIELDS: Final = [
@@ -285,7 +285,7 @@ SECRET_NAMES: Final = [
     b"x-api-key: ",
 ]
 
-# Names, and junk behind them that is hidden for as long as no colon has come.
+# Names, and junk after them that is hidden for as long as no colon has come.
 ODD_NAMES: Final = [
     (b"\tAuthorization", b": "),
     (b"Cookie", b" : "),
@@ -362,7 +362,7 @@ def bytes_of(pieces: Line) -> bytes:
 
 
 def softened(stream: bytes, fates: list[str]) -> list[str]:
-    """*fates*, where a fold or a line without a colon behind a secret may be the rest of it."""
+    """*fates*, where a fold or a line without a colon after a secret may be the rest of it."""
     fates = fates[: len(stream)]
     secret = False
     for line in re.finditer(rb"[^\r\n]+", stream):
@@ -436,11 +436,11 @@ def test_broken_head_shows_no_secret_at_any_cut(
 ) -> None:
     """Wherever a read begins and ends, a broken head shows all but its secrets."""
     start, culprit, rest = broken_line
-    told = joined([request_line, *before], b"\r\n") + start
+    complete = joined([request_line, *before], b"\r\n") + start
     # A line feed that is to blame has ended its line: another end would end the head.
     rest = rest if culprit == b"\n" else [*rest, shown(end)]
-    pieces = [*told, shown(culprit), *rest, *joined(after, end)]
-    stream, at = bytes_of(pieces), len(bytes_of(told))
+    pieces = [*complete, shown(culprit), *rest, *joined(after, end)]
+    stream, at = bytes_of(pieces), len(bytes_of(complete))
     first = data.draw(st.integers(0, at), label="first byte of the read")
     last = data.draw(st.integers(at + 1, len(stream)), label="end of the read")
     error = broken(stream[:first], stream[first:last])
@@ -480,8 +480,8 @@ def test_trailer_line_that_broke_is_shown_as_a_field(cut: int) -> None:
 def test_what_follows_the_trailers_is_no_trailer() -> None:
     """Behind the empty line that ends broken trailers everything is hidden again."""
     error = broken(HEAD + b"0\r\nA: \x01 and so on and so on\r\n\r\nsecret: s\r\n")
-    told = HEAD_MASKED + b"0\r\nA: \x01 and so on and so on\r\n\r\n*********\r\n"
-    assert masked(error) == told
+    expected = HEAD_MASKED + b"0\r\nA: \x01 and so on and so on\r\n\r\n*********\r\n"
+    assert masked(error) == expected
 
 
 def test_secret_trailer_that_broke_loses_its_value() -> None:
@@ -504,7 +504,7 @@ def test_what_is_no_request_line_counts_as_body() -> None:
     assert masked(error)[len(good) :] == b'{"password":\r\n"an' + b"*" * 28 + b"\r\n"
 
 
-def test_fields_behind_a_head_that_ended_too_early_lose_their_values() -> None:
+def test_fields_after_a_head_that_ended_too_early_lose_their_values() -> None:
     """An empty line too many makes a field the start of the next message; it stays secret."""
     error = broken(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"Cookie: abcdef\r\n\r\n")
     assert masked(error) == b"Cookie: ******\r\n\r\n"
@@ -522,8 +522,8 @@ def test_wrapped_credential_is_hidden_with_the_name_it_seems_to_be() -> None:
 def test_name_torn_from_its_colon_still_names_a_secret(name: bytes, end: bytes) -> None:
     """Behind an error a line may end between the name and the colon; the value is hidden."""
     error = broken(b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b": a=SECRET\r\nHost: a\r\n")
-    told = b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b"**********\r\nHost: a\r\n"
-    assert masked(error) == told
+    expected = b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b"**********\r\nHost: a\r\n"
+    assert masked(error) == expected
 
 
 def test_packet_without_a_known_state_counts_as_body() -> None:

@@ -70,8 +70,8 @@ def test_a_question_in_the_reason() -> None:
     """A reason phrase is no request target: nothing in it is a query, to be hidden."""
     broke = broken(b"HTTP/1.1 404 /a?b=c \x01\r\n").report().splitlines()
     assert broke[1] == r"  HTTP/1.1 404 /a?b=c \x01"
-    behind = broken(b"HTTP/1.1 404 /a?b=c\r\nA\x01\r\n").report().splitlines()
-    assert behind[1] == "  HTTP/1.1 404 /a?b=c"
+    after = broken(b"HTTP/1.1 404 /a?b=c\r\nA\x01\r\n").report().splitlines()
+    assert after[1] == "  HTTP/1.1 404 /a?b=c"
 
 
 def test_a_field() -> None:

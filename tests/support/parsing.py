@@ -50,7 +50,7 @@ def bytewise(data: bytes) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))]
 
 
-def behind_head(*lines: bytes, version: bytes = b"1.1") -> bytes:
+def get_with(*lines: bytes, version: bytes = b"1.1") -> bytes:
     return b"GET / HTTP/" + version + b"\r\n" + b"".join(line + b"\r\n" for line in (*lines, b""))
 
 

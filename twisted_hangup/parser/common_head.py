@@ -45,10 +45,10 @@ class FieldBlock:
 
 def read_block(data: bytes, at: int, version: bytes, limits: Limits) -> FieldBlock | None:
     """Read the field section that starts at ``data[at]``, if it is complete and common."""
-    found = grammar.FIELD_BLOCK.match(data, at)
-    if found is None:
+    section = grammar.FIELD_BLOCK.match(data, at)
+    if section is None:
         return None
-    raw = found.group()
+    raw = section.group()
     fields = grammar.FIELD_LINES.findall(raw)
     if 0 < limits.head_fields < len(fields):
         return None

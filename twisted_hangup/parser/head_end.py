@@ -39,17 +39,17 @@ def end_of_request_head(scan: RequestScan, at: int) -> None:
     head.keep_alive = persists(head.version, scan.flags)
     head.upgrade = asks_for_upgrade(scan.flags) or head.method == b"CONNECT"
     if scan.flags & TRANSFER_ENCODING:
-        refused = _refused_codings(head, scan.flags)
-        if refused is not None:
-            raise _blame(refused, at, scan.coding_line)
+        fault = _refused_codings(head, scan.flags)
+        if fault is not None:
+            raise _blame(fault, at, scan.coding_line)
         head.chunked = True
     if scan.flags & CONTENT_LENGTH:
         head.content_length = scan.number
         if scan.number >= LENGTH_OVERFLOW:
             raise _blame(why.CL_OVERFLOW, at, scan.length_line)
-    refused = refused_host(head.version, _values(head.fields, b"host"), scan.limits)
-    if refused is not None:
-        raise _blame(refused, at, scan.host_line)
+    fault = refused_host(head.version, _values(head.fields, b"host"), scan.limits)
+    if fault is not None:
+        raise _blame(fault, at, scan.host_line)
     if 0 < scan.limits.body_bytes < (head.content_length or 0):
         raise _blame(why.BODY_TOO_LARGE, at, scan.length_line)
     scan.event = head
@@ -84,13 +84,13 @@ def end_of_response_head(scan: ResponseScan, at: int) -> None:
         if scan.number >= LENGTH_OVERFLOW:
             raise _blame(why.CL_OVERFLOW, at, scan.length_line)
         head.content_length = scan.number
-    refused = settle(head, scan.method, scan.asked_upgrade)
-    if refused is not None:
+    fault = settle(head, scan.method, scan.asked_upgrade)
+    if fault is not None:
         lines: dict[Why, bytes] = {
             why.TE_WITHOUT_BODY: scan.coding_line,
             why.CL_WITHOUT_BODY: scan.length_line,
         }
-        raise _blame(refused, at, lines.get(refused, b""))
+        raise _blame(fault, at, lines.get(fault, b""))
     scan.event = head
     if head.chunked and head.has_body:
         body.begin(scan, head)
@@ -102,7 +102,7 @@ def settle(head: ResponseHead, method: bytes, asked_upgrade: bool) -> Why | None
     """Make out of *head* whether a body follows, another protocol, or another response.
 
     Args:
-        head: With what its fields say of each, and nothing refused in them.
+        head: With what its fields say of each, and nothing fault in them.
         method: That of the request it answers.
         asked_upgrade: Whether that one asked for another protocol.
 
@@ -144,9 +144,9 @@ def _only_chunked(fields: list[Field], flags: int) -> bool:
     return bool(flags & CHUNKED) and [coding.lower() for coding in codings] == [b"chunked"]
 
 
-def _blame(refused: Why, at: int, line: bytes) -> Refusal:
+def _blame(fault: Why, at: int, line: bytes) -> Refusal:
     """Point after the head, and show *line* if there is one."""
-    return Refusal(refused, at, None, line, line.partition(b":")[0] or None)
+    return Refusal(fault, at, None, line, line.partition(b":")[0] or None)
 
 
 def _values(fields: list[Field], name: bytes) -> list[bytes]:

@@ -181,7 +181,7 @@ class MessageParser(Generic[Head]):
 
     def _error(
         self,
-        refused: Why,
+        fault: Why,
         phase: Phase,
         head: Head | None,
         broke_at: Break,
@@ -191,7 +191,7 @@ class MessageParser(Generic[Head]):
         """Make an error, and judge nothing more.
 
         Args:
-            refused: Code and reason.
+            fault: Code and reason.
             phase: What of the message was being read.
             head: Its head as far as it has come.
             broke_at: Where it broke.
@@ -200,8 +200,8 @@ class MessageParser(Generic[Head]):
         """
         error = self._error_of(
             head,
-            reason=refused.reason,
-            code=refused.code,
+            reason=fault.reason,
+            code=fault.code,
             phase=phase,
             field=field,
             raw_packet=None if at is None else self._packet,

@@ -107,11 +107,11 @@ def _v2_length(data: bytes) -> int | None:
     return whole if len(data) >= whole else None
 
 
-def _broken(refused: Why, data: bytes, at: int, end: int) -> ParseError:
+def _broken(fault: Why, data: bytes, at: int, end: int) -> ParseError:
     """The refusal of *data* at index *at*; *end* is where the shown part of it ends."""
     return ParseError(
-        refused.reason,
-        code=refused.code,
+        fault.reason,
+        code=fault.code,
         phase="handshake",
         raw_packet=data[:0x10000],
         bytes_parsed=at,

@@ -245,9 +245,9 @@ def _refuse_what_llhttp_accepts(scan: RequestScan, head: RequestHead, end: int) 
         raise current_line(why.NOT_HTTP, end)
     if scan.spaces:
         raise current_line(why.MANY_SPACES, end)
-    refused = None if head.method == b"CONNECT" else target.refused_form(head.target)
-    if refused is not None:
-        raise current_line(refused, end)
+    fault = None if head.method == b"CONNECT" else target.refused_form(head.target)
+    if fault is not None:
+        raise current_line(fault, end)
 
 
 def _http2_preface(scan: RequestScan, data: bytes, at: int) -> int:

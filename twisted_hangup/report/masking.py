@@ -53,7 +53,7 @@ _STRAY_REQUEST_LINE: Final = re.compile(
 _VERSION: Final = re.compile(rb"[ \t]+(?:H|HT|HTT|HTTP|HTTP/[0-9.]{0,3})?[ \t]*\Z", re.I)
 _VERSION_BYTES: Final = 16
 
-# Where userinfo may start: behind "//", or at once without a slash in front (CONNECT).
+# Where userinfo may start: after "//", or at once without a slash in front (CONNECT).
 _BEFORE_USERINFO: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://|//|/.*?//|(?!/)", re.S)
 
 # Host and port (RFC 3986, section 3.2), as far as they can be told from "user:password".
@@ -148,7 +148,7 @@ def mask_packet(
     """Hide the secrets of a whole read.
 
     Args:
-        packet: The bytes of the read; those behind some point may be missing.
+        packet: The bytes of the read; those after some point may be missing.
         at: Index in *packet* of the byte that broke the message.
         where: The parser's state at the packet's first byte, and what broke.
         policy: What else is secret.
@@ -244,7 +244,7 @@ def _hide_body(
 def _hide_line(
     out: bytearray, start: int, end: int, policy: MaskingPolicy, after_secret: bool
 ) -> bool:
-    """Hide the secrets of a line behind the request line; return whether it ended in one."""
+    """Hide the secrets of a line after the request line; return whether it ended in one."""
     if after_secret and _continues(out[start:end]):
         _hide(out, start, end)
         return True
@@ -298,7 +298,7 @@ def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> boo
     """
     method = _METHOD.match(out, start, end)
     target = method.end() if method else start
-    # A version counts as far as it was right: behind the byte that broke it all is target.
+    # A version counts as far as it was right: after the byte that broke it all is target.
     known = broken if target <= broken < end else end
     version = _VERSION.search(out, max(target, known - _VERSION_BYTES), known)
     until = version.start() if version else known
@@ -323,7 +323,7 @@ def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> boo
         Whether it may have broken off in userinfo.
     """
     userinfo = _BEFORE_USERINFO.match(out, start, end)
-    marks = [found for mark in b"?#" if (found := out.find(mark, start, end)) >= 0]
+    marks = [index for mark in b"?#" if (index := out.find(mark, start, end)) >= 0]
     torn: int | None = None
     if userinfo is not None:
         # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
@@ -357,7 +357,7 @@ def _hide(out: bytearray, start: int, end: int) -> None:
 def _lines(out: bytearray, start: int) -> Iterator[tuple[int, int, int]]:
     """Where each line starts, where it ends without its line end, where the next starts."""
     while start < len(out):
-        found = _LINE_END.search(out, start)
-        end, after = found.span() if found else (len(out), len(out))
+        line_end = _LINE_END.search(out, start)
+        end, after = line_end.span() if line_end else (len(out), len(out))
         yield start, end, after
         start = after

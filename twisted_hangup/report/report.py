@@ -2,7 +2,7 @@
 
 Everything is told from the parser's state (`Break`), not from reads, so a report is the
 same however the network cut the bytes; for the same reason nothing is shown of what
-stands behind the byte that broke the request.
+comes after the byte that broke the request.
 """
 
 from __future__ import annotations
@@ -167,10 +167,10 @@ def _label(error: RecordedError, culprit: bytes) -> str:
     """What stands beside the carets: the offset, and the byte by name."""
     if error.code == "HPE_INVALID_EOF_STATE":
         return "the input ends here"
-    said = [] if error.offset is None else [f"byte {error.offset}"]
+    labels = [] if error.offset is None else [f"byte {error.offset}"]
     if culprit:
-        said.append(byte_name(culprit[0]))
-    return ": ".join(said)
+        labels.append(byte_name(culprit[0]))
+    return ": ".join(labels)
 
 
 def byte_name(byte: int) -> str:
@@ -229,22 +229,22 @@ def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
     text = rule.text if rule else visible(error.reason)
     if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
         text += f"; {error.offset:,} bytes of it had come"
-    said = [f"{_place(error, policy)}: {text}."]
+    sentences = [f"{_place(error, policy)}: {text}."]
     if error.code == "ERR_HTTP_REQUEST_TIMEOUT" and error.phase in _DEADLINES:
-        said = [_DEADLINES[error.phase]]
+        sentences = [_DEADLINES[error.phase]]
     if rule and rule.source:
-        said.append(f"{rule.source}.")
+        sentences.append(f"{rule.source}.")
     if _starts_tls(error):
-        said.append(
+        sentences.append(
             "0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port that"
             " serves plain HTTP."
         )
     if _answers_in_tls(error):
-        said.append(
+        sentences.append(
             "0x15 is how a TLS alert starts: the server probably speaks HTTPS on this port, and"
             " was asked in plain HTTP."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _place(error: RecordedError, policy: MaskingPolicy) -> str:

@@ -64,12 +64,12 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
     """
     head = RequestHead(b"", b"", b"2")
     pseudo: dict[bytes, bytes] = {}
-    refused: tuple[Why, bytes] | None = None
+    fault: tuple[Why, bytes] | None = None
     for name, value in fields:
         if name[:1] != b":":
             head.fields.append((name, value))
         elif name in pseudo or head.fields or name not in _PSEUDO_FIELDS:
-            refused = refused or (why.PSEUDO_FIELD, name)
+            fault = fault or (why.PSEUDO_FIELD, name)
         else:
             pseudo[name] = value
     head.method = pseudo.get(b":method", b"")
@@ -77,7 +77,7 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
     connects = head.method == b"CONNECT"
     head.target = (authority if connects else pseudo.get(b":path")) or b""
     broken = (
-        refused
+        fault
         or _refused_size(len(head.target) + len(authority or b""), head.fields, limits)
         or _refused_fields(head.fields, limits)
         or _refused_length(head, limits)
@@ -103,17 +103,15 @@ def judge_trailers(fields: Iterable[Field], head: RequestHead, limits: Limits) -
     return broken and refusal(broken[0], head, broken[1], "body")
 
 
-def refusal(
-    why_refused: Why, head: RequestHead | None, field: bytes | None, phase: Phase
-) -> ParseError:
-    """The error for *why_refused*, of the class that its code has."""
-    kind = PARSE_ERRORS.get(why_refused.code, ParseError)
+def refusal(fault: Why, head: RequestHead | None, field: bytes | None, phase: Phase) -> ParseError:
+    """The error for *fault*, of the class that its code has."""
+    kind = PARSE_ERRORS.get(fault.code, ParseError)
     broke_at = None
     if head is not None and phase == "head":
         broke_at = _shown(head, field or b"")
     return kind(
-        why_refused.reason,
-        code=why_refused.code,
+        fault.reason,
+        code=fault.code,
         phase=phase,
         request=head,
         field=field or None,
@@ -177,9 +175,9 @@ def _refused_request(
 ) -> tuple[Why, bytes] | None:
     if head.method not in limits.methods:
         return why.INVALID_METHOD, b":method"
-    refused = refused_path(head.method, head.target)
-    if refused is not None:
-        return refused, b":path"
+    fault = refused_path(head.method, head.target)
+    if fault is not None:
+        return fault, b":path"
     if not _SCHEME.fullmatch(pseudo.get(b":scheme", b"")):
         return why.PSEUDO_FIELD, b":scheme"
     return (why.PSEUDO_FIELD, b":protocol") if b":protocol" in pseudo else None
@@ -219,7 +217,7 @@ def _refused_authority(
         if any(host != authority for host in hosts):
             return why.HOSTS_DISAGREE, b"host"
         hosts = [authority]
-    refused = refused_host(b"1.1", hosts, limits)
-    if refused is None and limits.require_host and not hosts[0]:
-        refused = why.HOST_INVALID
-    return refused and (refused, b"host" if authority is None else b":authority")
+    fault = refused_host(b"1.1", hosts, limits)
+    if fault is None and limits.require_host and not hosts[0]:
+        fault = why.HOST_INVALID
+    return fault and (fault, b"host" if authority is None else b":authority")
