@@ -18,9 +18,10 @@ from typing import Any, Final
 from ..errors import ParseError, Phase, ResponseParseError
 from ..events import NEED_DATA, BodyData, Break, EndOfMessage, Part, ResponseEvent, ResponseHead
 from ..limits import Limits
-from . import body, head_end, start_line
+from . import body, start_line
 from . import refusals as why
 from .grammar import COMMON_STATUS_LINE
+from .head_end import settle
 from .message import DEFAULT_LIMITS, END, MessageParser
 from .scan import ResponseScan
 
@@ -98,8 +99,9 @@ class ResponseParser(MessageParser[ResponseHead]):
             return self._read_body()
         head = self._head
         if head is not None:
-            over = head.upgrade and self._method is None
-            return NEED_DATA if over else self._end_message(head, END)
+            if head.upgrade and self._method is None:
+                return NEED_DATA
+            return self._end_message(head, END)
         if self._scan is None:
             if self._at == len(self._packet) and not self._next_packet():
                 return NEED_DATA
@@ -175,7 +177,7 @@ class ResponseParser(MessageParser[ResponseHead]):
                     block.keep_alive,
                     block.upgrade,
                 )
-                if head_end.settle(head, method, self._asked_upgrade) is None:
+                if settle(head, method, self._asked_upgrade) is None:
                     self._begin_after(head, line.group()[:-2], at + len(block.raw))
                     return head
         self._begin_scan(method)
@@ -229,11 +231,11 @@ class ResponseParser(MessageParser[ResponseHead]):
 
     def _end_message(self, head: ResponseHead, end: EndOfMessage) -> EndOfMessage:
         self._method = None
-        if head.upgrade:
-            self._scan = None
-            self._head = head  # so that nothing after it is read
-            return end
-        return super()._end_message(head, end)
+        if not head.upgrade:
+            return MessageParser._end_message(self, head, end)  # super() costs more
+        self._scan = None
+        self._head = head  # so that nothing after it is read
+        return end
 
     # --- errors -------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ STALLED: Final = Why(
     "ETIMEDOUT", "write ETIMEDOUT", "the client stopped answering on the network", ""
 )
 
+#: For codes whose reasons are somebody else's words, or whose first row is too special.
 _OTHER_REASONS: Final = {
     "HPE_STRICT": Rule(
         "a line ends with CR LF (0x0d 0x0a); neither of the two may stand alone",
