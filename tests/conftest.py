@@ -10,7 +10,6 @@ import pytest_twisted
 from hypothesis import settings
 from support.cleanliness import expected_errors as expected_errors
 from support.cleanliness import nothing_left_behind as nothing_left_behind
-from support.cleanliness import small_heap as small_heap
 from support.outboxes import postgres as postgres
 from support.wire import Paths, Served
 from twisted.internet import defer

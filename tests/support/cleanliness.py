@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,6 +21,13 @@ from zope.interface import implementer
 
 #: Turns of the reactor that a closing connection may take before it counts as left open.
 SETTLING_TURNS = 10
+
+#: What lives on after so many tests, in caches and in pytest, is moved out of the garbage
+#: collector's sight: the full collection after each test then takes a fraction of a
+#: millisecond.  Over a whole run it would grow to eighty.
+TESTS_TO_A_FREEZE = 50
+
+_tests = count()
 
 
 @implementer(ILogObserver)
@@ -60,17 +68,6 @@ def failure_of(event: LogEvent) -> Failure | None:
     return failure
 
 
-@pytest.fixture(scope="module")
-def small_heap() -> None:
-    """Move what was there before a module's first test out of the garbage collector's sight.
-
-    A full collection after each test then costs one millisecond; with what 5,000 tests leave
-    in caches and in pytest it would cost eighty.
-    """
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture
 def expected_errors() -> Iterator[LoggedErrors]:
     """The errors logged so far; a test that causes some must ``flush`` them."""
@@ -82,9 +79,12 @@ def expected_errors() -> Iterator[LoggedErrors]:
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(
-    twisted_greenlet: object, small_heap: None, expected_errors: LoggedErrors
+    twisted_greenlet: object, expected_errors: LoggedErrors
 ) -> Iterator[None]:
     """Fail a test that leaves timers, sockets, logged errors or lost failures."""
+    if next(_tests) % TESTS_TO_A_FREEZE == 0:
+        gc.collect()
+        gc.freeze()
     from twisted.internet import reactor
 
     before = _Leftovers(reactor)
