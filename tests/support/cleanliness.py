@@ -78,9 +78,7 @@ def expected_errors() -> Iterator[LoggedErrors]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(
-    twisted_greenlet: object, expected_errors: LoggedErrors
-) -> Iterator[None]:
+def nothing_left_behind(twisted_greenlet: object, expected_errors: LoggedErrors) -> Iterator[None]:
     """Fail a test that leaves timers, sockets, logged errors or lost failures."""
     if next(_tests) % TESTS_TO_A_FREEZE == 0:
         gc.collect()

@@ -9,6 +9,8 @@ from typing import Any, Final, TypeAlias
 from twisted.web.http import RESPONSES
 from twisted.web.http_headers import Headers
 
+from ..parser.grammar import TOKEN
+
 ResponseFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
 #: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
@@ -20,11 +22,6 @@ NODE_PHRASES: Final[Mapping[int, bytes]] = {
 
 #: What `closing_head` adds, or would be contradicted by.
 _OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
-
-#: tchar (RFC 9110, section 5.6.2).
-_TOKEN_BYTES: Final = (
-    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)
 
 
 def status_line(status: int) -> bytes:
@@ -52,7 +49,7 @@ def closing_head(status: int, body: bytes, fields: ResponseFields) -> bytes:
     names = set()
     for raw_name, raw_value in fields.items() if isinstance(fields, Mapping) else fields:
         name, value = _field_bytes(raw_name), _field_bytes(raw_value)
-        if not name or name.translate(None, _TOKEN_BYTES):
+        if not TOKEN.fullmatch(name):
             raise ValueError(f"{raw_name!r} is not a field name")
         if any(byte in value for byte in b"\r\n\0"):
             raise ValueError(f"the value of {raw_name!r} would break the response: {raw_value!r}")
