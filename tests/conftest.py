@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +18,21 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.web.server import Site
 
+import twisted_hangup
 from twisted_hangup import HangupSite, hangup_endpoint
 
 # A property is about bytes; how long an example takes says how busy the machine is.
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the package, once for all of the processes that tests start.
+
+    Each of them would do it, where Python may write no bytecode.
+    """
+    if not hasattr(config, "workerinput"):  # once, and not in every worker of xdist
+        compileall.compile_dir(Path(twisted_hangup.__file__).parent, quiet=1)
 
 
 @pytest.hookimpl(wrapper=True)

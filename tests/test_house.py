@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -45,9 +46,10 @@ MODULES: Final = {
 }
 
 
-NODES: Final = {
-    module: [*ast.walk(ast.parse(path.read_text()))] for module, path in MODULES.items()
-}
+@cache
+def nodes(module: str) -> list[ast.AST]:
+    """The syntax tree of *module*, flat."""
+    return [*ast.walk(ast.parse(MODULES[module].read_text()))]
 
 
 def imports(module: str) -> set[str]:
@@ -57,7 +59,7 @@ def imports(module: str) -> set[str]:
     """
     package = [PACKAGE, *MODULES[module].relative_to(ROOT / PACKAGE).parts[:-1]]
     found: set[str] = set()
-    for node in NODES[module]:
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -132,8 +134,8 @@ def last_name(node: ast.expr) -> str:
 def test_no_class_is_cut_in_two() -> None:
     """A class with one heir, in another file, is of use without it: called, or exported."""
     home, heirs, used = {}, defaultdict(list), set()
-    for module, nodes in NODES.items():
-        for node in nodes:
+    for module in MODULES:
+        for node in nodes(module):
             if isinstance(node, ast.ClassDef):
                 home[node.name] = module
                 for base in node.bases:

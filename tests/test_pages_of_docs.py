@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import re
 import runpy
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
-from support.documents import PAGES, run
+from support.documents import PAGES, run, written_codes
 from support.explaining import broken, log_lines
 from support.processes import BIN, connect, free_port
 from support.wire import BAD, DEFAULT, PATIENCE, Paths, Serve, statuses, talk
@@ -25,25 +24,13 @@ from twisted.web.server import Site
 
 from twisted_hangup import HangupSite
 from twisted_hangup.__main__ import main
-from twisted_hangup.errors import UpstreamError
 from twisted_hangup.limits import Limits, Timeouts
 from twisted_hangup.report.remedies import PAGE, REMEDIES, entry_of, link_of
-from twisted_hangup.report.rules import FAMILIES, RESPONSE_RULES, RULES
+from twisted_hangup.report.rules import FAMILIES
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
 
 ROOT: Final = Path(__file__).parent.parent
 TEXTS: Final = {name: path.read_text() for name, path in PAGES.items()}
-
-
-def written_codes() -> set[str]:
-    """All codes that are written in the source, tables of rules included."""
-    found = {code for code, _ in (*RULES, *RESPONSE_RULES)}
-    found |= {*re.findall(r"``(ERR_[A-Z_]+)``", UpstreamError.__doc__ or "")}
-    for path in (ROOT / "twisted_hangup").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found |= {*re.findall(r"\A(?:HPE|ERR)_[A-Z0-9_]*[A-Z0-9]\Z", node.value)}
-    return found
 
 
 @pytest.mark.parametrize("code", sorted(written_codes()))

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
-from support.documents import run
+from support.documents import run, written_codes
 from support.wire import BAD, DEFAULT, GOOD, SLOW, Paths, Serve, statuses, talk
-from test_pages_of_docs import written_codes
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from twisted.web.resource import Resource
 
+import twisted_hangup
+from twisted_hangup.errors import UpstreamError
+from twisted_hangup.report.rules import RESPONSE_RULES, RULES
+
 PAGES: Final = {path.stem: path for path in (Path(__file__).parents[2] / "docs").glob("*.md")}
+
+
+@cache
+def written_codes() -> frozenset[str]:
+    """All codes that are written in the source, tables of rules included."""
+    codes = {code for code, _ in (*RULES, *RESPONSE_RULES)}
+    codes |= {*re.findall(r"``(ERR_[A-Z_]+)``", UpstreamError.__doc__ or "")}
+    for path in Path(twisted_hangup.__file__).parent.rglob("*.py"):
+        codes |= {*re.findall(r'"((?:HPE|ERR)_[A-Z0-9_]*[A-Z0-9])"', path.read_text())}
+    return frozenset(codes)
 
 
 def run(page: str, change: Callable[[str], str] = str) -> dict[str, Any]:
