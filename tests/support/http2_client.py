@@ -20,7 +20,7 @@ from hyperframe.frame import (
 )
 from twisted.internet.defer import Deferred
 
-from .wire import Client, Served, in_thread, pause
+from .wire import Client, Served, in_thread, until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER = 9
@@ -201,10 +201,7 @@ def talk(port: int, run: Callable[[H2Client], Any], **kwargs: Any) -> Deferred[A
     return in_thread(session)
 
 
-async def empty(served: Served, seconds: float = 2.0) -> bool:
-    """Whether no connection is left within so long."""
-    for _ in range(int(seconds / 0.02)):
-        if not served.site.open_connections:
-            return True
-        await pause(0.02)
-    return False
+async def empty(served: Served) -> bool:
+    """Wait until no connection is left; True."""
+    await until(lambda: served.site.open_connections == 0)
+    return True

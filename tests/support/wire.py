@@ -172,6 +172,15 @@ class HandClock(Clock):
         """Let so many seconds pass, a quarter of one at a time."""
         self.pump([0.25] * ceil(seconds * 4))
 
+    async def wait_until(self, true: Callable[[], object]) -> None:
+        """Let time pass until *true* says so: ten seconds in each turn of the reactor."""
+
+        def after_a_while() -> object:
+            self.wait(10)
+            return true()
+
+        await until(after_a_while)
+
 
 class Fast(Resource):
     """Answers at once, and remembers what it ran."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -37,8 +38,8 @@ from support.http2_client import (
     fields_of,
     talk,
 )
-from support.wire import Paths, Serve, in_thread, pause
-from twisted.internet.defer import Deferred
+from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
@@ -281,8 +282,8 @@ async def test_handler_that_waits(serve_h2: Serve) -> None:
     """The connection is closed when the handler has done its work."""
     served = serve_h2()
     waiting: Deferred[None] = Deferred()
-    settled: list[Any] = []
-    served.site.journal.watch_settled(lambda error, status: settled.append(status))
+    statuses: list[Any] = []
+    served.site.journal.watch_settled(lambda error, status: statuses.append(status))
 
     @served.site.on_client_error
     async def wait(failure: Failure, socket: ClientSocket) -> None:
@@ -290,12 +291,13 @@ async def test_handler_that_waits(serve_h2: Serve) -> None:
         socket.end()
 
     done = talk(served.port, lambda c: c.send(DataFrame(9, b"a")).to_the_end())
-    await pause(0.2)
-    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"] and settled == []
+    await until(lambda: served.errors)
+    await settled()
+    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"] and statuses == []
     waiting.callback(None)
     client = await done
     assert (client.goaways, client.closed) == ([(PROTOCOL_ERROR, 0)], "end")
-    assert settled == [None]
+    assert statuses == [None]
 
 
 @pytest_twisted.ensureDeferred
@@ -433,18 +435,17 @@ async def test_goaway_of_the_client(serve_h2: Serve) -> None:
     """GOAWAY without an error: what runs is still answered, then the connection ends."""
     served = serve_h2()
 
-    def run(client: H2Client) -> H2Client:
-        client.request(b"/slow")
-        time.sleep(0.1)
-        client.send(GoAwayFrame(0), WindowUpdateFrame(0, window_increment=10))
-        return client.to_the_end()
-
-    done = talk(served.port, run)
-    request = await served.root.slow.started
-    await pause(0.3)
+    client = await in_thread(lambda: H2Client(served.port))
+    started = served.root.slow.started
+    await in_thread(lambda: client.request(b"/slow"))
+    request = await started
+    goaway = GoAwayFrame(0), WindowUpdateFrame(0, window_increment=10)
+    await in_thread(lambda: client.send(*goaway))
+    await settled()
     request.write(b"at last")
     request.finish()
-    client = await done
+    await in_thread(client.to_the_end)
+    client.close()
     assert (client.stream(1).status, client.stream(1).body) == (200, b"at last")
     assert (client.closed, served.errors, served.root.slow.gone) == ("end", [], [])
 
@@ -470,22 +471,21 @@ async def test_goaway_with_an_error(serve_h2: Serve) -> None:
 
 # Time.
 
-QUICK = Timeouts(
-    handshake_seconds=0.5,
-    head_seconds=0.5,
-    keep_alive_seconds=0.5,
-    request_seconds=0.5,
-    send_seconds=0.5,
-)
+
+def on_clock(serve_h2: Serve, what: Any = None, **arguments: Any) -> tuple[Served, HandClock]:
+    """A site, and the clock by which it serves."""
+    clock = HandClock()
+    return serve_h2(what, reactor=clock, **arguments), clock
 
 
 @pytest_twisted.ensureDeferred
 async def test_slow_request_is_not_killed(serve_h2: Serve) -> None:
     """A response may take longer than any deadline; stock Twisted gives it 60 seconds."""
-    served = serve_h2(timeouts=QUICK)
+    served, clock = on_clock(serve_h2)
+    started = served.root.slow.started
     done = talk(served.port, lambda c: c.answer(c.request(b"/slow")))
-    request = await served.root.slow.started
-    await pause(2.0)
+    request = await started
+    clock.wait(3600)
     request.finish()
     assert (await done).status == 200
     assert served.errors == []
@@ -494,32 +494,32 @@ async def test_slow_request_is_not_killed(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_idle_connection(serve_h2: Serve) -> None:
     """An idle connection is closed quietly, and PINGs do not keep it open."""
-    served = serve_h2(timeouts=QUICK)
-
-    def run(client: H2Client) -> tuple[H2Client, float]:
-        client.answer(client.request())
-        since = time.monotonic()
-        with suppress(OSError):
-            while time.monotonic() - since < 3 and not client.goaways:
-                client.send(PingFrame(0))
-                client.until(lambda: len(client.pings) > 0)
-                client.pings.clear()
-                time.sleep(0.05)
-        return client.to_the_end(), time.monotonic() - since
-
-    client, seconds = await talk(served.port, run)
+    served, clock = on_clock(serve_h2)
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.answer(client.request()))
+    for _ in range(8):
+        clock.wait(8)
+        client.pings.clear()
+        await in_thread(lambda: client.send(PingFrame(0)).until(lambda: client.pings))
+    assert client.goaways == []
+    clock.wait(3)
+    await in_thread(client.to_the_end)
+    client.close()
     assert client.goaways == [(NO_ERROR, 1)]
-    assert 0.4 < seconds < 1.6
     assert served.errors == []
 
 
 @pytest_twisted.ensureDeferred
 async def test_connection_without_a_request(serve_h2: Serve) -> None:
     """A browser that connects ahead of its requests is idle, and given the keep-alive time."""
-    served = serve_h2(timeouts=Timeouts(head_seconds=0.2, keep_alive_seconds=1.5))
-    began = time.monotonic()
-    client = await talk(served.port, lambda c: c.to_the_end())
-    assert time.monotonic() - began > 1.3
+    served, clock = on_clock(serve_h2, timeouts=Timeouts(head_seconds=10))
+    client = await in_thread(lambda: H2Client(served.port).until(lambda: True))
+    await settled()
+    clock.wait(Timeouts().keep_alive_seconds - 1)
+    assert served.site.open_connections == 1
+    clock.wait(2)
+    await in_thread(client.to_the_end)
+    client.close()
     assert (client.goaways, served.errors) == ([(NO_ERROR, 0)], [])
 
 
@@ -527,8 +527,12 @@ async def test_connection_without_a_request(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_no_preface(serve_h2: Serve, sent: bytes) -> None:
     """A client that agrees on HTTP/2 and never begins is a RequestTimeout without HTTP/1."""
-    served = serve_h2(timeouts=QUICK)
-    client = await talk(served.port, lambda c: c.raw(sent).to_the_end(), preface=False)
+    served, clock = on_clock(serve_h2)
+    client = await in_thread(lambda: H2Client(served.port, preface=False).raw(sent))
+    await settled()
+    await clock.wait_until(lambda: served.errors)
+    await in_thread(client.to_the_end)
+    client.close()
     (error,) = served.errors
     assert isinstance(error, RequestTimeout)
     assert error.phase == "idle"
@@ -538,18 +542,17 @@ async def test_no_preface(serve_h2: Serve, sent: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_header_block_that_dribbles(serve_h2: Serve) -> None:
     """A field block that does not end in time costs the connection, whatever else runs."""
-    served = serve_h2(timeouts=QUICK)
-
-    def run(client: H2Client) -> H2Client:
-        client.request(b"/slow")
-        data = _raw(client.headers(fields_of()))
-        with suppress(OSError):
-            for byte in data:
-                client.raw(bytes([byte]))
-                time.sleep(0.1)
-        return client.to_the_end()
-
-    client = await talk(served.port, run)
+    served, clock = on_clock(serve_h2)
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.request(b"/slow"))
+    for byte in _raw(client.headers(fields_of()))[:-1]:
+        await in_thread(partial(client.raw, bytes([byte])))
+        await settled()
+        clock.wait(8)
+        if served.errors:
+            break
+    await in_thread(client.to_the_end)
+    client.close()
     (error,) = served.errors
     assert (error.code, error.phase) == ("ERR_HTTP2_ENHANCE_YOUR_CALM", "response")
     assert client.goaways == [(ENHANCE_YOUR_CALM, 1)]
@@ -558,39 +561,36 @@ async def test_header_block_that_dribbles(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_header_block_across_the_idle_deadline(serve_h2: Serve) -> None:
     """It is waited for; the connection is idle again when its request was refused."""
-    served = serve_h2(timeouts=Timeouts(keep_alive_seconds=0.5, head_seconds=3))
-
-    def run(client: H2Client) -> H2Client:
-        data = _raw(client.headers(fields_of(b"/a b")))
-        client.raw(data[:15])
-        time.sleep(1.3)
-        return client.raw(data[15:]).to_the_end()
-
-    client = await talk(served.port, run)
+    served, clock = on_clock(serve_h2, timeouts=Timeouts(keep_alive_seconds=10))
+    client = await in_thread(lambda: H2Client(served.port))
+    data = _raw(client.headers(fields_of(b"/a b")))
+    await in_thread(lambda: client.raw(data[:15]))
+    await settled()
+    clock.wait(50)
+    await in_thread(lambda: client.raw(data[15:]).answer(1))
     assert client.stream(1).status == 400
+    await settled()
+    clock.wait(12)
+    await in_thread(client.to_the_end)
+    client.close()
     assert (client.goaways, client.closed) == ([(NO_ERROR, 1)], "end")
 
 
 @pytest_twisted.ensureDeferred
 async def test_slow_request_body(serve_h2: Serve) -> None:
     """A request that is not complete in time is answered 408; the others go on."""
-    served = serve_h2(timeouts=QUICK)
-
-    def run(client: H2Client) -> H2Client:
-        client.request(b"/slow")
-        stream = client.request(end=False, method=b"POST")
-        for _ in range(20):
-            if client.stream(stream).over:
-                break
-            client.data(stream, b"a", end=False)
-            client.client.socket.settimeout(0.1)
-            with suppress(TimeoutError):
-                client.until(lambda: client.stream(stream).over)
-        client.client.socket.settimeout(5)
-        assert client.answer(client.request()).status == 200
-        return client
-
-    client = await talk(served.port, run)
+    served, clock = on_clock(serve_h2)
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.request(b"/slow"))
+    stream = await in_thread(lambda: client.request(end=False, method=b"POST"))
+    for _ in range(7):
+        assert served.errors == []
+        await in_thread(lambda: client.data(stream, b"a", end=False))
+        await settled()
+        clock.wait(45)
+    await in_thread(lambda: client.answer(stream))
+    assert (await in_thread(lambda: client.answer(client.request()))).status == 200
+    client.close()
     assert (client.stream(3).status, client.stream(3).reset) == (408, NO_ERROR)
     assert [type(error) for error in served.errors[:1]] == [RequestTimeout]
     assert served.errors[0].phase == "body"
@@ -600,7 +600,7 @@ async def test_slow_request_body(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_client_that_takes_nothing(serve_h2: Serve, how: str) -> None:
     """Neither reading nor opening the window, while data waits, is given up."""
-    served = serve_h2(Paths(page=Data(bytes(8_000_000), "text/plain")), timeouts=QUICK)
+    served, clock = on_clock(serve_h2, Paths(page=Data(bytes(8_000_000), "text/plain")))
     big = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30} if how == "tcp" else None
 
     def run() -> H2Client:
@@ -608,12 +608,13 @@ async def test_client_that_takes_nothing(serve_h2: Serve, how: str) -> None:
         if big:
             client.send(WindowUpdateFrame(0, window_increment=2**30))
         client.request(b"/page")
-        if not big:
-            client.to_the_end()
         return client
 
     client = await in_thread(run)
-    assert await empty(served, 4)
+    await settled()
+    reads = succeed(client) if big else in_thread(client.to_the_end)
+    await clock.wait_until(lambda: served.site.open_connections == 0)
+    await reads
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.code, error.reason, error.phase) == ("ETIMEDOUT", "write ETIMEDOUT", "response")
@@ -647,19 +648,19 @@ async def test_rapid_reset(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_control_frames_that_are_not_read(serve_h2: Serve) -> None:
     """A client that asks and asks and reads no answer cannot fill the memory."""
-    served = serve_h2(timeouts=Timeouts(linger_silence_seconds=0.3, send_seconds=0.5))
+    served, clock = on_clock(serve_h2)
 
     def run() -> H2Client:
         client = H2Client(served.port, receive_buffer=16 * 1024)
-        client.client.socket.settimeout(1)
         with suppress(OSError):
             for _ in range(2000):
-                client.send(*[PingFrame(0)] * 500)
+                if not served.errors:
+                    client.send(*[PingFrame(0)] * 500)
         return client
 
     client = await in_thread(run)
     assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
-    assert await empty(served, 5)
+    await clock.wait_until(lambda: served.site.open_connections == 0)
     client.close()
 
 
@@ -671,20 +672,18 @@ async def test_drain(serve_h2: Serve) -> None:
     """drain() says GOAWAY, finishes what runs, takes nothing new, and closes."""
     served = serve_h2()
 
-    def run(client: H2Client) -> H2Client:
-        client.request(b"/slow")
-        client.until(lambda: client.goaways)
-        client.request()
-        return client.to_the_end()
-
-    done = talk(served.port, run)
-    request = await served.root.slow.started
+    client = await in_thread(lambda: H2Client(served.port))
+    started = served.root.slow.started
+    await in_thread(lambda: client.request(b"/slow"))
+    request = await started
     assert served.site.open_connections == 1
     drained = served.site.drain()
-    await pause(0.3)
+    await in_thread(lambda: client.until(lambda: client.goaways))
+    await in_thread(lambda: client.answer(client.request()))
     assert not drained.called
     request.finish()
-    client = await done
+    await in_thread(client.to_the_end)
+    client.close()
     await drained
     assert client.goaways == [(NO_ERROR, 1)]
     assert (client.stream(1).status, client.stream(3).reset) == (200, REFUSED_STREAM)
@@ -697,7 +696,7 @@ async def test_drain_before_the_first_frame(serve_h2: Serve) -> None:
     """A client that drain() finds between the handshake and its preface is served no more."""
     served = serve_h2()
     client = await in_thread(lambda: H2Client(served.port, preface=False))
-    await pause(0.1)
+    await settled()
     drained = served.site.drain()
 
     def run() -> None:
@@ -755,13 +754,15 @@ async def test_hang_up_all(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_client_that_ignores_the_close(serve_h2: Serve) -> None:
     """What became of the error is told at once; the client is left when it lingers too long."""
-    served = serve_h2(timeouts=Timeouts(linger_silence_seconds=0.5))
-    settled: list[Any] = []
-    served.site.journal.watch_settled(lambda error, status: settled.append(error.code))
+    served, clock = on_clock(serve_h2)
+    codes: list[str] = []
+    served.site.journal.watch_settled(lambda error, status: codes.append(error.code))
     client = await in_thread(lambda: H2Client(served.port).send(DataFrame(9, b"a")).to_the_end())
-    assert settled == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    assert codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
+    clock.wait(Timeouts().linger_silence_seconds - 1)
     assert served.site.open_connections == 1
-    assert await empty(served, 3)
+    clock.wait(2)
+    await until(lambda: served.site.open_connections == 0)
     client.close()
 
 
