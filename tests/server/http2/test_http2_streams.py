@@ -13,13 +13,13 @@ from hyperframe.frame import DataFrame, Frame, RstStreamFrame, SettingsFrame, Wi
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, empty, fields_of, talk
-from support.wire import Paths, Serve, Served, in_thread, pause
+from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
-from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
+from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits
 from twisted_hangup.journal.access_log import AccessLog
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
@@ -184,10 +184,7 @@ async def test_refused_request(serve_h2: Serve, bad: Bad) -> None:
 
     done = talk(served.port, run)
     request = await served.root.slow.started
-    for _ in range(100):
-        await pause(0.01)
-        if served.root.fast.ran:
-            break
+    await until(lambda: served.root.fast.ran)
     request.finish()
     refused, good, running = await done
     assert (refused.status, refused.body, refused.reset) == (bad.status, b"", None)
@@ -542,7 +539,8 @@ async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     """A body that was paused arrives whole, and its request is run then."""
     served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
     done = talk(served.port, lambda c: c.data(_paused(c), b"abc").answer(1))
-    await pause(0.2)
+    await until(lambda: any(getattr(one, "streams", ()) for one in served.site.context.open()))
+    await settled()
     (connection,) = served.site.context.open()
     assert asked.requests == []
     while connection.streams and not asked.requests:
@@ -601,14 +599,15 @@ async def test_producer(serve_h2: Serve) -> None:
         return client
 
     client = await in_thread(run)
-    await pause(0.5)
-    before = unending.written
-    await pause(0.2)
-    assert before == unending.written < 16 * 1024 * 1024
+    before = 0
+    while not before or before != unending.written:
+        before = unending.written
+        await settled(100)
+    assert before < 16 * 1024 * 1024
     await in_thread(lambda: client.until(lambda: len(client.stream(1).body) > before))
     assert unending.written > before
     await in_thread(lambda: client.send(RstStreamFrame(1, error_code=CANCEL)))
-    await pause(0.2)
+    await until(lambda: unending.stopped)
     assert unending.stopped == 1
     client.close()
 
@@ -650,7 +649,7 @@ async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None
         stream = client.request(b"/page")
         client.until(lambda: client.stream(stream).body)
         assert client.stream(stream).body == page[:10]
-        time.sleep(0.5)
+        time.sleep(0.1)
         assert len(tries) < 10
         client.send(WindowUpdateFrame(stream, window_increment=90))
         client.until(lambda: len(client.stream(stream).body) == 100)
@@ -666,8 +665,8 @@ async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None
 async def test_one_stream_stalls(serve_h2: Serve) -> None:
     """Without window for send_seconds, one response is given up where others go on."""
     root = Paths(page=Data(bytes(100_000), "text/plain"))
-    served = serve_h2(root, timeouts=Timeouts(send_seconds=0.5))
-    settled = settled_of(served)
+    served = serve_h2(root, reactor=(clock := HandClock()))
+    last_words = settled_of(served)
 
     def run(client: H2Client) -> list[Stream]:
         client.request(b"/slow")
@@ -675,9 +674,11 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
         return [stalled, client.answer(client.request())]
 
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
-    stalled, good = await talk(served.port, run, settings=settings, windows=False)
+    done = talk(served.port, run, settings=settings, windows=False)
+    await clock.wait_until(lambda: served.errors)
+    stalled, good = await done
     assert (stalled.reset, good.status) == (CANCEL, 200)
-    error, status = settled[0]
+    error, status = last_words[0]
     assert (error.code, error.phase, status) == ("ETIMEDOUT", "response", None)
     assert error.request is not None and error.request.target == b"/page"
     assert served.errors[0] is error
