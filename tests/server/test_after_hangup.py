@@ -14,7 +14,18 @@ from hyperframe.frame import RstStreamFrame
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import H2Client
-from support.wire import SLOW, Client, Fast, Paths, Producer, Serve, Served, in_thread, pause
+from support.wire import (
+    SLOW,
+    Client,
+    Fast,
+    Paths,
+    Producer,
+    Serve,
+    Served,
+    in_thread,
+    settled,
+    until,
+)
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.web.server import Request
 from twisted.web.util import DeferredResource
@@ -117,7 +128,7 @@ async def test_harmless(serve: Serve, how: str) -> None:
     request, site = await left(serve, how)
     for use in USES.values():
         use(request)
-    await pause()
+    await settled()
     gc.collect()
     assert site.lines == [(b"/slow", 499)]
     assert request.code == 499
@@ -246,7 +257,7 @@ async def test_content(serve: Serve, size: int, monkeypatch: pytest.MonkeyPatch)
     request: Any = await started
     served.root.slow.requests.clear()
     client.reset()
-    await pause()
+    await until(lambda: served.errors)
     content = request.content
     assert content.read() == bytes(size)
     del request, started
@@ -271,13 +282,12 @@ async def test_producer_that_fails_when_stopped(
     served = serve()
     way = LEAVE[leave]
     client = await in_thread(lambda: way.ask(served, way.secure))
-    await pause()
+    await until(lambda: served.root.slow.requests)
     (request,) = served.root.slow.requests
     request.registerProducer(Unstoppable(request, b""), True)
     await in_thread(lambda: way.leave(client))
-    await pause()
+    await until(lambda: served.site.open_connections == 0)
     client.close()
-    await pause()
     assert len(served.root.slow.gone) == len(served.errors) == 1
     assert served.site.open_connections == 0
     assert expected_errors.flush(LookupError)

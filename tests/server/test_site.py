@@ -15,7 +15,7 @@ from support.wire import (
     Paths,
     Serve,
     in_thread,
-    pause,
+    settled,
     statuses,
     talk,
 )
@@ -112,10 +112,11 @@ async def test_drain(serve: Serve) -> None:
     started = served.root.slow.started
     busy = talk(served.port, SLOW + GOOD)
     request = await started
-    idle = talk(served.port, GOOD)
-    await pause()
+    idle = await in_thread(lambda: Client(served.port).send(GOOD))
+    await in_thread(lambda: idle.read_until(b"fast"))
     drained = served.site.drain()
-    assert statuses(await idle) == [200]
+    assert await in_thread(idle.read_all) == b""
+    idle.close()
     assert not drained.called
     request.finish()
     assert statuses(await busy) == [200]
@@ -135,7 +136,7 @@ async def test_hang_up_all(serve: Serve) -> None:
     """hang_up_all() aborts what is left, and that is nobody's client error."""
     served = serve(Never())
     client = await in_thread(lambda: Client(served.port).send(GOOD))
-    await pause()
+    await settled()
     served.site.hang_up_all()
     await served.site.drain()
     with pytest.raises(ConnectionResetError):

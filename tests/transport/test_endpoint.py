@@ -15,7 +15,20 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.certificates import pem, server_context
-from support.wire import BAD, GOOD, SLOW, Client, Paths, Serve, in_thread, pause, talk
+from support.wire import (
+    BAD,
+    GOOD,
+    SLOW,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    in_thread,
+    pause,
+    settled,
+    talk,
+    until,
+)
 from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
     UNIXServerEndpoint,
@@ -57,15 +70,6 @@ def tls() -> IStreamServerEndpoint:
 ENDPOINTS = {"tcp": tcp, "tls": tls}
 
 
-async def until(true: Callable[[], Any]) -> None:
-    """Wait until *true*, for a second at most."""
-    for _ in range(100):
-        if true():
-            return
-        await pause(0.01)
-    raise AssertionError("it did not come true")
-
-
 # Resets.
 
 
@@ -105,7 +109,7 @@ async def test_reset_while_a_response_is_sent(serve: Serve) -> None:
     client.send(SLOW)
     request = await started
     request.write(b"x" * 10_000_000)
-    await pause(0.1)
+    await settled(100)
     client.reset()
     await until(lambda: served.errors)
     (error,) = served.errors
@@ -125,7 +129,7 @@ async def test_reset_over_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     client.sendall(GOOD)
-    await pause(0.1)
+    await settled()
     client.close()
     await until(lambda: served.errors)
     await port.stopListening()
@@ -136,11 +140,12 @@ async def test_reset_over_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
 @pytest_twisted.ensureDeferred
 async def test_reset_while_reading_is_paused(serve: Serve) -> None:
     """Where nobody reads, poll() tells of the reset, and the socket of its number."""
-    served = serve(endpoint=tcp(), limits=Limits(backlog_bytes=100))
+    served = serve(endpoint=tcp(), limits=Limits(backlog_bytes=100), reactor=(clock := HandClock()))
     client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * 100))
-    await pause(0.1)
+    await settled()
     client.reset()
-    await until(lambda: served.errors)
+    await settled()
+    clock.wait(1)
     (error,) = served.errors
     assert (error.phase, error.errno) == ("response", errno.ECONNRESET)
     assert served.root.fast.ran == []
@@ -251,7 +256,8 @@ async def test_handshake_is_abandoned(serve: Serve, wire: bytes, reset: bool) ->
 @pytest_twisted.ensureDeferred
 async def test_handshake_takes_too_long(serve: Serve, wire: bytes) -> None:
     """A client that stays silent in the handshake is closed on, and nothing is said to it."""
-    served = serve(endpoint=tls(), timeouts=Timeouts(handshake_seconds=0.4))
+    clock = HandClock()
+    served = serve(endpoint=tls(), timeouts=Timeouts(handshake_seconds=10), reactor=clock)
     writable = []
 
     @served.site.on_client_error
@@ -269,9 +275,12 @@ async def test_handshake_takes_too_long(serve: Serve, wire: bytes) -> None:
         finally:
             client.close()
 
-    began = time.monotonic()
-    assert await in_thread(run) == b""
-    assert time.monotonic() - began < 1.5
+    received = in_thread(run)
+    await until(lambda: served.site.open_connections)
+    clock.wait(9)
+    assert served.errors == []
+    clock.wait(2)
+    assert await received == b""
     (error,) = served.errors
     assert isinstance(error, TLSError)
     assert (error.code, error.phase, error.status) == (
@@ -285,11 +294,14 @@ async def test_handshake_takes_too_long(serve: Serve, wire: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_time_for_the_request_after_the_handshake(serve: Serve) -> None:
     """A handshake in time leaves the request its own time, counted from the connection."""
-    timeouts = Timeouts(handshake_seconds=0.3, head_seconds=1.2)
-    served = serve(endpoint=tls(), timeouts=timeouts)
+    clock = HandClock()
+    timeouts = Timeouts(handshake_seconds=10, head_seconds=30)
+    served = serve(endpoint=tls(), timeouts=timeouts, reactor=clock)
     client = await in_thread(lambda: Client(served.port, tls=True))
-    await pause(0.9)
+    await settled()
+    clock.wait(29)
     assert served.errors == []
+    clock.wait(2)
     answer = await in_thread(client.read_all)
     client.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
