@@ -84,7 +84,7 @@ def serve() -> Iterator[Callable[..., Served]]:
         elif unix is not None:
             port = reactor.listenUNIX(unix, site)
         elif tls is None:
-            port = reactor.listenTCP(0, site, interface="127.0.0.1")
+            port = reactor.listenTCP(0, site, backlog=512, interface="127.0.0.1")
         else:
             port = reactor.listenSSL(0, site, tls, interface="127.0.0.1")
         ports.append(port)
