@@ -15,7 +15,7 @@ from support.http2_client import H2Client
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, always
-from support.wire import Client, Served, in_thread, pause, statuses, talk
+from support.wire import PATIENCE, Client, HandClock, Served, in_thread, pause, statuses, talk
 
 from twisted_hangup import Limits, OutboundTimeouts, ProxyResource, ServerHangUp, UpstreamError
 
@@ -201,10 +201,13 @@ async def test_slow_head(proxied: Callable[..., Proxied], part: bytes) -> None:
             connection.send(b"x" if part else head(status=b"102 Processing"))
             time.sleep(0.05)
 
-    there = proxied(script, timeouts=OutboundTimeouts(head_seconds=0.4))
-    began = time.monotonic()
-    received = await talk(there.port, LAST)
-    assert statuses(received)[-1] == 504 and time.monotonic() - began < 2
+    there = proxied(script, reactor=(clock := HandClock()))
+    received = talk(there.port, LAST)
+    await there.until(lambda: there.server.connections)
+    clock.wait(OutboundTimeouts().head_seconds - 1)
+    assert there.upstream_errors == []
+    await clock.wait_until(lambda: there.upstream_errors)
+    assert statuses(await received)[-1] == 504
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
     await there.until(lambda: there.server.ended)
 
@@ -228,15 +231,19 @@ async def test_long_upload_over_a_kept_connection(proxied: Callable[..., Proxied
         connection.send(OK)
         connection.read_head()
         for _ in range(20):
-            taken.append(len(connection.read(2_000_000)))
-            time.sleep(0.05)
+            taken.append(len(connection.read(500_000)))
+            more.wait(PATIENCE)
         connection.send(OK)
 
-    there = proxied(script, timeouts=OutboundTimeouts(idle_seconds=0.3))
+    more = threading.Event()
+    there = proxied(script, reactor=(clock := HandClock()))
     await talk(there.port, LAST)
     post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    received = await talk(there.port, post % 40_000_000, b"x" * 40_000_000)
-    assert statuses(received) == [200] and sum(taken) == 40_000_000
+    received = talk(there.port, post % 10_000_000, b"x" * 10_000_000)
+    await there.until(lambda: taken)
+    clock.wait(OutboundTimeouts().idle_seconds + 1)
+    more.set()
+    assert statuses(await received) == [200] and sum(taken) == 10_000_000
     assert len(there.server.connections) == 1
 
 
@@ -246,12 +253,16 @@ async def test_server_that_takes_no_upload(proxied: Callable[..., Proxied]) -> N
 
     def script(connection: Connection) -> None:
         connection.read_head()
-        time.sleep(3)
+        over.wait(PATIENCE)
 
-    there = proxied(script, timeouts=OutboundTimeouts(silence_seconds=0.3, head_seconds=0.3))
+    over = threading.Event()
+    there = proxied(script, reactor=(clock := HandClock()))
     post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    received = await talk(there.port, post % 20_000_000, b"x" * 20_000_000)
-    assert statuses(received) == [504]
+    received = talk(there.port, post % 20_000_000, b"x" * 20_000_000)
+    await there.until(lambda: there.server.connections)
+    await clock.wait_until(lambda: there.upstream_errors)
+    assert statuses(await received) == [504]
+    over.set()
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
 
 

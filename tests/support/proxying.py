@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from twisted.internet.endpoints import TCP4ClientEndpoint
 
 from twisted_hangup import HangupSite, UpstreamError
 from twisted_hangup.proxy import ProxyResource
 
 from .upstreams import Connection, RawServer
-from .wire import Served, pause
+from .wire import Served, until
 
 Serve = Callable[..., Served]
 
@@ -30,22 +31,26 @@ class Proxied:
         self.site.journal.watch_upstream(self.upstream_errors.append)
 
     async def until(self, true: Callable[[], Any]) -> None:
-        for _ in range(150):
-            if true():
-                return
-            await pause(0.01)
-        raise AssertionError("it did not come true")
+        await until(true)
 
 
 @pytest.fixture
 def proxied(serve: Serve) -> Iterator[Callable[..., Proxied]]:
-    """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``."""
+    """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``.
+
+    A clock given as ``reactor`` tells the time to what it asks of the server.
+    """
+    from twisted.internet import reactor as installed
+
     made: list[Proxied] = []
 
     def make(
         script: Callable[[Connection], object], path: str = "", tls: Any = None, **arguments: Any
     ) -> Proxied:
         server = RawServer(script)
+        if "reactor" in arguments:
+            endpoint = TCP4ClientEndpoint(cast(Any, installed), "127.0.0.1", server.port)
+            arguments["endpoint"] = endpoint
         proxy = ProxyResource(server.url + path, **arguments)
         proxied = Proxied(serve(proxy, tls=tls, parsePOSTFormSubmission=False), server, proxy)
         made.append(proxied)
