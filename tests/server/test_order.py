@@ -18,6 +18,7 @@ from support.wire import (
     Paths,
     Serve,
     Served,
+    codes,
     in_thread,
     settled,
     statuses,
@@ -31,6 +32,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
 from twisted_hangup import ClientError, ClientSocket, HangupSite, UnexpectedEOF
+from twisted_hangup.parser.inbox import MOST_MESSAGES
 from twisted_hangup.testing import feed
 
 TRANSPORTS: Final = ("tcp", "unix", "tls")
@@ -370,3 +372,13 @@ def test_error_after_the_last_request_is_not_told() -> None:
     assert statuses(client.received) == [200]
     assert client.received.endswith(b"0\r\n\r\n")
     assert (client.errors, client.ended) == ([], "fin")
+
+
+def test_error_after_more_uploads_than_are_judged_ahead() -> None:
+    """All of them are run and answered before the error that was found while they waited."""
+    upload = b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
+    client = feed(HangupSite(root := Paths()), SLOW + upload * (MOST_MESSAGES + 10) + BAD)
+    assert client.errors == []
+    root.slow.requests[0].finish()
+    assert statuses(client.advance(0).received) == [200] * (MOST_MESSAGES + 11) + [400]
+    assert codes(client) == ["HPE_INVALID_HEADER_TOKEN"]

@@ -101,16 +101,11 @@ class RequestInbox(RequestParser):
         ahead.append(event)
         return True
 
-    def drop_incomplete(self) -> bool:
-        """Judge nothing more, and keep only the events of complete messages.
-
-        Returns:
-            Whether there are any.
-        """
+    def drop_incomplete(self) -> None:
+        """Judge nothing more, and keep only the events of complete messages."""
         self._stop()
         while self._ahead and not isinstance(self._ahead[-1], EndOfMessage):
             self._forget(self._ahead.pop())
-        return self._ahead is not None
 
     def close(self) -> None:
         """Judge nothing more, and hand out nothing more, ever."""

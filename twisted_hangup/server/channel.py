@@ -281,7 +281,11 @@ class HangupChannel(HTTPChannel):
                 event = self._inbox.next_event()
                 if event is NEED_DATA:
                     break
-                if isinstance(event, RequestHead) and event.has_body:
+                if (
+                    isinstance(event, RequestHead)
+                    and event.has_body
+                    and not self._inbox.events_wait
+                ):
                     # A body that breaks in the same read never makes a request: that would
                     # cost a file for nothing.
                     self._inbox.judge_ahead(event)
@@ -535,7 +539,8 @@ class HangupChannel(HTTPChannel):
     def _fail(self, error: ClientError) -> None:
         """The one client error of this connection: record it, settle it in its turn."""
         self._ending.found(error)
-        if self._inbox.drop_incomplete() or self._answering:
+        self._inbox.drop_incomplete()  # events wait here only while a request is answered
+        if self._answering:
             self._clock.answering()
             self._networkProducer.resumeProducing()  # only to see the client leave
         else:
