@@ -17,6 +17,7 @@ from support.wire import (
     Fast,
     HandClock,
     Paths,
+    Producer,
     Serve,
     codes,
     in_thread,
@@ -36,6 +37,7 @@ from twisted.web.static import Data
 from zope.interface import implementer, provider
 
 from twisted_hangup import ClientSocket, HangupSite, Limits, Timeouts
+from twisted_hangup.limits import MIB
 from twisted_hangup.testing import feed
 
 
@@ -86,6 +88,57 @@ def test_producer_that_finishes_when_it_is_stopped(leave: str) -> None:
     assert codes(client) == ["ECONNRESET"]
     assert len(chain) == 1
     assert root.fast.ran == []
+
+
+class ProducesThenRaises(Resource):
+    isLeaf = True
+
+    def __init__(self, streaming: bool) -> None:
+        super().__init__()
+        self.streaming = streaming
+        self.producers: list[Producer] = []
+
+    def render(self, request: Request) -> int:
+        request.write(b"begun")
+        self.producers.append(Producer(request, b"more", finish=True))
+        request.registerProducer(self.producers[-1], self.streaming)
+        raise ZeroDivisionError("a bug")
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_producer_of_a_response_that_is_cut(streaming: bool, expected_errors: LoggedErrors) -> None:
+    """It is stopped, once, and cannot make the response look whole."""
+    site = HangupSite(Paths(cut=(resource := ProducesThenRaises(streaming))))
+    client = feed(site, b"GET /cut HTTP/1.1\r\nHost: a\r\n\r\n")
+    (producer,) = resource.producers
+    assert producer.stopped == 1
+    assert client.received.endswith(b"\r\n5\r\nbegun\r\n")
+    client.fin()
+    assert (producer.stopped, site.open_connections) == (1, 0)
+    assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_producer_of_a_connection_that_its_application_closes(streaming: bool) -> None:
+    """It is stopped when the connection has gone, if not before."""
+    client = feed(HangupSite(root := Paths()), SLOW)
+    (request,) = root.slow.requests
+    request.registerProducer(producer := Producer(request, b""), streaming)
+    request.loseConnection()
+    client.advance(0).fin()
+    assert (producer.stopped, client.ended) == (1, "fin")
+
+
+def test_producer_of_a_client_that_left_and_takes_nothing() -> None:
+    """It is stopped once: when the client has left, and not again when that stalls."""
+    client = feed(HangupSite(root := Paths()), SLOW)
+    (request,) = root.slow.requests
+    request.registerProducer(producer := Producer(request, b""), True)
+    request.write(b"x" * MIB)
+    client.reading = False
+    client.fin().advance(200)
+    assert (producer.stopped, client.ended) == (1, "reset")
+    assert codes(client) == ["ECONNRESET"]
 
 
 class FinishesThenRaises(Resource):

@@ -232,15 +232,18 @@ class HangupChannel(HTTPChannel):
     def _stop_producers(self) -> None:
         """Nobody takes what a producer makes; what it still finishes starts nothing new."""
         self._rise(CLOSING)
-        try:
-            super().stopProducing()
-        except Exception:  # a producer's; the transport would never be closed
-            _log.failure("Could not stop what produces a response")
+        producer, self._requestProducer = self._requestProducer, None
+        if producer is not None:
+            try:
+                producer.stopProducing()
+            except Exception:  # the transport would never be closed
+                _log.failure("Could not stop what produces a response")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Settle what is open: a waiting error, a running request, a lost client."""
         ending = self._ending
         error = ending.judge_loss(reason, self._inbox.finish)
+        self._stop_producers()  # a transport that we have left does not tell of its end
         if error is not None:
             ending.open_socket()
             self._abandon_requests(error)
@@ -409,6 +412,7 @@ class HangupChannel(HTTPChannel):
         self.factory.log(request)
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
+        self._stop_producers()  # after that, as what finishes now would make it look whole
 
     def _upgraded(self) -> None:
         """Another protocol has the connection."""
