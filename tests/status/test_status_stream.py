@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.status_pages import Pair, Serve, ask
-from support.wire import BAD, Client, in_thread, pause, talk
+from support.wire import BAD, Client, in_thread, pause, talk, until
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -199,8 +199,7 @@ async def test_events(pair: Pair) -> None:
     update = await in_thread(lambda: client.read_until(b"}]}\n\n\r\n"))
     assert b"event: update\n" in update and b'"HPE_INVALID_HEADER_TOKEN"' in update
     client.close()
-    await pause()
-    assert not pair.site._status._streams._streams
+    await until(lambda: not pair.site._status._streams._streams)
 
 
 @pytest_twisted.ensureDeferred
@@ -224,7 +223,7 @@ async def test_a_browser_that_does_not_read(pair: Pair) -> None:
     """When its socket is full nothing waits for it in memory; when it reads it gets it all."""
     head = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
     client = await in_thread(lambda: Client(pair.status.port, receive_buffer=4096).send(head))
-    await pause()
+    await until(lambda: pair.site._status._streams._streams)
     [stream] = pair.site._status._streams._streams
     comment = b": " + b"x" * 65536 + b"\n\n"
     paused = 0
@@ -244,8 +243,8 @@ async def test_a_browser_that_does_not_read(pair: Pair) -> None:
     before = waiting()
     assert stream._paused and before < 4 * len(comment)
     await pair.break_something()
-    await pause(2 * UPDATE_SECONDS)
-    assert waiting() <= before and stream._outdated
+    await until(lambda: stream._outdated)
+    assert waiting() <= before
     received = await in_thread(lambda: read_on(client, b'"HPE_INVALID_HEADER_TOKEN"'))
     assert b"event: snapshot\n" in received[-100_000:]
     client.close()
