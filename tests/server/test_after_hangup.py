@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import tempfile
 import weakref
@@ -27,10 +28,12 @@ from support.wire import (
     until,
 )
 from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.python.failure import Failure
 from twisted.web.server import Request
 from twisted.web.util import DeferredResource
 
 from twisted_hangup import ClientHangUp, HangupSite
+from twisted_hangup.testing import feed
 
 
 class Logging(HangupSite):
@@ -291,3 +294,73 @@ async def test_producer_that_fails_when_stopped(
     assert len(served.root.slow.gone) == len(served.errors) == 1
     assert served.site.open_connections == 0
     assert expected_errors.flush(LookupError)
+
+
+class FailsWhenLost(Request):
+    """A request of an application that fails when its connection is lost."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        raise LookupError("a bug")
+
+
+class FullDisk(HangupSite):
+    """Cannot write its access log."""
+
+    def log(self, request: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("leave", ["reset", "fin"])
+@pytest.mark.parametrize("fault", [FullDisk, FailsWhenLost])
+def test_application_that_fails_when_its_client_leaves(
+    fault: Any, leave: str, expected_errors: LoggedErrors
+) -> None:
+    """It is logged; the error is told and settled, and the connection forgotten, all the same."""
+    root = Paths()
+    site = FullDisk(root) if fault is FullDisk else HangupSite(root, requestFactory=fault)
+    answers: list[object] = []
+    site.journal.watch_settled(lambda error, status: answers.append(status))
+    client = feed(site, SLOW)
+    getattr(client, leave)()
+    assert len(root.slow.gone) == len(client.errors) == len(answers) == 1
+    assert site.open_connections == 0
+    assert len(expected_errors.flush(OSError, LookupError)) == 1
+
+
+def test_access_log_that_fails_when_a_response_is_cut(expected_errors: LoggedErrors) -> None:
+    """The client sees the cut all the same."""
+    client = feed(FullDisk(root := Paths()), SLOW)
+    (request,) = root.slow.requests
+    request.write(b"begun")
+    request.processingFailed(Failure(LookupError("a bug")))
+    client.advance(0).fin()
+    assert (client.received[-12:], client.ended) == (b"\r\n5\r\nbegun\r\n", "fin")
+    assert len(root.slow.gone) == 1
+    assert len(expected_errors.flush()) == 2
+
+
+@pytest.mark.parametrize("fault", [FullDisk, FailsWhenLost])
+@pytest_twisted.ensureDeferred
+async def test_application_that_fails_when_its_http2_client_leaves(
+    serve: Serve, expected_errors: LoggedErrors, fault: Any
+) -> None:
+    """Every request of the connection is told, and the connection forgotten."""
+    root = Paths()
+    site = FullDisk(root) if fault is FullDisk else HangupSite(root, requestFactory=fault)
+    served = serve(site, tls=server_context())
+    started = root.slow.started
+
+    def ask() -> H2Client:
+        client = H2Client(served.port)
+        client.request(b"/slow")
+        client.request(b"/slow")
+        return client
+
+    client = await in_thread(ask)
+    await started
+    await until(lambda: len(root.slow.requests) == 2)
+    await in_thread(client.close)
+    await until(lambda: site.open_connections == 0)
+    assert len(root.slow.gone) == 2
+    assert len(expected_errors.flush(OSError, LookupError)) == 2

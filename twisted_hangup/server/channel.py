@@ -409,7 +409,7 @@ class HangupChannel(HTTPChannel):
             socket.end()
         else:
             socket.destroy()
-        self.factory.log(request)
+        request.log_access()
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
         self._stop_producers()  # after that, as what finishes now would make it look whole

@@ -108,8 +108,15 @@ class HangupRequest(Request):
         if self.process_begun:
             self.client_hung_up = True
             self.code = CLIENT_LEFT
-            self.channel.factory.log(self)
+            self.log_access()
         self.connectionLost(Failure(reason))
+
+    def log_access(self) -> None:
+        """Write the line of this request to the access log; one that fails disturbs nobody."""
+        try:
+            self.channel.factory.log(self)
+        except Exception:
+            _log.failure("Could not write to the access log")
 
     def connectionLost(self, reason: Failure) -> None:
         """There is no longer a connection to respond over."""
@@ -122,7 +129,10 @@ class HangupRequest(Request):
             # The application may go on reading what the client has sent.
             finalize(self, content.close)
             self.content = None
-        super().connectionLost(reason)
+        try:
+            super().connectionLost(reason)
+        except Exception:  # the application's; its connection would never be forgotten
+            _log.failure("A request failed when its connection was lost")
         self.content = content
         for waiter in waiting:
             fail_quietly(waiter, reason)

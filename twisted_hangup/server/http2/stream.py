@@ -150,7 +150,7 @@ class HangupStream(H2Stream):
 
     def cut_response(self, request: Any) -> None:
         """End the stream in the middle of its response, visibly so."""
-        self.factory.log(request)
+        request.log_access()
         self._abort(ConnectionAborted("the response was cut short"))
 
     # What arrives.
