@@ -22,9 +22,9 @@ from .tls import HangupTLS
 def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
     """Wrap *endpoint* so that a `HangupSite` on it hears all there is to hear.
 
-    With it errors have their ``errno``; a plain HTTP request to a TLS port is answered with
-    a readable 400; a reset over TLS is told from an end of input; a broken PROXY header is
-    a client error; and a client behind the PROXY protocol may close its half.
+    With it a plain HTTP request to a TLS port is answered with a readable 400; a reset over
+    TLS is told from an end of input, and has its ``errno``; a broken PROXY header is a client
+    error; and a client behind the PROXY protocol may close its half.
 
     Args:
         endpoint: Any stream server endpoint: TCP, UNIX, TLS, PROXY, systemd's.  Its port
