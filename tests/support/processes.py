@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 import sys
@@ -16,8 +17,11 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """A port that nobody has now, and that no kernel gives away as one of its own choice."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,9 +35,9 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wait_for(true: Callable[[], object]) -> None:
-    """Sleep until *true* says so; an error after ten seconds."""
-    deadline = time.monotonic() + PATIENCE
+def wait_for(true: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Sleep until *true* says so; an error after so many seconds."""
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "what a test waits for does not come"
         time.sleep(0.01)
@@ -48,5 +52,5 @@ def connect(port: int) -> Client:
             return True
         return False
 
-    wait_for(listens)
+    wait_for(listens, 3 * PATIENCE)
     return Client(port)
