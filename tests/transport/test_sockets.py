@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
+from support.cleanliness import LoggedErrors
 from twisted.internet import tcp, unix
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
 
-from twisted_hangup.transport.sockets import TellingSocket, adopted, telling
+from twisted_hangup import HangupSite
+from twisted_hangup.testing import feed
+from twisted_hangup.transport.sockets import (
+    JointWrites,
+    TellingSocket,
+    adopted,
+    telling,
+)
 
 
 class ReadsItself(tcp.Server):
@@ -55,3 +66,37 @@ def test_others_are_left_as_they_are(transport: Any) -> None:
     kind = type(transport)
     assert adopted(transport) is None
     assert type(transport) is kind
+
+
+class Fails(telling(tcp.Server)):  # type: ignore[misc]
+    """Raises when it sends."""
+
+    def send_joined(self) -> None:
+        raise ZeroDivisionError("a bug")
+
+
+class Sends(telling(tcp.Server)):  # type: ignore[misc]
+    sent = 0
+
+    def send_joined(self) -> None:
+        self.sent += 1
+
+
+def test_joint_writes_go_on(expected_errors: LoggedErrors) -> None:
+    """What one transport raises is logged, and keeps no other from sending."""
+    writes = JointWrites(clock := Clock())
+    writes.join(unconnected(Fails))
+    writes.join(other := unconnected(Sends))
+    clock.advance(0)
+    assert other.sent == 1
+    assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+def test_half_close_that_fails_is_seen() -> None:
+    """Where nothing is written, the end of our half still finds the client gone."""
+    site = HangupSite(Resource())
+    site.on_client_error(lambda failure, socket: socket.end())
+    client = feed(site).reset(errno.EPIPE)
+    client.advance(site.context.timeouts.head_seconds + 1)
+    assert [error.code for error in client.errors] == ["ERR_HTTP_REQUEST_TIMEOUT"]
+    assert site.open_connections == 0

@@ -120,7 +120,8 @@ class TellingSocket(tcp.Connection):
         if self._wants_to_write and self.connected and not self.disconnecting:
             self._wants_to_write = False
             try:
-                self.doWrite()
+                if self.doWrite() is not None:
+                    self._wants_to_write = True
             except Exception:
                 failure = Failure()
         self._joined = False
@@ -162,7 +163,10 @@ class JointWrites:
     def _send_all(self) -> None:
         waiting, self._waiting = self._waiting, []
         for transport in waiting:
-            transport.send_joined()
+            try:
+                transport.send_joined()
+            except Exception:  # an application's, whose connection was lost
+                _log.failure("Could not send what was written")
 
 
 class SendWatch:
