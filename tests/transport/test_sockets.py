@@ -15,8 +15,10 @@ from twisted.web.resource import Resource
 
 from twisted_hangup import HangupSite
 from twisted_hangup.testing import feed
+from twisted_hangup.transport.deadlines import Deadlines
 from twisted_hangup.transport.sockets import (
     JointWrites,
+    SendWatch,
     TellingSocket,
     adopted,
     telling,
@@ -28,6 +30,13 @@ class ReadsItself(tcp.Server):
 
     def doRead(self) -> Any:
         return super().doRead()
+
+
+class WritesItself(tcp.Server):
+    """An application's own way to write."""
+
+    def writeSomeData(self, data: Any) -> int:
+        return len(data)
 
 
 class Counts(tcp.Server):
@@ -66,6 +75,23 @@ def test_others_are_left_as_they_are(transport: Any) -> None:
     kind = type(transport)
     assert adopted(transport) is None
     assert type(transport) is kind
+
+
+def test_every_socket_is_watched() -> None:
+    """Whoever reads and writes it, a peer that takes nothing is noticed; nothing else changes."""
+    transport = unconnected(WritesItself)
+    transport.server = port = tcp.Port(0, Factory())
+    port.transport = WritesItself
+    stalled: list[float] = []
+    clock = Clock()
+    watch = SendWatch(transport, Deadlines(clock), 5, lambda: stalled.append(clock.seconds()))
+    watch.start()
+    clock.advance(4)
+    transport.writeSomeData(b"x")
+    clock.pump([0.25] * 24)
+    assert stalled == [9.0]
+    assert isinstance(transport, WritesItself) and not isinstance(transport, TellingSocket)
+    assert port.transport is WritesItself
 
 
 class Fails(telling(tcp.Server)):  # type: ignore[misc]

@@ -17,6 +17,7 @@ from math import inf
 from typing import Any, Literal
 
 from twisted.internet import tcp, unix
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -57,7 +58,21 @@ def socket_error(transport: Any) -> int:
     return int(transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
-class TellingSocket(tcp.Connection):
+class WatchedSocket(FileDescriptor):
+    """Mixed in before the class of a transport: the peer's taking of bytes is watched."""
+
+    #: Told of the bytes that the peer takes; None while nobody wants to know.
+    _watch: SendWatch | None = None
+
+    def writeSomeData(self, data: Any) -> Any:
+        """Write as the transport does, and tell."""
+        sent: Any = super().writeSomeData(data)
+        if self._watch is not None and isinstance(sent, int) and sent > 0:
+            self._watch.bytes_taken()
+        return sent
+
+
+class TellingSocket(WatchedSocket, tcp.Connection):
     """Mixed in before the class of a transport: a port's, or a client's.
 
     Over a UNIX socket no file descriptors are passed: HTTP has no use for them.
@@ -65,8 +80,6 @@ class TellingSocket(tcp.Connection):
 
     socket: socket.socket
 
-    #: Told of the bytes that the peer takes; None while nobody wants to know.
-    _watch: SendWatch | None = None
     #: Whether what is written waits for the end of the reactor's turn, and whether anything was.
     _joined = False
     _wants_to_write = False
@@ -176,8 +189,8 @@ class SendWatch:
     starts the time anew.  Only a peer that takes none at all for so long has stalled.
 
     Args:
-        transport: A transport; watched is the socket beneath it.  Without one (in-memory
-            transports) nothing is.
+        transport: A transport; watched is the file descriptor beneath it.  Without one
+            (in-memory transports) nothing is.
         seconds: The time; 0 for no limit.
         stalled: Called once when the time has passed.
     """
@@ -191,7 +204,7 @@ class SendWatch:
         seconds: float,
         stalled: Callable[[], object],
     ) -> None:
-        self._socket = adopted(transport_beneath(transport))
+        self._socket = _watched(transport_beneath(transport))
         self._deadlines = deadlines
         self._deadline = Deadline(stalled)
         self._seconds = seconds or inf
@@ -223,12 +236,17 @@ class SendWatch:
 _TWISTEDS = (tcp.Connection, unix.Server, unix.Client)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
+def _mixed(mixin: Any, kind: Any) -> Any:
+    """The class *kind* with *mixin* in front, if it is not there yet."""
+    if issubclass(kind, mixin):
+        return kind
+    return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})
+
+
 def telling(kind: Any) -> Any:
     """The class *kind*, a subclass of `tcp.Connection`, with `TellingSocket` in front."""
-    if issubclass(kind, TellingSocket):
-        return kind
-    return type(kind.__name__, (TellingSocket, kind), {"__module__": kind.__module__})
+    return _mixed(TellingSocket, kind)
 
 
 def adopted(transport: Any) -> TellingSocket | None:
@@ -252,6 +270,16 @@ def adopted(transport: Any) -> TellingSocket | None:
             port.transport = telling(kind)
         return transport  # type: ignore[return-value]  # it is one now
     return None
+
+
+def _watched(transport: Any) -> WatchedSocket | None:
+    """Let *transport* be watched from now on, where it is a file descriptor; else None."""
+    if not isinstance(transport, FileDescriptor):
+        return None
+    if not isinstance(transport, WatchedSocket):
+        kind: Any = type(transport)
+        transport.__class__ = _mixed(WatchedSocket, kind)
+    return transport  # type: ignore[return-value]  # it is one now
 
 
 @lru_cache(maxsize=16)
