@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import pytest_twisted
-from support.wire import GOOD, SLOW, Client, HandClock, Serve, in_thread, settled, until
+from support.wire import GOOD, SLOW, Client, HandClock, Paths, Serve, in_thread, settled, until
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.web.static import Data
 
 from twisted_hangup import Limits
+from twisted_hangup.limits import MIB
 from twisted_hangup.transport.paused import PausedSockets
 
 
@@ -86,6 +88,28 @@ async def test_reading_goes_on(serve: Serve) -> None:
         received += await in_thread(lambda: client.socket.recv(65536))
     assert served.site.context.paused._gone == {}
     client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_reading_goes_on_when_the_client_reads(serve: Serve) -> None:
+    """The same where reading was paused because the client did not read."""
+    served = serve(Paths(page=Data(b"x" * 16 * MIB, "text/plain")))
+    page = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
+    upload = b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 100_000
+    client = await in_thread(lambda: Client(served.port).send(page, upload))
+    await until(lambda: served.site.context.paused._gone)
+
+    def read() -> None:
+        left = 16 * MIB
+        while left > 0:
+            left -= len(client.socket.recv(MIB))
+
+    await in_thread(read)
+    (channel,) = served.site.context.connections
+    await until(lambda: channel.phase == "body")
+    assert served.site.context.paused._gone == {}
+    client.close()
+    await until(lambda: served.errors)
 
 
 def test_what_is_no_descriptor_is_not_watched() -> None:

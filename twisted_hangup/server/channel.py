@@ -461,6 +461,7 @@ class HangupChannel(HTTPChannel):
         """The client has taken what was written: on with its next request."""
         if self._send_watch is not None:
             self._send_watch.stop()  # first: a producer may leave no room again at once
+        self._read_again()
         super().resumeProducing()
         self._go_on()
 
