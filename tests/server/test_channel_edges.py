@@ -157,6 +157,19 @@ def test_resource_that_finishes_and_then_raises(expected_errors: LoggedErrors) -
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
 
 
+def test_request_that_finishes_and_then_raises(expected_errors: LoggedErrors) -> None:
+    """A request class that does so gets no second answer, and the connection ends."""
+
+    class Answers(Request):
+        def process(self) -> None:
+            self.finish()
+            raise ZeroDivisionError("a bug")
+
+    client = feed(HangupSite(Resource(), requestFactory=Answers), GOOD + GOOD)
+    assert (statuses(client.received), client.ended) == ([200], "fin")
+    assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
 def test_request_factory_that_raises(expected_errors: LoggedErrors) -> None:
     """The client is told, and the bug logged."""
 

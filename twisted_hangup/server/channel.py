@@ -21,7 +21,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase
-from ..events import NEED_DATA, BodyData, Event, RequestHead
+from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
 from ..parser.framing import unserved_status
 from ..parser.inbox import RequestInbox
 from ..parser.refusals import MULTIPART
@@ -297,7 +297,7 @@ class HangupChannel(HTTPChannel):
                 except Exception:
                     if self._stage is LEFT:
                         raise  # another protocol's, and the reactor's to handle
-                    self._eb_request(Failure())
+                    self._eb_request(Failure(), event)
         except ParseError as error:
             self._fail(error)
         finally:
@@ -623,8 +623,8 @@ class HangupChannel(HTTPChannel):
         else:
             self._fail(request_timeout(phase, request))
 
-    def _eb_request(self, failure: Failure) -> None:
-        """A request raised, so that Twisted would drop the connection without a word."""
+    def _eb_request(self, failure: Failure, event: Event) -> None:
+        """A request raised at *event*, so that Twisted would drop the connection without a word."""
         request = self.requests[-1] if self.requests else None
         if request is not None and self._handlingRequest and not request.process_begun:
             # Only the client's own bytes have been looked at yet: Twisted's multipart
@@ -635,6 +635,8 @@ class HangupChannel(HTTPChannel):
         self._handlingRequest = True  # nothing after it is acted on
         if request is not None and request.startedWriting:
             self.cut_response(request)
+        elif request is None and isinstance(event, EndOfMessage):
+            self.loseConnection()  # it is answered
         else:
             socket = self._ending.open_socket()
             socket.respond(500, b"The server failed to handle this request.\n")
