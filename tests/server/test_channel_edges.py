@@ -176,9 +176,14 @@ def test_request_factory_that_raises(expected_errors: LoggedErrors) -> None:
     def make_request(*arguments: Any) -> Any:
         raise ZeroDivisionError("a bug")
 
-    client = feed(HangupSite(Resource(), requestFactory=make_request), GOOD)
+    site = HangupSite(Resource(), requestFactory=make_request)
+    client = feed(site, GOOD)
     assert statuses(client.received) == [500]
-    assert len(expected_errors.flush(ZeroDivisionError)) == 1
+    assert client.received.endswith(b"\r\n\r\nThe server failed to handle this request.\n")
+    client = feed(site, GOOD.replace(b"GET", b"HEAD"))
+    assert statuses(client.received) == [500]
+    assert client.received.endswith(b"\r\n\r\n")
+    assert len(expected_errors.flush(ZeroDivisionError)) == 2
 
 
 def test_request_factory_without_a_queue() -> None:

@@ -638,5 +638,7 @@ class HangupChannel(HTTPChannel):
         elif request is None and isinstance(event, EndOfMessage):
             self.loseConnection()  # it is answered
         else:
-            socket = self._ending.open_socket()
-            socket.respond(500, b"The server failed to handle this request.\n")
+            assert self._head is not None
+            bodiless = self._head.method == b"HEAD"
+            body = b"" if bodiless else b"The server failed to handle this request.\n"
+            self._ending.open_socket().respond(500, body)
