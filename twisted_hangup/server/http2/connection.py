@@ -11,6 +11,7 @@ sends as much as the client has room for, then waits, and tells producers to wai
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,8 +43,10 @@ from .frames import FrameWatch, ResetBudget, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
 from .stream import HangupStream
 
-#: Most characters of h2's words in an error.
+#: Most characters of h2's words in an error, and what is of no use in them: where in the
+#: memory of this process some bytes are.
 _MOST_WORDS: Final = 200
+_MEMORY: Final = re.compile(r"( from|:) <memory at \w+>")
 
 #: Frames sent in one turn of the reactor, so that nobody else waits for long.
 _FRAMES_A_TURN: Final = 8
@@ -632,7 +635,7 @@ def _code_of(error: ProtocolError) -> ErrorCodes:
 
 
 def _words_of(error: ProtocolError) -> str:
-    words = str(error)[:_MOST_WORDS]
+    words = _MEMORY.sub("", str(error))[:_MOST_WORDS]
     return words if " " in words else f"{type(error).__name__} {words}".strip()
 
 
