@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import BIN, connect, free_port, run, wait_for
-from support.wire import BAD, PATIENCE, Client
+from support.processes import BIN, connect, free_port, run
+from support.wire import BAD, PATIENCE, Client, wait_for
 
 SLOW = '''
 from twisted.internet import reactor

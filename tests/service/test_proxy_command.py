@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import BIN, connect, free_port, wait_for
+from support.processes import BIN, connect, free_port
 from support.upstreams import OK, Connection, RawServer
-from support.wire import PATIENCE
+from support.wire import PATIENCE, wait_for
 from twisted.application.service import IService
 from twisted.python.usage import UsageError
 

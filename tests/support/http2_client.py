@@ -148,6 +148,11 @@ class H2Client:
         self.until(lambda: all(self.stream(stream_id).over for stream_id in stream_ids))
         return self.stream(stream_ids[-1])
 
+    def ping(self) -> H2Client:
+        """Read until the server has acted on all that was sent: it answers a PING in its turn."""
+        before = len(self.pings)
+        return self.send(PingFrame(0)).until(lambda: len(self.pings) > before)
+
     def to_the_end(self) -> H2Client:
         return self.until(lambda: False)
 
@@ -201,7 +206,6 @@ def talk(port: int, run: Callable[[H2Client], Any], **kwargs: Any) -> Deferred[A
     return in_thread(session)
 
 
-async def empty(served: Served) -> bool:
-    """Wait until no connection is left; True."""
+async def empty(served: Served) -> None:
+    """Let the reactor run until no connection is left."""
     await until(lambda: served.site.open_connections == 0)
-    return True

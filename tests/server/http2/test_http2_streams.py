@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from hyperframe.frame import DataFrame, Frame, RstStreamFrame, SettingsFrame, Wi
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, empty, fields_of, talk
-from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until
+from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -371,8 +370,7 @@ async def test_body_too_large(serve_h2: Serve, length: bytes | None, sent: int) 
         client.data(stream, bytes(sent), end=False)
         refused = client.until(lambda: client.stream(stream).reset is not None).stream(stream)
         for _ in range(10):  # more than the window of the connection, were it not given back
-            client.data(stream, bytes(16000), end=False)
-            time.sleep(0.01)
+            client.data(stream, bytes(16000), end=False).ping()
         return [refused, client.answer(client.request())]
 
     refused, good = await talk(served.port, run)
@@ -460,8 +458,7 @@ async def test_reset_stream(serve_h2: Serve) -> None:
 
     def run(client: H2Client) -> Stream:
         stream = client.request(b"/slow")
-        time.sleep(0.1)
-        client.send(RstStreamFrame(stream, error_code=CANCEL))
+        client.ping().send(RstStreamFrame(stream, error_code=CANCEL))
         return client.answer(client.request())
 
     done = talk(served.port, run)
@@ -523,8 +520,7 @@ async def test_reset_of_a_paused_upload(serve_h2: Serve) -> None:
         paused = client.request(b"/fast", (b"pause", b"1"), end=False)
         for _ in range(4):
             client.data(paused, bytes(15000), end=False)
-        client.send(RstStreamFrame(paused, error_code=CANCEL))
-        time.sleep(0.1)
+        client.send(RstStreamFrame(paused, error_code=CANCEL)).ping()
         stream = client.request(b"/fast", end=False)
         for _ in range(4):
             client.data(stream, bytes(15000), end=False)
@@ -538,15 +534,15 @@ async def test_reset_of_a_paused_upload(serve_h2: Serve) -> None:
 async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     """A body that was paused arrives whole, and its request is run then."""
     served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
-    done = talk(served.port, lambda c: c.data(_paused(c), b"abc").answer(1))
-    await until(lambda: any(getattr(one, "streams", ()) for one in served.site.context.open()))
-    await settled()
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.data(_paused(client), b"abc").ping())
     (connection,) = served.site.context.open()
     assert asked.requests == []
     while connection.streams and not asked.requests:
         connection.streams[1].resumeProducing()
         await pause(0)
-    assert (await done).status == 200
+    assert (await in_thread(lambda: client.answer(1))).status == 200
+    client.close()
     assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"abc")]
 
 
@@ -649,7 +645,8 @@ async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None
         stream = client.request(b"/page")
         client.until(lambda: client.stream(stream).body)
         assert client.stream(stream).body == page[:10]
-        time.sleep(0.1)
+        for _ in range(20):  # each takes a turn of the reactor
+            client.ping()
         assert len(tries) < 10
         client.send(WindowUpdateFrame(stream, window_increment=90))
         client.until(lambda: len(client.stream(stream).body) == 100)
@@ -753,13 +750,13 @@ async def test_late_writes(serve_h2: Serve) -> None:
 
     def run(client: H2Client) -> None:
         client.request(b"/slow")
-        time.sleep(0.1)
+        wait_for(lambda: served.root.slow.requests)
         client.client.reset()
 
     done = talk(served.port, run)
     request = await served.root.slow.started
     await done
-    assert await empty(served)
+    await empty(served)
     request.write(b"nobody")
     request.finish()
 
