@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPResponse
@@ -15,7 +14,7 @@ from support.certificates import server_context
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, always
-from support.wire import DEFAULT, Client, in_thread, pause, statuses, talk
+from support.wire import DEFAULT, PATIENCE, Client, in_thread, pause, statuses, talk, until
 
 from twisted_hangup.limits import OutboundTimeouts
 from twisted_hangup.proxy import ProxyResource
@@ -244,7 +243,7 @@ async def test_first_part_does_not_wait_for_the_rest(proxied: Callable[..., Prox
         connection.read_head()
         for part in (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", b"o", b"k"):
             connection.send(part)
-            assert seen.acquire(timeout=5)
+            assert seen.acquire(timeout=PATIENCE)
 
     there = proxied(script)
 
@@ -293,10 +292,12 @@ async def test_connection_that_must_not_be_kept(
 @pytest_twisted.ensureDeferred
 async def test_idle_connection_is_closed_in_time(proxied: Callable[..., Proxied]) -> None:
     """Before the server loses its patience, we close."""
-    there = proxied(always(OK), timeouts=OutboundTimeouts(idle_seconds=0.3))
+    there = proxied(always(OK))
     await talk(there.port, LAST)
-    assert there.server.ended == []
-    await there.until(lambda: len(there.server.ended) == 1)
+    there.clock.wait(OutboundTimeouts().idle_seconds - 0.25)
+    assert there.proxy.pool._idle
+    there.clock.wait(1)
+    await until(lambda: len(there.server.ended) == 1)
 
 
 def stale_at_second(kind: str) -> Callable[[Connection], None]:
@@ -380,8 +381,13 @@ FAILURES = {
 async def test_failure_before_the_head(proxied: Callable[..., Proxied], failure: str) -> None:
     """The client gets a readable 502 or 504, and its connection lives on."""
     script, status, code = FAILURES[failure]
-    there = proxied(script, timeouts=OutboundTimeouts(head_seconds=0.3))
-    received = await talk(there.port, GET + LAST)
+    there = proxied(script)
+    answers = talk(there.port, GET + LAST)
+    asked = there.server.connections
+    for _ in range(2 if status == 504 else 0):
+        await until(lambda: len(asked) > len(there.upstream_errors) and asked[-1].received)
+        there.clock.wait(OutboundTimeouts().head_seconds + 1)
+    received = await answers
     assert statuses(received) == [status] * 2
     assert received.count(b"The server behind this proxy failed: ") == 2
     assert there.server.url.encode() not in received
@@ -416,11 +422,12 @@ CUTS = {
 @pytest_twisted.ensureDeferred
 async def test_failure_in_the_body(proxied: Callable[..., Proxied], framing: str, end: str) -> None:
     """A body cut short cannot look whole to the client."""
+    passed_on = threading.Event()
 
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(CUTS[framing])
-        time.sleep(0.1)
+        passed_on.wait(PATIENCE)
         if end == "reset":
             connection.reset()
         elif end == "silence":
@@ -428,18 +435,23 @@ async def test_failure_in_the_body(proxied: Callable[..., Proxied], framing: str
         elif end == "broken":
             connection.send(b"?")
 
-    there = proxied(script, timeouts=OutboundTimeouts(silence_seconds=0.3))
+    there = proxied(script)
 
     def run() -> bytes:
         client = Client(there.port).send(GET)
-        data = b""
+        data = client.read_until(b"half")
+        passed_on.set()
         with suppress(ConnectionResetError):
             while more := client.socket.recv(4096):
                 data += more
         client.close()
         return data
 
-    received = await in_thread(run)
+    reading = in_thread(run)
+    if end == "silence":
+        await until(passed_on.is_set)
+        await there.clock.wait_until(lambda: there.upstream_errors)
+    received = await reading
     assert b"half" in received and not received.endswith(b"0\r\n\r\n")
     assert len(body_of(received)) < 10 or framing == "chunked"
     expected = {"silence": "ERR_UPSTREAM_TIMEOUT", "broken": "ERR_UPSTREAM_RESPONSE"}
@@ -454,26 +466,21 @@ async def test_failure_in_the_body(proxied: Callable[..., Proxied], framing: str
 @pytest.mark.parametrize("begun", [True, False])
 @pytest_twisted.ensureDeferred
 async def test_client_leaves(proxied: Callable[..., Proxied], begun: bool, reset: bool) -> None:
-    """The server sees the connection go at once, before and after its head."""
-    ended: list[float] = []
+    """The server sees the connection go, before and after its head."""
 
     def script(connection: Connection) -> None:
         connection.read_head()
         if begun:
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
         connection.read_all()
-        ended.append(time.monotonic())
 
     there = proxied(script)
     client = await in_thread(lambda: Client(there.port).send(GET))
-    await there.until(lambda: there.server.connections and there.server.connections[0].received)
+    await until(lambda: there.server.connections and there.server.connections[0].received)
     if begun:
         await in_thread(lambda: client.read_until(b"half"))
-    await pause(0.05)
-    left = time.monotonic()
     client.reset() if reset else client.close()
-    await there.until(lambda: ended)
-    assert ended[0] - left < 0.5
+    await until(lambda: there.server.ended)
     assert there.served.codes == ["ECONNRESET"] and there.upstream_errors == []
 
 
@@ -484,18 +491,20 @@ async def test_client_leaves_before_the_connection_is_made(
     """Nobody connects for nobody."""
     from twisted.internet.defer import Deferred
 
+    connecting: list[Any] = []
     cancelled: list[Any] = []
     there = proxied(always(OK))
 
     class Never:
         def connect(self, factory: Any) -> Deferred[Any]:
+            connecting.append(factory)
             return Deferred(cancelled.append)
 
     there.proxy.pool._endpoint = Never()  # type: ignore[assignment]
     client = await in_thread(lambda: Client(there.port).send(GET))
-    await pause(0.1)
+    await until(lambda: connecting)
     client.reset()
-    await there.until(lambda: cancelled)
+    await until(lambda: cancelled)
     assert there.upstream_errors == []
 
 
@@ -506,6 +515,8 @@ async def test_client_leaves_before_the_connection_is_made(
 @pytest_twisted.ensureDeferred
 async def test_slow_client_slows_the_server(proxied: Callable[..., Proxied], tls: bool) -> None:
     """Of 64 MB for a client that does not read, little leaves the server."""
+    from twisted.internet import reactor
+
     total, sent = 64_000_000, [0]
 
     def script(connection: Connection) -> None:
@@ -517,14 +528,16 @@ async def test_slow_client_slows_the_server(proxied: Callable[..., Proxied], tls
             sent[0] += len(part)
             connection.send(part)
 
-    there = proxied(
-        script,
-        timeouts=OutboundTimeouts(silence_seconds=0.3),
-        tls=server_context() if tls else None,
-    )
+    there = proxied(script, tls=server_context() if tls else None)
     client = await in_thread(lambda: Client(there.port, tls=tls, receive_buffer=65536).send(GET))
-    await pause(0.8)
+    before = 0
+    while not before or before != sent[0]:
+        before = sent[0]
+        await pause(0.05)  # the server's thread needs its turns, too
     assert sent[0] < 20_000_000
+    (upstream,) = there.proxy.pool._all
+    await until(lambda: upstream.transport not in reactor.getReaders())
+    there.clock.wait(2 * OutboundTimeouts().silence_seconds)
     assert there.upstream_errors == []  # the silence is ours
 
     def read() -> int:
@@ -573,7 +586,7 @@ async def test_upgrade_is_a_tunnel(proxied: Callable[..., Proxied]) -> None:
         client.close()
 
     await in_thread(run)
-    await there.until(lambda: there.server.ended)
+    await until(lambda: there.server.ended)
     assert there.served.errors == [] and there.upstream_errors == []
 
 

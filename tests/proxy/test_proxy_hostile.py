@@ -15,12 +15,15 @@ from support.http2_client import H2Client
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, always
-from support.wire import PATIENCE, Client, HandClock, Served, in_thread, pause, statuses, talk
+from support.wire import PATIENCE, Client, Served, in_thread, settled, statuses, talk, until
 
 from twisted_hangup import Limits, OutboundTimeouts, ProxyResource, ServerHangUp, UpstreamError
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST: Final = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+POST: Final = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+HEAD_SECONDS: Final = OutboundTimeouts().head_seconds
+IDLE_SECONDS: Final = OutboundTimeouts().idle_seconds
 
 EVIL: Final = b"HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 4\r\n\r\nevil"
 
@@ -65,7 +68,7 @@ async def test_refused(proxied: Callable[..., Proxied], answer: str) -> None:
     codes = [error.code for error in there.upstream_errors]
     assert codes == ["ERR_UPSTREAM_RESPONSE"] * 2
     assert len(there.server.connections) == 2
-    await there.until(lambda: len(there.server.ended) == 2)
+    await until(lambda: len(there.server.ended) == 2)
 
 
 #: Answers that are broken once a part of them is with the client.
@@ -121,12 +124,14 @@ async def test_nobody_gets_anothers_answer(
 ) -> None:
     """Bytes behind an answer are no answer to the next request, whoever sends it."""
 
+    answered = threading.Semaphore(0)
+
     def script(connection: Connection) -> None:
         while line := connection.read_head():
             answer = OK.removesuffix(b"ok") if line.startswith(b"HEAD") else OK
             if late:
                 connection.send(answer)
-                time.sleep(0.05)
+                answered.acquire(timeout=PATIENCE)
                 connection.send(EVIL)
             else:
                 connection.send(answer + EVIL)
@@ -138,7 +143,8 @@ async def test_nobody_gets_anothers_answer(
         )
         assert statuses(received) == [200] and b"vil" not in received
         if late:
-            await pause(0.1)
+            answered.release()
+            await until(lambda: not there.proxy.pool._idle)
     assert len(there.server.connections) == 3
 
 
@@ -150,7 +156,7 @@ async def test_what_waits_unread_is_no_answer(proxied: Callable[..., Proxied]) -
     (kept,) = there.proxy.pool._idle
     kept.transport.pauseProducing()  # as if the reactor had not come to it yet
     there.server.connections[0].send(EVIL)
-    await pause(0.05)
+    await settled()
     received = await talk(there.port, LAST)
     assert statuses(received) == [200] and received.endswith(b"ok")
     assert len(there.server.connections) == 2
@@ -177,7 +183,7 @@ async def test_stale_connection_is_noticed_before_a_post(proxied: Callable[..., 
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(OK)
-        close.wait(5)
+        close.wait(PATIENCE)
 
     there = proxied(script)
     post = LAST.replace(b"GET", b"POST")
@@ -185,7 +191,7 @@ async def test_stale_connection_is_noticed_before_a_post(proxied: Callable[..., 
     for kept in there.proxy.pool._idle:
         kept.transport.pauseProducing()
     close.set()
-    await there.until(lambda: there.server.ended)
+    await until(lambda: there.server.ended)
     assert statuses(await talk(there.port, post)) == [200]
 
 
@@ -193,23 +199,26 @@ async def test_stale_connection_is_noticed_before_a_post(proxied: Callable[..., 
 @pytest_twisted.ensureDeferred
 async def test_slow_head(proxied: Callable[..., Proxied], part: bytes) -> None:
     """A head that comes byte by byte has as long as a head that comes at once."""
+    drops: list[bytes] = []
 
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(part)
-        for _ in range(100):
+        while True:  # until the proxy has enough
             connection.send(b"x" if part else head(status=b"102 Processing"))
-            time.sleep(0.05)
+            drops.append(part)
+            time.sleep(0.005)
 
-    there = proxied(script, reactor=(clock := HandClock()))
+    there = proxied(script)
     received = talk(there.port, LAST)
-    await there.until(lambda: there.server.connections)
-    clock.wait(OutboundTimeouts().head_seconds - 1)
-    assert there.upstream_errors == []
-    await clock.wait_until(lambda: there.upstream_errors)
+    await until(lambda: drops)
+    there.clock.wait(HEAD_SECONDS / 2 + 1)
+    await until(lambda: len(drops) > 10)
+    await settled()
+    there.clock.wait(HEAD_SECONDS / 2 + 1)
     assert statuses(await received)[-1] == 504
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
-    await there.until(lambda: there.server.ended)
+    await until(lambda: there.server.ended)
 
 
 @pytest_twisted.ensureDeferred
@@ -225,25 +234,24 @@ async def test_limits_of_responses(proxied: Callable[..., Proxied]) -> None:
 async def test_long_upload_over_a_kept_connection(proxied: Callable[..., Proxied]) -> None:
     """The deadline of an idle connection ends when it is used, however long the request is."""
     taken: list[int] = []
+    late = threading.Event()
 
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(OK)
         connection.read_head()
-        for _ in range(20):
-            taken.append(len(connection.read(500_000)))
-            more.wait(PATIENCE)
+        taken.append(len(connection.read(1_000_000)))
+        late.wait(PATIENCE)
+        taken.append(len(connection.read(19_000_000)))
         connection.send(OK)
 
-    more = threading.Event()
-    there = proxied(script, reactor=(clock := HandClock()))
+    there = proxied(script)
     await talk(there.port, LAST)
-    post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    received = talk(there.port, post % 10_000_000, b"x" * 10_000_000)
-    await there.until(lambda: taken)
-    clock.wait(OutboundTimeouts().idle_seconds + 1)
-    more.set()
-    assert statuses(await received) == [200] and sum(taken) == 10_000_000
+    received = talk(there.port, POST % 20_000_000, b"x" * 20_000_000)
+    await until(lambda: taken)
+    there.clock.wait(2 * IDLE_SECONDS)
+    late.set()
+    assert statuses(await received) == [200] and sum(taken) == 20_000_000
     assert len(there.server.connections) == 1
 
 
@@ -251,18 +259,18 @@ async def test_long_upload_over_a_kept_connection(proxied: Callable[..., Proxied
 async def test_server_that_takes_no_upload(proxied: Callable[..., Proxied]) -> None:
     """A server that stops reading is out of time, and the client is told."""
 
+    answered = threading.Event()
+
     def script(connection: Connection) -> None:
         connection.read_head()
-        over.wait(PATIENCE)
+        answered.wait(PATIENCE)
 
-    over = threading.Event()
-    there = proxied(script, reactor=(clock := HandClock()))
-    post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    received = talk(there.port, post % 20_000_000, b"x" * 20_000_000)
-    await there.until(lambda: there.server.connections)
-    await clock.wait_until(lambda: there.upstream_errors)
+    there = proxied(script)
+    received = talk(there.port, POST % 20_000_000, b"x" * 20_000_000)
+    await until(lambda: there.server.connections and there.server.connections[0].received)
+    await there.clock.wait_until(lambda: there.upstream_errors)
     assert statuses(await received) == [504]
-    over.set()
+    answered.set()
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
 
 
@@ -270,14 +278,16 @@ async def test_server_that_takes_no_upload(proxied: Callable[..., Proxied]) -> N
 async def test_answer_before_the_upload_is_read(proxied: Callable[..., Proxied]) -> None:
     """An early refusal reaches the client; the connection, half used, does not live on."""
 
+    answered = threading.Event()
+
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(head(b"Content-Length: 3", status=b"413 Too much") + b"no!")
-        time.sleep(1)
+        answered.wait(PATIENCE)
 
     there = proxied(script)
-    post = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
-    received = await talk(there.port, post % 20_000_000, b"x" * 20_000_000)
+    received = await talk(there.port, POST % 20_000_000, b"x" * 20_000_000)
+    answered.set()
     assert statuses(received) == [413] and received.endswith(b"no!")
     assert not there.proxy.pool._idle
 
