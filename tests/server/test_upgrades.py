@@ -166,12 +166,12 @@ class Upgraded:
 
     def assert_nothing_of_ours(self) -> None:
         """No registry has the connection, no deadline, no timer."""
-        hangups = self.served.site.context
+        context = self.served.site.context
         assert self.served.site.open_connections == 0
-        assert not hangups.connections
-        assert hangups.deadlines._waiting == 0
-        assert hangups.deadlines._timer is None
-        assert hangups.paused._gone == {}
+        assert not context.connections
+        assert context.deadlines._waiting == 0
+        assert context.deadlines._timer is None
+        assert context.paused._gone == {}
         assert self.served.errors == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,7 +14,7 @@ from ..limits import Limits, Timeouts
 from ..report.masking import MaskingPolicy
 from ..transport.deadlines import Deadlines
 from ..transport.paused import PausedSockets
-from ..transport.sockets import JointWrites
+from ..transport.sockets import JointWrites, SendWatch
 from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
 
@@ -37,7 +38,7 @@ class SiteContext:
         self.journal = Journal()
         self.keep_time_by(clock)
         self.lingered: Counter[LingerEnd | None] = Counter()
-        # Typed loosely because the channels stand on a higher floor.
+        # Typed loosely because the channels import this module.
         self.connections: dict[Any, None] = {}
         self._waiting_for_none: list[Deferred[None]] = []
 
@@ -46,6 +47,10 @@ class SiteContext:
         self.deadlines = Deadlines(clock)
         self.joint_writes = JointWrites(clock)
         self.paused = PausedSockets(clock)
+
+    def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:
+        """A watch that calls *stalled* where the client takes nothing for ``send_seconds``."""
+        return SendWatch(transport, self.deadlines, self.timeouts.send_seconds, stalled)
 
     def joined(self, channel: Any) -> None:
         """*channel* has a connection."""

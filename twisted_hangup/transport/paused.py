@@ -2,8 +2,8 @@
 
 A reactor that does not read from a socket is not told that its peer has gone, and a
 client that pipelines more than fits into the backlog can leave unnoticed: its slow request
-goes on, and all that it had queued is run for nobody.  One ``poll()`` a second over all
-paused sockets tells.
+goes on, and all that it had queued is run for nobody.  A ``poll()`` over all paused sockets,
+twice a second, tells.
 """
 
 from __future__ import annotations

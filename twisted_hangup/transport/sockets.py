@@ -3,8 +3,9 @@
 Twisted's own transports report every failed read or write as one and the same
 `ConnectionLost`, and the socket is gone by the time a protocol hears of it; they say nothing
 of a peer that takes no byte; and for each answer they ask the reactor for a turn to write in,
-where the socket was writable all the time.  What we want of them otherwise is one class, which
-a listening port is given, or a transport when its connection is made.
+where the socket was writable all the time.  What we want of them otherwise stands in two classes,
+one of which a listening port is given, or a transport when its connection is made or it is
+watched.
 """
 
 from __future__ import annotations

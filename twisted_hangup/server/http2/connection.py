@@ -514,10 +514,7 @@ class HangupHTTP2(H2Connection):
     def watch_sending(self) -> None:
         """More is waiting to be sent than the client has room for."""
         if self._send_watch is None:
-            context = self.context
-            self._send_watch = SendWatch(
-                self.transport, context.deadlines, context.timeouts.send_seconds, self._stalled
-            )
+            self._send_watch = self.context.send_watch(self.transport, self._stalled)
         self._send_watch.start()
 
     # What goes wrong.

@@ -1,7 +1,7 @@
-"""Where in the frames of an HTTP/2 connection its input stands (RFC 9113, section 4).
+"""The frames of an HTTP/2 connection (RFC 9113): h2's side of it, and what h2 does not see.
 
 The h2 library tells of whole frames and whole field blocks.  A peer that sends one byte of
-them now and then is seen here.
+them now and then is seen here, and one that does nothing but reset its streams.
 """
 
 from __future__ import annotations
