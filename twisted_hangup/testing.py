@@ -267,6 +267,8 @@ class _Kernel(_DisconnectSelectableMixin):
 
     def send(self, data: bytes) -> int:
         self._check()
+        if self.ended:
+            raise OSError(errno.EPIPE, "this end was shut down")
         if not self.reading:
             raise BlockingIOError(errno.EWOULDBLOCK, "the client does not read")
         self.received += data

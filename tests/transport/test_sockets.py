@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from support.cleanliness import LoggedErrors
+from support.wire import BAD, Paths, statuses
 from twisted.internet import tcp, unix
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
+from twisted.web.static import Data
 
 from twisted_hangup import HangupSite
 from twisted_hangup.testing import feed
@@ -116,6 +118,18 @@ def test_joint_writes_go_on(expected_errors: LoggedErrors) -> None:
     clock.advance(0)
     assert other.sent == 1
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+def test_half_close_is_made_once() -> None:
+    """Also where the reactor has sent, in that turn, what it was asked to send before."""
+    site = HangupSite(Paths(page=Data(b"x" * 10_000, "text/plain")))
+    client = feed(site)
+    client.reading = False
+    client.feed(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n")
+    client._kernel.reading = True  # from the same turn on in which the server reads
+    client.feed(BAD)
+    assert statuses(client.received) == [200, 400]
+    assert (client.ended, site.open_connections) == ("fin", 1)
 
 
 def test_half_close_that_fails_is_seen() -> None:

@@ -125,6 +125,11 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         else:
             super().startWriting()
 
+    def stopWriting(self) -> None:
+        """There is nothing to send any more."""
+        self._wants_to_write = False
+        super().stopWriting()  # it may have asked the reactor before
+
     def send_joined(self) -> None:
         """Send what was written in this turn, and ask the reactor for what did not fit."""
         failure: Failure | None = None
@@ -132,17 +137,15 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         # is over, and the reactor is who has to know.  So is a failed send: it fails
         # again, with the reactor there to see it.
         if self._wants_to_write and self.connected and not self.disconnecting:
-            self._wants_to_write = False
             try:
-                if self.doWrite() is not None:
-                    self._wants_to_write = True
+                self.doWrite()
             except Exception:
                 failure = Failure()
         self._joined = False
         if failure is not None:  # a producer's; what the reactor does in its place
             _log.failure("Could not go on writing", failure)
             self.connectionLost(failure)
-        elif self.connected and (self._wants_to_write or self.dataBuffer):
+        elif self._wants_to_write:
             self.startWriting()
 
 
