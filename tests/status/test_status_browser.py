@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
-from support.wire import BAD, Client, Paths, Serve, in_thread, pause
+from support.wire import BAD, PATIENCE, Client, Paths, Serve, in_thread, pause
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from twisted_hangup.errors import ParseError
@@ -29,9 +29,6 @@ DRIVER: Final = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="chromium and chromium-driver are not installed"
 )
-
-#: Longest wait for the page to change, in seconds.
-PATIENCE: Final = 10.0
 
 CHUNK = b"POST /fast HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
 HOSTILE = (
@@ -81,9 +78,9 @@ class Browser:
     def text(self, selector: str) -> str:
         return str(self.one(selector).text)
 
-    def until(self, true: Callable[[], object], patience: float = PATIENCE) -> None:
+    def until(self, true: Callable[[], object]) -> None:
         """Wait until something is *true*, which may fail before."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 if true():
@@ -91,13 +88,16 @@ class Browser:
             except (ValueError, exceptions.WebDriverException):
                 pass
             assert time.monotonic() < deadline, self.text("body")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def has_rows(self, count: int) -> Callable[[], bool]:
         return lambda: len(self.all(".error")) == count
 
     def is_live(self) -> bool:
         return self.text("#state") == "Live"
+
+    def has_focus(self, name: str) -> Callable[[], bool]:
+        return lambda: self.driver.switch_to.active_element.get_attribute("id") == name
 
     def press(self, *names: str) -> None:
         for name in names:
@@ -290,8 +290,9 @@ async def test_filters(pair: Pair, browser: Browser) -> None:
         browser.one(chosen).click()
         browser.until(browser.has_rows(4))
 
+    def choose_at_once() -> None:
         browser.one("#peer").send_keys("127.0.0.1:1x")
-        browser.until(browser.has_rows(0), patience=1)  # and not with the next update
+        browser.until(browser.has_rows(0))
         assert browser.text("#empty") == "None of the recent errors is like that."
         browser.one("#clear").click()
         browser.until(browser.has_rows(4))
@@ -300,6 +301,7 @@ async def test_filters(pair: Pair, browser: Browser) -> None:
         browser.until(browser.has_rows(4))
 
     await use(steps)
+    choose_at_once()  # not with the next update: while this runs, the server sends none
 
 
 @pytest_twisted.ensureDeferred
@@ -398,8 +400,10 @@ async def test_sign_in(serve: Serve, browser: Browser) -> None:
     def steps() -> None:
         browser.open(pair.url)
         assert browser.driver.title == "Client errors: sign in"
+        browser.until(browser.has_focus("token"))
         browser.press("wrong", "ENTER")
         browser.until(lambda: browser.one("#token").get_attribute("value") == "")
+        browser.until(browser.has_focus("token"))
         browser.press("a-token-of-the-operators", "ENTER")
         browser.until(browser.is_live)
         assert browser.driver.current_url == pair.url
@@ -517,5 +521,5 @@ async def test_flood(pair: Pair, browser: Browser) -> None:
         journal.record(error)
         journal.settle(error, 400)
         if number % 250 == 0:
-            await pause(0.05)
+            await pause(0.02)
     await use(steps)

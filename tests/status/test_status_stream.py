@@ -11,18 +11,21 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.status_pages import Pair, Serve, ask
-from support.wire import BAD, Client, in_thread, pause, talk, until
+from support.wire import BAD, Client, Paths, in_thread, talk, until
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.test.requesthelper import DummyRequest
 
+from twisted_hangup import HangupSite
 from twisted_hangup.errors import ParseError
 from twisted_hangup.journal import Journal
 from twisted_hangup.report.masking import MaskingPolicy
+from twisted_hangup.status import StatusSite
 from twisted_hangup.status.snapshots import Snapshots
 from twisted_hangup.status.stream import MOST_STREAMS, UPDATE_SECONDS, Streams
+from twisted_hangup.testing import feed
 
 
 @pytest.fixture
@@ -218,44 +221,33 @@ async def test_too_many_follow(pair: Pair) -> None:
         client.close()
 
 
-@pytest_twisted.ensureDeferred
-async def test_a_browser_that_does_not_read(pair: Pair) -> None:
+def test_a_browser_that_does_not_read() -> None:
     """When its socket is full nothing waits for it in memory; when it reads it gets it all."""
-    head = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    client = await in_thread(lambda: Client(pair.status.port, receive_buffer=4096).send(head))
-    await until(lambda: pair.site._status._streams._streams)
-    [stream] = pair.site._status._streams._streams
-    comment = b": " + b"x" * 65536 + b"\n\n"
-    paused = 0
-    while True:  # the kernel makes its buffers larger for a while
-        paused = paused + 1 if stream._paused else 0
-        if paused == 40:
-            break
-        if not paused:
-            stream.send(comment)
-        await pause(0.005)
-    [channel] = pair.site.context.open()
+    clock = Clock()
+    shown = HangupSite(Paths(), reactor=clock)
+    site = StatusSite(shown, clock, token="swordfish")
+    head = b"GET /events HTTP/1.1\r\nHost: 192.0.2.1\r\nAuthorization: Bearer swordfish\r\n\r\n"
+    client = feed(site, head)
+    client.reading = False
+    [stream] = site._status._streams._streams
+    while not stream._paused:
+        stream.send(b": " + b"x" * 65536 + b"\n\n")
+        client.feed()
+    [channel] = site.context.open()
     transport = channel.transport
 
     def waiting() -> int:
         return len(transport.dataBuffer) + sum(map(len, transport._tempDataBuffer))
 
     before = waiting()
-    assert stream._paused and before < 4 * len(comment)
-    await pair.break_something()
-    await until(lambda: stream._outdated)
-    assert waiting() <= before
-    received = await in_thread(lambda: read_on(client, b'"HPE_INVALID_HEADER_TOKEN"'))
-    assert b"event: snapshot\n" in received[-100_000:]
-    client.close()
-
-
-def read_on(client: Client, end: bytes) -> bytes:
-    """Read until *end* has come."""
-    received = bytearray()
-    while end not in received[-80_000:] and (more := client.socket.recv(65536)):
-        received += more
-    return bytes(received)
+    assert before < 4 * 65536
+    feed(shown, BAD)
+    client.advance(2 * UPDATE_SECONDS)
+    assert waiting() <= before and stream._outdated
+    client.reading = True
+    assert b"event: snapshot\n" in client.received[-100_000:]
+    assert b'"HPE_INVALID_HEADER_TOKEN"' in client.received[-100_000:]
+    site.drain()
 
 
 @pytest_twisted.ensureDeferred
