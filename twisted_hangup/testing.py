@@ -11,7 +11,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from itertools import count
+from itertools import cycle
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from OpenSSL import SSL
@@ -42,7 +42,7 @@ End: TypeAlias = Literal["fin", "reset"]
 #: Addresses for examples (RFC 5737).
 _HOST: Final = IPv4Address("TCP", "192.0.2.1", 80)
 _CLIENT: Final = "192.0.2.7"
-_ports: Final = count(49152)
+_ports: Final = cycle(range(49152, 65536))
 
 
 def feed(site: Site, *pieces: bytes, fin: bool = False) -> MemoryClient:
