@@ -266,8 +266,7 @@ async def test_handshake_takes_too_long(serve: Serve, wire: bytes) -> None:
         socket.write(b"never sent")
         return failure
 
-    def run() -> bytes:
-        client = Client(served.port).send(wire)
+    def read_all() -> Any:
         try:
             return client.read_all()
         except ConnectionResetError:
@@ -275,12 +274,12 @@ async def test_handshake_takes_too_long(serve: Serve, wire: bytes) -> None:
         finally:
             client.close()
 
-    received = in_thread(run)
+    client = await in_thread(lambda: Client(served.port).send(wire))
     await until(lambda: served.site.open_connections)
     clock.wait(9)
     assert served.errors == []
     clock.wait(2)
-    assert await received == b""
+    assert await in_thread(read_all) == b""
     (error,) = served.errors
     assert isinstance(error, TLSError)
     assert (error.code, error.phase, error.status) == (

@@ -672,6 +672,7 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
 
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
     done = talk(served.port, run, settings=settings, windows=False)
+    await until(lambda: any(3 in getattr(one, "streams", ()) for one in served.site.context.open()))
     await clock.wait_until(lambda: served.errors)
     stalled, good = await done
     assert (stalled.reset, good.status) == (CANCEL, 200)
