@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import Client, in_thread
+from support.wire import Client, in_thread, until
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from twisted_hangup.journal.flood import ThrottledWarning
@@ -54,9 +54,6 @@ class Guarded:
         port = self.port.getHost().port
         return in_thread(lambda: Client(port))
 
-    def pause(self) -> Deferred[None]:
-        return deferLater(self.reactor, 0.05)
-
     def accepting(self) -> bool:
         return self.port in self.reactor.getReaders()
 
@@ -80,7 +77,7 @@ async def test_one_too_many_waits(guarded: Guarded) -> None:
     """Above the limit a client waits, and is served when another one leaves."""
     clients = [await guarded.connect() for _ in range(4)]
     assert [await greeting(client) for client in clients[:2]] == [b"hello\n"] * 2
-    await guarded.pause()
+    await until(lambda: guarded.warnings)
     assert guarded.gate.open == 2
     assert not guarded.accepting()
     assert guarded.warnings == ["All 2 connections are taken; new clients wait until one ends"]
@@ -91,8 +88,7 @@ async def test_one_too_many_waits(guarded: Guarded) -> None:
 
     for client in clients[1:]:
         client.close()
-    await guarded.pause()
-    assert guarded.gate.open == 0
+    await until(lambda: guarded.gate.open == 0)
     assert guarded.accepting()
 
 
@@ -104,8 +100,7 @@ async def test_many_at_once(guarded: Guarded) -> None:
     assert guarded.gate.open == 30
     for client in clients:
         client.close()
-    await guarded.pause()
-    assert guarded.gate.open == 0
+    await until(lambda: guarded.gate.open == 0)
 
 
 @pytest_twisted.ensureDeferred
@@ -114,22 +109,20 @@ async def test_out_of_files(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -
     files_left = False
     monkeypatch.setattr(accept, "files_left", lambda: files_left)
     client = await guarded.connect()
-    await guarded.pause()
-    assert not guarded.accepting()
+    await until(lambda: not guarded.accepting())
     warning = "Out of files with 0 connections open; new clients wait"
     assert guarded.warnings == [warning]
 
     guarded.clock.advance(REST_SECONDS)
     assert guarded.accepting()
-    await guarded.pause()
-    assert not guarded.accepting()
+    await until(lambda: not guarded.accepting())
     assert guarded.warnings == [warning] * 2
 
     files_left = True
     guarded.clock.advance(REST_SECONDS)
     assert await greeting(client) == b"hello\n"
     client.close()
-    await guarded.pause()
+    await until(lambda: guarded.gate.open == 0)
 
 
 @pytest_twisted.ensureDeferred
@@ -141,10 +134,9 @@ async def test_connection_that_ends_while_accepting_rests(
     assert await greeting(first) == b"hello\n"
     monkeypatch.setattr(accept, "files_left", lambda: False)
     second = await guarded.connect()
-    await guarded.pause()
+    await until(lambda: not guarded.accepting())
     first.close()
-    await guarded.pause()
-    assert guarded.gate.open == 0
+    await until(lambda: guarded.gate.open == 0)
     assert not guarded.accepting()
     assert len(guarded.clock.getDelayedCalls()) == 1
     second.close()
@@ -168,12 +160,11 @@ async def test_retired_gate_leaves_the_port_closed(guarded: Guarded) -> None:
     """After the end no connection that closes opens the port again."""
     clients = [await guarded.connect() for _ in range(2)]
     assert await greeting(clients[0]) == b"hello\n"
-    await guarded.pause()
+    await until(lambda: not guarded.accepting())
     guarded.gate.retire()
     clients[0].close()
-    await guarded.pause()
+    await until(lambda: guarded.gate.open == 0)
     assert not guarded.accepting()
-    assert guarded.gate.open == 0
     clients[1].close()
 
 
@@ -192,8 +183,7 @@ async def test_protocol_that_fails_is_counted_all_the_same(
     guarded.port.factory.protocol = Broken
     clients = [await guarded.connect() for _ in range(2)]
     assert [await greeting(client) for client in clients] == [b""] * 2
-    await guarded.pause()
-    assert guarded.gate.open == 0
+    await until(lambda: guarded.gate.open == 0)
     assert len(expected_errors.flush(ZeroDivisionError)) == 2
     for client in clients:
         client.close()

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from support.wire import BAD, GOOD, Client, Paths, in_thread, talk
+from support.wire import BAD, SLOW, Client, Paths, in_thread, settled, talk, until
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
 from twisted.internet.testing import MemoryReactor
 from twisted.logger import capturedLogs
 from twisted.python.usage import UsageError
@@ -81,12 +79,6 @@ def run() -> Iterator[Run]:
     for running in started:
         if running.service.running:
             pytest_twisted.blockon(running.service.stopService())
-
-
-def pause(seconds: float = 0.05) -> Deferred[None]:
-    from twisted.internet import reactor
-
-    return deferLater(reactor, seconds)
 
 
 @pytest_twisted.ensureDeferred
@@ -186,18 +178,21 @@ async def test_limits_arrive(run: Run) -> None:
 async def test_logs(run: Run, tmp_path: Path) -> None:
     """Each request is one line of the access log, each error one of the error log."""
     access, errors = tmp_path / "access", tmp_path / "errors"
-    running = run("--resource", "support.wire.Paths", "--access-log", str(access))
+    running = run("--resource", "test_service.root", "--access-log", str(access))
     second = run("--access-log", str(access), "--error-log", str(errors))
     await talk(running.port, CLOSE % b"fast")
     await talk(second.port, BAD)
     await talk(second.port, b"GET /never/finished?token=1 HTTP/1.1\r\nHo", fin=True)
-    slow = await in_thread(lambda: Client(running.port).send(GOOD.replace(b"fast", b"slow")))
-    await pause()
+    started = root.slow.started
+    slow = await in_thread(lambda: Client(running.port).send(SLOW))
+    await started
     slow.close()
-    await pause()
 
-    lines = [line.split('"')[1:3] for line in access.read_text().splitlines()]
-    assert lines == [
+    def lines() -> list[list[str]]:
+        return [line.split('"')[1:3] for line in access.read_text().splitlines()]
+
+    await until(lambda: len(lines()) == 4)
+    assert lines() == [
         ["GET /fast HTTP/1.1", " 200 4 "],
         ["GET /fast HTTP/1.1", " 400 - "],
         ["GET /never/finished?******* HTTP/1.1", " 400 - "],
@@ -275,11 +270,11 @@ async def test_running_requests_are_finished(run: Run) -> None:
     """A service that stops takes no new clients and finishes what it has begun."""
     running = run("--resource", "test_service.root")
     started = root.slow.started
-    client = await in_thread(lambda: Client(running.port).send(GOOD.replace(b"fast", b"slow")))
+    client = await in_thread(lambda: Client(running.port).send(SLOW))
     request = await started
     ended: list[None] = []
     stopped = running.service.stopService().addCallback(ended.append)
-    await pause()
+    await settled()
     assert not ended
     with pytest.raises(ConnectionRefusedError):
         await in_thread(lambda: socket.create_connection(("127.0.0.1", running.port)))
@@ -297,13 +292,13 @@ async def test_grace_ends(run: Run, hurry: bool) -> None:
     """After the grace time, or when told again, it hangs up on who is left."""
     running = run("--resource", "test_service.root", "--grace", "60" if hurry else "0.1")
     started = root.slow.started
-    client = await in_thread(lambda: Client(running.port).send(GOOD.replace(b"fast", b"slow")))
+    client = await in_thread(lambda: Client(running.port).send(SLOW))
     await started
     ended: list[None] = []
     stopped = running.service.stopService().addCallback(ended.append)
-    await pause()
-    assert not ended
     if hurry:
+        await settled()
+        assert not ended
         running.service.end_grace()
     await stopped
     with pytest.raises(ConnectionResetError):
@@ -316,7 +311,7 @@ async def test_full_server_ends(run: Run) -> None:
     """A server at its limit ends like any other, and nobody who waited is let in."""
     running = run("--max-connections", "1", "--grace", "0.1")
     clients = [await in_thread(lambda: Client(running.port)) for _ in range(2)]
-    await pause()
+    await settled()
     await running.service.stopService()
     for client in clients:
         client.close()

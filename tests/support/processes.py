@@ -6,12 +6,10 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from .wire import PATIENCE, Client
+from .wire import PATIENCE, Client, wait_for
 
 BIN = Path(sys.executable).parent
 
@@ -35,12 +33,14 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wait_for(true: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Sleep until *true* says so; an error after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "what a test waits for does not come"
-        time.sleep(0.01)
+def read_until(words: str, process: subprocess.Popen[str]) -> list[str]:
+    """The lines that *process* prints up to the one with these *words*."""
+    assert process.stdout is not None
+    lines = [""]
+    while words not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    return lines[1:]
 
 
 def connect(port: int) -> Client:
@@ -52,5 +52,5 @@ def connect(port: int) -> Client:
             return True
         return False
 
-    wait_for(listens, 3 * PATIENCE)
+    wait_for(listens)
     return Client(port)
