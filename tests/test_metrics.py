@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from contextlib import suppress
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,23 @@ from prometheus_client.samples import Sample
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import H2Client
-from support.outboxes import FakeAgent, Start, until
+from support.outboxes import FakeAgent, Start
 from support.outboxes import start as start
 from support.wire import (
     BAD,
     GOOD,
     SLOW,
     Client,
+    HandClock,
     Paths,
     Serve,
     Served,
     in_thread,
     pause,
+    settled,
     statuses,
     talk,
+    until,
 )
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -87,7 +90,7 @@ async def test_client_errors(serve: Serve) -> None:
     served, metrics = counted(serve)
     await talk(served.port, BAD)
     await talk(served.port, b"GET / HT", fin=True)
-    await pause()
+    await served.emptied()
     assert values(metrics, "hangup_client_errors_total") == {
         ("HPE_INVALID_HEADER_TOKEN", "head"): 1,
         ("HPE_INVALID_EOF_STATE", "head"): 1,
@@ -104,23 +107,26 @@ async def test_error_after_a_slow_request(serve: Serve) -> None:
     """It lasts from when the error is found to when it can be answered."""
     served, metrics = counted(serve)
     client = await in_thread(lambda: Client(served.port).send(SLOW + BAD))
-    await pause(0.15)
+    await until(lambda: served.errors)
+    found = time.monotonic()
+    await pause(0.1)
     assert values(metrics, "hangup_client_error_duration_seconds_count") == {}
     served.root.slow.requests[0].finish()
     assert statuses(await in_thread(client.read_all)) == [200, 400]
     client.close()
     (seconds,) = values(metrics, "hangup_client_error_duration_seconds_sum").values()
-    assert 0.1 < seconds < 5
+    assert 0.1 <= seconds <= time.monotonic() - found + 0.1
 
 
 @pytest_twisted.ensureDeferred
 async def test_hang_up(serve: Serve) -> None:
     """A client that left is an error, a hang-up, and a request with the status 499."""
     served, metrics = counted(serve)
+    started = served.root.slow.started
     client = await in_thread(lambda: Client(served.port).send(SLOW))
-    await pause()
+    await started
     client.reset()
-    await pause()
+    await served.emptied()
     assert values(metrics, "hangup_client_errors_total") == {("ECONNRESET", "response"): 1}
     assert values(metrics, "hangup_hang_ups_total") == {("response",): 1}
     assert values(metrics, "hangup_client_error_answers_total") == {("none",): 1}
@@ -164,13 +170,15 @@ async def test_requests(serve: Serve, line: str, labels: tuple[str, str]) -> Non
 async def test_request_duration(serve: Serve) -> None:
     """A request lasts until its response is finished."""
     served, metrics = counted(serve)
+    began, started = time.monotonic(), served.root.slow.started
     client = await in_thread(lambda: Client(served.port).send(SLOW))
-    await pause(0.15)
-    served.root.slow.requests[0].finish()
+    request = await started
+    await pause(0.1)
+    request.finish()
     await in_thread(lambda: client.read_until(b"\r\n\r\n"))
     client.close()
     (seconds,) = values(metrics, "hangup_request_duration_seconds_sum").values()
-    assert 0.1 < seconds < 5
+    assert 0.1 <= seconds <= time.monotonic() - began
 
 
 @pytest_twisted.ensureDeferred
@@ -193,16 +201,11 @@ async def test_open_connections(serve: Serve) -> None:
     served, metrics = counted(serve)
     wires = [b"", GOOD, b"GET / HT", SLOW, BAD, BAD]
     clients = await in_thread(lambda: [Client(served.port).send(wire) for wire in wires])
-    await pause()
-    assert values(metrics, "hangup_open_connections") == {
-        ("idle",): 2,
-        ("head",): 1,
-        ("response",): 1,
-        ("closing",): 2,
-    }
+    phases = {("idle",): 2, ("head",): 1, ("response",): 1, ("closing",): 2}
+    await until(lambda: values(metrics, "hangup_open_connections") == phases)
     for client in clients:
         client.close()
-    await pause()
+    await served.emptied()
     assert values(metrics, "hangup_open_connections") == {}
 
 
@@ -218,13 +221,13 @@ async def test_http2(serve: Serve) -> None:
         client.send(RstStreamFrame(stream, error_code=8))
 
     await in_thread(run)
-    await pause()
+    await until(lambda: values(metrics, "hangup_stream_resets_total"))
     assert values(metrics, "hangup_requests_total") == {("GET", "200"): 1, ("GET", "499"): 1}
     assert values(metrics, "hangup_request_duration_seconds_count") == {(): 2}
     assert values(metrics, "hangup_stream_resets_total") == {(): 1}
     assert values(metrics, "hangup_open_connections") == {("idle",): 1}
     await in_thread(lambda: client.raw(bytes(3) + b"\x06" + bytes(5)))  # an empty PING
-    await pause()
+    await until(lambda: served.errors)
     errors = {("ERR_HTTP2_FRAME_SIZE_ERROR", "idle"): 1}
     assert values(metrics, "hangup_client_errors_total") == errors
     assert values(metrics, "hangup_open_connections") == {("closing",): 1}
@@ -457,29 +460,26 @@ def test_not_needed() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "end, arguments",
-    [
-        ("client", {}),
-        ("silence", {"timeouts": Timeouts(linger_silence_seconds=0.2)}),
-        ("bytes", {"limits": Limits(linger_bytes=1000)}),
-        ("time", {"timeouts": Timeouts(linger_seconds=0.5, linger_silence_seconds=0.4)}),
-    ],
-)
+@pytest.mark.parametrize("end", ["client", "silence", "bytes", "time"])
 @pytest_twisted.ensureDeferred
-async def test_lingering_closes(serve: Serve, end: str, arguments: dict[str, Any]) -> None:
+async def test_lingering_closes(serve: Serve, end: str) -> None:
     """Each end of a lingering close is counted under its own name."""
-    served, metrics = counted(serve, **arguments)
+    clock = HandClock()
+    served, metrics = counted(serve, reactor=clock, limits=Limits(linger_bytes=1000))
     client = await in_thread(lambda: Client(served.port).send(BAD))
+    await until(lambda: values(metrics, "hangup_open_connections") == {("closing",): 1})
     if end == "client":
-        await in_thread(client.end)
-    for _ in range(60):
-        if not served.site.open_connections:
-            break
-        if end in ("bytes", "time"):
-            with suppress(OSError):
-                client.send(b"x" * (2000 if end == "bytes" else 1))
-        await pause(0.05)
+        client.end()
+    elif end == "bytes":
+        client.send(b"x" * 2000)
+    elif end == "silence":
+        clock.wait(Timeouts().linger_silence_seconds + 1)
+    else:
+        for _ in range(int(Timeouts().linger_seconds) + 1):
+            client.send(b"x")
+            await settled()
+            clock.wait(1)
+    await served.emptied()
     client.close()
     closes = values(metrics, "hangup_lingering_closes_total")
     assert {labels: count for labels, count in closes.items() if count} == {(end,): 1}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
@@ -18,10 +17,11 @@ import treq.client
 from oracle import node
 from support.certificates import server_context
 from support.upstreams import OK, Connection, RawServer, always
-from support.wire import pause
+from support.wire import pause, settled, until
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.threads import blockingCallFromThread
 from twisted.internet.utils import getProcessOutput
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, readBody
@@ -34,6 +34,11 @@ from twisted_hangup.client.agent import AnotherAgent
 from twisted_hangup.limits import OutboundTimeouts
 
 CLIENT: Final = Path(__file__).parents[1] / "oracle" / "client.js"
+
+#: No deadlines: what a test sees is no work of theirs.
+PATIENT: Final = OutboundTimeouts(
+    connect_seconds=0, head_seconds=0, silence_seconds=0, idle_seconds=0
+)
 
 Script = Callable[[Connection], object]
 Make = Callable[..., tuple[Any, RawServer]]
@@ -61,6 +66,7 @@ def _make(kind: str) -> Iterator[Make]:
         server = RawServer(script)
         servers.append(server)
         if kind == "own":
+            arguments.setdefault("timeouts", PATIENT)
             agent = HangupAgent.from_reactor(reactor, **arguments)
             closers.append(agent.close)
         else:
@@ -89,12 +95,21 @@ async def error_of(waiting: Deferred[Any]) -> Any:
     raise AssertionError("it did not fail")
 
 
+def read_by_the_client() -> None:
+    """Wait in the server's thread until the client, in the reactor's, has read what is there."""
+    from twisted.internet import reactor as installed
+
+    reactor: Any = installed
+    turns: Any = settled  # which it makes a Deferred of
+    blockingCallFromThread(reactor, turns)
+
+
 def after_head(*then: bytes, reset: bool = False) -> Script:
     def run(connection: Connection) -> None:
         connection.read_head()
         connection.send(*then)
-        time.sleep(0.05)
-        if reset:
+        if reset:  # which takes away what has not been read
+            read_by_the_client()
             connection.reset()
 
     return run
@@ -190,8 +205,8 @@ async def test_not_http(own: Make, answer: bytes) -> None:
 @pytest_twisted.ensureDeferred
 async def test_silence(own: Make) -> None:
     """A server that does not answer in time, and one that stops in the middle."""
-    waiting = OutboundTimeouts(head_seconds=0.2, silence_seconds=0.2)
-    agent, server = own(lambda connection: connection.read_all(), timeouts=waiting)
+    hasty = OutboundTimeouts(head_seconds=0.1)
+    agent, server = own(lambda connection: connection.read_all(), timeouts=hasty)
     error = await error_of(get(agent, server))
     assert (error.code, error.phase) == ("ETIMEDOUT", "waiting")
 
@@ -200,7 +215,7 @@ async def test_silence(own: Make) -> None:
         connection.send(HEAD + b"half")
         connection.read_all()
 
-    agent, server = own(stops, timeouts=waiting)
+    agent, server = own(stops, timeouts=OutboundTimeouts(silence_seconds=0.1))
     error = await error_of(readBody(await get(agent, server)))
     assert (error.code, error.phase) == ("ETIMEDOUT", "body")
 
@@ -312,8 +327,7 @@ async def test_body_that_breaks_its_promise(
     body = _provide(Pieces(*pieces, length=3))
     error = await error_of(agent.request(b"PUT", server.url.encode(), None, body))
     assert isinstance(error, ValueError) and words in str(error)
-    await pause(0.1)
-    assert len(server.ended) == 1
+    await until(lambda: len(server.ended) == 1)
 
 
 @pytest_twisted.ensureDeferred
@@ -353,83 +367,64 @@ async def test_unknown_scheme(own: Make) -> None:
 # Giving up.
 
 
-def ends(seen: list[float]) -> Script:
-    """A server that begins a body and notes when its client has gone."""
-
-    def run(connection: Connection) -> None:
-        connection.read_head()
-        connection.send(HEAD + b"half")
-        connection.read_all()
-        seen.append(time.monotonic())
-
-    return run
+def half(connection: Connection) -> None:
+    """A server that begins a body, and waits until its client has gone."""
+    connection.read_head()
+    connection.send(HEAD + b"half")
+    connection.read_all()
 
 
-async def gone(seen: list[float], since: float) -> None:
-    for _ in range(100):
-        if seen:
-            assert seen[0] - since < 0.5
-            return
-        await pause(0.01)
-    raise AssertionError("the server never heard of it")
+async def gone(server: RawServer) -> None:
+    """Wait until the client of *server* has gone: no deadline of its own would send it."""
+    await until(lambda: server.ended)
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_cancelling_treq_content(make: Make, unbuffered: bool) -> None:
     """The server hears at once that nobody reads on; from stock it never does."""
-    seen: list[float] = []
-    agent, server = make(ends(seen))
+    agent, server = make(half)
     client = treq.client.HTTPClient(agent)
     response = await client.get(server.url, unbuffered=unbuffered)
     reading = treq.content(response)
-    await pause(0.05)
+    await settled()
     reading.cancel()
     with suppress(CancelledError):
         await reading
-    await gone(seen, time.monotonic())
+    await gone(server)
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_read_body(make: Make) -> None:
     """The same with Twisted's own."""
-    seen: list[float] = []
-    agent, server = make(ends(seen))
+    agent, server = make(half)
     reading = readBody(await get(agent, server))
-    await pause(0.05)
+    await settled()
     reading.cancel()
     assert isinstance(await error_of(reading), CancelledError)
-    await gone(seen, time.monotonic())
+    await gone(server)
 
 
 @pytest_twisted.ensureDeferred
 async def test_cancelling_a_request(make: Make) -> None:
     """Before the head has come: the connection goes, the Deferred says what it was."""
-    seen: list[float] = []
-
-    def script(connection: Connection) -> None:
-        connection.read_head()
-        connection.read_all()
-        seen.append(time.monotonic())
-
-    agent, server = make(script)
+    agent, server = make(lambda connection: (connection.read_head(), connection.read_all()))
     waiting = get(agent, server)
-    await pause(0.05)
+    await until(lambda: server.connections and server.connections[0].received)
     waiting.cancel()
     error = await error_of(waiting)
     assert not isinstance(error, ServerHangUp)
-    await gone(seen, time.monotonic())
+    await gone(server)
 
 
 @pytest_twisted.ensureDeferred
 async def test_response_that_nobody_reads(own: Make) -> None:
     """When a response is dropped unread, its connection goes with it."""
-    seen: list[float] = []
-    agent, server = own(ends(seen))
+    agent, server = own(half)
     response = await get(agent, server)
     del response
     gc.collect()
-    await gone(seen, time.monotonic())
+    await gone(server)
 
 
 @pytest_twisted.ensureDeferred

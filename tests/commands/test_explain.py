@@ -10,6 +10,7 @@ import re
 import select
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from textwrap import dedent
@@ -20,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import pages
 from support.explaining import broken, broken_by, log_lines
+from support.wire import PATIENCE
 
 from twisted_hangup.__main__ import main
 from twisted_hangup.commands.hexdump import Paint, picture
@@ -389,15 +391,12 @@ def on_a_terminal(data: bytes, **environment: str) -> str:
     if "NO_COLOR" not in environment:
         variables.pop("NO_COLOR", None)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=its, env=variables) as program:
-        program.communicate(data, timeout=30)
+        program.communicate(data, timeout=PATIENCE)
     os.close(its)
     output = b""
-    while select.select([mine], [], [], 0)[0]:
-        try:
-            more = os.read(mine, 65536)
-        except OSError:  # the other end has been closed
-            break
-        output += more
+    with suppress(OSError):  # the end
+        while more := os.read(mine, 65536):
+            output += more
     os.close(mine)
     return output.decode().replace("\r\n", "\n")
 
@@ -434,10 +433,10 @@ def test_lines_are_explained_as_they_come() -> None:
         for _ in range(2):
             program.stdin.write(line)
             program.stdin.flush()
-            assert select.select([program.stdout], [], [], 30)[0]
+            assert select.select([program.stdout], [], [], PATIENCE)[0]
             assert json.loads(program.stdout.readline())["code"] == "HPE_INVALID_HEADER_TOKEN"
         program.stdin.close()
-        assert program.wait(30) == 1
+        assert program.wait(PATIENCE) == 1
 
 
 @given(st.integers(0, 400), st.none() | st.integers(0, 450), st.integers(0, 1 << 30), st.randoms())

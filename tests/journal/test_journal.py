@@ -9,7 +9,7 @@ from weakref import ref
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, SLOW, Client, Serve, in_thread, pause, talk
+from support.wire import BAD, SLOW, Client, Serve, in_thread, settled, talk, until
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
@@ -102,14 +102,15 @@ async def test_settled_with_what_was_sent(serve: Serve, answer: Any, status: int
     """Each error is settled once, with the status that the client was sent."""
     served = serve()
     served.site.on_client_error(answer)
-    settled: list[tuple[ClientError, int | None]] = []
-    served.site.journal.watch_settled(lambda error, status: settled.append((error, status)))
+    answers: list[tuple[ClientError, int | None]] = []
+    served.site.journal.watch_settled(lambda error, status: answers.append((error, status)))
     try:
         await talk(served.port, BAD)
     except ConnectionResetError:
         assert status is None
-    await pause()
-    assert settled == [(served.errors[0], status)]
+    await until(lambda: answers)
+    await settled()
+    assert answers == [(served.errors[0], status)]
 
 
 @pytest.mark.parametrize("wire", [SLOW, SLOW + BAD])
@@ -117,18 +118,21 @@ async def test_settled_with_what_was_sent(serve: Serve, answer: Any, status: int
 async def test_settled_without_an_answer(serve: Serve, wire: bytes) -> None:
     """A client that has left is settled with no status, also one whose error had to wait."""
     served = serve()
-    settled: list[int | None] = []
-    served.site.journal.watch_settled(lambda error, status: settled.append(status))
+    answers: list[int | None] = []
+    served.site.journal.watch_settled(lambda error, status: answers.append(status))
+    started = served.root.slow.started
 
     @served.site.on_client_error
     def pass_on(failure: Failure, socket: ClientSocket) -> Failure:
         return failure
 
     client = await in_thread(lambda: Client(served.port).send(wire))
-    await pause()
+    await started
+    await until(lambda: len(served.errors) == (BAD in wire))
     client.reset()
-    await pause()
-    assert settled == [None]
+    await until(lambda: answers)
+    await settled()
+    assert answers == [None]
 
 
 def test_snapshot() -> None:
@@ -280,7 +284,7 @@ async def test_entries_of_a_site(serve: Serve) -> None:
     """A refused request is kept with its peer and the status that it was answered."""
     served = serve()
     await talk(served.port, BAD)
-    await pause()
+    await served.emptied()
     snapshot = served.site.journal.snapshot()
     (entry,) = snapshot.entries
     assert (entry.number, entry.answered, entry.settled) == (1, 400, True)

@@ -7,14 +7,13 @@ import json
 import re
 import shutil
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import pytest
 from support.processes import BIN, connect, free_port
-from support.wire import BAD, PATIENCE
+from support.wire import BAD, PATIENCE, wait_for
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger
 
@@ -151,7 +150,7 @@ def served(tmp_path: Path, *command: str, wire: bytes = BAD) -> None:
             client.close()
         finally:
             server.terminate()  # SIGINT is ignored by what a shell starts in the background
-            server.wait(PATIENCE * 2)
+            server.wait(PATIENCE)
 
 
 def test_json_of_twist(tmp_path: Path) -> None:
@@ -217,10 +216,7 @@ def test_rsyslog_ships_the_error_log(tmp_path: Path) -> None:
     command = ["rsyslogd", "-n", "-f", "rsyslog.conf", "-i", str(tmp_path / "pid")]
     with subprocess.Popen(command, cwd=tmp_path) as shipper:
         try:
-            deadline = time.monotonic() + PATIENCE
-            while not (shipped.exists() and shipped.read_text().endswith("\n")):
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            wait_for(lambda: shipped.exists() and shipped.read_text().endswith("\n"))
         finally:
             shipper.terminate()
             shipper.wait(PATIENCE)

@@ -12,12 +12,12 @@ from unittest import mock
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.outboxes import URL, FakeAgent, Response, Sent, Start, until
+from support.outboxes import URL, FakeAgent, Response, Sent, Start
 from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 from support.outboxes import start as start
 from support.postgres_server import PostgresServer
-from support.wire import Paths, pause
+from support.wire import Paths, pause, settled, until
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.task import Clock
@@ -41,20 +41,17 @@ QUICK = DeliveryPolicy(base_seconds=0.02, cap_seconds=0.05, pause_cap_seconds=0.
 
 async def dead_letters(outbox: Outbox) -> list[QueuedRequest]:
     """Wait for some."""
-    for _ in range(500):
-        if letters := await outbox.requests():
-            return letters
-        await pause(0.01)
-    raise AssertionError("nothing has died")
+    letters: list[QueuedRequest] = await until(outbox.requests)
+    return letters
 
 
 async def emptied(outbox: Outbox) -> None:
     """Wait until everything is delivered and that is written down."""
-    for _ in range(500):
-        if not (await outbox.stats()).queued:
-            return
-        await pause(0.01)
-    raise AssertionError("something stays queued")
+
+    async def empty() -> bool:
+        return not (await outbox.stats()).queued
+
+    await until(empty)
 
 
 @pytest_twisted.ensureDeferred
@@ -247,7 +244,7 @@ async def test_stopping_lets_attempts_finish(database: str, start: Start) -> Non
     await outbox.send("POST", URL)
     await until(lambda: agent.sent)
     stopping = outbox.stopService()
-    await pause(0.05)
+    await settled()
     assert not stopping.called
     answer.callback(200)
     await stopping
@@ -297,9 +294,13 @@ async def test_a_destination_that_is_down(tmp_path: Path, start: Start) -> None:
 
     async def turn(seconds: float = 0.0) -> None:
         clock.advance(seconds)
-        for _ in range(8):
-            await pause(0.01)
+        for _ in range(8):  # what the database answers is a reason to ask it again
+            await until(lambda: not team.statistics().busyWorkerCount)
+            await settled()
             clock.advance(0)
+
+    pool: Any = outbox._pool
+    team = pool.threadpool._team
 
     sending = [outbox.send("POST", URL, None, b"%d" % n, ordered=f"{n}") for n in range(8)]
     clock.advance(0)
@@ -323,9 +324,12 @@ async def test_a_destination_that_is_down(tmp_path: Path, start: Start) -> None:
     assert (await outbox.stats()).queued == 0
     assert len(agent.sent) == first + 2 + 9
     stopping = outbox.stopService()
-    clock.advance(0)
-    await turn()
-    await stopping
+
+    def stopped() -> bool:
+        clock.advance(0)
+        return bool(stopping.called)
+
+    await until(stopped)
 
 
 @pytest_twisted.ensureDeferred
@@ -340,7 +344,8 @@ async def test_a_locked_file_is_waited_for(
         other = sqlite3.connect(name, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         sending = outbox.send("POST", URL)
-        await pause(0.3)
+        await until(lambda: expected_errors.events)
+        await settled()
         assert not sending.called
         other.execute("ROLLBACK")
         other.close()
@@ -356,8 +361,8 @@ async def test_a_locked_file_is_not_waited_for_for_ever(
     """The time that sending may take is bounded, and the error says why."""
     name = str(tmp_path / "outbox")
     with mock.patch("twisted_hangup.outbox.database._BUSY_SECONDS", 0.05):
+        await start(name, deliver=False).send("POST", URL)  # which takes longer
         outbox = start(name, deliver=False, limits=OutboxLimits(store_seconds=0.2))
-        await outbox.send("POST", URL)
         other = sqlite3.connect(name, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OutboxUnavailable, match="database is locked"):

@@ -20,7 +20,7 @@ from hyperframe.frame import (
 )
 from twisted.internet.defer import Deferred
 
-from .wire import Client, Served, in_thread, until
+from .wire import Client, in_thread
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER = 9
@@ -204,8 +204,3 @@ def talk(port: int, run: Callable[[H2Client], Any], **kwargs: Any) -> Deferred[A
             client.close()
 
     return in_thread(session)
-
-
-async def empty(served: Served) -> None:
-    """Let the reactor run until no connection is left."""
-    await until(lambda: served.site.open_connections == 0)

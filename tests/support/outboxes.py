@@ -21,7 +21,6 @@ from zope.interface import implementer
 from twisted_hangup.outbox import Outbox
 
 from .postgres_server import NoPostgres, PostgresServer
-from .wire import pause
 
 URL: Final = "http://there.test/hook"
 _NUMBERS: Final = itertools.count()
@@ -131,12 +130,3 @@ def start() -> Iterator[Start]:
     for outbox in started:
         if outbox.running:
             pytest_twisted.blockon(succeed(outbox.stopService()))
-
-
-async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
-    """Wait until *condition* holds; fail if it never does."""
-    for _ in range(int(seconds / 0.01)):
-        if condition():
-            return
-        await pause(0.01)
-    assert condition()

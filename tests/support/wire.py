@@ -8,6 +8,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable
+from inspect import isawaitable
 from math import ceil
 from os import fsdecode
 from typing import Any, TypeAlias
@@ -145,10 +146,19 @@ async def settled(turns: int = 10) -> None:
         await pause(0.0005)  # and the kernel, where a busy machine lets it be late
 
 
-async def until(true: Callable[[], object]) -> None:
-    """Let the reactor run until *true* says so; an error where it never does."""
+async def until(true: Callable[[], Any]) -> Any:
+    """Let the reactor run until *true* says so, itself or by an awaitable; an error if never.
+
+    Returns:
+        What it said.
+    """
     ends = time.monotonic() + PATIENCE
-    while not true():
+    while True:
+        answer = true()
+        if isawaitable(answer):
+            answer = await answer
+        if answer:
+            return answer
         assert time.monotonic() < ends, "what a test waits for does not come"
         await pause(0.001)
 
@@ -251,6 +261,10 @@ class Served:
     @property
     def codes(self) -> list[str]:
         return [error.code for error in self.errors]
+
+    async def emptied(self) -> None:
+        """Let the reactor run until no connection is left."""
+        await until(lambda: self.site.open_connections == 0)
 
 
 #: Of the fixture ``serve``.

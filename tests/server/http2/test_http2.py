@@ -33,7 +33,6 @@ from support.http2_client import (
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     H2Client,
-    empty,
     fields_of,
     talk,
 )
@@ -178,7 +177,7 @@ async def test_connection_error(serve_h2: Serve, broken: Broken) -> None:
     assert " " in error.reason and "<" not in error.reason
     assert error.peer.host == "127.0.0.1"
     assert (client.goaways, client.closed) == ([(broken.number, 0)], "end")
-    await empty(served)
+    await served.emptied()
 
 
 @pytest_twisted.ensureDeferred
@@ -349,7 +348,7 @@ async def test_client_leaves_while_requests_run(serve_h2: Serve, leave: str) -> 
         LEAVE[leave](client)
 
     await talk(served.port, run)
-    await empty(served)
+    await served.emptied()
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.code, error.phase) == ("ECONNRESET", "response")
@@ -368,7 +367,7 @@ async def test_client_leaves_in_a_request_body(serve_h2: Serve, leave: str) -> N
         LEAVE[leave](client)
 
     await talk(served.port, run)
-    await empty(served)
+    await served.emptied()
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.phase, error.request and error.request.target) == ("body", b"/fast")
@@ -386,7 +385,7 @@ async def test_client_leaves_between_requests(serve_h2: Serve, leave: str) -> No
         LEAVE[leave](client)
 
     await talk(served.port, run)
-    await empty(served)
+    await served.emptied()
     assert served.errors == []
 
 
@@ -404,7 +403,7 @@ async def test_idle_client_leaves_an_endpoint(serve: Serve, leave: str, codes: l
         LEAVE[leave](client)
 
     await talk(served.port, run)
-    await empty(served)
+    await served.emptied()
     assert served.codes == codes
     assert [error.phase for error in served.errors] == ["idle"] * len(codes)
 
@@ -421,7 +420,7 @@ async def test_corrupt_record(serve_h2: Serve) -> None:
         client.to_the_end()
 
     await talk(served.port, run)
-    await empty(served)
+    await served.emptied()
     (error,) = served.errors
     assert isinstance(error, TLSError)
     assert error.phase == "response" and error.code.startswith("ERR_SSL_")
@@ -738,7 +737,7 @@ async def test_hang_up_all(serve_h2: Serve) -> None:
     await served.root.slow.started
     served.site.hang_up_all()
     await done
-    await empty(served)
+    await served.emptied()
     assert len(served.root.slow.gone) == 1
     assert served.errors == []
 

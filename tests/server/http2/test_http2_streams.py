@@ -11,14 +11,14 @@ import pytest_twisted
 from hyperframe.frame import DataFrame, Frame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
-from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, empty, fields_of, talk
+from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, fields_of, talk
 from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
-from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits
+from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
 from twisted_hangup.journal.access_log import AccessLog
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
@@ -664,17 +664,14 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
     root = Paths(page=Data(bytes(100_000), "text/plain"))
     served = serve_h2(root, reactor=(clock := HandClock()))
     last_words = settled_of(served)
-
-    def run(client: H2Client) -> list[Stream]:
-        client.request(b"/slow")
-        stalled = client.answer(client.request(b"/page"))
-        return [stalled, client.answer(client.request())]
-
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
-    done = talk(served.port, run, settings=settings, windows=False)
-    await until(lambda: any(3 in getattr(one, "streams", ()) for one in served.site.context.open()))
-    await clock.wait_until(lambda: served.errors)
-    stalled, good = await done
+    client = await in_thread(lambda: H2Client(served.port, settings=settings, windows=False))
+    client.request(b"/slow")
+    stalled = client.stream(client.request(b"/page"))
+    await in_thread(lambda: client.until(lambda: stalled.body))
+    clock.wait(Timeouts().send_seconds + 1)
+    good = await in_thread(lambda: client.answer(3, client.request()))
+    client.close()
     assert (stalled.reset, good.status) == (CANCEL, 200)
     error, status = last_words[0]
     assert (error.code, error.phase, status) == ("ETIMEDOUT", "response", None)
@@ -757,7 +754,7 @@ async def test_late_writes(serve_h2: Serve) -> None:
     done = talk(served.port, run)
     request = await served.root.slow.started
     await done
-    await empty(served)
+    await served.emptied()
     request.write(b"nobody")
     request.finish()
 
