@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import Client, Paths, Serve, in_thread, pause, talk
+from support.wire import Paths, Serve, pause, talk
 from twisted.internet.defer import Deferred, succeed
 from twisted.web.resource import EncodingResourceWrapper
 from twisted.web.server import NOT_DONE_YET, GzipEncoderFactory, Request
@@ -154,7 +154,7 @@ async def test_not_done_yet(serve: Serve) -> None:
     """Something else finishes the response then."""
 
     def work(request: Any) -> int:
-        pause().addCallback(lambda _: (request.write(b"late"), request.finish()))
+        pause(0).addCallback(lambda _: (request.write(b"late"), request.finish()))
         return NOT_DONE_YET
 
     assert (await answer(serve, Does(work)))[2] == b"4\r\nlate\r\n0\r\n\r\n"
@@ -243,10 +243,7 @@ async def test_cancelled_otherwise(serve: Serve, expected_errors: LoggedErrors) 
 async def leave(serve: Serve, resource: AsyncResource) -> None:
     """Let a client leave while *resource* is at work."""
     served = serve(Paths(does=resource))
-    client = await in_thread(lambda: Client(served.port).send(wire()))
-    await pause()
-    await in_thread(client.reset)
-    await pause()
+    await served.leave(wire())
     assert served.codes == ["ECONNRESET"]
 
 

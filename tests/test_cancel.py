@@ -12,7 +12,7 @@ from hyperframe.frame import RstStreamFrame
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import H2Client
-from support.wire import SLOW, Client, Paths, Serve, in_thread, pause
+from support.wire import SLOW, Client, Paths, Serve, in_thread, settled, until
 from twisted.internet.defer import (
     CancelledError,
     Deferred,
@@ -221,7 +221,7 @@ async def test_after_finish(serve: Serve) -> None:
     await asked.finish()
     late: Deferred[str] = Deferred(cancelled.append)
     after = Caught(cancel_on_hangup(asked.request, late))
-    await pause()
+    await settled()
     assert not cancelled
     work.callback("done")
     late.callback("done, too")
@@ -349,7 +349,7 @@ async def test_upstream(serve: Serve) -> None:
     ended = Caught(cancel_on_hangup(asked.request, work()))
     await upstream.root.slow.started
     await asked.hang_up()
-    await pause()
+    await until(lambda: gone)
     assert notes == ["ClientHangUp"]
     assert isinstance(ended.error.__cause__, ClientHangUp)
     assert len(gone) == 1
@@ -393,7 +393,7 @@ async def test_http2_stream(serve: Serve) -> None:
     request = await started
     ended = Caught(cancel_on_hangup(request, Deferred()))
     await in_thread(lambda: client.send(RstStreamFrame(1)))
-    await pause()
+    await until(lambda: ended.results)
     assert isinstance(ended.error.__cause__, ClientHangUp)
     await in_thread(client.close)
 
@@ -508,14 +508,12 @@ def klein_resource(routes: dict[str, Callable[[Any], Any]]) -> Resource:
     return resource
 
 
-async def leave_klein(serve: Serve, function: Callable[[Any], Any]) -> None:
-    """Let a client leave while the route *function* is at work."""
+async def leave_klein(
+    serve: Serve, function: Callable[[Any], Any], when: Callable[[], object] | None = None
+) -> None:
+    """Let a client leave while the route *function* is at work, or *when* it is time."""
     site = serve(Paths(klein=klein_resource({"/": function})))
-    wire = b"GET /klein/ HTTP/1.1\r\nHost: a\r\n\r\n"
-    client = await in_thread(lambda: Client(site.port).send(wire))
-    await pause()
-    await in_thread(client.reset)
-    await pause()
+    await site.leave(b"GET /klein/ HTTP/1.1\r\nHost: a\r\n\r\n", when)
     assert site.codes == ["ECONNRESET"]
 
 
@@ -550,8 +548,10 @@ async def test_klein_upstream(serve: Serve) -> None:
     async def route(request: Any) -> None:
         await Agent(reactor).request(b"GET", b"http://127.0.0.1:%d/slow" % upstream.port)
 
-    await leave_klein(serve, route)
-    assert len(upstream.root.slow.gone) == 1
+    slow = upstream.root.slow
+    await leave_klein(serve, route, lambda: slow.requests)
+    await until(lambda: slow.gone)
+    assert len(slow.gone) == 1
 
 
 @pytest_twisted.ensureDeferred

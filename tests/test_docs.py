@@ -8,7 +8,8 @@ import pytest
 import pytest_twisted
 from support.documents import PAGES, run
 from support.upstreams import OK, RawServer, always
-from support.wire import Client, Paths, Serve, Served, in_thread, pause, statuses, talk
+from support.wire import Paths, Serve, statuses, talk
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 
@@ -21,15 +22,8 @@ def test_programs_run(page: str) -> None:
     run(page)
 
 
-async def leave(
-    served: Served, path: str, seconds: float = 0.05, *, method: str = "GET", body: str = ""
-) -> None:
-    """Let a client ask, and leave so many seconds later."""
-    sent = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-    client = await in_thread(lambda: Client(served.port).send(sent.encode()))
-    await pause(seconds)
-    await in_thread(client.reset)
-    await pause()
+GET = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 
 
 @pytest.mark.parametrize("name", ["Report", "Export", "Search"])
@@ -37,7 +31,7 @@ async def leave(
 async def test_cancel(serve: Serve, name: str) -> None:
     """The work of a client that has left leaves no timer behind: the test's fixture looks."""
     served = serve(Paths(work=run("cancel")[name]()))
-    await leave(served, "/work")
+    await served.leave(GET % b"/work")
     assert served.codes == ["ECONNRESET"]
 
 
@@ -52,13 +46,27 @@ async def test_cancel_answers(serve: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_cancel_shield(serve: Serve) -> None:
     """An order is placed if that has begun when the client leaves, and only then."""
-    orders = run("cancel")["Orders"]()
+    page = run("cancel")
+    page["reactor"] = clock = Clock()
+    begun: list[bytes] = []
+
+    class Orders(page["Orders"]):  # type: ignore[misc, valid-type]
+        async def place(self, order: bytes) -> None:
+            begun.append(order)
+            await super().place(order)
+
+    def placing() -> list[bytes]:
+        clock.advance(0.05)
+        return begun
+
+    orders = Orders()
     served = serve(Paths(orders=orders))
-    await leave(served, "/orders", 0.05, method="POST", body="early")
-    await leave(served, "/orders", 0.25, method="POST", body="late")
+    await served.leave(POST % b"/orders" + b"early")
+    assert clock.getDelayedCalls() == []
+    await served.leave(POST % b"/orders" + b"later", placing)
     assert orders.placed == []
-    await pause(0.2)
-    assert orders.placed == [b"late"]
+    clock.advance(0.2)
+    assert orders.placed == [b"later"]
 
 
 @pytest_twisted.ensureDeferred
@@ -66,10 +74,12 @@ async def test_cancel_klein(serve: Serve) -> None:
     """Of klein's routes, one ends and the other does not."""
     pytest.importorskip("klein")
     page = run("cancel")
+    page["reactor"] = clock = Clock()
     served = serve(Paths(klein=page["app"].resource()))
-    await leave(served, "/klein/report")
-    await leave(served, "/klein/orders", method="POST", body="order")
-    await pause(0.3)
+    await served.leave(GET % b"/klein/report")
+    assert clock.getDelayedCalls() == []
+    await served.leave(POST % b"/klein/orders" + b"order")
+    clock.advance(0.2)
     assert page["orders"].placed == [b"order"]
 
 
@@ -81,7 +91,7 @@ async def test_cancel_wsgi(serve: Serve) -> None:
     pool = ThreadPool(1, 1)
     pool.start()
     ticks: Any = HangupWSGIResource(cast(Any, reactor), pool, run("cancel")["application"])
-    await leave(serve(Paths(ticks=ticks)), "/ticks")
+    await serve(Paths(ticks=ticks)).leave(GET % b"/ticks")
     await deferToThread(pool.stop)  # would not return before the application does
 
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from support.documents import PAGES
 from support.processes import connect, free_port
 from support.upstreams import Connection, RawServer
-from support.wire import BAD, PATIENCE
+from support.wire import BAD, PATIENCE, wait_for
 
 EXAMPLES: Final = {
     path.stem: path for path in (Path(__file__).parent.parent / "examples").glob("*.py")
@@ -32,7 +31,7 @@ def started(name: str, folder: Path, *arguments: str) -> Iterator[tuple[Any, int
     program.write_text(EXAMPLES[name].read_text().replace("tcp:8000", f"tcp:{port}"))
     command = [sys.executable, "-u", str(program), *arguments]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as running:
-        end = threading.Timer(3 * PATIENCE, running.kill)  # no test waits for its output for ever
+        end = threading.Timer(PATIENCE, running.kill)  # no test waits for its output for ever
         end.start()
         try:
             yield running, port
@@ -120,8 +119,6 @@ def test_queued_orders(tmp_path: Path) -> None:
         assert running.wait(PATIENCE) == 0
     open_again.set()
     with started("queued_orders", tmp_path, f"{server.url}/paid"):
-        deadline = time.monotonic() + PATIENCE
-        while len(taken) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: len(taken) == 2)
     assert taken == [b'{"order": 7}', b'{"order": 8}']
     server.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -9,16 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from support.documents import PAGES
-from support.processes import BIN, connect, free_port
-from support.wire import BAD, DEFAULT, PATIENCE, Client, statuses
+from support.processes import BIN, connect, free_port, read_until
+from support.wire import BAD, DEFAULT, PATIENCE, Client, statuses, wait_for
 
 PROCESSES: Final = 3
 CLOSING: Final = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -41,7 +41,7 @@ def running(folder: Path, *command: str | Path, **options: Any) -> Iterator[subp
             yield program
         finally:
             program.send_signal(signal.SIGTERM)
-            program.wait(PATIENCE * 2)
+            program.wait(PATIENCE)
 
 
 def twistd(number: int, port: str) -> list[str | Path]:
@@ -58,12 +58,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def wait_for(folder: Path, count: int) -> None:
-    """Until so many servers listen."""
-    deadline = time.monotonic() + PATIENCE * 2
-    while sum("Listening on" in log.read_text() for log in folder.glob("?.log")) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def listening_in(folder: Path) -> int:
+    """How many servers have said that they listen."""
+    return sum("Listening on" in log.read_text() for log in folder.glob("?.log"))
 
 
 def errors_told(folder: Path) -> list[int]:
@@ -106,16 +103,20 @@ def test_processes_share_a_port(tmp_path: Path, reuse: bool) -> None:
             servers.append(stack.enter_context(program))
         for shared in sockets:
             shared.close()
-        wait_for(tmp_path, PROCESSES)
-        for _ in range(100):
+        wait_for(lambda: listening_in(tmp_path) == PROCESSES)
+        sent = itertools.count(1)
+
+        def all_have_served() -> bool:
             refused(port)
+            return next(sent) >= 50 and all(errors_told(tmp_path))
+
+        wait_for(all_have_served)
         servers[0].terminate()
         servers[0].wait(PATIENCE)
         for _ in range(50):
             refused(port)
-    told = errors_told(tmp_path)
-    assert sum(told) == 150
-    assert len(told) == PROCESSES and all(told)
+    assert len(errors_told(tmp_path)) == PROCESSES
+    assert sum(errors_told(tmp_path)) == next(sent) - 1 + 50
 
 
 def test_program_that_reuses_a_port(tmp_path: Path) -> None:
@@ -130,12 +131,15 @@ def test_program_that_reuses_a_port(tmp_path: Path) -> None:
         running(tmp_path, python, "program.py") as one,
         running(tmp_path, python, "program.py") as two,
     ):
-        deadline, seen = time.monotonic() + PATIENCE * 2, set[int]()
-        while len(seen) < 2:
-            assert time.monotonic() < deadline
+        seen = set[int]()
+
+        def both_have_served() -> bool:
             client = connect(port).send(CLOSING)
             seen.add(int(client.read_all().rpartition(b"\r\n\r\n")[2]))
             client.close()
+            return len(seen) == 2
+
+        wait_for(both_have_served)
         assert seen == {one.pid, two.pid}
 
 
@@ -193,6 +197,11 @@ def test_haproxy_before_two_servers(tmp_path: Path) -> None:
                 said += more
         return said
 
+    def answers() -> bool:
+        with suppress(ConnectionError):
+            return statuses(ask(CLOSING)) == [200]
+        return False
+
     with ExitStack() as stack:
         servers = [
             stack.enter_context(
@@ -200,23 +209,15 @@ def test_haproxy_before_two_servers(tmp_path: Path) -> None:
             )
             for number, port in enumerate(ports)
         ]
-        wait_for(tmp_path, 2)
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        stack.enter_context(running(tmp_path, "haproxy", "-db", "-f", "haproxy.cfg", **quiet))
-        deadline = time.monotonic() + PATIENCE
-        while True:
-            try:
-                if statuses(ask(CLOSING)) == [200]:
-                    break
-            except ConnectionError:
-                pass
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: listening_in(tmp_path) == 2)
+        heard = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        command = ("haproxy", "-db", "-f", "haproxy.cfg")
+        haproxy = stack.enter_context(running(tmp_path, *command, **heard))
+        wait_for(answers)
         assert [ask(BAD) for _ in range(10)] == [DEFAULT] * 10
-        time.sleep(0.5)  # some health checks
         servers[0].terminate()
         servers[0].wait(PATIENCE)
-        time.sleep(1)
+        read_until("Server hangup/one is DOWN", haproxy)  # after three health checks
         assert [statuses(ask(CLOSING)) for _ in range(5)] == [[200]] * 5
     logged = [
         json.loads(line)

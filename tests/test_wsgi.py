@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import PATIENCE, Client, Paths, Serve, Served, in_thread, pause, talk
+from support.wire import PATIENCE, Paths, Serve, Served, in_thread, settled, talk, until
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
@@ -70,11 +70,8 @@ async def served(serve: Serve, pool: ThreadPool, app: Callable[..., Any]) -> Ser
 async def leave(serve: Serve, pool: ThreadPool, app: App, wire: bytes = WIRE) -> Served:
     """Let a client leave while *app* is at work, and wait for its end."""
     site = await served(serve, pool, app)
-    client = await in_thread(lambda: Client(site.port).send(wire))
-    await pause()
-    await in_thread(client.reset)
+    await site.leave(wire, lambda: app.calls)
     assert await in_thread(lambda: app.closed.wait(PATIENCE))
-    await pause()
     assert site.codes == ["ECONNRESET"]
     return site
 
@@ -125,6 +122,7 @@ async def test_stops_before_the_first_piece(serve: Serve, pool: ThreadPool) -> N
 
     class Late(App):
         def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            self.calls += 1
             environ["twisted_hangup.client_gone"].wait(PATIENCE)
             return super().__call__(environ, start_response)
 
@@ -170,11 +168,9 @@ async def test_write_raises_in_the_call(serve: Serve, pool: ThreadPool) -> None:
         return []
 
     site = await served(serve, pool, app)
-    client = await in_thread(lambda: Client(site.port).send(WIRE))
-    await pause()
-    await in_thread(client.reset)
+    await site.leave(WIRE)
     assert await in_thread(lambda: ended.wait(PATIENCE))
-    await pause()
+    await settled()
 
 
 @pytest_twisted.ensureDeferred
@@ -184,11 +180,9 @@ async def test_queued(serve: Serve, pool: ThreadPool) -> None:
     app = App(lambda app: [b"done"] if release.wait(PATIENCE) else [])
     site = await served(serve, pool, app)
     first = talk(site.port, WIRE)
-    await pause()
-    client = await in_thread(lambda: Client(site.port).send(WIRE))
-    await pause()
-    await in_thread(client.reset)
-    await pause()
+    await until(lambda: app.calls)
+    team = pool._team
+    await site.leave(WIRE, lambda: team.statistics().backloggedWorkCount)
     release.set()
     assert b"done" in await first
     assert b"done" in await talk(site.port, WIRE)

@@ -27,7 +27,7 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         [BIN / program, *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE * 3,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
         check=False,
     )

@@ -266,6 +266,21 @@ class Served:
         """Let the reactor run until no connection is left."""
         await until(lambda: self.site.open_connections == 0)
 
+    async def leave(self, wire: bytes, when: Callable[[], object] | None = None) -> None:
+        """Let a client ask and leave, and the server notice.
+
+        Args:
+            wire: What it sends.
+            when: Says that it is time to leave; without, it is when its request runs.
+        """
+        known = len(self.errors)
+        client = await in_thread(lambda: Client(self.port).send(wire))
+        await until(when or (lambda: self.site.context.phases()["response"]))
+        await settled()
+        client.reset()
+        await until(lambda: len(self.errors) > known)
+        await settled()
+
 
 #: Of the fixture ``serve``.
 Serve: TypeAlias = Callable[..., Served]
