@@ -278,8 +278,7 @@ def crashes(options: argparse.Namespace) -> int:
             print(f"{name}, {processes} at a time: {result}")
             worst = max(
                 worst,
-                *(len(result.lost), len(result.duplicates - result.cut)),
-                len(result.out_of_order),
+                *(len(result.lost), len(result.needless), len(result.out_of_order)),
             )
     return 1 if worst else 0
 

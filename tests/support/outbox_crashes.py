@@ -15,11 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
+
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent
 
 from twisted_hangup.outbox.database import database_named
 
@@ -41,29 +44,41 @@ class Crashes:
     Attributes:
         kills: How many processes were killed.
         stored: Key -> (process, number), as ``send()`` has told it.
-        arrived: Keys in the order in which the server got them.
-        cut: Keys that the server had got when a process was killed, and the outbox still had.
+        arrived: Keys in the order in which the server got them, and which process brought each.
+        queued: Process -> keys that the outbox had when it was killed.
     """
 
     kills: int = 0
     stored: dict[str, tuple[str, int]] = field(default_factory=dict)
-    arrived: list[str] = field(default_factory=list)
-    cut: set[str] = field(default_factory=set)
+    arrived: list[tuple[str, int]] = field(default_factory=list)
+    queued: dict[int, set[str]] = field(default_factory=dict)
 
     @property
     def lost(self) -> set[str]:
         """What was stored and never came."""
-        return {*self.stored} - {*self.arrived}
+        return {*self.stored} - {key for key, _ in self.arrived}
 
     @property
     def duplicates(self) -> set[str]:
         """What came more than once."""
-        return {key for key in self.stored if self.arrived.count(key) > 1}
+        times = Counter(key for key, _ in self.arrived)
+        return {key for key in self.stored if times[key] > 1}
+
+    @property
+    def needless(self) -> set[str]:
+        """What came again though its process was not killed before it had written that down."""
+        brought_by: dict[str, int] = {}
+        again = set()
+        for key, process in self.arrived:
+            if key in brought_by and key not in self.queued.get(brought_by[key], ()):
+                again.add(key)
+            brought_by[key] = process
+        return again & {*self.stored}
 
     @property
     def out_of_order(self) -> list[tuple[str, int]]:
         """Ordered requests (those with even numbers) that came after a later one."""
-        first = dict.fromkeys(self.arrived)
+        first = dict.fromkeys(key for key, _ in self.arrived)
         came: dict[str, list[int]] = defaultdict(list)
         for key in first:
             if key in self.stored:
@@ -80,7 +95,7 @@ class Crashes:
     def __str__(self) -> str:
         return (
             f"{self.kills} kills, {len(self.stored)} stored, {len(self.lost)} lost, "
-            f"{len(self.duplicates)} came twice, {len(self.duplicates - self.cut)} of them without "
+            f"{len(self.duplicates)} came twice, {len(self.needless)} of them without "
             f"need, {len(self.out_of_order)} out of order"
         )
 
@@ -108,12 +123,11 @@ def crash(
             victim = draw.choice(ready)
             victim.kill()
             result.kills += 1
-            time.sleep(5 * _SLOW_SECONDS)  # what was on its way arrives, on a busy machine too
-            result.cut |= _queued(database) & {*result.arrived}
+            result.queued[victim.pid] = _queued(database)
             victim.start()
         deadline = time.monotonic() + 60
         while _queued(database) and time.monotonic() < deadline:
-            time.sleep(0.1)
+            time.sleep(0.02)
         for sender in senders:
             sender.kill()
     return result
@@ -133,7 +147,7 @@ class _Process:
 
     def start(self) -> None:
         self.ready = False
-        self._pid, output = self._nursery.fork([*self._arguments, self._number, self.left])
+        self.pid, output = self._nursery.fork([*self._arguments, self._number, self.left])
         self._output = os.fdopen(output)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -141,10 +155,10 @@ class _Process:
     def check(self) -> None:
         """Raises RuntimeError if it has ended by itself."""
         if not self._reader.is_alive():
-            raise RuntimeError(f"process {self._pid} ended by itself")
+            raise RuntimeError(f"process {self.pid} ended by itself")
 
     def kill(self) -> None:
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         self._reader.join()
         self._output.close()
 
@@ -211,7 +225,8 @@ class _Server(ThreadingHTTPServer):
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
-                result.arrived.append(self.headers["Idempotency-Key"])
+                process = int(self.headers["X-Process"])
+                result.arrived.append((self.headers["Idempotency-Key"], process))
                 time.sleep(random.uniform(0, _SLOW_SECONDS))
                 self.send_response(204)
                 self.end_headers()
@@ -245,17 +260,30 @@ def _say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
+class _Signing:
+    """An agent whose requests say which process they come from."""
+
+    def __init__(self, agent: IAgent) -> None:
+        self._agent = agent
+
+    def request(self, method: bytes, url: bytes, headers: Headers, body: Any) -> Any:
+        headers.setRawHeaders("X-Process", [f"{os.getpid()}"])
+        return self._agent.request(method, url, headers, body)
+
+
 def _run(database: str, url: str, name: str, first: int, count: int) -> None:
     """Send so many requests, telling each that is stored, and deliver until killed."""
     from twisted.internet import reactor as installed
     from twisted.internet.defer import Deferred, gatherResults
     from twisted.internet.task import deferLater
 
+    from twisted_hangup.client import HangupAgent
     from twisted_hangup.outbox import DeliveryPolicy, Outbox, OutboxLimits
 
     reactor: Any = installed
-    policy = DeliveryPolicy(attempt_seconds=1, settle_seconds=0.5, base_seconds=0.1)
-    outbox = Outbox(database, policy=policy, limits=OutboxLimits(poll_seconds=0.1))
+    policy = DeliveryPolicy(attempt_seconds=2, settle_seconds=1, base_seconds=0.1)
+    agent: Any = _Signing(HangupAgent.from_reactor(reactor))
+    outbox = Outbox(database, agent=agent, policy=policy, limits=OutboxLimits(poll_seconds=0.1))
 
     async def send() -> None:
         outbox.startService()
