@@ -279,6 +279,9 @@ class HangupChannel(HTTPChannel):
                     if not self._inbox.judge_ahead(self._head):
                         break
                     continue
+                if getattr(self.transport, "disconnecting", False):
+                    self.loseConnection()  # the application has closed the transport
+                    break
                 if self._waitingForTransport:
                     break  # its responses are as many as the client has room for
                 event = self._inbox.next_event()
@@ -447,10 +450,7 @@ class HangupChannel(HTTPChannel):
     def setLineMode(self, extra: bytes = b"") -> None:
         """requestDone() calls this when a response is finished: on to the next message."""
         self._read_again()
-        if getattr(self.transport, "disconnecting", False):
-            self.loseConnection()  # the application has closed the transport
-        else:
-            self._go_on()
+        self._go_on()
 
     def pauseProducing(self) -> None:
         """The client takes less than is written to it."""
