@@ -90,6 +90,9 @@ class HangupRequest(Request):
         """Ask *resource*, now or when the one before it has found it; for nobody, do not."""
         if self._disconnected:
             return
+        if self.finished:  # by a resource on the way to this one
+            super().render(resource)  # type: ignore[misc]
+            return
         channel, transport = self.channel, self.channel.transport
         super().render(resource)  # type: ignore[misc]
         channel.rendered(transport)
@@ -168,10 +171,10 @@ class HangupRequest(Request):
         else:
             super().unregisterProducer()
 
-    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+    def setResponseCode(self, *args: Any, **kwargs: Any) -> None:
         """Set the status; one that was logged for a lost response stays."""
         if not self._disconnected:
-            super().setResponseCode(code, message)
+            super().setResponseCode(*args, **kwargs)
 
     def finish(self) -> None:
         """The response is complete."""
