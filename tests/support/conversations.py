@@ -141,7 +141,8 @@ def logged(_: object, request: Any) -> str:
 @contextmanager
 def _everything_noted() -> Iterator[None]:
     def show(message: Any, category: type[Warning], *rest: object) -> None:
-        note("warned", category.__name__, str(message))
+        if category is not ResourceWarning:  # another that garbage collection brings up
+            note("warned", category.__name__, str(message))
 
     def observe(event: LogEvent) -> None:
         namespace, level = event["log_namespace"], event["log_level"].name
