@@ -9,6 +9,7 @@ import pytest
 from support.cleanliness import LoggedErrors
 from support.wire import BAD, Paths, statuses
 from twisted.internet import tcp, unix
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -113,8 +114,8 @@ class Sends(telling(tcp.Server)):  # type: ignore[misc]
 def test_joint_writes_go_on(expected_errors: LoggedErrors) -> None:
     """What one transport raises is logged, and keeps no other from sending."""
     writes = JointWrites(clock := Clock())
-    writes.join(unconnected(Fails))
-    writes.join(other := unconnected(Sends))
+    writes.add(unconnected(Fails))
+    writes.add(other := unconnected(Sends))
     clock.advance(0)
     assert other.sent == 1
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
@@ -140,3 +141,12 @@ def test_half_close_that_fails_is_seen() -> None:
     client.advance(site.context.timeouts.head_seconds + 1)
     assert [error.code for error in client.errors] == ["ERR_HTTP_REQUEST_TIMEOUT"]
     assert site.open_connections == 0
+
+
+def test_private_names_are_twisteds() -> None:
+    """What is used of a transport's insides, for the day on which it is called otherwise."""
+    for name in ("_tempDataBuffer", "_tempDataLen", "dataBuffer", "offset", "SEND_LIMIT"):
+        assert hasattr(FileDescriptor(None), name)
+    for name in ("_maybePauseProducer", "_writeDisconnecting", "_writeDisconnected", "bufferSize"):
+        assert hasattr(FileDescriptor, name)
+    assert tcp.Connection.TLS is False

@@ -104,7 +104,7 @@ class HangupChannel(HTTPChannel):
         self._paused: int | None = None
         self._send_watch: SendWatch | None = None
         self._headers: HeadersCache | None = None
-        #: The transport, where writes to it can be joined.
+        #: The socket beneath the transport, where it is one of Twisted's.
         self._wire: TellingSocket | None = None
         self._head: RequestHead | None = None
         self._peer: Any = None
@@ -186,7 +186,9 @@ class HangupChannel(HTTPChannel):
         super().connectionMade()
         context = self.context
         context.joined(self)
-        self._wire = adopted(self.transport)
+        self._wire = adopted(transport_beneath(self.transport))
+        if self._wire is not None:
+            self._wire.join(context.joint_writes)
         self.host = shared_address(self.transport.getHost())
         self.requestFactory: Any = hangup_factory(self.requestFactory)
         self._inbox = RequestInbox(context.limits)
@@ -335,7 +337,6 @@ class HangupChannel(HTTPChannel):
             self.requests[-1].handleContentChunk(event.data)
         else:
             self._clock.message_complete()
-            self._join_writes()
             transport = self.transport
             self.allContentReceived()
             self.rendered(transport)
@@ -365,11 +366,6 @@ class HangupChannel(HTTPChannel):
         self.persistent = False
         self._handlingRequest = True
         request.refuse(status)
-
-    def _join_writes(self) -> None:
-        """Hold what is written from now on until this turn of the reactor is over."""
-        if self._wire is not None:
-            self.context.joint_writes.join(self._wire)
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
@@ -522,7 +518,6 @@ class HangupChannel(HTTPChannel):
         """The errback chain is about to have *socket*."""
         if socket.secure and error.phase == "handshake":
             socket.peer_left()  # it could not read an answer yet
-        self._join_writes()
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
 
     def release_transport(self) -> None:

@@ -81,9 +81,12 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     socket: socket.socket
 
-    #: Whether what is written waits for the end of the reactor's turn, and whether anything was.
-    _joined = False
+    #: What sends this transport's bytes once a turn, and whether it is about to.
+    _joint: JointWrites | None = None
+    _in_line = False
+    #: Whether there is anything to send, and whether the reactor was asked to say when.
     _wants_to_write = False
+    _reactor_asked = False
 
     def doRead(self) -> Any:
         """Read what there is; the same as Twisted's, but for what a failure is."""
@@ -118,17 +121,38 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     # Joint writes.
 
+    def join(self, joint: JointWrites) -> None:
+        """Send what is written from now on with the others, once a turn."""
+        self._joint = joint
+
+    def write(self, data: bytes) -> None:
+        """Send *data*; the same as Twisted's, in one piece for what is usual."""
+        if data.__class__ is not bytes or not data or self.TLS or self._writeDisconnected:
+            super().write(data)
+        elif self.connected:
+            self._tempDataBuffer.append(data)
+            self._tempDataLen += len(data)
+            if len(self.dataBuffer) + self._tempDataLen > self.bufferSize:
+                self._maybePauseProducer()
+            self.startWriting()
+
     def startWriting(self) -> None:
         """There is something to send: at the end of this turn, or when the reactor says so."""
-        if self._joined:
-            self._wants_to_write = True
-        else:
-            super().startWriting()
+        self._wants_to_write = True
+        if self._joint is None:
+            self._ask_reactor()
+        elif not self._in_line:
+            self._in_line = True
+            self._joint.add(self)
+
+    def _ask_reactor(self) -> None:
+        self._reactor_asked = True
+        super().startWriting()
 
     def stopWriting(self) -> None:
         """There is nothing to send any more."""
-        self._wants_to_write = False
-        super().stopWriting()  # it may have asked the reactor before
+        self._wants_to_write = self._reactor_asked = False
+        super().stopWriting()
 
     def send_joined(self) -> None:
         """Send what was written in this turn, and ask the reactor for what did not fit."""
@@ -138,15 +162,41 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         # again, with the reactor there to see it.
         if self._wants_to_write and self.connected and not self.disconnecting:
             try:
-                self.doWrite()
+                self._send_at_once()
             except Exception:
                 failure = Failure()
-        self._joined = False
+        self._in_line = False
         if failure is not None:  # a producer's; what the reactor does in its place
             _log.failure("Could not go on writing", failure)
             self.connectionLost(failure)
         elif self._wants_to_write:
-            self.startWriting()
+            self._ask_reactor()
+
+    def _send_at_once(self) -> None:
+        """What `doWrite` does, in one piece where it has nothing else to do."""
+        pieces = self._tempDataBuffer
+        if (
+            not pieces
+            or self.dataBuffer
+            or self._writeDisconnecting
+            or self.producerPaused
+            or not self.streamingProducer
+            or self._tempDataLen > self.SEND_LIMIT
+        ):
+            self.doWrite()
+            return
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        sent = self.writeSomeData(data)
+        if isinstance(sent, Exception):
+            return  # it fails again
+        self._tempDataBuffer = []
+        self._tempDataLen = 0
+        if sent < len(data):
+            self.dataBuffer, self.offset = data, sent
+        elif self._reactor_asked:
+            self.stopWriting()
+        else:
+            self._wants_to_write = False
 
 
 class JointWrites:
@@ -167,12 +217,8 @@ class JointWrites:
         self._clock = clock
         self._waiting: list[TellingSocket] = []
 
-    def join(self, transport: TellingSocket) -> None:
-        """Hold what is written to *transport* until this turn of the reactor is over."""
-        if transport._joined:
-            return
-        transport._joined = True
-        transport._wants_to_write = False
+    def add(self, transport: TellingSocket) -> None:
+        """Let *transport* send when this turn of the reactor is over."""
         if not self._waiting:
             self._clock.callLater(0, self._send_all)
         self._waiting.append(transport)
