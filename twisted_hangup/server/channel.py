@@ -34,6 +34,7 @@ from .client_socket import ClientSocket
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache
+from .lean import LeanRequest
 from .message_clock import MessageClock
 from .request import hangup_factory
 
@@ -348,7 +349,12 @@ class HangupChannel(HTTPChannel):
             headers = self._headers = HeadersCache()
         request = self.requestFactory(self, len(self.requests))
         self.requests.append(request)
-        request.requestHeaders = headers.headers(head.fields)
+        if head.fields is not headers.looked_at:
+            headers.look_at(head.fields)
+        if isinstance(request, LeanRequest):
+            request.set_fields(head.fields, headers)
+        else:
+            request.requestHeaders = headers.headers(head.fields)
         self._command = head.method
         self._path = head.target
         self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"
@@ -367,7 +373,17 @@ class HangupChannel(HTTPChannel):
         self._handlingRequest = True
         request.refuse(status)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.writes_whole_responses = (
+            cls.writeHeaders is HangupChannel.writeHeaders
+            and cls.write is HTTPChannel.write
+            and cls.writeSequence is HTTPChannel.writeSequence
+        )
+
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
+
+    writes_whole_responses = True
 
     @property
     def backed_up(self) -> bool:
@@ -426,6 +442,17 @@ class HangupChannel(HTTPChannel):
         producer.unregisterProducer()
 
     # What Twisted calls while it drives a request.
+
+    def allHeadersReceived(self) -> None:
+        """The head of a request has come; Twisted does the same, and looks for 100-continue."""
+        assert self._headers is not None
+        if self._headers.expects:
+            super().allHeadersReceived()
+            return
+        request = self.requests[-1]
+        request.parseCookies()
+        self.persistent = self.checkPersistence(request, self._version)
+        request.gotLength(self.length)
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Whether the connection may outlive the response (RFC 9112, section 9.3)."""

@@ -17,22 +17,30 @@ class HeadersCache:
     the headers are copied rather than built.
 
     Attributes:
-        expectation_known: What `knows_expectation` says of the last fields.
+        looked_at: The fields that were looked at last.
+        expects: Whether they expect anything.
+        expectation_known: What `knows_expectation` says of them.
     """
 
-    __slots__ = ("_fields", "_headers", "expectation_known")
+    __slots__ = ("_fields", "_headers", "expectation_known", "expects", "looked_at")
 
     def __init__(self) -> None:
         self._fields: list[Field] | None = None
         self._headers: dict[bytes, list[bytes]] = {}
+        self.looked_at: list[Field] | None = None
+        self.expects = False
         self.expectation_known = True
+
+    def look_at(self, fields: list[Field]) -> None:
+        """Find what *fields* expect of us."""
+        self.looked_at = fields
+        self.expects = any(name.lower() == b"expect" for name, _ in fields)
+        self.expectation_known = not self.expects or knows_expectation(fields)
 
     def headers(self, fields: list[Field]) -> Headers:
         """*fields* as headers that nobody else holds."""
         if fields is not self._fields:
-            headers = headers_of(fields)
-            self.expectation_known = knows_expectation(fields)
-            self._fields, self._headers = fields, headers._rawHeaders
+            self._fields, self._headers = fields, headers_of(fields)._rawHeaders
         copy = Headers()
         # Headers.copy() encodes each name and value anew, at five times this price.
         copy._rawHeaders = {name: values[:] for name, values in self._headers.items()}

@@ -16,11 +16,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web import server
 from twisted.web.http import Request
 from twisted.web.iweb import INonQueuedRequestFactory
 
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, ClientError
+from .lean import LeanRequest, fits, is_stock
 
 _log = Logger()
 
@@ -42,6 +44,10 @@ class Carrier(Protocol):
     @property
     def backed_up(self) -> bool:
         """Whether the client has taken less than was written to it."""
+
+    @property
+    def writes_whole_responses(self) -> bool:
+        """Whether a response head may be written with the body, and not by ``writeHeaders``."""
 
     def rendered(self, transport: Any) -> None:
         """A resource was asked; *transport* is what ours was before."""
@@ -202,16 +208,21 @@ class HangupRequest(Request):
 
 
 @lru_cache(maxsize=64)
-def hangup_class(request_class: type[Any]) -> type[Any]:
-    """The class of *request_class* with `HangupRequest` in front of it."""
+def hangup_class(request_class: type[Any], lean: bool = False) -> type[Any]:
+    """The class of *request_class* with `HangupRequest` before it.
+
+    Args:
+        lean: Put `LeanRequest` after it as well, if it fits.
+    """
     if issubclass(request_class, HangupRequest):
         return request_class
-    name = request_class.__name__
-    return type(
-        name,
-        (HangupRequest, request_class),
-        {"__module__": request_class.__module__, "__qualname__": request_class.__qualname__},
-    )
+    bases: tuple[type[Any], ...] = (HangupRequest, request_class)
+    if lean and request_class is server.Request:
+        bases = (HangupRequest, LeanRequest)
+    elif lean and fits(request_class):
+        bases = (HangupRequest, request_class, LeanRequest)
+    names = {"__module__": request_class.__module__, "__qualname__": request_class.__qualname__}
+    return type(request_class.__name__, bases, names)
 
 
 def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,12 +233,14 @@ def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
     """
     alone = INonQueuedRequestFactory.providedBy(factory)
     if isinstance(factory, type) and not alone:
-        return hangup_class(factory)
+        thorough, lean = hangup_class(factory), hangup_class(factory, lean=True)
+        return lambda channel, queued: (lean if is_stock() else thorough)(channel, queued)
 
     def make_request(channel: Any, queued: object) -> Any:
         request = factory(channel) if alone else factory(channel, queued)
         request_class: type[Any] = type(request)
-        request.__class__ = hangup_class(request_class)  # type: ignore[arg-type]  # mypy#5261
+        kind = hangup_class(request_class, lean=is_stock())  # type: ignore[arg-type]  # mypy#5261
+        request.__class__ = kind
         return request
 
     return make_request

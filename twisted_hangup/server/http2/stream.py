@@ -144,6 +144,7 @@ class HangupStream(H2Stream):
 
     #: Its producer is told with the first write that finds no window.
     backed_up = False
+    writes_whole_responses = False
 
     def rendered(self, transport: Any) -> None:
         """A resource was asked; a stream is never another protocol's."""

@@ -1,0 +1,268 @@
+"""A lean request is Twisted's request, whoever looks; the private names it uses are Twisted's."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from io import BytesIO
+from typing import Any
+
+import pytest
+from support.wire import Paths
+from twisted.web import http, server
+from twisted.web.http_headers import Headers
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+from twisted_hangup import HangupSite
+from twisted_hangup.server import lean
+from twisted_hangup.server.channel import HangupChannel
+from twisted_hangup.server.lean import LeanRequest
+from twisted_hangup.server.request import HangupRequest, hangup_class
+from twisted_hangup.testing import feed
+
+GET = b"GET /keep?a=1 HTTP/1.1\r\nHost: a\r\nCookie: k=v; l=w\r\nX-Odd: 1\r\nx-odd: 2\r\n\r\n"
+
+
+class Keeps(Resource):
+    """Keeps the request that it is asked with, and what that knows by then."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Any] = []
+        self.attributes: list[dict[str, Any]] = []
+
+    def render(self, request: Request) -> bytes:
+        self.requests.append(request)
+        self.attributes.append(dict(vars(request)))
+        return b"kept"
+
+
+def kept(site_class: type[Site], **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The request that a site of this class makes of `GET`, and its attributes in ``render``."""
+    keeps = Keeps()
+    site = site_class(Paths(keep=keeps), **options)
+    if site_class is HangupSite:
+        feed(site, GET, GET)
+    else:
+        from twisted.internet.testing import StringTransport
+
+        protocol: Any = site.buildProtocol(None)
+        protocol.makeConnection(StringTransport())
+        protocol.dataReceived(GET + GET)
+        protocol._channel.setTimeout(None)
+    return keeps.requests[-1], keeps.attributes[-1]
+
+
+def test_attributes_are_those_of_a_stock_request() -> None:
+    """``vars()`` finds what it finds in Twisted's own, and ours besides."""
+    _, stock = kept(Site)
+    _, ours = kept(HangupSite)
+    ours_alone = {"_cache", "_fields", "_has_cookies", "_unmade", "begun_at", "process_begun"}
+    assert {*ours} - {*stock} <= ours_alone
+    assert {*stock} <= {*ours}
+    for name in ("args", "cookies", "path", "postpath", "prepath", "received_cookies", "uri"):
+        assert ours[name] == stock[name], name
+    assert list(ours["requestHeaders"].getAllRawHeaders()) == list(
+        stock["requestHeaders"].getAllRawHeaders()
+    )
+    assert type(ours["content"]) is type(stock["content"])
+
+
+def test_copies_have_everything() -> None:
+    """A copy knows what its original would make when it is touched."""
+    request, _ = kept(HangupSite)
+    twin = copy.copy(request)
+    assert twin.received_cookies == {b"k": b"v", b"l": b"w"}
+    assert twin.requestHeaders.getRawHeaders(b"x-odd") == [b"1", b"2"]
+    assert twin.uri == b"/keep?a=1"
+
+
+def test_touched_after_the_response() -> None:
+    """Headers and cookies are there for whoever asks later; the content is gone, as ever."""
+    request, _ = kept(HangupSite)
+    assert request.getHeader(b"host") == b"a"
+    assert request.getCookie(b"k") == b"v"
+    assert request.content is None
+
+
+def test_cookies_are_those_that_the_client_sent() -> None:
+    """What an application does with the request's headers does not change them."""
+
+    class Forgets(Request):
+        def process(self) -> None:
+            self.requestHeaders.removeHeader(b"Cookie")
+            super().process()
+
+    request, _ = kept(HangupSite, requestFactory=Forgets)
+    assert request.received_cookies == {b"k": b"v", b"l": b"w"}
+    assert not request.requestHeaders.hasHeader(b"Cookie")
+
+
+class Stubborn(Request):
+    """Calls Twisted's own ``__init__`` and ``write`` by name."""
+
+    def __init__(self, channel: Any, queued: Any = False) -> None:
+        Request.__init__(self, channel, queued)
+
+    def write(self, data: bytes) -> None:
+        Request.write(self, data)
+
+
+def test_stock_methods_by_name() -> None:
+    """An application that goes past ours gets Twisted's way, and all that belongs to it."""
+    request, attributes = kept(HangupSite, requestFactory=Stubborn)
+    assert isinstance(request, (HangupRequest, LeanRequest))
+    assert attributes["requestHeaders"].getRawHeaders(b"host") == [b"a"]
+    assert attributes["received_cookies"] == {b"k": b"v", b"l": b"w"}
+
+
+def test_order_of_the_classes() -> None:
+    """The application's class stands between ours, and one that is no `server.Request` alone."""
+    stubborn: Any = Stubborn
+    assert hangup_class(stubborn, lean=True).__mro__[1:4] == (HangupRequest, Stubborn, LeanRequest)
+    stock: Any = Request
+    assert hangup_class(stock, lean=True).__mro__[1:3] == (HangupRequest, LeanRequest)
+    plain: Any = http.Request
+    assert LeanRequest not in hangup_class(plain, lean=True).__mro__
+    ours: Any = hangup_class(stubborn, lean=True)
+    assert hangup_class(ours, lean=True) is ours
+    assert LeanRequest not in hangup_class(stubborn).__mro__
+
+
+def test_private_names_are_twisteds() -> None:
+    """What is used of a request's insides, for the day on which it is called otherwise."""
+    for name in ("_inFakeHead", "_encoder", "_disconnected", "_handleStar", "_cleanup"):
+        assert hasattr(Request, name)
+
+
+@pytest.mark.parametrize("name", sorted(lean._CANONICAL))
+def test_names_of_fields_are_those_of_headers(name: bytes) -> None:
+    """What is put under a name directly is where `Headers` would have put it."""
+    headers = Headers()
+    headers.setRawHeaders(name, [b"1"])
+    assert headers._rawHeaders == {name: [b"1"]}
+
+
+def test_date_is_twisteds() -> None:
+    """A date is made once a second, and is the one that Twisted makes."""
+    assert lean._date(1_000_000_000) == http.datetimeToString(1_000_000_000)
+
+
+def test_server_is_asked_for_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who changes Twisted's ``Server`` field has changed ours."""
+    monkeypatch.setattr(server, "version", b"mine")
+    assert b"\r\nServer: mine\r\n" in feed(HangupSite(Paths(keep=Keeps())), GET).received
+
+
+def test_attributes_can_be_replaced() -> None:
+    """The dictionary of a request can be another one, as with any object."""
+
+    class Replaces(Request):
+        def process(self) -> None:
+            self.__dict__ = {**vars(self), "mine": 1}
+            super().process()
+
+    request, attributes = kept(HangupSite, requestFactory=Replaces)
+    assert attributes["mine"] == request.mine == 1
+    assert request.getHeader(b"host") == b"a"
+
+
+def test_a_file_of_its_own() -> None:
+    """What an application puts in the place of the content stays, whenever it did."""
+
+    class Early(Request):
+        def gotLength(self, length: int | None) -> None:
+            super().gotLength(length)
+            self.content = BytesIO(b"early")
+
+    class Emptied(Request):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.content = None
+
+    class Reads(Resource):
+        isLeaf = True
+
+        def render(self, request: Any) -> bytes:
+            return bytes(request.content.read())
+
+    for kind, content in ((Early, b"early"), (Emptied, b"")):
+        client = feed(HangupSite(Paths(keep=Reads()), requestFactory=kind), GET, GET)
+        assert client.received.count(b"Content-Length: %d\r\n" % len(content)) == 2
+
+
+def test_cookies_that_nobody_parses() -> None:
+    """A request whose class parses no cookies has none."""
+
+    class Plain(Request):
+        def parseCookies(self) -> None: ...
+
+    assert kept(HangupSite, requestFactory=Plain)[0].received_cookies == {}
+
+
+def test_set_on_the_instance() -> None:
+    """A method that a request replaces on itself is the one that is called."""
+    names: list[bytes] = []
+
+    class Listens(Request):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.setHeader = lambda name, value: names.append(name)  # type: ignore[method-assign]
+
+    kept(HangupSite, requestFactory=Listens)
+    assert names[:2] == [b"Server", b"Date"]
+
+
+@pytest.mark.parametrize("owner", [Request, http.Request])
+@pytest.mark.parametrize("name", ["write", "setHeader", "_cleanup", "finish"])
+def test_replaced_while_connected(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is put in the place of one of Twisted's methods counts from the next request on."""
+    calls: list[str] = []
+    stock = getattr(owner, name)
+
+    class Replaces(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> bytes:
+            def replaced(*args: Any) -> Any:
+                calls.append(name)
+                return stock(*args)
+
+            before = len(calls)
+            monkeypatch.setattr(owner, name, replaced)
+            return b"%d" % before
+
+    feed(HangupSite(Replaces()), GET)
+    calls.clear()
+    feed(HangupSite(Keeps()), GET, GET)
+    assert len(calls) >= 2
+
+
+def test_replaced_before_us() -> None:
+    """Methods that are not Twisted's when we are imported are never passed over."""
+    code = (
+        "from twisted.web.server import Request\n"
+        "stock = Request.write\n"
+        "Request.write = lambda *args: stock(*args)\n"
+        "from twisted_hangup.server import lean\n"
+        "print(lean.is_stock())\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert answer.stdout == b"False\n"
+
+
+def test_channel_that_overrides_write() -> None:
+    """A channel that looks at what requests write sees bodies only, as with Twisted."""
+    pieces: list[bytes] = []
+
+    class Looks(HangupChannel):
+        def write(self, data: bytes) -> None:
+            pieces.append(data)
+            super().write(data)
+
+    feed(HangupSite(Keeps(), channel=Looks), GET, GET)
+    assert pieces == [b"kept"] * 2

@@ -1,0 +1,402 @@
+"""Twisted's request in one piece, for the common case: no body, and bytes for an answer.
+
+`LeanRequest` stands behind the application's class of requests, in the place of Twisted's own.
+It makes when it is touched what most applications never touch, and writes head and body at once.
+Every other case it hands to Twisted's method; what a subclass overrides is called as Twisted
+calls it, so that nobody can tell the two apart but by the time that they take.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from operator import attrgetter
+from types import SimpleNamespace
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes as unquote
+
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.error import UnsupportedMethod
+from twisted.web.http import NO_BODY_CODES, parse_qs, toChunk
+from twisted.web.http_headers import Headers
+from twisted.web.resource import _IEncodingResource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from ..events import Field
+from ..limits import KIB
+from .headers import HeadersCache
+
+#: A body up to this size goes out in one piece with its head; to copy a larger one costs more.
+_SMALL_BODY: Final = 64 * KIB
+
+#: The names of Twisted's modules, which are slow to ask: they look for deprecated ones.
+_HTTP: Final = http.Request.getHeader.__globals__
+_SERVER: Final = Site.getResourceFor.__globals__
+_HTTPRequest: Final = http.Request
+
+_CONTENT_TYPE: Final = b"Content-Type"
+_CONTENT_LENGTH: Final = b"Content-Length"
+
+
+class _AtFirstTouch:
+    """An attribute that is made when it is read, and is an ordinary one from then on."""
+
+    def __init__(self, make: Callable[[Any], object]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type[Any], name: str) -> None:
+        self._name = name
+
+    def __get__(self, request: Any, owner: type[Any]) -> Any:
+        name = self._name
+        if request is None or name not in request._unmade:
+            return getattr(Request, name)  # deleted, or not due yet: what Twisted's class has
+        request._unmade -= {name}
+        value = self._make(request)
+        setattr(request, name, value)
+        return value
+
+
+def _request_headers(request: LeanRequest) -> Headers:
+    fields, cache = request._fields, request._cache
+    return Headers() if fields is None or cache is None else cache.headers(fields)
+
+
+def _received_cookies(request: LeanRequest) -> dict[bytes, bytes]:
+    """What the client sent, whatever has become of the request's headers since."""
+    cookies: dict[bytes, bytes] = {}
+    if request._has_cookies:
+        headers = _request_headers(request)
+        reader: Any = SimpleNamespace(requestHeaders=headers, received_cookies=cookies)
+        Request.parseCookies(reader)
+    return cookies
+
+
+def _content(request: LeanRequest) -> Any:
+    return http._getContentFile(0)
+
+
+_AT_FIRST: Final = frozenset({"requestHeaders", "received_cookies"})
+_CONTENT: Final = frozenset({"content"})
+_ALL: Final = _AT_FIRST | _CONTENT
+
+#: The dictionary of an instance, without what is not made yet.
+_dictionary: Final = next(
+    vars(kind)["__dict__"] for kind in Request.__mro__ if "__dict__" in vars(kind)
+)
+_attributes_of: Final = _dictionary.__get__
+
+
+class LeanRequest(Request):
+    """See the module."""
+
+    channel: Any
+
+    requestHeaders = _AtFirstTouch(_request_headers)
+    received_cookies = _AtFirstTouch(_received_cookies)
+    content = _AtFirstTouch(_content)
+
+    #: The fields of the head as received, and what makes headers of them.
+    _fields: list[Field] | None = None
+    _cache: HeadersCache | None = None
+    #: Whether cookies are to be looked for among them.
+    _has_cookies = False
+    #: The names of what `_AtFirstTouch` has still to make.
+    _unmade: frozenset[str] = frozenset()
+
+    def __init__(self, channel: Any, *args: Any, **options: Any) -> None:
+        if options or len(args) > 1:
+            super().__init__(channel, *args, **options)
+            return
+        self.notifications = []
+        self.channel = channel
+        self.client = channel.getPeer()
+        self.host = channel.getHost()
+        self.responseHeaders = Headers()
+        self.cookies = []
+        self.transport = channel.transport
+        self.queued = args[0] if args else False
+        self._parsePOSTFormSubmission = channel.site._parsePOSTFormSubmission
+        self._adapterCache: dict[Any, Any] = {}
+        self._unmade = _AT_FIRST
+
+    @property
+    def __dict__(self) -> dict[str, Any]:
+        """All attributes: whoever looks at it finds what Twisted's request has."""
+        attributes: dict[str, Any] = _attributes_of(self)
+        for name in self._unmade - attributes.keys():
+            getattr(self, name)
+        return attributes
+
+    @__dict__.setter
+    def __dict__(self, attributes: dict[str, Any]) -> None:
+        _dictionary.__set__(self, attributes)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """What `copy` makes another of it from: with all attributes."""
+        vars(self)
+        return super().__reduce_ex__(protocol)
+
+    # What the channel calls.
+
+    def set_fields(self, fields: list[Field], cache: HeadersCache) -> None:
+        """Take the *fields* of the head; *cache* makes headers of them when they are wanted."""
+        self._fields, self._cache = fields, cache
+        if self._unmade is not _AT_FIRST or "requestHeaders" in _attributes_of(self):
+            self.requestHeaders = cache.headers(fields)
+
+    def parseCookies(self) -> None:
+        """Let cookies be parsed when they are wanted."""
+        attributes = _attributes_of(self)
+        if (
+            self._unmade is _AT_FIRST
+            and "requestHeaders" not in attributes
+            and "received_cookies" not in attributes
+        ):
+            self._has_cookies = True
+        else:
+            super().parseCookies()
+
+    def gotLength(self, length: int | None) -> None:
+        """Get a file for the body, if there is one or the site gives out its own."""
+        if (
+            length == 0
+            and not hasattr(self.channel.site, "getContentFile")
+            and "content" not in _attributes_of(self)
+        ):
+            self._unmade = _ALL if self._unmade is _AT_FIRST else self._unmade | _CONTENT
+        else:
+            super().gotLength(length)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """All of the request has come."""
+        if "content" not in self._unmade or "content" in _attributes_of(self):
+            super().requestReceived(command, path, version)
+            return
+        self.method, self.uri, self.clientproto = command, path, version
+        if b"?" in path:
+            self.path, query = path.split(b"?", 1)
+            self.args = parse_qs(query, 1)
+        else:
+            self.path = path
+            self.args = {}
+        self.process()
+
+    # What Twisted does between a request and its resource.
+
+    def process(self) -> None:
+        """Find the resource, and ask it."""
+        site = self.site = self.channel.site
+        headers = self.responseHeaders
+        if (
+            headers.__class__ is Headers
+            and type(self).setHeader is LeanRequest.setHeader
+            and "setHeader" not in _attributes_of(self)
+        ):
+            headers._rawHeaders[b"Server"] = [_SERVER["version"]]
+            headers._rawHeaders[b"Date"] = [_date(int(time.time()))]
+        else:
+            self.setHeader(b"Server", _SERVER["version"])
+            self.setHeader(b"Date", _date(int(time.time())))
+        self.prepath: list[bytes] = []
+        path = self.path
+        if path == b"*":
+            self.postpath = [b"*"]
+            self._handleStar()
+            return
+        self.postpath = [b""] if path == b"/" else list(map(unquote, path[1:].split(b"/")))
+        try:
+            resource = site.getResourceFor(self)
+            if _IEncodingResource.providedBy(resource):
+                encoder = resource.getEncoder(self)
+                if encoder is not None:
+                    self._encoder = encoder
+            self.render(resource)
+        except BaseException:
+            self.processingFailed(Failure())
+
+    def render(self, resource: Any) -> None:
+        """Ask *resource* for the response, and write it if it is bytes."""
+        if self.method == b"HEAD":
+            super().render(resource)
+            return
+        try:
+            body = resource.render(self)
+        except UnsupportedMethod as error:
+            super().render(_Rendered(resource, error))
+            return
+        if isinstance(body, bytes):
+            self.setHeader(_CONTENT_LENGTH, b"%d" % len(body))
+            self.write(body)
+            self.finish()
+        elif body is not NOT_DONE_YET:
+            super().render(_Rendered(resource, body))
+
+    # What an application calls.
+
+    def setHeader(self, name: Any, value: Any) -> None:
+        """Set a field of the response."""
+        headers = self.responseHeaders
+        if (
+            name in _CANONICAL
+            and value.__class__ is bytes
+            and headers.__class__ is Headers
+            and b"\n" not in value
+            and b"\r" not in value
+        ):
+            headers._rawHeaders[name] = [value]
+        else:
+            super().setHeader(name, value)
+
+    def write(self, data: bytes) -> None:
+        """Send *data*, after the head if that has not gone out yet."""
+        headers = self.responseHeaders
+        if (
+            self.startedWriting
+            or self.finished
+            or self._disconnected
+            or self._inFakeHead
+            or self._encoder
+            or self.cookies
+            or self.etag is not None
+            or self.lastModified is not None
+            or self.method == b"HEAD"
+            or self.code in NO_BODY_CODES
+            or data.__class__ is not bytes
+            or headers.__class__ is not Headers
+            or not self.channel.writes_whole_responses
+        ):
+            super().write(data)
+            return
+        raw = headers._rawHeaders
+        length = raw.get(_CONTENT_LENGTH)
+        if not raw.get(_CONTENT_TYPE) and not (length and length[0] == b"0"):
+            content_type = self.defaultContentType
+            if content_type == b"text/html":
+                raw[_CONTENT_TYPE] = [content_type]
+            elif content_type is not None:
+                headers.setRawHeaders(_CONTENT_TYPE, [content_type])
+        self.startedWriting = 1
+        if not length and self.clientproto == b"HTTP/1.1":
+            raw[b"Transfer-Encoding"] = [b"chunked"]
+            self.chunked = 1
+        pieces = [_status_line(self.clientproto, self.code, self.code_message)]
+        for name, values in raw.items():
+            if len(values) == 1:
+                pieces.append(b"%b: %b\r\n" % (name, values[0]))
+            else:
+                pieces += [b"%b: %b\r\n" % (name, value) for value in values]
+        pieces.append(b"\r\n")
+        self.sentLength += len(data)
+        if len(data) <= _SMALL_BODY:
+            if data and self.chunked:
+                pieces += toChunk(data)
+            else:
+                pieces.append(data)
+            self.channel.write(b"".join(pieces))
+        else:
+            self.channel.write(b"".join(pieces))
+            if self.chunked:
+                self.channel.writeSequence(toChunk(data))
+            else:
+                self.channel.write(data)
+
+    def finish(self) -> None:
+        """The response is complete."""
+        if self.finished or self._disconnected or self._encoder or not self.startedWriting:
+            super().finish()
+            return
+        channel = self.channel
+        if self.chunked:
+            channel.write(b"0\r\n\r\n")
+        if channel.factory is not None:
+            channel.factory.log(self)
+        self.finished = 1
+        if not self.queued:
+            self._cleanup()
+
+    def _cleanup(self) -> None:
+        """The response is complete; what was never touched need not be closed."""
+        touched = "content" not in self._unmade or "content" in _attributes_of(self)
+        self._unmade = _AT_FIRST if self._unmade is _ALL else self._unmade - _CONTENT
+        if self.producer or touched:
+            super()._cleanup()
+            return
+        self.channel.requestDone(self)
+        del self.channel
+        for waiter in self.notifications:
+            waiter.callback(None)
+        self.notifications = []
+
+
+class _Rendered:
+    """A resource that has been asked already: Twisted's own ``render`` goes on from there."""
+
+    def __init__(self, resource: object, outcome: object) -> None:
+        self._resource = resource
+        self._outcome = outcome
+
+    def __repr__(self) -> str:
+        return repr(self._resource)
+
+    def render(self, request: Any) -> object:
+        if isinstance(self._outcome, UnsupportedMethod):
+            raise self._outcome
+        return self._outcome
+
+
+#: Names that are what `Headers` would make of them: what it would look up each time.
+_CANONICAL: Final = frozenset(
+    {
+        *(b"Allow", b"Cache-Control", b"Connection", _CONTENT_LENGTH, _CONTENT_TYPE, b"Date"),
+        *(b"ETag", b"Expires", b"Last-Modified", b"Location", b"Server", b"Vary"),
+    }
+)
+
+
+@lru_cache(maxsize=4)
+def _date(second: int) -> bytes:
+    date: bytes = http.datetimeToString(second)
+    return date
+
+
+@lru_cache(maxsize=64)
+def _status_line(version: bytes, code: int, reason: bytes) -> bytes:
+    return b"%b %d %b\r\n" % (version, code, reason)
+
+
+# Whether Twisted's own class is what the methods above stand for.
+
+_methods_of: Final = attrgetter(
+    *("__init__", "_cleanup", "gotLength", "parseCookies", "requestReceived", "process", "render"),
+    *("setHeader", "write", "finish"),
+)
+_inherited_methods_of: Final = attrgetter("__init__", "gotLength", "write", "finish")
+_METHODS: Final = _methods_of(Request)
+_INHERITED_METHODS: Final = _inherited_methods_of(_HTTPRequest)
+_DATETIME_TO_STRING: Final = _SERVER["datetimeToString"]
+
+#: Whether they were Twisted's when we came.
+_ORIGINAL: Final = all(
+    any(getattr(method, "__globals__", None) is names for names in (_HTTP, _SERVER))
+    for method in (*_METHODS, *_INHERITED_METHODS, _DATETIME_TO_STRING)
+)
+
+
+def is_stock() -> bool:
+    """Whether nobody has put something else in the place of one of Twisted's methods."""
+    return (
+        _ORIGINAL
+        and _methods_of(Request) == _METHODS
+        and _inherited_methods_of(_HTTPRequest) == _INHERITED_METHODS
+        and _SERVER["datetimeToString"] is _DATETIME_TO_STRING
+    )
+
+
+def fits(request_class: type[Any]) -> bool:
+    """Whether a `LeanRequest` can stand behind *request_class*, if Twisted's is stock."""
+    return issubclass(request_class, Request) and all(
+        getattr(request_class, name, None) is getattr(Request, name, None) for name in _ALL
+    )
