@@ -137,6 +137,8 @@ def compare(
     flags = lenience.node_flags(limits.lenience)
     for reads, theirs in zip(streams, node.judge(command, streams, flags), strict=True):
         verdict = ours.judge(reads, limits)
+        if ours.whole_disagrees(b"".join(reads), limits):
+            unexplained.append(Difference(b"".join(reads), verdict, theirs))
         if verdict[:2] == theirs[:2]:
             continue
         difference = Difference(b"".join(reads), verdict, theirs)

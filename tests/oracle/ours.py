@@ -29,6 +29,35 @@ def judge(reads: Sequence[bytes], limits: Limits) -> Verdict:
     return Verdict(messages, None)
 
 
+def whole_disagrees(stream: bytes, limits: Limits) -> bool | None:
+    """Whether `RequestParser.whole` tells *stream* otherwise than its events do.
+
+    The parser has read a stream like it before.  None where `whole` leaves it to the events.
+    """
+    by_whole, by_events = _used(stream, limits), _used(stream, limits)
+    if by_whole is None or by_events is None or (head := by_whole.whole(stream)) is None:
+        return None
+    by_events.receive(stream)
+    try:
+        events = [by_events.next_event() for _ in range(3)]
+    except ParseError:
+        return True
+    same = events == [head, EndOfMessage([]), NEED_DATA]
+    return not same or by_whole.phase != "idle" or bool(by_whole.buffered)
+
+
+def _used(stream: bytes, limits: Limits) -> RequestParser | None:
+    """A parser that has read *stream*, and waits for the next message; None if it does not."""
+    parser = RequestParser(limits)
+    parser.receive(stream)
+    try:
+        while parser.next_event() is not NEED_DATA:
+            pass
+    except ParseError:
+        return None
+    return None if parser.closed or parser.phase != "idle" else parser
+
+
 def _broken(messages: list[Message], error: ParseError, before: int) -> Verdict:
     if error.raw_packet is None:
         return Verdict(messages, Error(error.code, error.reason, None))

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from support.cleanliness import LoggedErrors
 from support.wire import Paths
 from twisted.web import http, server
 from twisted.web.http_headers import Headers
@@ -266,3 +267,23 @@ def test_channel_that_overrides_write() -> None:
 
     feed(HangupSite(Keeps(), channel=Looks), GET, GET)
     assert pieces == [b"kept"] * 2
+
+
+def test_a_head_that_failed_has_no_end(expected_errors: LoggedErrors) -> None:
+    """A request that raised at its head is not asked for more, in one read as in two."""
+
+    class Fails(Request):
+        def gotLength(self, length: int | None) -> None:
+            if len(received):
+                raise ValueError
+            super().gotLength(length)
+
+        def requestReceived(self, *args: Any) -> None:
+            received.append(args)
+            super().requestReceived(*args)
+
+    received: list[Any] = []
+    client = feed(HangupSite(Keeps(), requestFactory=Fails), GET, GET)
+    assert client.received.count(b" 200 OK") == client.received.count(b" 500 ") == 1
+    assert len(received) == 1
+    assert len(expected_errors.flush(ValueError)) == 1

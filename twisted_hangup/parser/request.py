@@ -70,6 +70,41 @@ class RequestParser(MessageParser[RequestHead]):
                 return head
         return self._read_on()
 
+    def whole(self, data: bytes) -> RequestHead | None:
+        """The head of the request that *data* is, if it is one alone, whole and ordinary.
+
+        That is one without a body, complete, from a client that sends the same fields as before,
+        on a connection that goes on, where nothing else waits to be judged.  `next_event` would
+        say the same of it, and then that its message has ended.
+
+        Returns:
+            None where it may be anything else; then nothing has been taken of it.
+        """
+        block = self._block
+        if (
+            block is None
+            or self._packet
+            or self._scan is not None
+            or self._head is not None
+            or not data.endswith(block.raw)
+        ):
+            return None
+        line = COMMON_REQUEST_LINE.match(data)
+        if line is None or line.end() + len(block.raw) != len(data):
+            return None
+        method, target, version = line.groups()
+        if (
+            version != block.version
+            or not block.keep_alive
+            or block.upgrade
+            or block.chunked
+            or block.content_length
+            or method not in self._methods.common
+            or len(target) + len(block.raw) >= self._limits.head_bytes
+        ):
+            return None
+        return RequestHead(method, target, version, block.fields, block.content_length)
+
     def finish(self) -> None:
         """Take note of the end of input, once `next_event` has said `NEED_DATA`.
 

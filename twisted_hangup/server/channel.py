@@ -24,6 +24,7 @@ from ..errors import ClientError, ClientHangUp, ParseError, Phase
 from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
 from ..parser.framing import unserved_status
 from ..parser.inbox import RequestInbox
+from ..parser.message import END
 from ..parser.refusals import MULTIPART
 from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import protocol_within, shared_address, transport_beneath
@@ -206,6 +207,16 @@ class HangupChannel(HTTPChannel):
             self._stage = OPEN
             if isinstance(self.transport, ProtocolWrapper):
                 self.host = shared_address(self.transport.getHost())  # what a PROXY line has said
+        if not (
+            self._pumping
+            or self._handlingRequest
+            or self._waitingForTransport
+            or getattr(self.transport, "disconnecting", False)
+        ):
+            head = self._inbox.whole(data)
+            if head is not None:
+                self._serve(head)
+                return
         self._inbox.receive(data)
         self._go_on()
 
@@ -298,17 +309,39 @@ class HangupChannel(HTTPChannel):
                     # A body that breaks in the same read never makes a request: that would
                     # cost a file for nothing.
                     self._inbox.judge_ahead(event)
-                try:
-                    self._act(event)
-                except Exception:
-                    if self._stage is LEFT:
-                        raise  # another protocol's, and the reactor's to handle
-                    self._eb_request(Failure(), event)
+                self._try(event)
         except ParseError as error:
             self._fail(error)
         finally:
             self._pumping = False
         self._wait()
+
+    def _serve(self, head: RequestHead) -> None:
+        """Act on a request without a body, which has come alone and whole."""
+        self._pumping = True
+        try:
+            if self._try(head):
+                self._try(END)
+        finally:
+            self._pumping = False
+        if self._inbox.buffered or getattr(self.transport, "disconnecting", False):
+            self._go_on()  # more has come meanwhile, or the application has closed the transport
+        else:
+            self._wait()
+
+    def _try(self, event: Event) -> bool:
+        """Act on *event*, and take the blame if what the application makes of it raises.
+
+        Returns:
+            Whether what comes after it may be acted on.
+        """
+        try:
+            self._act(event)
+        except Exception:
+            if self._stage is LEFT:
+                raise  # another protocol's, and the reactor's to handle
+            self._eb_request(Failure(), event)
+        return self._stage < CLOSING
 
     def _wait(self) -> None:
         """Set the deadline, or the back-pressure, that fits where the events have stopped."""
@@ -327,9 +360,8 @@ class HangupChannel(HTTPChannel):
 
     def _read_again(self) -> None:
         """Reading is not paused any more, or there is nothing left to read from."""
-        if self._paused is not None:
-            self.context.paused.remove(self._paused)
-            self._paused = None
+        self.context.paused.remove(self._paused)
+        self._paused = None
 
     def _act(self, event: Event) -> None:
         if isinstance(event, RequestHead):
@@ -340,7 +372,8 @@ class HangupChannel(HTTPChannel):
             self._clock.message_complete()
             transport = self.transport
             self.allContentReceived()
-            self.rendered(transport)
+            if self._after_upgrade or self.transport is None:
+                self.rendered(transport)
 
     def _begin_request(self, head: RequestHead) -> None:
         self._head = head
@@ -454,6 +487,14 @@ class HangupChannel(HTTPChannel):
         self.persistent = self.checkPersistence(request, self._version)
         request.gotLength(self.length)
 
+    def allContentReceived(self) -> None:
+        """All of a request has come; Twisted does the same, and makes its own parser ready."""
+        self.length = 0
+        if self.timeOut:
+            self._savedTimeOut = self.setTimeout(None)
+        self._handlingRequest = True
+        self.requests[-1].requestReceived(self._command, self._path, self._version)
+
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Whether the connection may outlive the response (RFC 9112, section 9.3)."""
         assert self._head is not None
@@ -469,6 +510,23 @@ class HangupChannel(HTTPChannel):
             self.transport.write(response_head(version, code, reason, headers))
         else:
             super().writeHeaders(version, code, reason, headers)
+
+    def requestDone(self, request: Any) -> None:
+        """A response is finished: on to the next message."""
+        wire = self._wire
+        if (
+            self._pumping
+            and self.persistent
+            and wire is not None
+            and wire is self.transport
+            and not (wire.reading_paused or wire.disconnecting or self._waitingForTransport)
+            and not self._savedTimeOut
+            and self.requests[0] is request
+        ):
+            del self.requests[0]
+            self._handlingRequest = False  # the loop goes on
+        else:
+            super().requestDone(request)
 
     def setLineMode(self, extra: bytes = b"") -> None:
         """requestDone() calls this when a response is finished: on to the next message."""
@@ -514,12 +572,11 @@ class HangupChannel(HTTPChannel):
         if self._stage >= CLOSING or not self._ending.open:
             return  # closing already
         self._rise(LAST)
-        if not self._handlingRequest and self._inbox.phase == "idle":
-            self.loseConnection()
-            return
         self.persistent = False
         if self._handlingRequest:
             self._inbox.close()
+        elif self._inbox.phase == "idle":
+            self.loseConnection()
 
     def loseConnection(self) -> None:
         """Close so that the client can read all that was written; see `ClientSocket.end`."""

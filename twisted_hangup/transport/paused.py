@@ -58,9 +58,9 @@ class PausedSockets:
             self._timer = self._clock.callLater(INTERVAL, self._look)
         return descriptor
 
-    def remove(self, descriptor: int) -> None:
-        """Look at this one no more; harmless if *gone* was called already."""
-        if self._poll is None or self._gone.pop(descriptor, None) is None:
+    def remove(self, descriptor: int | None) -> None:
+        """Look at this one no more; harmless for None, and if *gone* was called already."""
+        if self._poll is None or descriptor is None or self._gone.pop(descriptor, None) is None:
             return
         self._poll.unregister(descriptor)
         if not self._gone and self._timer is not None:

@@ -87,6 +87,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     #: Whether there is anything to send, and whether the reactor was asked to say when.
     _wants_to_write = False
     _reactor_asked = False
+    #: Whether somebody has paused reading.
+    reading_paused = False
 
     def doRead(self) -> Any:
         """Read what there is; the same as Twisted's, but for what a failure is."""
@@ -118,6 +120,16 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             if reason.type is ConnectionLost and (number := socket_error(self)):
                 reason = Failure(ConnectionBroken(number, "read"))
             super().connectionLost(reason)
+
+    def stopReading(self) -> None:
+        """Read no more until `startReading`."""
+        self.reading_paused = True
+        super().stopReading()
+
+    def startReading(self) -> None:
+        """Read what comes."""
+        self.reading_paused = False
+        super().startReading()
 
     # Joint writes.
 

@@ -1,0 +1,105 @@
+"""A request that is read in one piece is the request that its events tell of."""
+
+from __future__ import annotations
+
+import pytest
+from oracle import fuzz, ours
+
+from twisted_hangup.events import NEED_DATA, RequestHead
+from twisted_hangup.limits import Limits
+from twisted_hangup.parser import RequestParser
+
+FIELDS = b"Host: a\r\nX-Thing: 1\r\n\r\n"
+GET = b"GET /first HTTP/1.1\r\n" + FIELDS
+
+
+def used(*reads: bytes, limits: Limits | None = None) -> RequestParser:
+    """A parser that has read *reads*."""
+    parser = RequestParser(limits or Limits())
+    for data in reads:
+        parser.receive(data)
+        while parser.next_event() is not NEED_DATA:
+            pass
+    return parser
+
+
+def test_same_fields_again() -> None:
+    """The head is told at once, with the same fields, and the parser is ready for the next one."""
+    parser = used(GET)
+    head = parser.whole(b"HEAD /second?a=b HTTP/1.1\r\n" + FIELDS)
+    assert head is not None
+    assert (head.method, head.target, head.version) == (b"HEAD", b"/second?a=b", b"1.1")
+    assert head.fields == [(b"Host", b"a"), (b"X-Thing", b"1")] and head.keep_alive
+    again = parser.whole(GET)
+    assert again is not None and again.fields is head.fields
+    assert parser.phase == "idle" and parser.next_event() is NEED_DATA
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        GET[:-1],
+        GET + b"G",
+        GET + GET,
+        b"\r\n" + GET,
+        b"GET /first HTTP/1.0\r\n" + FIELDS,
+        b"GET  /first HTTP/1.1\r\n" + FIELDS,
+        b"get /first HTTP/1.1\r\n" + FIELDS,
+        b"CONNECT a:1 HTTP/1.1\r\n" + FIELDS,
+        b"PRI * HTTP/2.0\r\n" + FIELDS,
+        b"GET /\x80 HTTP/1.1\r\n" + FIELDS,
+        b"GET / HTTP/1.1\r\nX: 1\r\n" + FIELDS,
+        b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n" + FIELDS,
+        b"GET / HTTP/1.1\r\n" + FIELDS.replace(b"1", b"2"),
+        FIELDS,
+    ],
+)
+def test_anything_else_is_left_to_the_events(data: bytes) -> None:
+    """Nothing is said of it, and nothing taken."""
+    parser = used(GET)
+    assert parser.whole(data) is None
+    parser.receive(GET)
+    assert isinstance(parser.next_event(), RequestHead)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Host: a\r\nConnection: close\r\n\r\n",
+        b"Host: a\r\nContent-Length: 1\r\n\r\n",
+        b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"Host: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    ],
+)
+def test_fields_that_say_more_are_left_to_the_events(fields: bytes) -> None:
+    """A body, an upgrade and the end of the connection are no common case."""
+    request = b"GET / HTTP/1.1\r\n" + fields
+    parser = RequestParser()
+    parser.receive(request)
+    parser.next_event()
+    assert parser.whole(request) is None
+
+
+@pytest.mark.parametrize("reads", [[], [GET[:30]], [b"\r\n"], [GET, b"G"]])
+def test_bytes_that_wait_come_first(reads: list[bytes]) -> None:
+    """What a message has begun with, or an empty line, is not passed over."""
+    assert used(*reads).whole(GET) is None
+
+
+@pytest.mark.parametrize("require_host", [True, False])
+def test_never_otherwise_than_the_events(require_host: bool) -> None:
+    """Of thousands of mutated streams none is told in two ways."""
+    limits = Limits(require_host=require_host)
+    streams = [b"".join(reads) for reads in fuzz.mutants(10_000, seed=12 + require_host)]
+    streams += [seed for seed in fuzz.seeds() if seed]
+    verdicts = [ours.whole_disagrees(stream, limits) for stream in streams]
+    assert not [stream for stream, wrong in zip(streams, verdicts, strict=True) if wrong]
+    assert verdicts.count(False) > 100, "the mutants no longer reach it"
+
+
+def test_nothing_is_read_once_closed() -> None:
+    """A parser that was closed judges nothing more."""
+    parser = used(GET)
+    parser.close()
+    assert parser.whole(GET) is None
