@@ -108,8 +108,8 @@ def main() -> None:
     lost = False
     for name, client in clients.items():
         for kind in KINDS:
-            with running(kind) as port:
-                outcomes = client(port, options.tries)
+            with running(kind) as server:
+                outcomes = client(server.port, options.tries)
             read = sum(outcome.isdigit() for outcome in outcomes)
             lost |= kind == "hangup" and read < options.tries
             told = ", ".join(f"{count} x {what}" for what, count in Counter(outcomes).items())
