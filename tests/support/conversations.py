@@ -373,14 +373,17 @@ def plain(value: Any) -> Any:
     kind = type(value)
     if kind in _PLAIN:
         return value
+    if kind is dict:
+        return {
+            name: one if type(one) in _PLAIN else plain(one)  # most of what there is
+            for name, one in value.items()
+        }
+    if kind is list or kind is tuple:
+        return kind([plain(one) for one in value])
     if isinstance(value, bytes):
         if b" GMT" in value:
             value = _DATE.sub(_undated, value)
         return _ADDRESS.sub(b"0x", value) if b"0x" in value else value
-    if kind is dict:
-        return {name: plain(one) for name, one in value.items()}
-    if kind in (list, tuple):
-        return kind(plain(one) for one in value)
     if isinstance(value, Headers):
         return [plain(one) for one in value.getAllRawHeaders()]
     if IAddress.providedBy(value):
