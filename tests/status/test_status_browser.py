@@ -62,6 +62,12 @@ class Browser:
     def run(self, script: str) -> Any:
         return self.driver.execute_script(script)
 
+    def classes(self, selector: str) -> set[str]:
+        """The classes of all that *selector* finds, in one go: the page draws anew meanwhile."""
+        find = "[...document.querySelectorAll(arguments[0])]"
+        script = f"return {find}.map(found => found.getAttribute('class'))"
+        return set(self.driver.execute_script(script, selector))
+
     def all(self, selector: str) -> list[Any]:
         """The elements that are to be seen."""
         elements = self.driver.find_elements("css selector", selector)
@@ -495,8 +501,8 @@ async def test_picture(pair: Pair, browser: Browser) -> None:
             pair.send(wire)
         browser.until(lambda: browser.text("#total") == "3")
         browser.until(lambda: len(browser.all("#chart rect[class^=c]")) >= 2)
-        drawn = {bar.get_attribute("class") for bar in browser.all("#chart rect[class^=c]")}
-        named = {swatch.get_attribute("class") for swatch in browser.all("#codes .swatch")}
+        drawn = browser.classes("#chart rect[class^=c]")
+        named = browser.classes("#codes .swatch")
         assert {f"swatch {colour}" for colour in drawn} == named and len(named) == 2
         assert "3 in all" in browser.one("#chart").get_attribute("aria-label")
         browser.one("input[value='3600'] + span").click()
