@@ -6,7 +6,7 @@ who leaves become the one `ClientError` of the connection, which `ending` settle
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -86,6 +86,7 @@ class HangupChannel(HTTPChannel):
     """
 
     context: SiteContext
+    site: Any
     transport: Any
     requests: list[Any]
 
@@ -309,7 +310,11 @@ class HangupChannel(HTTPChannel):
                     # A body that breaks in the same read never makes a request: that would
                     # cost a file for nothing.
                     self._inbox.judge_ahead(event)
-                self._try(event)
+                try:
+                    self._act(event)
+                except Exception:
+                    if not self._takes_blame(event):
+                        raise
         except ParseError as error:
             self._fail(error)
         finally:
@@ -318,10 +323,22 @@ class HangupChannel(HTTPChannel):
 
     def _serve(self, head: RequestHead) -> None:
         """Act on a request without a body, which has come alone and whole."""
+        event: Event = head
         self._pumping = True
         try:
-            if self._try(head):
-                self._try(END)
+            request = self._new_request(head)
+            if request.plain and self._goes_on_plainly(head):
+                event = END
+                self.persistent = True
+                self._run(request.run, head, self._headers)
+            else:
+                self._head_received(request, head)
+                if self._stage < CLOSING:
+                    event = END
+                    self._run(self.allContentReceived)
+        except Exception:
+            if not self._takes_blame(event):
+                raise
         finally:
             self._pumping = False
         if self._inbox.buffered or getattr(self.transport, "disconnecting", False):
@@ -329,19 +346,25 @@ class HangupChannel(HTTPChannel):
         else:
             self._wait()
 
-    def _try(self, event: Event) -> bool:
-        """Act on *event*, and take the blame if what the application makes of it raises.
+    def _goes_on_plainly(self, head: RequestHead) -> bool:
+        """Whether Twisted's methods would say of *head* that it has no body and persists."""
+        headers = self._headers
+        return (
+            self._stage is OPEN
+            and head.version == b"1.1"
+            and headers is not None
+            and not headers.expects
+            and self.takes_whole_requests
+            and not self.timeOut
+            and not hasattr(self.site, "getContentFile")
+        )
 
-        Returns:
-            Whether what comes after it may be acted on.
-        """
-        try:
-            self._act(event)
-        except Exception:
-            if self._stage is LEFT:
-                raise  # another protocol's, and the reactor's to handle
-            self._eb_request(Failure(), event)
-        return self._stage < CLOSING
+    def _takes_blame(self, event: Event) -> bool:
+        """Answer for what is raised now, at *event*; False where that is another protocol's."""
+        if self._stage is LEFT:
+            return False
+        self._eb_request(Failure(), event)
+        return True
 
     def _wait(self) -> None:
         """Set the deadline, or the back-pressure, that fits where the events have stopped."""
@@ -365,25 +388,26 @@ class HangupChannel(HTTPChannel):
 
     def _act(self, event: Event) -> None:
         if isinstance(event, RequestHead):
-            self._begin_request(event)
+            self._head_received(self._new_request(event), event)
         elif isinstance(event, BodyData):
             self.requests[-1].handleContentChunk(event.data)
         else:
-            self._clock.message_complete()
-            transport = self.transport
-            self.allContentReceived()
-            if self._after_upgrade or self.transport is None:
-                self.rendered(transport)
+            self._run(self.allContentReceived)
 
-    def _begin_request(self, head: RequestHead) -> None:
+    def _new_request(self, head: RequestHead) -> Any:
         self._head = head
         headers = self._headers
         if headers is None:
             headers = self._headers = HeadersCache()
-        request = self.requestFactory(self, len(self.requests))
-        self.requests.append(request)
         if head.fields is not headers.looked_at:
             headers.look_at(head.fields)
+        request = self.requestFactory(self, len(self.requests))
+        self.requests.append(request)
+        return request
+
+    def _head_received(self, request: Any, head: RequestHead) -> None:
+        headers = self._headers
+        assert headers is not None
         if isinstance(request, LeanRequest):
             request.set_fields(head.fields, headers)
         else:
@@ -397,6 +421,15 @@ class HangupChannel(HTTPChannel):
             self.allHeadersReceived()
         else:
             self._refuse(request, status)
+
+    def _run(self, received: Callable[..., object], *args: object) -> None:
+        """Tell the request that all of it has come, by *received*."""
+        self._clock.message_complete()
+        self._handlingRequest = True
+        transport = self.transport
+        received(*args)
+        if self._after_upgrade or self.transport is None:
+            self.rendered(transport)
 
     def _refuse(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see, and close."""
@@ -413,10 +446,18 @@ class HangupChannel(HTTPChannel):
             and cls.write is HTTPChannel.write
             and cls.writeSequence is HTTPChannel.writeSequence
         )
+        cls.takes_whole_requests = (
+            cls.allHeadersReceived is HangupChannel.allHeadersReceived
+            and cls.checkPersistence is HangupChannel.checkPersistence
+            and cls.allContentReceived is HangupChannel.allContentReceived
+        )
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
     writes_whole_responses = True
+
+    #: Whether nobody wants to be called between a head and its resource.
+    takes_whole_requests = True
 
     @property
     def backed_up(self) -> bool:

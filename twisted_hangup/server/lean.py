@@ -8,10 +8,10 @@ calls it, so that nobody can tell the two apart but by the time that they take.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from operator import attrgetter
+from time import monotonic, time
 from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes as unquote
@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import _IEncodingResource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from ..events import Field
+from ..events import Field, RequestHead
 from ..limits import KIB
 from .headers import HeadersCache
 
@@ -93,6 +93,7 @@ class LeanRequest(Request):
     """See the module."""
 
     channel: Any
+    begun_at: float | None  # `HangupRequest`'s
 
     requestHeaders = _AtFirstTouch(_request_headers)
     received_cookies = _AtFirstTouch(_received_cookies)
@@ -141,6 +142,22 @@ class LeanRequest(Request):
 
     # What the channel calls.
 
+    def run(self, head: RequestHead, cache: HeadersCache) -> None:
+        """Answer a request without a body, of which all has come.
+
+        The same as the calls below, one after the other, where nobody else has a say in them:
+        where this is `plain` and new.  To look whether a name is set on it would make Python
+        keep its attributes in a dictionary, at half the price of all that is done here.
+        """
+        self._fields, self._cache, self._has_cookies = head.fields, cache, True
+        self._unmade = _ALL
+        self._take_target(head.method, head.target, b"HTTP/1.1")
+        self.begun_at = monotonic()
+        raw = self.responseHeaders._rawHeaders
+        raw[b"Server"] = [_SERVER["version"]]
+        raw[b"Date"] = [_date(int(time()))]
+        self._ask_resource()
+
     def set_fields(self, fields: list[Field], cache: HeadersCache) -> None:
         """Take the *fields* of the head; *cache* makes headers of them when they are wanted."""
         self._fields, self._cache = fields, cache
@@ -174,32 +191,29 @@ class LeanRequest(Request):
         """All of the request has come."""
         if "content" not in self._unmade or "content" in _attributes_of(self):
             super().requestReceived(command, path, version)
-            return
-        self.method, self.uri, self.clientproto = command, path, version
-        if b"?" in path:
-            self.path, query = path.split(b"?", 1)
+        else:
+            self._take_target(command, path, version)
+            self.process()
+
+    def _take_target(self, method: bytes, target: bytes, version: bytes) -> None:
+        self.method, self.uri, self.clientproto = method, target, version
+        if b"?" in target:
+            self.path, query = target.split(b"?", 1)
             self.args = parse_qs(query, 1)
         else:
-            self.path = path
+            self.path = target
             self.args = {}
-        self.process()
 
     # What Twisted does between a request and its resource.
 
     def process(self) -> None:
         """Find the resource, and ask it."""
+        self.setHeader(b"Server", _SERVER["version"])
+        self.setHeader(b"Date", _date(int(time())))
+        self._ask_resource()
+
+    def _ask_resource(self) -> None:
         site = self.site = self.channel.site
-        headers = self.responseHeaders
-        if (
-            headers.__class__ is Headers
-            and type(self).setHeader is LeanRequest.setHeader
-            and "setHeader" not in _attributes_of(self)
-        ):
-            headers._rawHeaders[b"Server"] = [_SERVER["version"]]
-            headers._rawHeaders[b"Date"] = [_date(int(time.time()))]
-        else:
-            self.setHeader(b"Server", _SERVER["version"])
-            self.setHeader(b"Date", _date(int(time.time())))
         self.prepath: list[bytes] = []
         path = self.path
         if path == b"*":
@@ -319,9 +333,8 @@ class LeanRequest(Request):
 
     def _cleanup(self) -> None:
         """The response is complete; what was never touched need not be closed."""
-        touched = "content" not in self._unmade or "content" in _attributes_of(self)
         self._unmade = _AT_FIRST if self._unmade is _ALL else self._unmade - _CONTENT
-        if self.producer or touched:
+        if self.producer or self.content is not None:
             super()._cleanup()
             return
         self.channel.requestDone(self)
@@ -399,4 +412,29 @@ def fits(request_class: type[Any]) -> bool:
     """Whether a `LeanRequest` can stand behind *request_class*, if Twisted's is stock."""
     return issubclass(request_class, Request) and all(
         getattr(request_class, name, None) is getattr(Request, name, None) for name in _ALL
+    )
+
+
+#: What `LeanRequest.run` leaves out, or does without a look at what may be there.
+_LEFT_OUT: Final = attrgetter(
+    *("__init__", "__new__", "__getattribute__", "__setattr__", "__delattr__"),
+    *("gotLength", "parseCookies", "requestReceived", "process", "setHeader"),
+)
+_TAKEN: Final = frozenset(
+    {
+        *("method", "uri", "clientproto", "path", "args", "responseHeaders", "channel"),
+        *("site", "prepath", "postpath"),
+    }
+)
+
+
+def is_plain(request_class: type[Any]) -> bool:
+    """Whether *request_class* has no say in a request before its resource is asked.
+
+    Args:
+        request_class: One that `fits`.
+    """
+    own = [kind for kind in request_class.__mro__ if kind not in Request.__mro__]
+    return _LEFT_OUT(request_class) == _LEFT_OUT(Request) and _TAKEN.isdisjoint(
+        name for kind in own for name in vars(kind)
     )

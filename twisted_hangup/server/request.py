@@ -22,7 +22,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, ClientError
-from .lean import LeanRequest, fits, is_stock
+from .lean import LeanRequest, fits, is_plain, is_stock
 
 _log = Logger()
 
@@ -71,24 +71,32 @@ class HangupRequest(Request):
     request does nothing, and no method raises for that.
 
     Attributes:
-        process_begun: Whether the application has been asked yet.  An exception before
-            that comes from parsing what the client sent.
-        begun_at: `time.monotonic` of that moment; None before it.
+        begun_at: `time.monotonic` of the moment in which the application was asked; None
+            before it.
         client_hung_up: Whether the client left before the response was finished.
         gone: Why there is nobody to answer any more, with a `ClientGone` where that is the
             client's doing; None while there is.
     """
 
     channel: Any  # a Carrier; Twisted asks more of it
-    process_begun = False
     begun_at: float | None = None
+
+    #: Whether `LeanRequest.run` may take a whole request at once.
+    plain = False
     client_hung_up = False
     gone: Failure | None = None
 
     _was_secure = False
 
+    @property
+    def process_begun(self) -> bool:
+        """Whether the application has been asked yet.
+
+        An exception before that comes from parsing what the client sent.
+        """
+        return self.begun_at is not None
+
     def process(self) -> None:
-        self.process_begun = True
         self.begun_at = monotonic()
         super().process()
 
@@ -208,20 +216,26 @@ class HangupRequest(Request):
 
 
 @lru_cache(maxsize=64)
-def hangup_class(request_class: type[Any], lean: bool = False) -> type[Any]:
+def hangup_class(request_class: type[Any], lean: bool = False, ours: bool = False) -> type[Any]:
     """The class of *request_class* with `HangupRequest` before it.
 
     Args:
         lean: Put `LeanRequest` after it as well, if it fits.
+        ours: Nobody makes instances but us.
     """
     if issubclass(request_class, HangupRequest):
         return request_class
     bases: tuple[type[Any], ...] = (HangupRequest, request_class)
-    if lean and request_class is server.Request:
-        bases = (HangupRequest, LeanRequest)
-    elif lean and fits(request_class):
-        bases = (HangupRequest, request_class, LeanRequest)
-    names = {"__module__": request_class.__module__, "__qualname__": request_class.__qualname__}
+    names: dict[str, object] = {
+        "__module__": request_class.__module__,
+        "__qualname__": request_class.__qualname__,
+    }
+    if lean and fits(request_class):
+        if request_class is server.Request:
+            bases = (HangupRequest, LeanRequest)
+        else:
+            bases = (HangupRequest, request_class, LeanRequest)
+        names["plain"] = ours and is_plain(request_class)
     return type(request_class.__name__, bases, names)
 
 
@@ -233,7 +247,7 @@ def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
     """
     alone = INonQueuedRequestFactory.providedBy(factory)
     if isinstance(factory, type) and not alone:
-        thorough, lean = hangup_class(factory), hangup_class(factory, lean=True)
+        thorough, lean = hangup_class(factory), hangup_class(factory, lean=True, ours=True)
         return lambda channel, queued: (lean if is_stock() else thorough)(channel, queued)
 
     def make_request(channel: Any, queued: object) -> Any:
