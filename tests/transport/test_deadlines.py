@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -51,6 +52,16 @@ def test_moving(moves: list[tuple[float, float]]) -> None:
     assert len(watched.passed_at) == 1
     assert due <= watched.passed_at[0] < due + 1.0
     assert clock.getDelayedCalls() == []
+
+
+def test_clock_that_nobody_sets() -> None:
+    """The time of day may be set: waits on the reactor do not go by it, and a test's do."""
+    from twisted.internet import reactor
+
+    assert Deadlines(reactor).seconds is monotonic
+    clock = Clock()
+    clock.advance(7)
+    assert Deadlines(clock).seconds() == 7.0
 
 
 def test_later_is_only_an_attribute() -> None:

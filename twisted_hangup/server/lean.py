@@ -35,6 +35,7 @@ _SMALL_BODY: Final = 64 * KIB
 _HTTP: Final = http.Request.getHeader.__globals__
 _SERVER: Final = Site.getResourceFor.__globals__
 _HTTPRequest: Final = http.Request
+_NOT_GIVEN: Final = http._QUEUED_SENTINEL
 
 _CONTENT_TYPE: Final = b"Content-Type"
 _CONTENT_LENGTH: Final = b"Content-Length"
@@ -107,9 +108,11 @@ class LeanRequest(Request):
     #: The names of what `_AtFirstTouch` has still to make.
     _unmade: frozenset[str] = frozenset()
 
-    def __init__(self, channel: Any, *args: Any, **options: Any) -> None:
-        if options or len(args) > 1:
-            super().__init__(channel, *args, **options)
+    def __init__(
+        self, channel: Any, queued: object = _NOT_GIVEN, *args: Any, **options: Any
+    ) -> None:
+        if args or options:
+            super().__init__(channel, queued, *args, **options)
             return
         self.notifications = []
         self.channel = channel
@@ -118,7 +121,7 @@ class LeanRequest(Request):
         self.responseHeaders = Headers()
         self.cookies = []
         self.transport = channel.transport
-        self.queued = args[0] if args else False
+        self.queued = False if queued is _NOT_GIVEN else queued
         self._parsePOSTFormSubmission = channel.site._parsePOSTFormSubmission
         self._adapterCache: dict[Any, Any] = {}
         self._unmade = _AT_FIRST

@@ -1,4 +1,4 @@
-"""Deadlines for every connection of a site, on one timer.
+"""Deadlines for every connection of a site, on one timer and one clock that nobody can set.
 
 A connection owns one :class:`Deadline` and moves it freely: moving it later costs one
 attribute and no timer.  The site's `Deadlines` looks four times a second at those that can
@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import ceil, inf
+from time import monotonic
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python import runtime
 
 #: Seconds between two looks.
 TICK: Final = 0.25
@@ -26,6 +28,16 @@ SLICE: Final = 0.001
 
 #: Stands for the tick of a deadline that is not filed under one yet.
 _NEW: Final = -1
+
+
+def seconds_of(clock: IReactorTime) -> Callable[[], float]:
+    """What to measure waits by, where *clock* is waited with.
+
+    Twisted's reactors go by the time of day, which an administrator, or a virtual machine that
+    wakes up, may set; then it is the monotonic clock.  Any other clock, such as a test's, knows
+    best itself.
+    """
+    return monotonic if clock.seconds is runtime.seconds else clock.seconds
 
 
 def _nothing() -> None:
@@ -57,7 +69,7 @@ class Deadlines:
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        self.seconds: Callable[[], float] = clock.seconds
+        self.seconds = seconds_of(clock)
         self._clock = clock
         #: Set since the last look, and not filed yet: most are forgotten before it.
         self._new: list[Deadline] = []

@@ -21,6 +21,7 @@ from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -80,6 +81,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     """
 
     socket: socket.socket
+    protocol: Any
 
     #: What sends this transport's bytes once a turn, and whether it is about to.
     _joint: JointWrites | None = None
@@ -98,12 +100,14 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             return None
         except OSError as error:
             return ConnectionBroken(error.errno or errno.ECONNRESET, "read")
-        return self._dataReceived(data)
+        return self.protocol.dataReceived(data) if data else CONNECTION_DONE
 
     def writeSomeData(self, data: Any) -> Any:
         """Write what there is room for; the same as Twisted's, but for what a failure is."""
         try:
-            sent = self.socket.send(memoryview(data)[: self.SEND_LIMIT])
+            if len(data) > self.SEND_LIMIT:
+                data = memoryview(data)[: self.SEND_LIMIT]
+            sent = self.socket.send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -167,48 +171,55 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         super().stopWriting()
 
     def send_joined(self) -> None:
-        """Send what was written in this turn, and ask the reactor for what did not fit."""
-        failure: Failure | None = None
-        # A connection that is closing is left to the reactor: doWrite() would say that it
-        # is over, and the reactor is who has to know.  So is a failed send: it fails
-        # again, with the reactor there to see it.
-        if self._wants_to_write and self.connected and not self.disconnecting:
-            try:
-                self._send_at_once()
-            except Exception:
-                failure = Failure()
-        self._in_line = False
-        if failure is not None:  # a producer's; what the reactor does in its place
-            _log.failure("Could not go on writing", failure)
-            self.connectionLost(failure)
-        elif self._wants_to_write:
-            self._ask_reactor()
+        """Send what was written in this turn, and ask the reactor for what did not fit.
 
-    def _send_at_once(self) -> None:
-        """What `doWrite` does, in one piece where it has nothing else to do."""
+        What `doWrite` does, in one piece where it has nothing else to do.
+        """
+        self._in_line = False
+        if not (self._wants_to_write and self.connected):
+            return
         pieces = self._tempDataBuffer
         if (
             not pieces
             or self.dataBuffer
+            or self.disconnecting
             or self._writeDisconnecting
             or self.producerPaused
             or not self.streamingProducer
             or self._tempDataLen > self.SEND_LIMIT
         ):
-            self.doWrite()
+            self._write_on()
             return
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         sent = self.writeSomeData(data)
         if isinstance(sent, Exception):
-            return  # it fails again
+            self._ask_reactor()  # it fails again, with the reactor there to see it
+            return
         self._tempDataBuffer = []
         self._tempDataLen = 0
         if sent < len(data):
             self.dataBuffer, self.offset = data, sent
+            self._ask_reactor()
         elif self._reactor_asked:
             self.stopWriting()
         else:
             self._wants_to_write = False
+
+    def _write_on(self) -> None:
+        """Do as the reactor does when there is room, as far as that is sure to go well."""
+        # A connection that is closing is left to the reactor: doWrite() would say that it
+        # is over, and the reactor is who has to know.  So is a failed send.
+        if not self.disconnecting:
+            self._in_line = True
+            try:
+                self.doWrite()
+            except Exception:  # a producer's; what the reactor does in its place
+                failure = Failure()
+                _log.failure("Could not go on writing", failure)
+                self.connectionLost(failure)
+            self._in_line = False
+        if self._wants_to_write:
+            self._ask_reactor()
 
 
 class JointWrites:
