@@ -302,14 +302,15 @@ class HangupChannel(HTTPChannel):
                 event = self._inbox.next_event()
                 if event is NEED_DATA:
                     break
-                if (
-                    isinstance(event, RequestHead)
-                    and event.has_body
-                    and not self._inbox.events_wait
-                ):
-                    # A body that breaks in the same read never makes a request: that would
-                    # cost a file for nothing.
-                    self._inbox.judge_ahead(event)
+                if isinstance(event, RequestHead):
+                    if not event.has_body:
+                        self._inbox.next_event()  # its end, for which nothing is missing
+                        self._take(event)
+                        continue
+                    if not self._inbox.events_wait:
+                        # A body that breaks in the same read never makes a request: that
+                        # would cost a file for nothing.
+                        self._inbox.judge_ahead(event)
                 try:
                     self._act(event)
                 except Exception:
@@ -323,22 +324,9 @@ class HangupChannel(HTTPChannel):
 
     def _serve(self, head: RequestHead) -> None:
         """Act on a request without a body, which has come alone and whole."""
-        event: Event = head
         self._pumping = True
         try:
-            request = self._new_request(head)
-            if request.plain and self._goes_on_plainly(head):
-                event = END
-                self.persistent = True
-                self._run(request.run, head, self._headers)
-            else:
-                self._head_received(request, head)
-                if self._stage < CLOSING:
-                    event = END
-                    self._run(self.allContentReceived)
-        except Exception:
-            if not self._takes_blame(event):
-                raise
+            self._take(head)
         finally:
             self._pumping = False
         if self._inbox.buffered or getattr(self.transport, "disconnecting", False):
@@ -346,14 +334,32 @@ class HangupChannel(HTTPChannel):
         else:
             self._wait()
 
-    def _goes_on_plainly(self, head: RequestHead) -> bool:
-        """Whether Twisted's methods would say of *head* that it has no body and persists."""
-        headers = self._headers
+    def _take(self, head: RequestHead) -> None:
+        """Make a request of *head*, which has no body, and let it be answered."""
+        event: Event = head
+        try:
+            request = self._new_request(head)
+            headers = self._headers
+            if not (request.plain and headers is not None and self._begins_plainly(head, headers)):
+                self._head_received(request, head)
+                if self.over:
+                    return
+                event = END
+                self._run(self.allContentReceived)
+            else:
+                event = END
+                self.persistent = self._persists(head)
+                self._run(request.run, head, headers, self.persistent)
+        except Exception:
+            if not self._takes_blame(event):
+                raise
+
+    def _begins_plainly(self, head: RequestHead, headers: HeadersCache) -> bool:
+        """Whether nothing of *head* is for Twisted's methods to find out, or for anybody's."""
         return (
-            self._stage is OPEN
-            and head.version == b"1.1"
-            and headers is not None
+            head.version == b"1.1"
             and not headers.expects
+            and unserved_status(head, True) is None
             and self.takes_whole_requests
             and not self.timeOut
             and not hasattr(self.site, "getContentFile")
@@ -539,11 +545,14 @@ class HangupChannel(HTTPChannel):
     def checkPersistence(self, request: Any, version: bytes) -> bool:
         """Whether the connection may outlive the response (RFC 9112, section 9.3)."""
         assert self._head is not None
-        if self._stage > OPEN or not self._head.keep_alive:
+        if not self._persists(self._head):
             request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
             return False
         # Twisted's rule: the end of a response may have to be the connection's in 1.0.
         return version == b"HTTP/1.1"
+
+    def _persists(self, head: RequestHead) -> bool:
+        return self._stage <= OPEN and head.keep_alive
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         """Write a response head as one piece: the transport checks each piece it is given."""
@@ -557,7 +566,6 @@ class HangupChannel(HTTPChannel):
         wire = self._wire
         if (
             self._pumping
-            and self.persistent
             and wire is not None
             and wire is self.transport
             and not (wire.reading_paused or wire.disconnecting or self._waitingForTransport)
@@ -565,7 +573,10 @@ class HangupChannel(HTTPChannel):
             and self.requests[0] is request
         ):
             del self.requests[0]
-            self._handlingRequest = False  # the loop goes on
+            if self.persistent:
+                self._handlingRequest = False  # the loop goes on
+            else:
+                self.loseConnection()
         else:
             super().requestDone(request)
 

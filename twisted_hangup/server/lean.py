@@ -145,18 +145,23 @@ class LeanRequest(Request):
 
     # What the channel calls.
 
-    def run(self, head: RequestHead, cache: HeadersCache) -> None:
+    def run(self, head: RequestHead, cache: HeadersCache, persistent: bool) -> None:
         """Answer a request without a body, of which all has come.
 
         The same as the calls below, one after the other, where nobody else has a say in them:
         where this is `plain` and new.  To look whether a name is set on it would make Python
         keep its attributes in a dictionary, at half the price of all that is done here.
+
+        Args:
+            persistent: Whether the connection goes on after the response.
         """
         self._fields, self._cache, self._has_cookies = head.fields, cache, True
         self._unmade = _ALL
         self._take_target(head.method, head.target, b"HTTP/1.1")
         self.begun_at = monotonic()
         raw = self.responseHeaders._rawHeaders
+        if not persistent:
+            raw[b"Connection"] = [b"close"]
         raw[b"Server"] = [_SERVER["version"]]
         raw[b"Date"] = [_date(int(time()))]
         self._ask_resource()
