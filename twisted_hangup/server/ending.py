@@ -219,6 +219,9 @@ class Ending:
             self._connection.context.lingered[self.socket.linger_end] += 1
         self.answer()
         self._settle()
+        # Nobody needs them any more, and Python would have to look for what is left of a circle.
+        del self._connection
+        self.socket = None
 
     def _released(self) -> None:
         """The socket has been ended or destroyed, and nothing more is said."""
