@@ -1,7 +1,7 @@
 """The errback chain: who may answer a client error, in which order, and what if nobody does.
 
-One Deferred per error.  Each handler stands behind the same thin guard, which turns what
-it returned or raised into one of three outcomes: handled, not mine, or a bug of its own.
+Each handler stands behind the same thin guard, which turns what it returned or raised into one
+of three outcomes: handled, not mine, or a bug of its own.  A Deferred is made where one waits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from inspect import iscoroutine
 from typing import Any, TypeAlias, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -68,11 +68,15 @@ class ClientErrbacks:
         """
         error = failure.value
         assert isinstance(error, ClientError)
-        chain: Deferred[Outcome] = Deferred()
+        outcome: Outcome | Deferred[Outcome] = failure
         for handler in self._handlers:
-            chain.addErrback(_guarded, handler, socket, error, self.outcomes)
-        chain.errback(failure)
-        return chain
+            if isinstance(outcome, Failure):
+                outcome = _guarded(outcome, handler, socket, error, self.outcomes)
+            elif isinstance(outcome, Deferred):
+                outcome.addErrback(_guarded, handler, socket, error, self.outcomes)
+        if isinstance(outcome, Deferred):
+            return outcome
+        return fail(outcome) if isinstance(outcome, Failure) else succeed(outcome)
 
 
 class Chain:

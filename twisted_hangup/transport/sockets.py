@@ -82,6 +82,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     socket: socket.socket
     protocol: Any
+    _shouldShutdown: bool
 
     #: What sends this transport's bytes once a turn, and whether it is about to.
     _joint: JointWrites | None = None
@@ -123,6 +124,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         if hasattr(self, "socket"):  # gone in a second call, which does nothing
             if reason.type is ConnectionLost and (number := socket_error(self)):
                 reason = Failure(ConnectionBroken(number, "read"))
+            # Twisted shuts down what it closes, which fails where we have done that before.
+            self._shouldShutdown = not self._writeDisconnected
             super().connectionLost(reason)
 
     def stopReading(self) -> None:
