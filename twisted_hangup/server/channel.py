@@ -37,7 +37,6 @@ from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache
 from .lean import LeanRequest
 from .message_clock import MessageClock
-from .request import hangup_factory
 
 _log = Logger()
 
@@ -193,7 +192,7 @@ class HangupChannel(HTTPChannel):
         if self._wire is not None:
             self._wire.join(context.joint_writes)
         self.host = shared_address(self.transport.getHost())
-        self.requestFactory: Any = hangup_factory(self.requestFactory)
+        self.requestFactory: Any = context.request_factory(self.requestFactory)
         self._inbox = RequestInbox(context.limits)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")

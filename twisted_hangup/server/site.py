@@ -9,6 +9,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import (
     H2_ENABLED,
@@ -71,6 +72,10 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
         """A PROXY header or the TLS handshake is broken."""
         channel: Any = self._channel
         channel.preamble_failed(error, transport)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection has gone."""
+        self._channel.connectionLost(reason)  # Twisted's proxy looks it up by name
 
     def readConnectionLost(self) -> None:
         """The peer ended its input."""

@@ -85,9 +85,12 @@ class Deadlines:
         deadline.due = due
         tick = deadline._tick
         # Later than filed is found out when its tick comes; only sooner must be refiled.
-        if due == inf or tick == _NEW or (tick is not None and due > tick * TICK - TICK):
+        if due == inf or tick == _NEW:
             return
-        self._unfile(deadline)
+        if tick is not None:
+            if due > tick * TICK - TICK:
+                return
+            self._unfile(deadline)
         deadline._tick = _NEW
         self._new.append(deadline)
         self._waiting += 1
