@@ -132,6 +132,8 @@ class HangupChannel(HTTPChannel):
         """
         return self.context.errbacks.run(failure, socket)
 
+    default_client_error = staticmethod(client_error)
+
     # Where it stands.
 
     def getPeer(self) -> Any:

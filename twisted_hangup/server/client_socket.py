@@ -197,7 +197,8 @@ class ClientSocket:
         else:
             self._let_go()
             half_close()
-            transport.resumeProducing()  # a paused one would not see the client's FIN
+            if getattr(transport, "reading_paused", True):
+                transport.resumeProducing()  # a paused one would not see the client's FIN
         if self._transport is not None:  # in memory it may go at once
             self._start_lingering()
 

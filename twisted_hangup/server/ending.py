@@ -62,6 +62,9 @@ class Endable(Protocol):
     def getPeer(self) -> Any: ...
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any: ...
 
+    #: What that is where nobody has overridden it.
+    default_client_error: Callable[..., Any]
+
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on nothing is parsed or run: *socket* is what is left of the connection."""
 
@@ -163,8 +166,10 @@ class Ending:
         self.stage = ANSWERING
         connection = self._connection
         connection.answering_with(socket, error)
-        chain = Chain(error, socket, connection.context.deadlines)
-        chain.start(connection.client_error, connection.context.timeouts.handler_seconds)
+        context, hook = connection.context, connection.client_error
+        if getattr(hook, "__func__", None) is connection.default_client_error:
+            hook = context.errbacks.ask  # the same, and needs no Deferred
+        Chain(error, socket, context.deadlines).start(hook, context.timeouts.handler_seconds)
         if self.stage is ANSWERING and socket.ended:
             self._settle()
 

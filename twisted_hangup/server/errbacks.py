@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from inspect import iscoroutine
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
@@ -66,17 +66,23 @@ class ClientErrbacks:
             fails with the same error if none has.  Cancelling it cancels the Deferred
             or coroutine that a handler is waiting for.
         """
+        outcome = self.ask(failure, socket)
+        if isinstance(outcome, Failure):
+            return fail(outcome)
+        return outcome if isinstance(outcome, Deferred) else succeed(outcome)
+
+    def ask(self, failure: Failure, socket: ClientSocket) -> Outcome | Deferred[Outcome]:
+        """What `run` does; without a Deferred where no handler takes time."""
         error = failure.value
         assert isinstance(error, ClientError)
         outcome: Outcome | Deferred[Outcome] = failure
         for handler in self._handlers:
             if isinstance(outcome, Failure):
                 outcome = _guarded(outcome, handler, socket, error, self.outcomes)
-            elif isinstance(outcome, Deferred):
+            elif outcome is not None:
+                assert isinstance(outcome, Deferred)
                 outcome.addErrback(_guarded, handler, socket, error, self.outcomes)
-        if isinstance(outcome, Deferred):
-            return outcome
-        return fail(outcome) if isinstance(outcome, Failure) else succeed(outcome)
+        return outcome
 
 
 class Chain:
@@ -100,7 +106,7 @@ class Chain:
         self._hook = hook
         self._socket.error, self._socket.handler = self._error, hook
         result = _called(hook, Failure(self._error), self._socket)
-        if isinstance(result, Deferred):
+        if _takes_time(result):
             self._waiting = result
             result.addBoth(self._cb_outcome)
         else:
@@ -167,7 +173,7 @@ def _guarded(
         return failure
     socket.handler = handler
     result = _called(handler, failure, socket)
-    if isinstance(result, Deferred):
+    if _takes_time(result):
         return result.addBoth(_counted, handler, socket, error, outcomes)
     return _counted(result, handler, socket, error, outcomes)
 
@@ -179,6 +185,13 @@ def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
     except BaseException:
         return Failure()
     return Deferred.fromCoroutine(result) if iscoroutine(result) else result
+
+
+def _takes_time(result: object) -> TypeGuard[Deferred[Any]]:
+    """Whether *result* is a Deferred, which is slow to find out of what is usual."""
+    return not (result is None or isinstance(result, Failure | bytes)) and isinstance(
+        result, Deferred
+    )
 
 
 def _counted(

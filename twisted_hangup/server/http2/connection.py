@@ -82,6 +82,7 @@ class HangupHTTP2(H2Connection):
         super().__init__(reactor)
         self.context = channel.context
         self.client_error = channel.client_error
+        self.default_client_error = channel.default_client_error
         self.conn = server_frames(self.context.limits)
         self._peer, self.host = channel.getPeer(), channel.getHost()
         self._stage = NEW
