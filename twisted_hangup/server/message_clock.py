@@ -10,7 +10,7 @@ from ..limits import Timeouts
 from ..transport.deadlines import Deadline, Deadlines
 
 
-class MessageClock:
+class MessageClock(Deadline):
     """The one deadline of a connection that waits for its client.
 
     The first message counts from the start of the connection; later ones from their
@@ -18,14 +18,14 @@ class MessageClock:
     the keep-alive time counts from that end.  No byte moves a deadline once it is set.
     """
 
-    __slots__ = ("_began", "_deadline", "_deadlines", "_idle_since", "_timeouts", "in_handshake")
+    __slots__ = ("_began", "_deadlines", "_idle_since", "_timeouts", "in_handshake")
 
     def __init__(
         self, deadlines: Deadlines, timeouts: Timeouts, out_of_time: Callable[[], object]
     ) -> None:
+        super().__init__(out_of_time)
         self._deadlines = deadlines
         self._timeouts = timeouts
-        self._deadline = Deadline(out_of_time)
         self._began: float | None = deadlines.seconds()
         self._idle_since: float | None = None
         #: Whether what the client was given time for last is the TLS handshake.
@@ -42,7 +42,7 @@ class MessageClock:
 
     def answering(self) -> None:
         """It is our turn: no deadline touches a request while it is being answered."""
-        self._deadline.due = inf
+        self.due = inf
 
     def waiting(self, phase: Phase) -> None:
         """It is the client's turn, and this is how far its message has come."""
@@ -65,8 +65,8 @@ class MessageClock:
             due = self._began + (timeouts.request_seconds or inf)
             if phase != "body":
                 due = min(due, self._began + (timeouts.head_seconds or inf))
-        self._deadlines.set(self._deadline, due)
+        self._deadlines.set(self, due)
 
     def stop(self) -> None:
         """No deadline any more, for good."""
-        self._deadlines.forget(self._deadline)
+        self._deadlines.forget(self)
