@@ -20,13 +20,11 @@ from hyperframe.frame import (
     GoAwayFrame,
     HeadersFrame,
     PingFrame,
-    RstStreamFrame,
     SettingsFrame,
     WindowUpdateFrame,
 )
 from support.certificates import server_context
 from support.http2_client import (
-    CANCEL,
     ENHANCE_YOUR_CALM,
     NO_ERROR,
     PREFACE,
@@ -146,13 +144,6 @@ BROKEN = [
         lambda c: _raw(c.headers([(b"a", b"b" * 4000)] * 100)),
         "ENHANCE_YOUR_CALM",
         11,
-        "head",
-    ),
-    Broken(
-        "more streams than announced",
-        lambda c: _raw(*[c.headers(fields_of(), end=False) for _ in range(101)]),
-        "PROTOCOL_ERROR",
-        1,
         "head",
     ),
     Broken("garbage", lambda _: b"*" * 100, "FRAME_SIZE_ERROR", 6),
@@ -613,48 +604,6 @@ async def test_client_that_takes_nothing(serve_h2: Serve, how: str) -> None:
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.code, error.reason, error.phase) == ("ETIMEDOUT", "write ETIMEDOUT", "response")
-    client.close()
-
-
-# Floods.
-
-
-@pytest_twisted.ensureDeferred
-async def test_rapid_reset(serve_h2: Serve) -> None:
-    """Streams opened and reset without end cost the connection (CVE-2023-44487)."""
-    served, _ = on_clock(serve_h2)  # which stands: some more are allowed each second
-
-    def run(client: H2Client) -> H2Client:
-        with suppress(OSError):
-            for _ in range(20):
-                frames: list[Frame] = []
-                for _ in range(100):
-                    head = client.headers(fields_of(b"/slow"))
-                    frames += [head, RstStreamFrame(head.stream_id, error_code=CANCEL)]
-                client.send(*frames)
-        return client.to_the_end()
-
-    client = await talk(served.port, run)
-    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
-    assert served.site.journal.stream_resets == 1001
-    assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
-
-
-@pytest_twisted.ensureDeferred
-async def test_control_frames_that_are_not_read(serve_h2: Serve) -> None:
-    """A client that asks and asks and reads no answer cannot fill the memory."""
-    served, clock = on_clock(serve_h2)
-
-    def run() -> H2Client:
-        client = H2Client(served.port, receive_buffer=16 * 1024)
-        pings = PingFrame(0).serialize() * 500
-        while not served.errors:
-            client.raw(pings)
-        return client
-
-    client = await in_thread(run)
-    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
-    await clock.wait_until(lambda: served.site.open_connections == 0)
     client.close()
 
 

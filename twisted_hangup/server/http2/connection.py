@@ -21,9 +21,11 @@ from typing import Any, Final
 import priority  # type: ignore[import-untyped]
 from h2 import events
 from h2.errors import ErrorCodes
-from h2.exceptions import FrameTooLargeError, ProtocolError
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from hpack import HPACKError, OversizedHeaderListError
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -39,7 +41,7 @@ from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
 from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
 from ..request import hangup_factory
-from .frames import FrameWatch, ResetBudget, server_frames
+from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
 from .stream import HangupStream
 
@@ -53,6 +55,13 @@ _FRAMES_A_TURN: Final = 8
 
 #: Bytes of a response that wait to be sent before its producer is told to wait, too.
 MOST_QUEUED: Final = 64 * KIB
+
+#: Seconds of work on one client's frames before all others have their turn.
+SLICE: Final = 0.01
+
+#: What comes within so many seconds of the last work goes on with its slice: over TLS one read
+#: of the socket arrives in pieces.
+_SAME_READ: Final = 0.0005
 
 _log = Logger()
 
@@ -87,8 +96,15 @@ class HangupHTTP2(H2Connection):
         self._peer, self.host = channel.getPeer(), channel.getHost()
         self._stage = NEW
         self._ending = Ending(self)
-        self._frames = FrameWatch()
-        self._resets = ResetBudget(self.context.deadlines.seconds)
+        self._inbox = FrameInbox()
+        #: Frames that do nothing, and resets, the defence against Rapid Reset (CVE-2023-44487).
+        self._idle_frames = Budget(self.context.deadlines.seconds)
+        self._idle_frames.earn(2)  # its first SETTINGS, and the acknowledgement of ours
+        self._resets = Budget(self.context.deadlines.seconds)
+        #: When the slice that is being worked on began, and the work last stopped.
+        self._slice_began = self._worked_at = -inf
+        #: The next turn, where frames have to wait for it.
+        self._turn: IDelayedCall | None = None
         self._last_stream_id = 0
         self._timed_block = 0
         self._sending = False
@@ -116,7 +132,7 @@ class HangupHTTP2(H2Connection):
                 return "response", stream.head
         if streams:
             return "body", streams[0].head
-        return "head" if self._frames.in_block else "idle", None
+        return "head" if self._inbox.in_block else "idle", None
 
     @property
     def phase(self) -> Phase:
@@ -148,26 +164,45 @@ class HangupHTTP2(H2Connection):
         if self.over:
             self._ending.dropped(len(data))
             return
-        frames = self._frames
-        in_preface, blocks, had_block = frames.preface_left, frames.blocks, frames.in_block
-        frames.feed(data)
+        in_preface = self._inbox.preface_left
+        self._inbox.receive(data)
+        if self._turn is None:
+            self._work(bool(in_preface))
+
+    def _next_turn(self) -> None:
+        """Go on with the frames that had to wait, in a new slice."""
+        self._turn = None
+        self._worked_at = -inf
+        self.transport.resumeProducing()
+        self._work()
+
+    def _work(self, in_preface: bool = False) -> None:
+        """Act on the frames that have come, for no longer than a slice."""
+        inbox, seconds = self._inbox, self.context.deadlines.seconds
+        now = seconds()
+        if not 0 <= now - self._worked_at < _SAME_READ:
+            self._slice_began = now
         try:
-            received = self.conn.receive_data(data)
-            most = self.conn.max_inbound_frame_size
-            if frames.largest > most:
-                raise FrameTooLargeError(
-                    f"A frame of {frames.largest} bytes, where {most} are most"
-                )
+            while inbox and not self.over:
+                if not 0 <= seconds() - self._slice_began < SLICE:
+                    # Nothing that comes meanwhile is read: a client cannot fill the memory.
+                    self.transport.pauseProducing()
+                    self._turn = self._reactor.callLater(0, self._next_turn)
+                    break
+                self._take(inbox.next_frame())
         except ProtocolError as error:
-            # What came before it in this same read has not been begun, and is not.
-            had_block = had_block or frames.blocks > blocks
-            self._break(_code_of(error), _words_of(error), had_block)
-            return
-        self._act_on(received)
-        if self.over:
-            return
-        self._tryToWriteControlData()
-        self._watch_input(bool(in_preface))
+            self._break(_code_of(error), _words_of(error), inbox.of_block)
+        self._worked_at = seconds()
+        if not self.over:
+            self._tryToWriteControlData()
+            self._watch_input(in_preface)
+
+    def _wait_no_more(self) -> None:
+        """Read on, with what waits or without: a transport that is closing does not begin to."""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+            self.transport.resumeProducing()
 
     def pauseProducing(self) -> None:
         """The client takes less than is written to it."""
@@ -197,6 +232,7 @@ class HangupHTTP2(H2Connection):
             self._requestDone(stream.streamID)
             stream.lost(reason)
         self._stop_clocks()
+        self._wait_no_more()
         if self._send_watch is not None:
             self._send_watch.forget()
         if error is not None:
@@ -219,22 +255,33 @@ class HangupHTTP2(H2Connection):
 
     # Frames that come.
 
-    def _act_on(self, received: list[Any]) -> None:
-        """Act on the events of one read, until the connection is being closed."""
-        # Resets first: h2 has forgotten these streams already, and none of them is begun.
-        reset = {event.stream_id for event in received if isinstance(event, events.StreamReset)}
-        for event in sorted(received, key=_is_reset, reverse=True) if reset else received:
-            if reset and getattr(event, "stream_id", None) in reset and not _is_reset(event):
+    def _take(self, frame: bytes) -> None:
+        """Act on one frame, unless it is one too many."""
+        received = self.conn.receive_data(frame)
+        if does_nothing(frame, received) and not self._spend_frame():
+            return
+        # None is begun of the requests that are reset by a frame that has come as well.
+        reset = self._inbox.resets
+        for event in received:
+            if reset and getattr(event, "stream_id", None) in reset:
                 self._drop(event)
             elif (act := self._ACTS.get(type(event))) is not None:
                 act(self, event)
             if self.over:
                 return
 
+    def _spend_frame(self) -> bool:
+        """Whether the client may send a frame that does nothing."""
+        allowed = self._idle_frames.spend()
+        if not allowed:
+            self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many frames that do nothing")
+        return allowed
+
     def _requestReceived(self, event: Any) -> None:
         stream_id = event.stream_id
-        if self._stage is LAST:
+        if self._stage is LAST or len(self.streams) >= MOST_STREAMS:
             self.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+            self._spend_frame()
             return
         self._last_stream_id = stream_id
         head, error = judge_head(event.headers, self.context.limits)
@@ -255,6 +302,7 @@ class HangupHTTP2(H2Connection):
         self._outboundStreamQueues[stream_id] = deque()
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
+        self._idle_frames.earn(2)  # a window for its response, and what it thinks of its urgency
         self._idle_clock.due = inf
         if not bodiless:
             self._set(stream.deadline, self.context.timeouts.request_seconds)
@@ -295,10 +343,15 @@ class HangupHTTP2(H2Connection):
 
     def _handleWindowUpdate(self, event: Any) -> None:
         """The client has opened a window: of one stream, or with id 0 of the connection."""
-        self._windows_opened([event.stream_id] if event.stream_id else list(self.streams))
+        if event.stream_id:
+            self._windows_opened([event.stream_id])
+        elif self.conn.outbound_flow_control_window <= event.delta:  # it was closed
+            self._windows_opened(list(self.streams))
 
     def _settings_changed(self, event: Any) -> None:
-        self._windows_opened(list(self.streams))
+        window = event.changed_settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
+        if window is not None and window.new_value > window.original_value:
+            self._windows_opened(list(self.streams))
 
     def _windows_opened(self, stream_ids: list[int]) -> None:
         for stream_id in stream_ids:
@@ -447,6 +500,8 @@ class HangupHTTP2(H2Connection):
         last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
         self.conn.send_data(stream_id, bytes(data[:size]), end_stream=last)
         self._tryToWriteControlData()
+        if size == len(data) or size >= KIB:  # not what a client lets drip through its window
+            self._idle_frames.earn(2 + size // KIB)
         stream.queued -= size
         stream.waiting_since = self.context.deadlines.seconds()
         if last:
@@ -500,6 +555,8 @@ class HangupHTTP2(H2Connection):
         """From now on no frame is acted on, and none is sent but those that wait."""
         self._stage = CLOSING
         self._stillProducing = False
+        self._inbox = FrameInbox()  # what waited is not kept for as long as the client lingers
+        self._wait_no_more()
         self._stop_clocks()
         while self._bufferedControlFrames:  # not to be sent again when there is room
             self.transport.write(self._bufferedControlFrames.popleft())
@@ -570,22 +627,22 @@ class HangupHTTP2(H2Connection):
 
     def _watch_input(self, in_preface: bool) -> None:
         """Set the deadlines that fit where the input stands."""
-        frames = self._frames
-        begun = in_preface and not frames.preface_left
+        inbox = self._inbox
+        begun = in_preface and not inbox.preface_left
         if not self.streams and (begun or self._idle_clock.due == inf):
             self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
-        if not frames.in_block:
+        if not inbox.in_block:
             self._block_clock.due = inf
-        elif frames.block_bytes > largest_list_bytes(self.context.limits):
+        elif inbox.block_bytes > largest_list_bytes(self.context.limits):
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block too large")
-        elif frames.blocks != self._timed_block:
-            self._timed_block = frames.blocks
+        elif inbox.blocks != self._timed_block:
+            self._timed_block = inbox.blocks
             self._set(self._block_clock, self.context.timeouts.head_seconds)
 
     def _idle_for_long(self) -> None:
-        if self._frames.preface_left:
+        if self._inbox.preface_left:
             self._go_away(ErrorCodes.NO_ERROR, request_timeout("idle"))
-        elif self._frames.in_block:
+        elif self._inbox.in_block:
             self._idle_clock.due = inf  # the deadline of the block is the one that counts
         else:
             self.close_when_done()
@@ -619,10 +676,6 @@ class HangupHTTP2(H2Connection):
         left = [stream.waiting_since for stream in self.streams.values() if stream.queued]
         if left:
             self._set_window_clock(max(min(left), due + 1.0))
-
-
-def _is_reset(event: Any) -> bool:
-    return isinstance(event, events.StreamReset)
 
 
 def _code_of(error: ProtocolError) -> ErrorCodes:

@@ -1,19 +1,22 @@
 """The frames of an HTTP/2 connection (RFC 9113): h2's side of it, and what h2 does not see.
 
-The h2 library tells of whole frames and whole field blocks.  A peer that sends one byte of
-them now and then is seen here, and one that does nothing but reset its streams.
+The h2 library takes whatever it is given, and tells of whole field blocks.  So it is given
+one frame after the other, and what h2 has no bound for is seen here: a peer that sends one
+byte now and then, one that sends frames that do nothing, and one that resets its streams.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
+from h2.exceptions import FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 
-from ...limits import Limits
+from ...limits import KIB, Limits
 from .head import announced_list_bytes, largest_list_bytes
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -22,25 +25,41 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER: Final = 9
 _TYPE: Final = 3
 _FLAGS: Final = 4
+_STREAM: Final = 5
 
+_DATA: Final = 0x0
 _HEADERS: Final = 0x1
+_RST_STREAM: Final = 0x3
 _CONTINUATION: Final = 0x9
+
+_END_STREAM: Final = 0x1
 _END_HEADERS: Final = 0x4
+_PADDED: Final = 0x8
 
+#: SETTINGS_MAX_FRAME_SIZE of whoever does not announce any, as we do not (section 6.5.2).
+_LARGEST_FRAME: Final = 16 * KIB
 
-#: As Twisted has it, and other servers nearly so.
-_MOST_STREAMS: Final = 100
+#: Streams that may be open at once.  As Twisted has it, and other servers nearly so.
+MOST_STREAMS: Final = 100
 
-#: Streams that a client may reset at once, and per second from then on: the defence against
-#: Rapid Reset (CVE-2023-44487), with the numbers of Twisted 26.10.
-_RESETS_AT_ONCE: Final = 1000
-_RESETS_PER_SECOND: Final = 33
+#: What a client may spend at once, and per second from then on: the numbers that nghttp2 has
+#: for useless frames, and Twisted for resets.
+_AT_ONCE: Final = 1000
+_PER_SECOND: Final = 33
+
+#: Most frames that a client may have earned.
+_MOST_EARNED: Final = 4096
+
+#: Bytes of content below which a DATA or CONTINUATION frame does as good as nothing: from
+#: here on a byte of them costs less than one of a request.
+_SMALL: Final = 16
 
 
 def server_frames(limits: Limits) -> H2Connection:
     """The h2 library's side of a server's connection: frames in, events out, and back.
 
-    Fields are judged by our own rules, and responses have Twisted's.
+    The preface is none of its business.  Fields are judged by our own rules, and responses
+    have Twisted's.
     """
     config = H2Configuration(
         client_side=False,
@@ -48,17 +67,30 @@ def server_frames(limits: Limits) -> H2Connection:
         validate_inbound_headers=False,
         validate_outbound_headers=False,
     )
-    frames = H2Connection(config)
+    frames = _Connection(config)
     frames.state_machine = _StateMachine()
     frames.local_settings = Settings(
         client=False,
         initial_values={
-            SettingCodes.MAX_CONCURRENT_STREAMS: _MOST_STREAMS,
+            SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
             SettingCodes.MAX_HEADER_LIST_SIZE: announced_list_bytes(limits),
         },
     )
     frames.decoder.max_header_list_size = largest_list_bytes(limits)
+    frames.receive_data(PREFACE)
     return frames
+
+
+class _Connection(H2Connection):
+    """Takes more streams than announced, as its connection error would cost all of them.
+
+    Who takes the events refuses those streams, one by one (RFC 9113, section 5.1.2).
+    """
+
+    @property
+    def open_inbound_streams(self) -> int:
+        """Never as many as there may be, for h2's own check."""
+        return min(super().open_inbound_streams, MOST_STREAMS - 1)
 
 
 class _StateMachine(H2ConnectionStateMachine):
@@ -72,32 +104,66 @@ class _StateMachine(H2ConnectionStateMachine):
         return events
 
 
-class ResetBudget:
-    """The stream resets that a client has left.
+class Budget:
+    """What a client has left of something that is no use to anybody.
 
     Args:
         seconds: The time.
     """
 
-    __slots__ = ("_left", "_seconds", "_spent_at")
+    __slots__ = ("_earned", "_left", "_seconds", "_spent_at")
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         self._seconds = seconds
-        self._left = float(_RESETS_AT_ONCE)
+        self._earned = 0
+        self._left = float(_AT_ONCE)
         self._spent_at = 0.0
+
+    def earn(self, count: int) -> None:
+        """Allow *count* more, whenever they come."""
+        self._earned = min(self._earned + count, _MOST_EARNED)
 
     def spend(self) -> bool:
         """Take one; False where none was left."""
+        if self._earned:
+            self._earned -= 1
+            return True
         now = self._seconds()
         # A clock that is set back must not take what a well-behaved client has left.
-        refilled = self._left + max(0.0, now - self._spent_at) * _RESETS_PER_SECOND
-        self._left = min(float(_RESETS_AT_ONCE), refilled) - 1
+        refilled = self._left + max(0.0, now - self._spent_at) * _PER_SECOND
+        self._left = min(float(_AT_ONCE), refilled) - 1
         self._spent_at = now
         return self._left >= 0
 
 
-class FrameWatch:
-    """Follows one connection's input, whatever its frames say.
+def does_nothing(frame: bytes, events: list[Any]) -> bool:
+    """Whether a client could send *frame* for ever, and get nowhere.
+
+    Args:
+        frame: A whole frame.
+        events: What h2 has made of it.
+
+    Returns:
+        False where it opens, ends or resets a stream, or brings content.  True of the rest:
+        whether a WINDOW_UPDATE or a PING was due is for a `Budget` to know, which is earned.
+    """
+    kind, flags = frame[_TYPE], frame[_FLAGS]
+    if kind == _HEADERS:
+        return False
+    if kind == _RST_STREAM:
+        return not events  # of a stream that is not open
+    if kind == _CONTINUATION:
+        return len(frame) - _FRAME_HEADER < _SMALL and not flags & _END_HEADERS
+    if kind != _DATA or not events:
+        return True
+    content = len(frame) - _FRAME_HEADER
+    if flags & _PADDED:
+        content -= 1 + frame[_FRAME_HEADER]
+    return content < _SMALL and not flags & _END_STREAM
+
+
+class FrameInbox:
+    """One connection's input, cut into frames.
 
     Attributes:
         preface_left: Bytes of the client's preface that are still to come.
@@ -105,13 +171,13 @@ class FrameWatch:
             unfinished, or CONTINUATION frames are to follow.
         block_bytes: Bytes of that block so far, compressed as they are.
         blocks: Field blocks that have begun so far.
-        largest: Length of the longest frame that has begun so far.  h2 would take in all of
-            a frame, up to 16 MiB, before it finds it too long.
+        of_block: Whether the frame that was taken last is one of a field block.
+        resets: The streams that are reset by a frame that waits.
     """
 
     __slots__ = (
-        *("_header", "_last_of_block", "_left"),
-        *("block_bytes", "blocks", "in_block", "largest", "preface_left"),
+        *("_frame", "_header", "_last_of_block", "_left", "_refused", "_whole"),
+        *("block_bytes", "blocks", "in_block", "of_block", "preface_left", "resets"),
     )
 
     def __init__(self) -> None:
@@ -119,16 +185,43 @@ class FrameWatch:
         self.in_block = False
         self.block_bytes = 0
         self.blocks = 0
-        self.largest = 0
-        self._header = b""
+        self.of_block = False
+        self.resets: set[int] = set()
+        self._whole: deque[bytes] = deque()
+        #: Pieces of the frame that is not whole yet, and how much of it is to come.
+        self._frame: list[bytes] = []
         self._left = 0
+        self._header = b""
         self._last_of_block = False
+        self._refused: ProtocolError | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Follow *data*, any length."""
+    def __bool__(self) -> bool:
+        """Whether anything waits for `next_frame`."""
+        return bool(self._whole) or self._refused is not None
+
+    def next_frame(self) -> bytes:
+        """The frame that has waited longest; only where any does.
+
+        Raises:
+            ProtocolError: What comes next is no frame, or not one to be taken in.
+        """
+        if not self._whole and self._refused is not None:
+            self.of_block = False
+            raise self._refused
+        frame = self._whole.popleft()
+        self.of_block = frame[_TYPE] in (_HEADERS, _CONTINUATION)
+        if frame[_TYPE] == _RST_STREAM:
+            self.resets.discard(_stream_of(frame))
+        return frame
+
+    def receive(self, data: bytes) -> None:
+        """Take in *data*, any length."""
         at = min(self.preface_left, len(data))
-        self.preface_left -= at
-        while at < len(data):
+        if at:
+            if not PREFACE[-self.preface_left :].startswith(data[:at]):
+                self._refused = ProtocolError("Invalid HTTP/2 preamble.")
+            self.preface_left -= at
+        while at < len(data) and self._refused is None:
             if not self._left:
                 taken = data[at : at + _FRAME_HEADER - len(self._header)]
                 self._header += taken
@@ -136,19 +229,24 @@ class FrameWatch:
                 if len(self._header) < _FRAME_HEADER:
                     return
                 self._begin(self._header)
+                self._frame.append(self._header)
                 self._header = b""
             step = min(self._left, len(data) - at)
-            at += step
-            self._left -= step
-            if self.in_block:
-                self.block_bytes += step
-                if self._last_of_block and not self._left:
-                    self.in_block = False
+            if step:
+                self._frame.append(data[at : at + step])
+                at += step
+                self._left -= step
+                self.block_bytes += step if self.in_block else 0
+            if not self._left:
+                self._end()
 
     def _begin(self, header: bytes) -> None:
-        self._left = int.from_bytes(header[:_TYPE], "big")
-        self.largest = max(self.largest, self._left)
-        kind = header[_TYPE]
+        kind, length = header[_TYPE], int.from_bytes(header[:_TYPE], "big")
+        self._left = length
+        if length > _LARGEST_FRAME:
+            self._refused = FrameTooLargeError(
+                f"A frame of {length} bytes, where {_LARGEST_FRAME} are most"
+            )
         if kind == _HEADERS:
             self.in_block = True
             self.block_bytes = 0
@@ -156,3 +254,16 @@ class FrameWatch:
         self._last_of_block = kind in (_HEADERS, _CONTINUATION) and bool(
             header[_FLAGS] & _END_HEADERS
         )
+
+    def _end(self) -> None:
+        frame = b"".join(self._frame)
+        self._frame = []
+        if self._last_of_block:
+            self.in_block = False
+        if frame[_TYPE] == _RST_STREAM:
+            self.resets.add(_stream_of(frame))
+        self._whole.append(frame)
+
+
+def _stream_of(frame: bytes) -> int:
+    return int.from_bytes(frame[_STREAM:_FRAME_HEADER], "big") & 0x7FFFFFFF

@@ -1,0 +1,571 @@
+"""Frames without end cost the connection that sends them, and nobody else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import pytest_twisted
+from hyperframe.frame import (
+    AltSvcFrame,
+    ContinuationFrame,
+    DataFrame,
+    ExtensionFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    PriorityFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+from support.certificates import server_context
+from support.http2_client import (
+    CANCEL,
+    ENHANCE_YOUR_CALM,
+    PREFACE,
+    REFUSED_STREAM,
+    H2Client,
+    fields_of,
+    talk,
+)
+from support.wire import HandClock, Paths, Serve, Served, in_thread, until, wait_for
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.static import Data, File
+
+from twisted_hangup import HangupSite, HTTP2Error
+from twisted_hangup.server.http2.connection import SLICE, HangupHTTP2
+
+#: Frames that a client may send for nothing.
+AT_ONCE, PER_SECOND = 1000, 33
+
+
+@pytest.fixture
+def serve_h2(serve: Serve) -> Serve:
+    """Serve over TLS, where HTTP/2 can be negotiated, on a clock that stands."""
+    return lambda what=None: serve(what, tls=server_context(), reactor=HandClock())
+
+
+class Flood(NamedTuple):
+    """Frames that do nothing: what comes before them, and one of them."""
+
+    why: str
+    frames: Callable[[H2Client, int], list[Frame]]
+
+
+def _upload(client: H2Client) -> int:
+    return client.request(b"/fast", method=b"POST", end=False)
+
+
+def _acknowledged(frame: Frame) -> Frame:
+    frame.flags.add("ACK")
+    return frame
+
+
+class PriorityUpdate(Frame):
+    """Of RFC 9218, which browsers send."""
+
+    type = 16
+
+    def serialize_body(self) -> bytes:
+        return b"\0\0\0\1u=1"
+
+
+def _padding(client: H2Client, count: int) -> list[Frame]:
+    frame = DataFrame(_upload(client), b"", pad_length=30)
+    frame.flags.add("PADDED")
+    return [frame] * count
+
+
+def _windows(client: H2Client, count: int) -> list[Frame]:
+    """SETTINGS that change the window of every stream, to and fro."""
+    sizes = [65534, 65535]
+    return [SettingsFrame(0, settings={4: sizes[each % 2]}) for each in range(count)]
+
+
+def _of_closed_stream(client: H2Client, kind: Any, **arguments: Any) -> Frame:
+    stream = client.request()
+    client.answer(stream)
+    frame: Frame = kind(stream, **arguments)
+    return frame
+
+
+def _empty_continuations(client: H2Client, count: int) -> list[Frame]:
+    frames: list[Frame] = []
+    while len(frames) < count:
+        head = client.headers(fields_of())
+        head.flags.discard("END_HEADERS")
+        last = ContinuationFrame(head.stream_id)
+        last.flags.add("END_HEADERS")
+        frames += [head, *[ContinuationFrame(head.stream_id)] * 60, last]
+    return frames
+
+
+FLOODS = [
+    Flood("SETTINGS", lambda _, n: [SettingsFrame(0)] * n),
+    Flood("SETTINGS that change the windows", _windows),
+    Flood("acknowledgements of SETTINGS", lambda _, n: [_acknowledged(SettingsFrame(0))] * n),
+    Flood("PING", lambda _, n: [PingFrame(0)] * n),
+    Flood("acknowledgements of PING", lambda _, n: [_acknowledged(PingFrame(0))] * n),
+    Flood("WINDOW_UPDATE", lambda _, n: [WindowUpdateFrame(0, window_increment=1)] * n),
+    Flood("WINDOW_UPDATE of a stream", lambda c, n: [WindowUpdateFrame(_upload(c), 1)] * n),
+    Flood(
+        "WINDOW_UPDATE of a closed stream",
+        lambda c, n: [_of_closed_stream(c, WindowUpdateFrame, window_increment=1)] * n,
+    ),
+    Flood("empty DATA", lambda c, n: [DataFrame(_upload(c))] * n),
+    Flood("DATA of one byte", lambda c, n: [DataFrame(_upload(c), b"a")] * n),
+    Flood("DATA of some bytes", lambda c, n: [DataFrame(_upload(c), b"a" * 12)] * n),
+    Flood("DATA that is padding", _padding),
+    Flood("PRIORITY", lambda _, n: [PriorityFrame(1, depends_on=3)] * n),
+    Flood("PRIORITY_UPDATE", lambda _, n: [PriorityUpdate(0)] * n),
+    Flood("ALTSVC", lambda _, n: [AltSvcFrame(0, b"a", b"b")] * n),
+    Flood("frames of no known type", lambda _, n: [ExtensionFrame(200, 0, 0, body=b"")] * n),
+    Flood(
+        "RST_STREAM of a closed stream",
+        lambda c, n: [_of_closed_stream(c, RstStreamFrame, error_code=CANCEL)] * n,
+    ),
+    Flood("RST_STREAM of no stream", lambda _, n: [RstStreamFrame(99, error_code=CANCEL)] * n),
+    Flood("GOAWAY", lambda _, n: [GoAwayFrame(0)] * n),
+    Flood("empty CONTINUATION", _empty_continuations),
+]
+
+
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.why)
+@pytest_twisted.ensureDeferred
+async def test_frames_that_do_nothing(serve_h2: Serve, flood: Flood) -> None:
+    """A thousand are let pass, and not many more: then it is one HTTP2Error."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> bool:
+        client.request(b"/slow")
+        client.send(*flood.frames(client, AT_ONCE - 50)).ping()
+        alive = served.errors == []
+        with suppress(OSError):
+            client.send(*flood.frames(client, 200))
+        client.to_the_end()
+        return alive and client.goaways[-1][0] == ENHANCE_YOUR_CALM
+
+    assert await talk(served.port, run)
+    (error,) = served.errors
+    assert isinstance(error, HTTP2Error)
+    assert (error.code, error.phase) == ("ERR_HTTP2_ENHANCE_YOUR_CALM", "response")
+    assert error.reason == "Too many frames that do nothing"
+    await served.emptied()
+
+
+@pytest_twisted.ensureDeferred
+async def test_frames_at_a_human_rate(serve_h2: Serve) -> None:
+    """Who types into a request does so for as long as they like."""
+    served = serve_h2()
+    clock: Any = served.site.reactor
+    client = await in_thread(lambda: H2Client(served.port))
+    upload = await in_thread(lambda: _upload(client))
+    keys = [DataFrame(upload, b"a")] * (PER_SECOND - 3)
+    for _ in range(100):
+        await in_thread(lambda: client.send(*keys).ping())
+        clock.wait(1)
+    stream = await in_thread(lambda: client.data(upload, b"").answer(upload))
+    assert (stream.status, served.errors) == (200, [])
+    client.close()
+
+
+class Chatty(Resource):
+    """Writes a few bytes at a time."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        for _ in range(1500):
+            request.write(b"an event")
+        request.finish()
+        return NOT_DONE_YET
+
+
+@pytest_twisted.ensureDeferred
+async def test_windows_for_what_we_sent(serve_h2: Serve) -> None:
+    """A client that gives back each byte as it reads it, twice, sends nothing in vain."""
+    served = serve_h2(Paths(chatty=Chatty(), page=Data(bytes(10**6), "text/plain")))
+
+    def run(client: H2Client) -> list[int]:
+        pages = [client.answer(client.request(b"/chatty")), client.answer(client.request(b"/page"))]
+        return [len(page.body) for page in pages]
+
+    assert await talk(served.port, run) == [1500 * 8, 10**6]
+    assert served.errors == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_window_that_drips(serve_h2: Serve) -> None:
+    """A client that takes a response byte by byte is no better than one that takes none."""
+    served = serve_h2(Paths(page=Data(bytes(10**6), "text/plain")))
+
+    def run(client: H2Client) -> int:
+        stream = client.request(b"/page")
+        with suppress(OSError):
+            while not served.errors:
+                client.send(*[WindowUpdateFrame(stream, window_increment=1)] * 10)
+        return len(client.to_the_end().stream(stream).body)
+
+    windows = {SettingsFrame.INITIAL_WINDOW_SIZE: 0}
+    assert await talk(served.port, run, settings=windows, windows=False) <= AT_ONCE + 20
+    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_frames_of_requests(serve_h2: Serve) -> None:
+    """A window and a priority for each of very many requests are nothing out of the ordinary."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> list[int | None]:
+        answers = []
+        for _ in range(30):
+            heads = [client.headers(fields_of()) for _ in range(50)]
+            frames: list[Frame] = []
+            for head in heads:
+                window = WindowUpdateFrame(head.stream_id, window_increment=10**6)
+                frames += [PriorityFrame(head.stream_id), head, window]
+            streams = [head.stream_id for head in heads]
+            client.send(*frames).answer(*streams)
+            answers += [client.stream(stream).status for stream in streams]
+        return answers
+
+    assert await talk(served.port, run) == [200] * 1500
+    assert served.errors == []
+
+
+# Streams.
+
+
+@pytest_twisted.ensureDeferred
+async def test_more_streams_than_announced(serve_h2: Serve) -> None:
+    """One stream too many is refused, and those that are open do not notice."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> tuple[list[int], H2Client]:
+        heads = [client.headers(fields_of(b"/slow")) for _ in range(103)]
+        client.send(*heads).ping()
+        refused = [id_ for id_, stream in client.streams.items() if stream.reset is not None]
+        assert {client.stream(id_).reset for id_ in refused} == {REFUSED_STREAM}
+        return refused, client
+
+    client = await in_thread(lambda: H2Client(served.port))
+    refused, _ = await in_thread(lambda: run(client))
+    assert refused == [201, 203, 205]
+    for request in served.root.slow.requests:
+        request.finish()
+    await in_thread(lambda: client.answer(1, 199))
+    assert (await in_thread(lambda: client.answer(client.request()))).status == 200
+    assert (len(served.root.slow.requests), served.errors) == (100, [])
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_refusals_in_one_read(serve_h2: Serve) -> None:
+    """A request that is answered at once takes no place of another, however they arrive."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> list[int | None]:
+        heads = [client.headers(fields_of(b"/a b")) for _ in range(150)]
+        streams = [head.stream_id for head in heads]
+        client.send(*heads).answer(*streams)
+        return [client.stream(stream).status for stream in streams]
+
+    assert await talk(served.port, run) == [400] * 150
+    assert served.codes == ["HPE_INVALID_URL"] * 150
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_above_the_limit_without_end(serve_h2: Serve) -> None:
+    """They are frames that do nothing."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        with suppress(OSError):
+            for _ in range(14):
+                client.send(*[client.headers(fields_of(b"/slow")) for _ in range(100)])
+        return client.to_the_end()
+
+    client = await talk(served.port, run)
+    assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
+    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_rapid_reset(serve_h2: Serve) -> None:
+    """Streams opened and reset without end cost the connection (CVE-2023-44487)."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        with suppress(OSError):
+            for _ in range(20):
+                frames: list[Frame] = []
+                for _ in range(100):
+                    head = client.headers(fields_of(b"/slow"))
+                    frames += [head, RstStreamFrame(head.stream_id, error_code=CANCEL)]
+                client.send(*frames)
+        return client.to_the_end()
+
+    client = await talk(served.port, run)
+    assert served.codes == ["ERR_HTTP2_ENHANCE_YOUR_CALM"]
+    assert served.site.journal.stream_resets == 1001
+    assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
+
+
+# What a client makes us hold.
+
+
+class LongHead(Resource):
+    """Answers with fields alone."""
+
+    isLeaf = True
+    ran = 0
+
+    def render(self, request: Request) -> bytes:
+        self.ran += 1
+        request.setHeader(b"X-Long", bytes(range(48, 58)) * 1000)
+        return b""
+
+
+@pytest_twisted.ensureDeferred
+async def test_control_frames_that_are_not_read(serve_h2: Serve) -> None:
+    """A client that asks and asks and reads no answer cannot fill the memory."""
+    served = serve_h2(root := LongHead())
+    clock: Any = served.site.reactor
+
+    def run() -> H2Client:
+        client = H2Client(served.port, receive_buffer=16 * 1024)
+        while not served.errors:
+            client.request()
+            wait_for(lambda: served.errors or root.ran == client._next // 2)
+        return client
+
+    client = await in_thread(run)
+    (error,) = served.errors
+    assert error.code == "ERR_HTTP2_ENHANCE_YOUR_CALM"
+    assert error.reason == "Too many control frames wait to be read"
+    await clock.wait_until(lambda: served.site.open_connections == 0)
+    client.close()
+
+
+# The slice.
+
+
+class Wire(StringTransport):
+    """A connection in memory that has negotiated HTTP/2."""
+
+    negotiatedProtocol = b"h2"
+
+
+class Toil(Resource):
+    """Takes a third of a slice for each request."""
+
+    isLeaf = True
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.ran: list[bytes] = []
+
+    def render(self, request: Request) -> bytes:
+        self.ran.append(request.path)
+        self.clock.rightNow += SLICE / 2.9
+        return b""
+
+
+class Turns(Clock):
+    """A clock by which a turn of the reactor takes a microsecond."""
+
+    def callLater(self, delay: float, *args: Any, **kw: Any) -> Any:
+        return super().callLater(delay or 1e-6, *args, **kw)
+
+    def turn(self) -> None:
+        self.advance(1.5e-6)
+
+
+class Memory:
+    """A site in memory, and what a client sends to it."""
+
+    def __init__(self) -> None:
+        self.clock = Turns()
+        self.toil = Toil(self.clock)
+        self.site = HangupSite(self.toil, reactor=self.clock)
+
+    def connect(self) -> tuple[Any, Wire]:
+        protocol, wire = self.site.buildProtocol(None), Wire()
+        protocol.makeConnection(wire)
+        protocol.dataReceived(PREFACE + SettingsFrame(0).serialize())
+        return protocol, wire
+
+
+def _requests(name: bytes, count: int) -> bytes:
+    """So many requests, compressed without a table, and so for any connection."""
+    wire = b""
+    for each in range(count):
+        path = b"/%b%d" % (name, each)
+        block = b"\x82\x87\x41\x01a\x04" + bytes([len(path)]) + path
+        frame = HeadersFrame(2 * each + 1, block, flags=["END_HEADERS", "END_STREAM"])
+        wire += frame.serialize()
+    return wire
+
+
+def test_slice() -> None:
+    """One client's frames take a slice of each turn, and those of others come in between."""
+    memory = Memory()
+    (one, wire), (other, _) = memory.connect(), memory.connect()
+    one.dataReceived(_requests(b"a", 8))
+    assert memory.toil.ran == [b"/a0", b"/a1", b"/a2"]
+    assert wire.producerState == "paused"
+    other.dataReceived(_requests(b"b", 1))
+    one.dataReceived(PingFrame(0).serialize())  # what TLS had read already
+    assert memory.toil.ran[3:] == [b"/b0"]
+    memory.clock.turn()
+    assert memory.toil.ran[4:] == [b"/a3", b"/a4", b"/a5"]
+    assert (wire.producerState, b"\0\0\x08\x06\x01" in wire.value()) == ("paused", False)
+    memory.clock.turn()
+    assert memory.toil.ran[7:] == [b"/a6", b"/a7"]
+    assert (wire.producerState, b"\0\0\x08\x06\x01" in wire.value()) == ("producing", True)
+
+
+def test_slice_of_a_read_in_pieces() -> None:
+    """The records of one read share its slice; after a pause there is a new one."""
+    memory = Memory()
+    protocol, wire = memory.connect()
+    frames = _requests(b"a", 8)
+    size = len(frames) // 8
+    pieces = [frames[at : at + size] for at in range(0, len(frames), size)]
+    for piece in pieces[:4]:
+        protocol.dataReceived(piece)
+    assert (len(memory.toil.ran), wire.producerState) == (3, "paused")
+    memory.clock.turn()
+    assert (len(memory.toil.ran), wire.producerState) == (4, "producing")
+    for piece in pieces[4:]:
+        memory.clock.advance(SLICE)
+        protocol.dataReceived(piece)
+    assert (len(memory.toil.ran), wire.producerState) == (8, "producing")
+
+
+def test_clock_that_is_set_back_in_a_slice() -> None:
+    """It ends the slice, not the connection."""
+    memory = Memory()
+    protocol, _ = memory.connect()
+    memory.clock.rightNow = 1000.0
+    protocol.dataReceived(_requests(b"a", 1))
+    memory.clock.rightNow = 10.0
+    protocol.dataReceived(_requests(b"a", 3)[len(_requests(b"a", 1)) :])
+    memory.clock.turn()
+    assert memory.toil.ran == [b"/a0", b"/a1", b"/a2"]
+
+
+@pytest.mark.parametrize("how", ["lost", "closed"])
+def test_end_while_frames_wait(how: str) -> None:
+    """What waits is not begun, and leaves nothing in the reactor."""
+    from twisted.internet.protocol import connectionDone
+
+    memory = Memory()
+    protocol, wire = memory.connect()
+    protocol.dataReceived(_requests(b"a", 8))
+    if how == "lost":
+        protocol.connectionLost(connectionDone)
+    else:
+        memory.site.context.open()[0]._stalled()
+        memory.clock.turn()
+        assert wire.producerState != "paused"  # the end of its input is to be noticed
+        protocol.connectionLost(connectionDone)
+    memory.clock.advance(100)
+    assert len(memory.toil.ran) == 3
+    assert memory.clock.getDelayedCalls() == []
+
+
+# Clients that people use.
+
+CURL, CHROMIUM = shutil.which("curl"), shutil.which("chromium")
+MUCH = 100_000_000
+
+#: Takes and gives as much, and tells how much that was.
+SCRIPT = b"""<script>
+(async () => {
+  const down = await (await fetch("/big")).arrayBuffer();
+  const up = await (await fetch("/counts", {method: "POST", body: down})).text();
+  await fetch("/told", {method: "POST", body: `${down.byteLength} ${up}`});
+})();
+</script>"""
+
+
+class Counts(Resource):
+    """Says how much it was sent, and keeps it if that is little."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.little: list[bytes] = []
+
+    def render_POST(self, request: Request) -> bytes:
+        assert request.content is not None
+        size = request.content.seek(0, 2)
+        if size < 100:
+            request.content.seek(0)
+            self.little.append(request.content.read())
+        return b"%d" % size
+
+
+@pytest.fixture
+def transfers(serve: Serve, tmp_path: Path) -> Served:
+    """A site that gives and takes 100 MB."""
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(MUCH)
+    pages = {"big": File(str(big)), "counts": Counts(), "told": Counts()}
+    pages["page"] = Data(SCRIPT, "text/html")
+    return serve(Paths(**pages), tls=server_context())
+
+
+@pytest.mark.skipif(CURL is None, reason="curl is not installed")
+@pytest_twisted.ensureDeferred
+async def test_curl(transfers: Served, tmp_path: Path) -> None:
+    """100 MB go down and up through curl, by the windows that it gives."""
+
+    def curl(*arguments: str) -> bytes:
+        command = [str(CURL), "-sk", "--http2", "--fail", "--max-time", "60", *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+    url = f"https://localhost:{transfers.port}"
+    down = ["-o", "/dev/null", "-w", "%{http_version} %{size_download}", f"{url}/big"]
+    assert await in_thread(lambda: curl(*down)) == b"2 %d" % MUCH
+    up = ["-H", "Expect:", "--data-binary", f"@{tmp_path / 'big'}", f"{url}/counts"]
+    assert await in_thread(lambda: curl(*up)) == b"%d" % MUCH
+    assert transfers.errors == []
+    await transfers.emptied()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest_twisted.ensureDeferred
+async def test_chromium(transfers: Served, tmp_path: Path) -> None:
+    """The same through a browser."""
+    switches = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"]
+    switches += ["--ignore-certificate-errors", f"--user-data-dir={tmp_path / 'profile'}"]
+    browser = subprocess.Popen(
+        [str(CHROMIUM), *switches, f"https://localhost:{transfers.port}/page"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        await until(lambda: transfers.root.children[b"told"].little)
+        (connection,) = transfers.site.context.open()
+        assert isinstance(connection, HangupHTTP2)
+    finally:
+        browser.terminate()
+        await in_thread(browser.wait)
+    assert transfers.root.children[b"told"].little == [b"%d %d" % (MUCH, MUCH)]
+    assert transfers.codes in ([], ["ECONNRESET"])  # as it is ended
+    await transfers.emptied()
