@@ -32,6 +32,7 @@ from support.http2_client import (
     PREFACE,
     REFUSED_STREAM,
     H2Client,
+    Stream,
     fields_of,
     talk,
 )
@@ -355,6 +356,48 @@ async def test_control_frames_that_are_not_read(serve_h2: Serve) -> None:
     assert error.reason == "Too many control frames wait to be read"
     await clock.wait_until(lambda: served.site.open_connections == 0)
     client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_settings_that_are_not_kept(serve_h2: Serve) -> None:
+    """Of a client's settings only those are kept that change anything, and a small table."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> tuple[dict[Any, Any], int]:
+        settings = dict.fromkeys(range(100, 130), 7)
+        client.send(SettingsFrame(0, settings={1: 2**32 - 1, **settings})).ping()
+        (connection,) = served.site.context.open()
+        conn = connection.conn
+        return dict(conn.remote_settings), conn.encoder.header_table_size
+
+    settings, table = await talk(served.port, run)
+    assert len(settings) == 5 and table == 4096
+
+
+@pytest_twisted.ensureDeferred
+async def test_small_table(serve_h2: Serve) -> None:
+    """A client that wants no table gets none."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> tuple[Stream, int]:
+        answers = [client.answer(client.request()) for _ in range(3)]
+        (connection,) = served.site.context.open()
+        return answers[-1], len(connection.conn.encoder.header_table.dynamic_entries)
+
+    settings = {SettingsFrame.HEADER_TABLE_SIZE: 0}
+    stream, entries = await talk(served.port, run, settings=settings)
+    assert (stream.status, stream.body, entries) == (200, b"fast", 0)
+
+
+def test_closed_streams() -> None:
+    """A connection that has served very many requests remembers the latest of them."""
+    memory = Memory()
+    protocol, _ = memory.connect()
+    protocol.dataReceived(_requests(b"a", 1200))
+    while memory.toil.ran[-1] != b"/a1199":
+        memory.clock.turn()
+    (connection,) = memory.site.context.open()
+    assert len(connection.conn._closed_streams) == 1024
 
 
 # The slice.

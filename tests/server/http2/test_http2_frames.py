@@ -108,6 +108,7 @@ def test_block_begins_with_its_frame_header() -> None:
             PREFACE + PING + b"\0\x40\x01\6\0\0\0\0\0",
             "A frame of 16385 bytes, where 16384 are most",
         ),
+        (PREFACE + PING + b"\0\0\xc6\4\0\0\0\0\0", "Too many settings in one frame"),
     ],
 )
 def test_refused(wire: bytes, words: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import ConnectionInputs, H2Connection, H2ConnectionStateMachine
-from h2.exceptions import FrameTooLargeError, ProtocolError
+from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from ...limits import KIB, Limits
@@ -30,6 +30,7 @@ _STREAM: Final = 5
 _DATA: Final = 0x0
 _HEADERS: Final = 0x1
 _RST_STREAM: Final = 0x3
+_SETTINGS: Final = 0x4
 _CONTINUATION: Final = 0x9
 
 _END_STREAM: Final = 0x1
@@ -41,6 +42,18 @@ _LARGEST_FRAME: Final = 16 * KIB
 
 #: Streams that may be open at once.  As Twisted has it, and other servers nearly so.
 MOST_STREAMS: Final = 100
+
+#: Streams that h2 remembers to have been closed; of its own accord 65,536, in 9 MB.  A frame
+#: that is so late is one for a stream that never was.
+_MOST_CLOSED: Final = 1024
+
+#: Settings in one frame, and the bytes of one.  nghttp2 has the same bound; there are ten.
+_MOST_SETTINGS: Final = 32
+_SETTING: Final = 6
+
+#: Bytes of the table of fields that we compress with, whatever larger one a client asks for:
+#: each field of each response is looked for in all of it.
+_LARGEST_TABLE: Final = 4096
 
 #: What a client may spend at once, and per second from then on: the numbers that nghttp2 has
 #: for useless frames, and Twisted for resets.
@@ -76,6 +89,7 @@ def server_frames(limits: Limits) -> H2Connection:
             SettingCodes.MAX_HEADER_LIST_SIZE: announced_list_bytes(limits),
         },
     )
+    frames.remote_settings = _ClientSettings(client=True)
     frames.decoder.max_header_list_size = largest_list_bytes(limits)
     frames.receive_data(PREFACE)
     return frames
@@ -86,6 +100,8 @@ class _Connection(H2Connection):
 
     Who takes the events refuses those streams, one by one (RFC 9113, section 5.1.2).
     """
+
+    MAX_CLOSED_STREAMS = _MOST_CLOSED
 
     @property
     def open_inbound_streams(self) -> int:
@@ -102,6 +118,16 @@ class _StateMachine(H2ConnectionStateMachine):
         if input_ in (ConnectionInputs.RECV_GOAWAY, ConnectionInputs.SEND_GOAWAY):
             self.state = before
         return events
+
+
+class _ClientSettings(Settings):
+    """Keeps of what a client sets what changes anything for us, and a table that is not large."""
+
+    def __setitem__(self, key: SettingCodes | int, value: int) -> None:
+        if key == SettingCodes.HEADER_TABLE_SIZE:
+            value = min(value, _LARGEST_TABLE)
+        if self.get(key, value) != value:
+            super().__setitem__(key, value)
 
 
 class Budget:
@@ -247,6 +273,8 @@ class FrameInbox:
             self._refused = FrameTooLargeError(
                 f"A frame of {length} bytes, where {_LARGEST_FRAME} are most"
             )
+        elif kind == _SETTINGS and length > _SETTING * _MOST_SETTINGS:
+            self._refused = DenialOfServiceError("Too many settings in one frame")
         if kind == _HEADERS:
             self.in_block = True
             self.block_bytes = 0
