@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from twisted.web.http_headers import Headers
 
 from ..events import Field
 from ..parser.framing import knows_expectation
+
+#: Longest name that Twisted is asked to canonicalize: it keeps the first 10,000 names of any
+#: length for as long as the process lives.
+_KEPT_NAME: Final = 64
 
 
 class HeadersCache:
@@ -51,7 +56,11 @@ def headers_of(fields: Iterable[Field]) -> Headers:
     """*fields* as Twisted has them."""
     headers = Headers()
     for name, value in fields:
-        headers.addRawHeader(name, value)
+        if len(name) <= _KEPT_NAME:
+            headers.addRawHeader(name, value)
+        else:
+            canonical = b"-".join([word.capitalize() for word in name.split(b"-")])
+            headers._rawHeaders.setdefault(canonical, []).append(value)  # without CR and LF
     return headers
 
 
