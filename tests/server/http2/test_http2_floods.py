@@ -497,18 +497,6 @@ def test_slice_of_a_read_in_pieces() -> None:
     assert (len(memory.toil.ran), wire.producerState) == (8, "producing")
 
 
-def test_clock_that_is_set_back_in_a_slice() -> None:
-    """It ends the slice, not the connection."""
-    memory = Memory()
-    protocol, _ = memory.connect()
-    memory.clock.rightNow = 1000.0
-    protocol.dataReceived(_requests(b"a", 1))
-    memory.clock.rightNow = 10.0
-    protocol.dataReceived(_requests(b"a", 3)[len(_requests(b"a", 1)) :])
-    memory.clock.turn()
-    assert memory.toil.ran == [b"/a0", b"/a1", b"/a2"]
-
-
 @pytest.mark.parametrize("how", ["lost", "closed"])
 def test_end_while_frames_wait(how: str) -> None:
     """What waits is not begun, and leaves nothing in the reactor."""

@@ -180,11 +180,11 @@ class HangupHTTP2(H2Connection):
         """Act on the frames that have come, for no longer than a slice."""
         inbox, seconds = self._inbox, self.context.deadlines.seconds
         now = seconds()
-        if not 0 <= now - self._worked_at < _SAME_READ:
+        if now - self._worked_at >= _SAME_READ:
             self._slice_began = now
         try:
             while inbox and not self.over:
-                if not 0 <= seconds() - self._slice_began < SLICE:
+                if seconds() - self._slice_began >= SLICE:
                     # Nothing that comes meanwhile is read: a client cannot fill the memory.
                     self.transport.pauseProducing()
                     self._turn = self._reactor.callLater(0, self._next_turn)
