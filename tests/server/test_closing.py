@@ -8,18 +8,35 @@ from typing import Any
 import pytest
 import pytest_twisted
 import treq
-from support.wire import BAD, DEFAULT, Paths, Serve, in_thread
+from support.certificates import server_context
+from support.wire import (
+    BAD,
+    DEFAULT,
+    GOOD,
+    SLOW,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    in_thread,
+    settled,
+    until,
+)
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
+from twisted.web.static import Data
 
 from twisted_hangup import ClientSocket, HangupSite, Limits
 from twisted_hangup.testing import End, RecordingSocket, feed
 
 UPLOAD = 8 * 1024 * 1024
+
+#: More than the kernel takes for a client that reads nothing.
+SIZE = 16 * 1024 * 1024
 
 
 def upload_with_http_client(port: int) -> int:
@@ -76,6 +93,57 @@ def test_answer_on_a_transport_in_memory(kind: type[StringTransport]) -> None:
         assert transport.disconnecting
         protocol.connectionLost(Failure(ConnectionDone()))
     assert clock.getDelayedCalls() == []
+
+
+# An idle connection, and nothing to wait for.
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("wire", [GOOD, b""], ids=["between requests", "before the first"])
+@pytest_twisted.ensureDeferred
+async def test_drain_waits_for_no_idle_client(serve: Serve, tls: bool, wire: bytes) -> None:
+    """An idle connection is closed at once, though its client does not close its half."""
+    clock = HandClock()  # which stands: nothing can be over because time has passed
+    served = serve(tls=server_context() if tls else None, reactor=clock)
+    client = await in_thread(lambda: Client(served.port, tls=tls).send(wire))
+    if wire:
+        await in_thread(lambda: client.read_until(b"fast"))
+    await until(lambda: served.site.context.phases()["idle"])
+    await settled()  # until the last of the handshake is sent
+    await served.site.drain()
+    assert await in_thread(client.read_all) == b""
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_drain_lets_the_last_response_be_taken(serve: Serve) -> None:
+    """A client that has still to take its response gets all of it."""
+    served = serve(Paths(fast=Data(bytes(SIZE), "text/plain")), reactor=HandClock())
+    client = await in_thread(lambda: Client(served.port).send(GOOD))
+    await until(lambda: served.site.context.phases()["response"])
+    drained = served.site.drain()
+    await settled()
+    assert not drained.called
+    response = await in_thread(client.read_all)
+    client.close()
+    assert len(response.partition(b"\r\n\r\n")[2]) == SIZE
+    await drained
+
+
+@pytest_twisted.ensureDeferred
+async def test_requests_hear_of_their_end_before_the_site_is_empty(serve: Serve) -> None:
+    """Who waits for the last connection to go may stop the reactor its requests count on."""
+    served = serve()
+    started = served.root.slow.started
+    client = await in_thread(lambda: Client(served.port).send(SLOW))
+    request = await started
+    order: list[str] = []
+    request.notifyFinish().addErrback(lambda _: order.append("request"))
+    served.site.context.when_empty().addCallback(lambda _: order.append("empty"))
+    served.site.hang_up_all()
+    await until(lambda: len(order) == 2)
+    client.close()
+    assert order == ["request", "empty"]
 
 
 # How the lingering ends.

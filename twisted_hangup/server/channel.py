@@ -263,19 +263,24 @@ class HangupChannel(HTTPChannel):
         if error is not None:
             ending.open_socket()
             self._abandon_requests(error)
-        self.leave()
+        self._stand_down()
         super().connectionLost(reason)
         ending.lost()
+        self.context.left(self)  # last: that every connection has gone may end the process
 
     def leave(self) -> None:
         """Drop out of everything that the site keeps: another protocol has the connection."""
+        self._stand_down()
+        self.context.left(self)
+
+    def _stand_down(self) -> None:
+        """Watch the connection no more."""
         self._rise(LEFT)
         self._read_again()
         if self._send_watch is not None:
             self._send_watch.forget()
         self._inbox.close()
         self._clock.stop()
-        self.context.left(self)
 
     # Messages.
 
@@ -629,7 +634,7 @@ class HangupChannel(HTTPChannel):
         if self._handlingRequest:
             self._inbox.close()
         elif self._inbox.phase == "idle":
-            self.loseConnection()
+            self._ending.open_socket().part()
 
     def loseConnection(self) -> None:
         """Close so that the client can read all that was written; see `ClientSocket.end`."""

@@ -202,6 +202,17 @@ class ClientSocket:
         if self._transport is not None:  # in memory it may go at once
             self._start_lingering()
 
+    def part(self) -> None:
+        """Close an idle connection: at once, unless the client has still to take something."""
+        transport = self._transport
+        if transport is None or self._ending or self.unsent:
+            self.end()
+            return
+        self._ending = True
+        transport.loseConnection()
+        self._let_go()
+        transport_beneath(transport).loseConnection()  # TLS waits for the peer's close_notify
+
     def destroy(self) -> None:
         """Abort the connection now; what was not sent yet is lost."""
         transport = self._transport

@@ -635,6 +635,18 @@ async def test_drain(serve_h2: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_drain_waits_for_no_idle_client(serve_h2: Serve) -> None:
+    """Without a request a connection is closed at once, though its client keeps it open."""
+    served = serve_h2(reactor=HandClock())  # which stands
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.answer(client.request()))
+    await served.site.drain()
+    await in_thread(client.to_the_end)
+    client.close()
+    assert client.goaways == [(NO_ERROR, 1)]
+
+
+@pytest_twisted.ensureDeferred
 async def test_drain_before_the_first_frame(serve_h2: Serve) -> None:
     """A client that drain() finds between the handshake and its preface is served no more."""
     served = serve_h2()

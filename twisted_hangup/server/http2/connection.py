@@ -237,8 +237,8 @@ class HangupHTTP2(H2Connection):
             self._send_watch.forget()
         if error is not None:
             ending.open_socket()
-        self.context.left(self)
         ending.lost()
+        self.context.left(self)  # last: that every connection has gone may end the process
 
     def _error_of(self, reason: Failure) -> ClientError | None:
         """What the loss of the connection says about the client."""
@@ -539,15 +539,20 @@ class HangupHTTP2(H2Connection):
 
     # Closing.
 
-    def close_when_done(self) -> None:
-        """Take no further request; close once those that have begun are answered."""
+    def close_when_done(self, *, linger: bool = False) -> None:
+        """Take no further request; close once those that have begun are answered.
+
+        Args:
+            linger: Let a client without any read GOAWAY, though it may be sending a request.
+        """
         if self._stage >= LAST:
             return
         self._stage = LAST
         self.conn.close_connection(ErrorCodes.NO_ERROR, last_stream_id=self._last_stream_id)
         self._tryToWriteControlData()
         if not self.streams:
-            self._ending.open_socket().end()
+            socket = self._ending.open_socket()
+            socket.end() if linger else socket.part()
 
     # What `Ending` asks of its carrier.
 
@@ -645,7 +650,7 @@ class HangupHTTP2(H2Connection):
         elif self._inbox.in_block:
             self._idle_clock.due = inf  # the deadline of the block is the one that counts
         else:
-            self.close_when_done()
+            self.close_when_done(linger=True)
 
     def _block_dribbles(self) -> None:
         self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block not complete in time")
