@@ -432,7 +432,7 @@ class HangupChannel(HTTPChannel):
         if status is None:
             self.allHeadersReceived()
         else:
-            self._refuse(request, status)
+            self.refuse_request(request, status)
 
     def _run(self, received: Callable[..., object], *args: object) -> None:
         """Tell the request that all of it has come, by *received*."""
@@ -442,14 +442,6 @@ class HangupChannel(HTTPChannel):
         received(*args)
         if self._after_upgrade or self.transport is None:
             self.rendered(transport)
-
-    def _refuse(self, request: Any, status: int) -> None:
-        """Answer a well-formed request that no resource may see, and close."""
-        request.method, request.uri = self._command, self._path
-        request.clientproto = self._version
-        self.persistent = False
-        self._handlingRequest = True
-        request.refuse(status)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -466,6 +458,8 @@ class HangupChannel(HTTPChannel):
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
+    #: There is one at a time, which bounds itself.
+    bodies = None
     writes_whole_responses = True
 
     #: Whether nobody wants to be called between a head and its resource.
@@ -493,6 +487,14 @@ class HangupChannel(HTTPChannel):
         rest, self._after_upgrade = self._after_upgrade, []
         for data in rest:
             heir.dataReceived(data)
+
+    def refuse_request(self, request: Any, status: int) -> None:
+        """Answer a well-formed request that no resource may see, and close."""
+        request.method, request.uri = self._command, self._path
+        request.clientproto = self._version
+        self.persistent = False
+        self._handlingRequest = True
+        request.refuse(status)
 
     def upgrade(self, protocol: Any) -> None:
         """Give the connection to *protocol*; `rendered` then gives it what came for it."""
@@ -653,6 +655,9 @@ class HangupChannel(HTTPChannel):
         self._rise(CLOSING)
         self._read_again()
         self._clock.stop()
+        for request in self.requests:
+            if not request.process_begun:
+                request.drop_body()
         if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
             socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
 

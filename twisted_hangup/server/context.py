@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from ..journal.flood import ThrottledWarning
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
 from ..report.masking import MaskingPolicy
@@ -26,6 +27,7 @@ class SiteContext:
     Attributes:
         connections: The channels now open, upgraded ones excepted, as the keys of a
             dictionary: a set takes three times the room.
+        warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
     """
 
@@ -50,6 +52,7 @@ class SiteContext:
         self.deadlines = Deadlines(clock)
         self.joint_writes = JointWrites(clock)
         self.paused = PausedSockets(clock)
+        self.warn_of_bodies = ThrottledWarning(clock)
 
     def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:
         """A watch that calls *stalled* where the client takes nothing for ``send_seconds``."""

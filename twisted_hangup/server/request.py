@@ -22,6 +22,8 @@ from twisted.web.iweb import INonQueuedRequestFactory
 
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, ClientError
+from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
+from .context import SiteContext
 from .lean import LeanRequest, fits, is_plain, is_stock
 
 _log = Logger()
@@ -39,7 +41,16 @@ class Carrier(Protocol):
     """What carries a request and its response: a `HangupChannel`, or a stream of HTTP/2.
 
     That is besides what Twisted's own requests ask of a channel.
+
+    Attributes:
+        bodies: Counts the bodies in memory, where there can be several at a time.
     """
+
+    bodies: BodiesInMemory | None
+
+    @property
+    def context(self) -> SiteContext:
+        """What it shares with the site's other carriers."""
 
     @property
     def backed_up(self) -> bool:
@@ -48,6 +59,9 @@ class Carrier(Protocol):
     @property
     def writes_whole_responses(self) -> bool:
         """Whether a response head may be written with the body, and not by ``writeHeaders``."""
+
+    def refuse_request(self, request: Any, status: int) -> None:
+        """Answer a well-formed request that no resource may see."""
 
     def rendered(self, transport: Any) -> None:
         """A resource was asked; *transport* is what ours was before."""
@@ -225,18 +239,18 @@ def hangup_class(request_class: type[Any], lean: bool = False, ours: bool = Fals
     """
     if issubclass(request_class, HangupRequest):
         return request_class
-    bases: tuple[type[Any], ...] = (HangupRequest, request_class)
+    bases: list[type[Any]] = [HangupRequest]
+    if request_class not in (Request, server.Request):  # which stand at the end anyway
+        bases.append(request_class)
     names: dict[str, object] = {
         "__module__": request_class.__module__,
         "__qualname__": request_class.__qualname__,
     }
     if lean and fits(request_class):
-        if request_class is server.Request:
-            bases = (HangupRequest, LeanRequest)
-        else:
-            bases = (HangupRequest, request_class, LeanRequest)
+        bases.append(LeanRequest)
         names["plain"] = ours and is_plain(request_class)
-    return type(request_class.__name__, bases, names)
+    bases.append(SiteBodyRequest if issubclass(request_class, server.Request) else BodyRequest)
+    return type(request_class.__name__, tuple(bases), names)
 
 
 def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:

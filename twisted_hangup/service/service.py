@@ -165,8 +165,9 @@ def _most_connections(options: Options) -> int | None:
     asked = options["max-connections"]
     bounds = [asked] if asked else []
     if limit is not None:
-        # Behind a proxied client there is a connection to the server, perhaps a body on disk.
-        files_each = 1 if options["proxy"] is None else 3
+        # A connection may have a body on disk, or a file that it is served from; behind a
+        # proxied client there is one to the server as well.
+        files_each = 2 if options["proxy"] is None else 3
         bounds.append(max(1, accept.room_for_connections(limit) // files_each))
     most = min(bounds, default=None)
     if most is not None:

@@ -17,6 +17,7 @@ from ...parser.framing import unserved_status
 from ...parser.refusals import BODY_TOO_LARGE, MULTIPART, Why
 from ...report.rules import STALLED
 from ...transport.deadlines import Deadline
+from ..context import SiteContext
 from ..ending import attributed, hang_up, request_timeout
 from ..headers import headers_of
 from .head import refusal
@@ -65,7 +66,7 @@ class HangupStream(H2Stream):
         """Ask for the body, or refuse what no resource may see."""
         status = unserved_status(self.head)
         if status is not None:
-            self._refuse(status)
+            self.refuse_request(self._request, status)
         elif self._request.requestHeaders.hasHeader(b"Expect") and not self._bodiless:
             self._send100Continue()
 
@@ -142,9 +143,21 @@ class HangupStream(H2Stream):
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
+    bodies = None
     #: Its producer is told with the first write that finds no window.
     backed_up = False
     writes_whole_responses = False
+
+    @property
+    def context(self) -> SiteContext:
+        """What the connection shares with the site's others."""
+        context: SiteContext = self._conn.context
+        return context
+
+    def refuse_request(self, request: Any, status: int) -> None:
+        """Answer a well-formed request that no resource may see."""
+        request.method, request.uri, request.clientproto = self.command, self.path, b"HTTP/2"
+        request.refuse(status)
 
     def rendered(self, transport: Any) -> None:
         """A resource was asked; a stream is never another protocol's."""
@@ -195,17 +208,11 @@ class HangupStream(H2Stream):
         if self._request.startedWriting:
             self.cut_response(self._request)
         else:
-            self._refuse(500)
+            self.refuse_request(self._request, 500)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """`Request` calls this when it cannot parse a multipart body."""
         self.refuse(refusal(MULTIPART, self.head, b"content-type", "body"))
-
-    def _refuse(self, status: int) -> None:
-        """Answer a well-formed request that no resource may see."""
-        request = self._request
-        request.method, request.uri, request.clientproto = self.command, self.path, b"HTTP/2"
-        request.refuse(status)
 
     def _out_of_time(self) -> None:
         """The client took too long to send this one request."""

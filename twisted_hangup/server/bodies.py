@@ -1,0 +1,139 @@
+"""Where the bodies of requests are kept: in memory while they are small, then in a file."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from io import BytesIO
+from typing import Any, Final
+
+from twisted.web import server
+from twisted.web.http import Request
+
+from ..limits import MIB
+
+#: The largest body that is kept in memory, in bytes; Twisted's number.
+LARGEST_IN_MEMORY: Final = 100_000
+
+#: Most bytes of bodies in memory where a connection carries many requests at a time.
+MOST_IN_MEMORY: Final = MIB
+
+
+class BodiesInMemory:
+    """What the requests of one connection hold of their bodies in memory: *most* bytes.
+
+    Each request tells its own size, and is forgotten when it is over.  Where they are too
+    much together, the largest bodies go to files.
+    """
+
+    __slots__ = ("_most", "_sizes", "bytes")
+
+    def __init__(self, most: int = MOST_IN_MEMORY) -> None:
+        self.bytes = 0
+        self._most = most
+        self._sizes: dict[BodyRequest, int] = {}
+
+    def grew(self, request: BodyRequest, size: int) -> None:
+        """The body of *request* is *size* bytes long now, all of them in memory."""
+        self.bytes += size - self._sizes.get(request, 0)
+        self._sizes[request] = size
+        while self.bytes > self._most:
+            largest = max(self._sizes, key=self._sizes.__getitem__)
+            self.forget(largest)
+            largest.move_body_to_file()
+
+    def forget(self, request: BodyRequest) -> None:
+        """*request* has no body in memory any more; harmless where it never had one."""
+        self.bytes -= self._sizes.pop(request, 0)
+
+
+class BodyRequest(Request):
+    """Stands before `twisted.web.http.Request`, behind every class of the application.
+
+    So it is asked where Twisted would be: not for a body that the application takes itself.
+    """
+
+    channel: Any
+    content: Any
+
+    #: Whether *content* is ours, and not a file that the application has given.
+    _keeps_body = False
+
+    def gotLength(self, length: int | None) -> None:
+        """Get memory for the body, whatever length is announced: a file costs a descriptor."""
+        self._keeps_body = not hasattr(getattr(self.channel, "site", None), "getContentFile")
+        small = length is not None and length < LARGEST_IN_MEMORY
+        super().gotLength(length if small or not self._keeps_body else 0)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep *data*.  Where there is no room for it, the request is answered 503."""
+        try:
+            super().handleContentChunk(data)
+        except OSError as error:
+            if not self._keeps_body:
+                raise
+            self._refuse_body(error)
+            return
+        content = self.content
+        if self._keeps_body and content.__class__ is BytesIO:
+            size = content.tell()
+            bodies: BodiesInMemory | None = self.channel.bodies
+            if size >= LARGEST_IN_MEMORY:
+                self.move_body_to_file()
+            elif bodies is not None:
+                bodies.grew(self, size)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """All of the request has come."""
+        if self._keeps_body and self.content.__class__ is not BytesIO:
+            try:
+                self.content.flush()
+            except OSError as error:
+                self._refuse_body(error)
+                return
+        super().requestReceived(command, path, version)
+
+    def move_body_to_file(self) -> None:
+        """Keep the body in a file.  Where none can be had, the request is answered 503."""
+        content = self.content
+        self._forget_body()
+        try:
+            self.content = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request
+            self.content.write(content.getbuffer())
+        except OSError as error:
+            self._refuse_body(error)
+
+    def _refuse_body(self, error: OSError) -> None:
+        carrier = self.channel
+        carrier.context.warn_of_bodies(
+            "No room for the body of a request, which is answered 503: {error}", error=str(error)
+        )
+        self.drop_body()
+        carrier.refuse_request(self, 503)
+
+    def drop_body(self) -> None:
+        """Nobody is going to read the body: give back its memory, or its file."""
+        self._forget_body()
+        content, self.content = self.content, None
+        if content is not None:
+            with suppress(OSError):  # what could not be written before
+                content.close()
+
+    def _forget_body(self) -> None:
+        bodies = getattr(self.channel, "bodies", None)
+        if bodies is not None:
+            bodies.forget(self)
+
+    # The request is over.
+
+    def _cleanup(self) -> None:
+        self._forget_body()
+        super()._cleanup()
+
+    def connectionLost(self, reason: Any) -> None:
+        self._forget_body()
+        super().connectionLost(reason)
+
+
+class SiteBodyRequest(BodyRequest, server.Request):
+    """The same before `twisted.web.server.Request`, which asks `http.Request` by name."""
