@@ -161,7 +161,7 @@ class ChunkExtensionsOverflow(ParseError):
 
 
 class BodyTooLarge(ParseError):
-    """``ERR_HTTP_BODY_TOO_LARGE``: the body is longer than ``Limits.body_bytes``; 413."""
+    """``ERR_HTTP_BODY_TOO_LARGE``: the body is longer than its limit, or a form's is; 413."""
 
 
 class UnexpectedEOF(ParseError):

@@ -87,6 +87,13 @@ class Limits(_Numbers):
         body_bytes: Largest body in bytes, after the transfer coding is removed; a larger
             one is a 413, at the head where its length is announced.  0 = no limit, as in
             Node and Twisted; nginx has 1 MiB.
+        form_bytes: Largest body that is read as a form, for ``request.args``; a larger one is
+            a 413.  0 = no limit.  A process holds 16 times as much at a time; then it
+            answers 503.  PHP has 8 MiB, Django 2.5, without files.
+        form_fields: Most fields of a form, parts without a name included; one more is a 413.
+            0 = no limit.  PHP, Django and Werkzeug have 1000.
+        part_head_bytes: Largest head of a part of a form; a larger one is a 413.  `multipart`
+            has 4 KiB for each line, of eight.
         leading_crlf: Most empty lines before a request line (RFC 9112, section 2.2 asks
             for "at least one").  Node has no limit, Apache 10.
         backlog_bytes: Bytes of pipelined requests taken in while a request is being
@@ -106,6 +113,9 @@ class Limits(_Numbers):
     head_fields: int = 1000
     chunk_extension_bytes: int = 16 * KIB
     body_bytes: int = 0
+    form_bytes: int = 16 * MIB
+    form_fields: int = 1000
+    part_head_bytes: int = 8 * KIB
     leading_crlf: int = 16
     backlog_bytes: int = 16 * KIB
     linger_bytes: int = 64 * MIB

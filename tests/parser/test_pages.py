@@ -130,6 +130,7 @@ def test_names_are_unique() -> None:
 ELSEWHERE: Final = {
     *(refusals.MULTIPART, refusals.PSEUDO_FIELD, refusals.CONNECTION_FIELD),
     *(refusals.VALUE_SPACE, refusals.HOSTS_DISAGREE),
+    *(refusals.FORM_TOO_LARGE, refusals.FORM_FIELDS, refusals.PART_HEAD_TOO_LARGE),
 }
 REFUSALS: Final = [
     value

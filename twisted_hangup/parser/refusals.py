@@ -607,6 +607,25 @@ MULTIPART: Final = Why(
     "RFC 7578, section 4",
 )
 
+FORM_TOO_LARGE: Final = Why(
+    "ERR_HTTP_BODY_TOO_LARGE",
+    "Form too large",
+    "the form has more bytes than this server reads of one (Limits.form_bytes)",
+    "RFC 9110, section 15.5.14",
+)
+FORM_FIELDS: Final = Why(
+    "ERR_HTTP_BODY_TOO_LARGE",
+    "Too many fields in a form",
+    "the form has more fields than this server reads of one (Limits.form_fields)",
+    "RFC 9110, section 15.5.14",
+)
+PART_HEAD_TOO_LARGE: Final = Why(
+    "ERR_HTTP_BODY_TOO_LARGE",
+    "Head of a part too large",
+    "a part of the form has a longer head than this server takes (Limits.part_head_bytes)",
+    "RFC 9110, section 15.5.14",
+)
+
 # --- what only HTTP/2 has ---------------------------------------------------------------
 
 PSEUDO_FIELD: Final = Why(

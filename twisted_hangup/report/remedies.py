@@ -147,8 +147,9 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "None is needed. The limit is --max-chunk-extensions-size.",
         ),
         "ERR_HTTP_BODY_TOO_LARGE": Remedy(
-            "An upload that is larger than you allow.",
-            "Raise --max-body-size (Limits.body_bytes), or tell the user how large a file may be:"
+            "An upload that is larger than you allow, or a form with more fields.",
+            "Raise the limit: --max-body-size (Limits.body_bytes), or for forms --max-form-size,"
+            " --max-form-fields, --max-part-head-size. Or tell the user how large a file may be:"
             " a handler can answer with a page.",
         ),
         "ERR_HTTP_MULTIPART": Remedy(

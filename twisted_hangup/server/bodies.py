@@ -1,4 +1,4 @@
-"""Where the bodies of requests are kept: in memory while they are small, then in a file."""
+"""Where the bodies of requests are kept, and which of them are read as forms."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any, Final
 
+from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import Request
 
 from ..limits import MIB
+from .forms import Form, FormRefused, TooManyForms
 
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
@@ -58,6 +60,8 @@ class BodyRequest(Request):
 
     #: Whether *content* is ours, and not a file that the application has given.
     _keeps_body = False
+    #: The body as a form; None where Twisted would not look for one.
+    _posted_form: Form | None = None
 
     def gotLength(self, length: int | None) -> None:
         """Get memory for the body, whatever length is announced: a file costs a descriptor."""
@@ -72,7 +76,7 @@ class BodyRequest(Request):
         except OSError as error:
             if not self._keeps_body:
                 raise
-            self._refuse_body(error)
+            self._no_file(error)
             return
         content = self.content
         if self._keeps_body and content.__class__ is BytesIO:
@@ -84,14 +88,45 @@ class BodyRequest(Request):
                 bodies.grew(self, size)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """All of the request has come."""
+        """All of the request has come; in the place of Twisted, look whether it is a form."""
         if self._keeps_body and self.content.__class__ is not BytesIO:
             try:
                 self.content.flush()
             except OSError as error:
-                self._refuse_body(error)
+                self._no_file(error)
+                return
+        if command == b"POST" and self._parsePOSTFormSubmission:
+            size = self.content.tell()
+            content_type = self.requestHeaders.getRawHeaders(b"Content-Type", [b""])[0]
+            context = self.channel.context
+            self.content.seek(0)
+            self._posted_form = Form(self.content, size, content_type, context.limits)
+            self._parsePOSTFormSubmission = False  # nor does Twisted judge the content type
+            done = self._posted_form.read(context.forms) if size else None
+            if done is not None:
+                done.addCallback(self._cb_form_read, command, path, version)
+                done.addErrback(self._eb_form)
                 return
         super().requestReceived(command, path, version)
+
+    def take_form(self, form: Form) -> None:
+        """Have the fields of *form* among the arguments, and all else as Twisted leaves it."""
+        self._parsePOSTFormSubmission = True
+        self.args.update(form.fields)
+
+    def _cb_form_read(self, _: object, command: bytes, path: bytes, version: bytes) -> None:
+        if self.content is not None and not self._disconnected:  # somebody waits for the answer
+            super().requestReceived(command, path, version)
+
+    def _eb_form(self, failure: Failure) -> None:
+        if failure.check(FormRefused):
+            refused: Any = failure.value
+            self.drop_body()
+            self.channel.refuse_form(refused.why)
+        elif failure.check(TooManyForms):
+            self._refuse_body("No room for another form, which is answered 503")
+        else:
+            self.channel.request_failed(failure)
 
     def move_body_to_file(self) -> None:
         """Keep the body in a file.  Where none can be had, the request is answered 503."""
@@ -101,13 +136,16 @@ class BodyRequest(Request):
             self.content = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request
             self.content.write(content.getbuffer())
         except OSError as error:
-            self._refuse_body(error)
+            self._no_file(error)
 
-    def _refuse_body(self, error: OSError) -> None:
-        carrier = self.channel
-        carrier.context.warn_of_bodies(
+    def _no_file(self, error: OSError) -> None:
+        self._refuse_body(
             "No room for the body of a request, which is answered 503: {error}", error=str(error)
         )
+
+    def _refuse_body(self, words: str, **values: str) -> None:
+        carrier = self.channel
+        carrier.context.warn_of_bodies(words, **values)
         self.drop_body()
         carrier.refuse_request(self, 503)
 
@@ -120,9 +158,12 @@ class BodyRequest(Request):
                 content.close()
 
     def _forget_body(self) -> None:
+        """It is not counted any more."""
         bodies = getattr(self.channel, "bodies", None)
         if bodies is not None:
             bodies.forget(self)
+        if self._posted_form is not None:
+            self._posted_form.close()
 
     # The request is over.
 
@@ -130,7 +171,7 @@ class BodyRequest(Request):
         self._forget_body()
         super()._cleanup()
 
-    def connectionLost(self, reason: Any) -> None:
+    def connectionLost(self, reason: Failure) -> None:
         self._forget_body()
         super().connectionLost(reason)
 

@@ -20,12 +20,12 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
-from ..errors import ClientError, ClientHangUp, ParseError, Phase
+from ..errors import PARSE_ERRORS, ClientError, ClientHangUp, ParseError, Phase
 from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
 from ..parser.framing import unserved_status
 from ..parser.inbox import RequestInbox
 from ..parser.message import END
-from ..parser.refusals import MULTIPART
+from ..parser.refusals import Why
 from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import protocol_within, shared_address, transport_beneath
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
@@ -496,6 +496,26 @@ class HangupChannel(HTTPChannel):
         self._handlingRequest = True
         request.refuse(status)
 
+    def refuse_form(self, why: Why) -> None:
+        """The body of the running request is a form that cannot be read: a client error."""
+        # It is itself the broken message.
+        self._handlingRequest = False
+        self._inbox.close()
+        error_class = PARSE_ERRORS.get(why.code, ParseError)
+        self._fail(
+            error_class(
+                why.reason,
+                code=why.code,
+                phase="body",
+                request=self._head,
+                field=b"Content-Type",
+            )
+        )
+
+    def request_failed(self, failure: Failure) -> None:
+        """The running request raised outside of its resource."""
+        self._eb_request(failure, END)
+
     def upgrade(self, protocol: Any) -> None:
         """Give the connection to *protocol*; `rendered` then gives it what came for it."""
         self._protocolUpgradeForWebsockets(protocol)
@@ -609,21 +629,6 @@ class HangupChannel(HTTPChannel):
     def _protocolUpgradeForWebsockets(self, protocol: Any) -> None:
         super()._protocolUpgradeForWebsockets(protocol)
         self._upgraded()
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """`Request` calls this when it cannot parse a multipart body."""
-        # The running request is itself the broken message.
-        self._handlingRequest = False
-        self._inbox.close()
-        self._fail(
-            ParseError(
-                MULTIPART.reason,
-                code=MULTIPART.code,
-                phase="body",
-                request=self._head,
-                field=b"Content-Type",
-            )
-        )
 
     # Closing.
 
@@ -765,11 +770,6 @@ class HangupChannel(HTTPChannel):
     def _eb_request(self, failure: Failure, event: Event) -> None:
         """A request raised at *event*, so that Twisted would drop the connection without a word."""
         request = self.requests[-1] if self.requests else None
-        if request is not None and self._handlingRequest and not request.process_begun:
-            # Only the client's own bytes have been looked at yet: Twisted's multipart
-            # parser lets several exceptions of the email package through.
-            self._respondToBadRequestAndDisconnect()
-            return
         _log.failure("A request failed outside of its resource", failure)
         self._handlingRequest = True  # nothing after it is acted on
         if request is not None and request.startedWriting:

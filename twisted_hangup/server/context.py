@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Cooperator
 
 from ..journal.flood import ThrottledWarning
 from ..journal.journal import Journal
@@ -27,6 +28,7 @@ class SiteContext:
     Attributes:
         connections: The channels now open, upgraded ones excepted, as the keys of a
             dictionary: a set takes three times the room.
+        forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
     """
@@ -53,6 +55,7 @@ class SiteContext:
         self.joint_writes = JointWrites(clock)
         self.paused = PausedSockets(clock)
         self.warn_of_bodies = ThrottledWarning(clock)
+        self.forms = Cooperator(scheduler=lambda step: clock.callLater(0, step))
 
     def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:
         """A watch that calls *stalled* where the client takes nothing for ``send_seconds``."""

@@ -22,8 +22,10 @@ from twisted.web.iweb import INonQueuedRequestFactory
 
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, ClientError
+from ..parser.refusals import Why
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
+from .forms import Form
 from .lean import LeanRequest, fits, is_plain, is_stock
 
 _log = Logger()
@@ -63,6 +65,12 @@ class Carrier(Protocol):
     def refuse_request(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see."""
 
+    def refuse_form(self, why: Why) -> None:
+        """The body of the last request is a form that cannot be read: a client error."""
+
+    def request_failed(self, failure: Failure) -> None:
+        """The last request raised outside of its resource."""
+
     def rendered(self, transport: Any) -> None:
         """A resource was asked; *transport* is what ours was before."""
 
@@ -79,7 +87,7 @@ class UpgradableCarrier(Carrier, Protocol):
 
 
 class HangupRequest(Request):
-    """Mixed in before a request class.
+    """Mixed in before a request class, with a `BodyRequest` behind it.
 
     Once there is nobody to answer any more, whatever an application still does with its
     request does nothing, and no method raises for that.
@@ -93,6 +101,8 @@ class HangupRequest(Request):
     """
 
     channel: Any  # a Carrier; Twisted asks more of it
+    _posted_form: Form | None
+    take_form: Callable[[Form], None]
     begun_at: float | None = None
 
     #: Whether `LeanRequest.run` may take a whole request at once.
@@ -112,6 +122,8 @@ class HangupRequest(Request):
 
     def process(self) -> None:
         self.begun_at = monotonic()
+        if self._posted_form is not None:
+            self.take_form(self._posted_form)
         super().process()
 
     def render(self, resource: Any) -> None:

@@ -148,6 +148,24 @@ LIMITS: Final = [
         "Bytes in the extensions of one chunk; more is a 413.",
     ),
     Setting("max-body-size", "body_bytes", size, "Bytes in a body; more is a 413; 0 = no limit."),
+    Setting(
+        "max-form-size",
+        "form_bytes",
+        size,
+        "With --resource: bytes in a form; more is a 413; 0 = no limit.",
+    ),
+    Setting(
+        "max-form-fields",
+        "form_fields",
+        count,
+        "With --resource: fields in a form; more is a 413; 0 = no limit.",
+    ),
+    Setting(
+        "max-part-head-size",
+        "part_head_bytes",
+        partial(size, least=1),
+        "With --resource: bytes in the head of a part of a form; more is a 413.",
+    ),
     Setting("max-empty-lines", "leading_crlf", count, "Most empty lines before a request."),
     Setting(
         "max-backlog-size",

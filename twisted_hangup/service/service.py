@@ -70,8 +70,8 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
         timeouts=options.timeouts,
         masking=options.masking,
         reactor=reactor,
-        # What is passed on is not for us to parse, and may be as large as a disk.
-        parsePOSTFormSubmission=not isinstance(content, ProxyResource),
+        # Nobody else asks for the fields of a form, and it may be as large as a disk.
+        parsePOSTFormSubmission=options["resource"] is not None,
     )
     for name in options.handlers:
         site.on_client_error(_content.function("--on-client-error", name))

@@ -38,7 +38,13 @@ class StatusSite(HangupSite):
         metrics: IResource | None = None,
     ) -> None:
         self._status = StatusResource(site, reactor, token=token, metrics=metrics)
-        super().__init__(self._status, limits=_LIMITS, masking=site.masking, reactor=reactor)
+        super().__init__(
+            self._status,
+            limits=_LIMITS,
+            masking=site.masking,
+            reactor=reactor,
+            parsePOSTFormSubmission=False,
+        )
         self.token = self._status.token
         self.token_was_made_up = token is None
 

@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from ...errors import ClientError, Phase
 from ...events import RequestHead
 from ...parser.framing import unserved_status
-from ...parser.refusals import BODY_TOO_LARGE, MULTIPART, Why
+from ...parser.refusals import BODY_TOO_LARGE, Why
 from ...report.rules import STALLED
 from ...transport.deadlines import Deadline
 from ..context import SiteContext
@@ -154,6 +154,10 @@ class HangupStream(H2Stream):
         context: SiteContext = self._conn.context
         return context
 
+    def refuse_form(self, why: Why) -> None:
+        """The body is a form that cannot be read: a client error."""
+        self.refuse(refusal(why, self.head, b"content-type", "body"))
+
     def refuse_request(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see."""
         request.method, request.uri, request.clientproto = self.command, self.path, b"HTTP/2"
@@ -182,37 +186,27 @@ class HangupStream(H2Stream):
             try:
                 super().receiveDataChunk(data, flowControlledLength)
             except Exception:
-                self._failed()
+                self.request_failed(Failure())
                 self._conn.openStreamWindow(self.streamID, flowControlledLength)
 
     def requestComplete(self) -> None:
         """The end of the request: run it, unless its consumer wants to wait."""
         self.complete = True
         self._conn.context.deadlines.forget(self.deadline)
-        request = self._request
         if self.answered:
             return  # without its body
         try:
             super().requestComplete()
         except Exception:
-            if request.process_begun:
-                self._failed()
-            else:
-                # Only the client's own bytes have been looked at yet: Twisted's multipart
-                # parser lets several exceptions of the email package through.
-                self._respondToBadRequestAndDisconnect()
+            self.request_failed(Failure())
 
-    def _failed(self) -> None:
+    def request_failed(self, failure: Failure) -> None:
         """The request raised outside of its resource."""
-        _log.failure("A request failed outside of its resource")
+        _log.failure("A request failed outside of its resource", failure)
         if self._request.startedWriting:
             self.cut_response(self._request)
         else:
             self.refuse_request(self._request, 500)
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        """`Request` calls this when it cannot parse a multipart body."""
-        self.refuse(refusal(MULTIPART, self.head, b"content-type", "body"))
 
     def _out_of_time(self) -> None:
         """The client took too long to send this one request."""
