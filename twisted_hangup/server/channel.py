@@ -37,6 +37,7 @@ from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache
 from .lean import LeanRequest
 from .message_clock import MessageClock
+from .request import hangup_factory
 
 _log = Logger()
 
@@ -194,7 +195,9 @@ class HangupChannel(HTTPChannel):
         if self._wire is not None:
             self._wire.join(context.joint_writes)
         self.host = shared_address(self.transport.getHost())
-        self.requestFactory: Any = context.request_factory(self.requestFactory)
+        if self.requestFactory != context.request_factories[0]:
+            context.request_factories = self.requestFactory, hangup_factory(self.requestFactory)
+        self.requestFactory: Any = context.request_factories[1]
         self._inbox = RequestInbox(context.limits)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")

@@ -19,7 +19,6 @@ from ..transport.paused import PausedSockets
 from ..transport.sockets import JointWrites, SendWatch
 from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
-from .request import hangup_factory
 
 
 class SiteContext:
@@ -31,7 +30,11 @@ class SiteContext:
         forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
+        request_factories: The ``requestFactory`` of the site as a channel has met it last, and
+            what makes requests of ours with it.
     """
+
+    request_factories: tuple[Any, Any] = (None, None)
 
     def __init__(
         self, limits: Limits, timeouts: Timeouts, masking: MaskingPolicy, clock: IReactorTime
@@ -46,8 +49,6 @@ class SiteContext:
         # Typed loosely because the channels import this module.
         self.connections: dict[Any, None] = {}
         self._waiting_for_none: list[Deferred[None]] = []
-        #: The site's ``requestFactory``, and what makes requests of ours with it.
-        self._request_factories: tuple[Any, Any] = (None, None)
 
     def keep_time_by(self, clock: IReactorTime) -> None:
         """Take the time from *clock* for every connection from now on."""
@@ -60,14 +61,6 @@ class SiteContext:
     def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:
         """A watch that calls *stalled* where the client takes nothing for ``send_seconds``."""
         return SendWatch(transport, self.deadlines, self.timeouts.send_seconds, stalled)
-
-    def request_factory(self, factory: Callable[..., Any]) -> Callable[..., Any]:
-        """What `hangup_factory` makes of *factory*, which is that of the site as a rule."""
-        known, ours = self._request_factories
-        if factory != known:
-            ours = hangup_factory(factory)
-            self._request_factories = factory, ours
-        return ours  # type: ignore[no-any-return]
 
     def joined(self, channel: Any) -> None:
         """*channel* has a connection."""
