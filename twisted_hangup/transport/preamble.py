@@ -38,22 +38,16 @@ class Preamble(ProtocolWrapper):
     """
 
     half_closes = False
-    _failed = False
 
     def fail(self, error: ClientError) -> bool:
         """Hand *error* and the transport over; False where nobody takes them."""
         listener = IPreambleListener(protocol_within(self.wrappedProtocol), None)
         if listener is None:
             return False
-        self._failed = self.half_closes = True
+        self.half_closes = True
+        self.dataReceived = self.wrappedProtocol.dataReceived  # type: ignore[method-assign]
         listener.preamble_failed(error, self.transport)
         return True
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._failed:
-            self.wrappedProtocol.dataReceived(data)
-        else:
-            super().dataReceived(data)
 
     def readConnectionLost(self) -> None:
         """The client has ended its input (FIN)."""

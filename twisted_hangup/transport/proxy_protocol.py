@@ -25,7 +25,7 @@ class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
     _begun: bytes | None = b""
 
     def dataReceived(self, data: bytes) -> None:
-        if self._begun is None or self._failed:
+        if self._begun is None:
             super().dataReceived(data)
             return
         before = len(self._begun)
