@@ -28,6 +28,7 @@ from ..parser.message import END
 from ..parser.refusals import Why
 from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import protocol_within, shared_address, transport_beneath
+from ..transport.lean_tls import adopt_tls
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
@@ -194,6 +195,7 @@ class HangupChannel(HTTPChannel):
         self._wire = adopted(transport_beneath(self.transport))
         if self._wire is not None:
             self._wire.join(context.joint_writes)
+            adopt_tls(self.transport, self._wire, context.joint_writes)
         self.host = shared_address(self.transport.getHost())
         if self.requestFactory != context.request_factories[0]:
             context.request_factories = self.requestFactory, hangup_factory(self.requestFactory)
@@ -594,12 +596,12 @@ class HangupChannel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         """A response is finished: on to the next message."""
-        wire = self._wire
+        wire, transport = self._wire, self.transport
         if (
             self._pumping
             and wire is not None
-            and wire is self.transport
-            and not (wire.reading_paused or wire.disconnecting or self._waitingForTransport)
+            and transport is not None
+            and not (wire.reading_paused or transport.disconnecting or self._waitingForTransport)
             and not self._savedTimeOut
             and self.requests[0] is request
         ):

@@ -13,6 +13,7 @@ from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from .lean_tls import lean
 from .preamble import Preamble
 from .proxy_protocol import HangupProxyProtocol
 from .sockets import telling
@@ -69,5 +70,6 @@ def _wrapper(wrapper: Any) -> Any:
             (HangupProxyProtocol, HAProxyProtocolWrapper),
         ):
             if issubclass(wrapper, theirs):
-                return type(wrapper.__name__, (ours, wrapper), {"__module__": wrapper.__module__})
+                kind: Any = lean(wrapper)  # type: ignore[arg-type]  # classes are hashable
+                return type(kind.__name__, (ours, kind), {"__module__": kind.__module__})
     return wrapper

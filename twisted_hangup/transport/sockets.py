@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from functools import lru_cache
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
@@ -164,6 +164,10 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._in_line = True
             self._joint.add(self)
 
+    def hold(self) -> None:
+        """Let what is written wait for `send_joined`, which is about to be called."""
+        self._in_line = True
+
     def _ask_reactor(self) -> None:
         self._reactor_asked = True
         super().startWriting()
@@ -225,6 +229,12 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._ask_reactor()
 
 
+class JoinsWrites(Protocol):
+    """A transport that sends once a turn."""
+
+    def send_joined(self) -> None: ...
+
+
 class JointWrites:
     """The transports of one site whose answers leave together, when the next turn begins.
 
@@ -241,9 +251,9 @@ class JointWrites:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._waiting: list[TellingSocket] = []
+        self._waiting: list[JoinsWrites] = []
 
-    def add(self, transport: TellingSocket) -> None:
+    def add(self, transport: JoinsWrites) -> None:
         """Let *transport* send when this turn of the reactor is over."""
         if not self._waiting:
             self._clock.callLater(0, self._send_all)
