@@ -573,7 +573,8 @@ async def test_curl(transfers: Served, tmp_path: Path) -> None:
     url = f"https://localhost:{transfers.port}"
     down = ["-o", "/dev/null", "-w", "%{http_version} %{size_download}", f"{url}/big"]
     assert await in_thread(lambda: curl(*down)) == b"2 %d" % MUCH
-    up = ["-H", "Expect:", "--data-binary", f"@{tmp_path / 'big'}", f"{url}/counts"]
+    fields = ["-H", "Expect:", "-H", "Content-Type: application/octet-stream"]  # and no form
+    up = [*fields, "--data-binary", f"@{tmp_path / 'big'}", f"{url}/counts"]
     assert await in_thread(lambda: curl(*up)) == b"%d" % MUCH
     assert transfers.errors == []
     await transfers.emptied()
