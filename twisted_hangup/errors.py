@@ -32,6 +32,9 @@ DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
 #: client left before its response was finished.
 CLIENT_LEFT: Final = 499
 
+#: nginx's status for a connection that the server closed without a response.
+NO_RESPONSE: Final = 444
+
 
 class HangupError(Exception):
     """Base of all errors this package raises on purpose."""
@@ -145,6 +148,14 @@ class ClientError(RecordedError):
 
     __slots__ = ()
 
+    @property
+    def refuses(self) -> bool:
+        """Whether its request was not complete, or not fit for any resource to see.
+
+        The access log then has a line for the error, and none for the request.
+        """
+        return self.status is not None and self.phase != "response"
+
 
 class ParseError(ClientError):
     """The bytes break RFC 9112, or a limit: ``HPE_*``, or ``ERR_HTTP_*`` of our own."""
@@ -197,6 +208,10 @@ class RequestTimeout(ClientError):
 
 class ClientHangUp(ClientError):
     """``ECONNRESET``, ``EPIPE`` or ``ETIMEDOUT``: the client reset the connection or left."""
+
+    @property
+    def refuses(self) -> bool:
+        return self.phase in ("head", "body")
 
 
 class TLSError(ClientError):

@@ -17,13 +17,10 @@ from typing import Any, Final
 
 from twisted.web.http import datetimeToLogString
 
-from ..errors import CLIENT_LEFT, ClientError, ClientHangUp
+from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ..report.text import visible
 from .files import Output, WholeLines
-
-#: nginx's status for a connection that the server closed without a response.
-NO_RESPONSE: Final = 444
 
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 
@@ -49,7 +46,7 @@ class AccessLog:
         self._lines = WholeLines()
 
     def request(self, request: Any) -> None:
-        """Write the line of a request that was answered, or whose client left."""
+        """Write the line of a request that was answered, whose client left, or was cut off."""
         self._write(access_line(self._now(), request))
 
     def refused(self, error: ClientError, sent: int | None) -> None:
@@ -110,12 +107,9 @@ def refused_line(
     Returns:
         The line without its line end; None where no request was refused.
     """
-    if isinstance(error, ClientHangUp) and error.phase in ("head", "body"):
-        status = CLIENT_LEFT
-    elif error.status is None or error.phase == "response":
+    if not error.refuses:
         return None
-    else:
-        status = sent or NO_RESPONSE
+    status = CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE
     head = error.request
     if head is None:
         return _line(error.peer, timestamp, "-", status, "-", None, None)

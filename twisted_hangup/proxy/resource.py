@@ -279,7 +279,6 @@ class _Relay:
         fields.append((b"Connection", b"Upgrade"))
         channel = request.channel
         channel.writeHeaders(b"HTTP/1.1", b"101", head.reason, headers_of(fields))
-        channel.factory.log(request)
         self._release()
         inner, outer = tunnel()
         rest = exchange.connection.hand_over(outer)

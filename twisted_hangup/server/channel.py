@@ -17,7 +17,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import SWITCHING, HTTPChannel, Request
 from twisted.web.http_headers import Headers
 
 from ..errors import PARSE_ERRORS, ClientError, ClientHangUp, ParseError, Phase
@@ -35,10 +35,10 @@ from .answers import response_head
 from .client_socket import ClientSocket
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
-from .headers import HeadersCache
+from .headers import HeadersCache, headers_of
 from .lean import LeanRequest
 from .message_clock import MessageClock
-from .request import hangup_factory
+from .request import hangup_class, hangup_factory
 
 _log = Logger()
 
@@ -471,6 +471,13 @@ class HangupChannel(HTTPChannel):
     takes_whole_requests = True
 
     @property
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """Method, target and version of the last request."""
+        head = self._head
+        assert head is not None
+        return head.method, head.target, b"HTTP/" + head.version
+
+    @property
     def backed_up(self) -> bool:
         """Whether the client has taken less than was written to it."""
         return bool(self._waitingForTransport)
@@ -495,8 +502,6 @@ class HangupChannel(HTTPChannel):
 
     def refuse_request(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see, and close."""
-        request.method, request.uri = self._command, self._path
-        request.clientproto = self._version
         self.persistent = False
         self._handlingRequest = True
         request.refuse(status)
@@ -537,7 +542,6 @@ class HangupChannel(HTTPChannel):
             socket.end()
         else:
             socket.destroy()
-        request.log_access()
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
         self._stop_producers()  # after that, as what finishes now would make it look whole
@@ -546,6 +550,8 @@ class HangupChannel(HTTPChannel):
         """Another protocol has the connection."""
         if self._stage is LEFT:
             return
+        for request in self.requests:
+            request.log_access(SWITCHING)
         self._after_upgrade = self._inbox.unread()
         self.leave()
         # As its producer we would pause reading for the new protocol, keep it from having
@@ -759,7 +765,7 @@ class HangupChannel(HTTPChannel):
         """Tell the requests that their client has gone, and the access log too."""
         requests, self.requests = self.requests, []
         for request in requests:
-            request.client_left(error)
+            request.client_left(error, told=error.refuses and error.request is self._head)
 
     def _out_of_time(self) -> None:
         phase, request = self.place
@@ -786,3 +792,7 @@ class HangupChannel(HTTPChannel):
             bodiless = self._head.method == b"HEAD"
             body = b"" if bodiless else b"The server failed to handle this request.\n"
             self._ending.open_socket().respond(500, body)
+            if request is None:  # it could not be made
+                request = hangup_class(Request)(self, False)
+                request.requestHeaders = headers_of(self._head.fields)
+            request.log_access(500)

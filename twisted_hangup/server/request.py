@@ -21,7 +21,7 @@ from twisted.web.http import Request
 from twisted.web.iweb import INonQueuedRequestFactory
 
 from .._defer import fail_quietly
-from ..errors import CLIENT_LEFT, ClientError
+from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
 from ..parser.refusals import Why
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
@@ -53,6 +53,10 @@ class Carrier(Protocol):
     @property
     def context(self) -> SiteContext:
         """What it shares with the site's other carriers."""
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """Method, target and version of the last request."""
 
     @property
     def backed_up(self) -> bool:
@@ -111,6 +115,7 @@ class HangupRequest(Request):
     gone: Failure | None = None
 
     _was_secure = False
+    _logged = False
 
     @property
     def process_begun(self) -> bool:
@@ -139,23 +144,37 @@ class HangupRequest(Request):
 
     def refuse(self, status: int) -> None:
         """Answer *status* without asking the application, and close."""
+        self._take_request_line()
         self.setResponseCode(status)
         self.setHeader(b"Connection", b"close")
         self.setHeader(b"Content-Length", b"0")
         self.finish()
 
-    def client_left(self, error: ClientError) -> None:
-        """The client went away: tell the access log, and whoever waits for the end."""
+    def client_left(self, error: ClientError, told: bool = False) -> None:
+        """The client went away: tell the access log, and whoever waits for the end.
+
+        Args:
+            told: The access log has *error* in the place of this request.
+        """
         reason = ClientGone(error.reason)
         reason.__cause__ = error
-        if self.process_begun:
+        self._logged = told
+        if not told:
             self.client_hung_up = True
             self.code = CLIENT_LEFT
-            self.log_access()
         self.connectionLost(Failure(reason))
 
-    def log_access(self) -> None:
-        """Write the line of this request to the access log; one that fails disturbs nobody."""
+    def log_access(self, status: int) -> None:
+        """Write the one line of a request that is not going to be finished to the access log.
+
+        Harmless where it has been written; one that fails disturbs nobody.
+        """
+        if self._logged or self.finished:
+            return
+        self._logged = True
+        self.code = status
+        if not self.process_begun:
+            self._take_request_line()
         try:
             self.channel.factory.log(self)
         except Exception:
@@ -163,6 +182,8 @@ class HangupRequest(Request):
 
     def connectionLost(self, reason: Failure) -> None:
         """There is no longer a connection to respond over."""
+        cut = self.startedWriting or self.client_hung_up
+        self.log_access(self.code if cut else NO_RESPONSE)
         self.gone = reason
         self._was_secure = self.isSecure()
         # A callback that forgets another one's Deferred must not disturb the loop below.
@@ -179,6 +200,9 @@ class HangupRequest(Request):
         self.content = content
         for waiter in waiting:
             fail_quietly(waiter, reason)
+
+    def _take_request_line(self) -> None:
+        self.method, self.uri, self.clientproto = self.channel.request_line
 
     # What the application calls.
 

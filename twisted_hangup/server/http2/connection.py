@@ -30,6 +30,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
+from twisted.web.http import Request
 
 from ...errors import ClientError, HTTP2Error, Phase
 from ...limits import KIB
@@ -40,7 +41,7 @@ from ...transport.sockets import SendWatch
 from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
 from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
-from ..request import hangup_factory
+from ..request import hangup_class, hangup_factory
 from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
 from .stream import HangupStream
@@ -292,10 +293,12 @@ class HangupHTTP2(H2Connection):
             self.fail_stream(stream_id, error)
             return
         try:
-            stream = HangupStream(stream_id, self, head, bodiless)
+            stream = HangupStream(stream_id, self, head, bodiless, self.requestFactory)
         except Exception:  # no file for its body, or what the application makes of requests
             _log.failure("A request could not be made")
             self.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+            stand_in = HangupStream(stream_id, self, head, True, hangup_class(Request))
+            stand_in.lost(Failure())  # so that the access log has it
             return
         self.streams[stream_id] = stream
         self._streamCleanupCallbacks[stream_id] = Deferred()
@@ -433,7 +436,7 @@ class HangupHTTP2(H2Connection):
 
     def _abandon(self, error: ClientError) -> None:
         for stream in list(self.streams.values()):
-            stream.end(error)
+            stream.end(error, told=error.refuses and error.request is stream.head)
 
     # What a stream sends.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from h2.errors import ErrorCodes
@@ -41,7 +42,14 @@ class HangupStream(H2Stream):
     _conn: Any
     _request: Any
 
-    def __init__(self, stream_id: int, connection: Any, head: RequestHead, bodiless: bool) -> None:
+    def __init__(
+        self,
+        stream_id: int,
+        connection: Any,
+        head: RequestHead,
+        bodiless: bool,
+        request_factory: Callable[..., Any],
+    ) -> None:
         self.head = head
         self.complete = False
         self.queued = 0
@@ -50,9 +58,7 @@ class HangupStream(H2Stream):
         self._received = 0
         self.deadline = Deadline(self._out_of_time)
         factory = connection.factory
-        super().__init__(
-            stream_id, connection, head, connection.requestFactory, connection.site, factory
-        )
+        super().__init__(stream_id, connection, head, request_factory, connection.site, factory)
 
     def _convertHeaders(self, head: RequestHead) -> None:
         """Give the request what it knows from HTTP/1."""
@@ -96,13 +102,13 @@ class HangupStream(H2Stream):
         """Answer the request with an error, and let no resource see it."""
         if not self.answered:  # 417 or 501 is on its way already
             self._conn.fail_stream(self.streamID, error, begun=self._request.startedWriting)
-            self.end(error)
+            self.end(error, told=error.refuses)
 
     def stalled(self) -> None:
         """Its client has given this one response no window for ``send_seconds``."""
         error = self.gone(STALLED)
         self._conn.fail_stream(self.streamID, error, begun=True)
-        self.end(error)
+        self.end(error, told=error.refuses)
 
     def gone(self, why: Why) -> ClientError:
         """The error of a client that does not want this response any more."""
@@ -110,10 +116,13 @@ class HangupStream(H2Stream):
         error = hang_up(why, phase, self.head)
         return attributed(error, self._conn.getPeer(), self._conn.context)
 
-    def end(self, error: ClientError) -> None:
+    def end(self, error: ClientError, told: bool = False) -> None:
         """Nobody waits for the response any more: stop what produces it, tell the request.
 
         A request that is finished, though its response was not sent yet, is not told.
+
+        Args:
+            told: The access log has *error* in the place of the request.
         """
         if not self._is_open:
             return
@@ -121,7 +130,7 @@ class HangupStream(H2Stream):
         self._conn._requestDone(self.streamID)
         self._stop_producer()
         if not self.answered:
-            self._request.client_left(error)
+            self._request.client_left(error, told)
 
     def _abort(self, reason: Exception) -> None:
         """Break the response off; what waits of it is not sent."""
@@ -149,6 +158,11 @@ class HangupStream(H2Stream):
     writes_whole_responses = False
 
     @property
+    def request_line(self) -> tuple[bytes, bytes, bytes]:
+        """Method, target and version of the request."""
+        return self.head.method, self.head.target, b"HTTP/2"
+
+    @property
     def context(self) -> SiteContext:
         """What the connection shares with the site's others."""
         context: SiteContext = self._conn.context
@@ -160,7 +174,6 @@ class HangupStream(H2Stream):
 
     def refuse_request(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see."""
-        request.method, request.uri, request.clientproto = self.command, self.path, b"HTTP/2"
         request.refuse(status)
 
     def rendered(self, transport: Any) -> None:
@@ -168,7 +181,6 @@ class HangupStream(H2Stream):
 
     def cut_response(self, request: Any) -> None:
         """End the stream in the middle of its response, visibly so."""
-        request.log_access()
         self._abort(ConnectionAborted("the response was cut short"))
 
     # What arrives.
