@@ -216,6 +216,7 @@ FORMS: Final[dict[str, tuple[bytes, Fields | None]]] = {
     "extended name": (part(name=b"name*=utf-8''n") + END, None),
     "extended file name": (part(name=b"name=n; filename*=utf-8''n") + END, {b"n": [b"v"]}),
     "other disposition": (part().replace(b"form-data", b"attachment") + END, {b"n": [b"v"]}),
+    "two dispositions": (part(b"v", b"Content-Disposition: form-data; name=m") + END, None),
     "nested": (
         part(b"--y\r\n\r\na\r\n--y--", b"Content-Type: multipart/mixed; boundary=y") + END,
         {b"n": [b"--y\r\n\r\na\r\n--y--"]},

@@ -46,7 +46,7 @@ LARGEST_AT_ONCE: Final = 16
 
 _PARAMETER: Final = re.compile(rb';[ \t]*([^=; \t]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)')
 
-# RFC 2046, section 5.1.1, and any byte in it, as clients are generous.
+#: RFC 2046, section 5.1.1; what bytes it has is left to the client.
 _MOST_BOUNDARY: Final = 70
 
 #: RFC 7578, section 4.2: "name*" must not be used.
@@ -224,6 +224,8 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]  # untyped
             raise FormRefused(FORM_FIELDS)
         if sum(len(f"{name}: {value}\r\n") for name, value in headerlist) > limits.part_head_bytes:
             raise FormRefused(PART_HEAD_TOO_LARGE)
+        if [name for name, _ in headerlist].count("Content-Disposition") > 1:
+            raise ParserError("Two names for a part")
         segment = MultipartSegment(headerlist)
         if segment.name is None and _EXTENDED_NAME.search(
             segment.header("Content-Disposition", "")
