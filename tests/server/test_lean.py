@@ -221,7 +221,7 @@ def test_set_on_the_instance() -> None:
 @pytest.mark.parametrize("owner", [Request, http.Request])
 @pytest.mark.parametrize("name", ["write", "setHeader", "_cleanup", "finish"])
 def test_replaced_while_connected(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is put in the place of one of Twisted's methods counts from the next request on."""
+    """What is put in the place of one of Twisted's methods counts from the next connection on."""
     calls: list[str] = []
     stock = getattr(owner, name)
 

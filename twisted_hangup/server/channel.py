@@ -36,7 +36,7 @@ from .client_socket import ClientSocket
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache, headers_of
-from .lean import LeanRequest
+from .lean import LeanRequest, is_stock
 from .message_clock import MessageClock
 from .request import hangup_class, hangup_factory
 
@@ -197,12 +197,17 @@ class HangupChannel(HTTPChannel):
             self._wire.join(context.joint_writes)
             adopt_tls(self.transport, self._wire, context.joint_writes)
         self.host = shared_address(self.transport.getHost())
-        if self.requestFactory != context.request_factories[0]:
-            context.request_factories = self.requestFactory, hangup_factory(self.requestFactory)
-        self.requestFactory: Any = context.request_factories[1]
+        self.requestFactory: Any = self._own_request_factory()
         self._inbox = RequestInbox(context.limits)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
+
+    def _own_request_factory(self) -> Callable[..., Any]:
+        """What makes requests of ours with ``requestFactory``; wrapped once for many channels."""
+        asked = self.requestFactory, is_stock(), self.takes_whole_requests
+        if asked != self.context.request_factories[0]:
+            self.context.request_factories = asked, hangup_factory(*asked)
+        return self.context.request_factories[1]  # type: ignore[no-any-return]
 
     def dataReceived(self, data: bytes) -> None:
         """Let the parser judge *data*, then act on what it found."""
@@ -371,7 +376,6 @@ class HangupChannel(HTTPChannel):
             head.version == b"1.1"
             and not headers.expects
             and unserved_status(head, True) is None
-            and self.takes_whole_requests
             and not self.timeOut
             and not hasattr(self.site, "getContentFile")
         )

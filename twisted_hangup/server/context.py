@@ -30,8 +30,8 @@ class SiteContext:
         forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
-        request_factories: The ``requestFactory`` of the site as a channel has met it last, and
-            what makes requests of ours with it.
+        request_factories: What a channel has asked `hangup_factory` for last, and what it was
+            given.
     """
 
     request_factories: tuple[Any, Any] = (None, None)

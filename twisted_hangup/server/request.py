@@ -26,7 +26,7 @@ from ..parser.refusals import Why
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
-from .lean import LeanRequest, fits, is_plain, is_stock
+from .lean import LeanRequest, fits, is_plain
 
 _log = Logger()
 
@@ -266,12 +266,12 @@ class HangupRequest(Request):
 
 
 @lru_cache(maxsize=64)
-def hangup_class(request_class: type[Any], lean: bool = False, ours: bool = False) -> type[Any]:
+def hangup_class(request_class: type[Any], lean: bool = False, whole: bool = False) -> type[Any]:
     """The class of *request_class* with `HangupRequest` before it.
 
     Args:
         lean: Put `LeanRequest` after it as well, if it fits.
-        ours: Nobody makes instances but us.
+        whole: Nobody makes instances but us, or has a say in them before their resource.
     """
     if issubclass(request_class, HangupRequest):
         return request_class
@@ -284,27 +284,31 @@ def hangup_class(request_class: type[Any], lean: bool = False, ours: bool = Fals
     }
     if lean and fits(request_class):
         bases.append(LeanRequest)
-        names["plain"] = ours and is_plain(request_class)
+        names["plain"] = whole and is_plain(request_class)
     bases.append(SiteBodyRequest if issubclass(request_class, server.Request) else BodyRequest)
     return type(request_class.__name__, tuple(bases), names)
 
 
-def hangup_factory(factory: Callable[..., Any]) -> Callable[..., Any]:
+def hangup_factory(
+    factory: Callable[..., Any], lean: bool, whole: bool = False
+) -> Callable[..., Any]:
     """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`.
+
+    Args:
+        lean: Whether a `LeanRequest` may be behind it; see `is_stock`.
+        whole: Whether nobody but the request has a say in it; see `LeanRequest.run`.
 
     Returns:
         A callable of ``(channel, queued)``, whether *factory* takes the second or not.
     """
     alone = INonQueuedRequestFactory.providedBy(factory)
     if isinstance(factory, type) and not alone:
-        thorough, lean = hangup_class(factory), hangup_class(factory, lean=True, ours=True)
-        return lambda channel, queued: (lean if is_stock() else thorough)(channel, queued)
+        return hangup_class(factory, lean, whole)
 
     def make_request(channel: Any, queued: object) -> Any:
         request = factory(channel) if alone else factory(channel, queued)
         request_class: type[Any] = type(request)
-        kind = hangup_class(request_class, lean=is_stock())  # type: ignore[arg-type]  # mypy#5261
-        request.__class__ = kind
+        request.__class__ = hangup_class(request_class, lean)  # type: ignore[arg-type]  # mypy#5261
         return request
 
     return make_request

@@ -41,6 +41,7 @@ from ...transport.sockets import SendWatch
 from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
 from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
+from ..lean import is_stock
 from ..request import hangup_class, hangup_factory
 from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
@@ -155,7 +156,7 @@ class HangupHTTP2(H2Connection):
     def connectionMade(self) -> None:
         """Tell the client our settings; it has to send its preface now."""
         self.timeOut = None  # our deadlines replace the timer that every frame resets
-        self.requestFactory = hangup_factory(self.requestFactory)
+        self.requestFactory = hangup_factory(self.requestFactory, lean=is_stock())
         self.context.joined(self)
         super().connectionMade()
         self._set(self._idle_clock, self.context.timeouts.head_seconds)
