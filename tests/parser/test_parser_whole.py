@@ -35,6 +35,22 @@ def test_same_fields_again() -> None:
     assert parser.phase == "idle" and parser.next_event() is NEED_DATA
 
 
+def test_fields_that_another_parser_has_read() -> None:
+    """A new parser that is given them tells the first request at once, and any other by events."""
+    section = used(GET).section
+    assert section is not None
+    head = RequestParser(section=section).whole(GET)
+    assert head is not None and head.fields is section.fields
+    other = GET.replace(b"Thing: 1", b"Thing: 2")
+    parser = RequestParser(section=section)
+    assert parser.whole(other) is None
+    parser.receive(other)
+    told = parser.next_event()
+    assert isinstance(told, RequestHead) and told.fields[1] == (b"X-Thing", b"2")
+    parser.close()
+    assert parser.section is None
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -287,3 +287,25 @@ def test_a_head_that_failed_has_no_end(expected_errors: LoggedErrors) -> None:
     assert client.received.count(b" 200 OK") == client.received.count(b" 500 ") == 1
     assert len(received) == 1
     assert len(expected_errors.flush(ValueError)) == 1
+
+
+@pytest.mark.parametrize("persistence", [b"keep-alive", b"close"])
+def test_fields_of_one_client_are_not_the_next_ones(persistence: bytes) -> None:
+    """What an application does to the fields of a request stays with that request."""
+    seen: list[dict[bytes, list[bytes]]] = []
+
+    class Changes(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> bytes:
+            seen.append(dict(request.requestHeaders.getAllRawHeaders()))
+            request.requestHeaders.addRawHeader(b"Host", b"b")
+            request.requestHeaders.removeHeader(b"Cookie")
+            request.received_cookies[b"k"] = b"changed"
+            return b""
+
+    site = HangupSite(Changes())
+    get = GET.replace(b"\r\n\r\n", b"\r\nConnection: %b\r\n\r\n" % persistence)
+    for _ in range(2):
+        feed(site, get)
+    assert seen[0] == seen[1] and seen[0][b"Host"] == [b"a"] and b"Cookie" in seen[0]

@@ -10,6 +10,7 @@ from typing import Final
 
 from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
 from ..limits import Limits
+from .common_head import FieldBlock
 from .request import RequestParser
 
 #: Complete messages that are judged ahead.  What comes after them waits as bytes: a parsed
@@ -33,8 +34,8 @@ class RequestInbox(RequestParser):
 
     __slots__ = ("_ahead", "_body_bytes", "_last_head", "_messages")
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits)
+    def __init__(self, limits: Limits, section: FieldBlock | None = None) -> None:
+        super().__init__(limits, section)
         #: The events, oldest first.  None where there are none: an empty deque would be the
         #: largest part of an idle connection.
         self._ahead: deque[Event] | None = None

@@ -87,6 +87,11 @@ class MessageParser(Generic[Head]):
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def section(self) -> FieldBlock | None:
+        """The field section that was read last, if it was a common one; None once closed."""
+        return self._block
+
     def unread(self) -> list[bytes]:
         """Hand over the bytes that have not been judged, read by read, and close."""
         rest = [self._packet[self._at :]] if self._at < len(self._packet) else []

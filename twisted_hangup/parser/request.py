@@ -19,6 +19,7 @@ from ..errors import PARSE_ERRORS, ParseError, Phase
 from ..events import NEED_DATA, Event, Part, RequestHead
 from ..limits import Limits
 from . import body, start_line
+from .common_head import FieldBlock
 from .grammar import COMMON_REQUEST_LINE
 from .message import DEFAULT_LIMITS, END, MessageParser
 from .scan import Methods, RequestScan
@@ -39,12 +40,14 @@ class RequestParser(MessageParser[RequestHead]):
 
     Args:
         limits: What a request may cost.
+        section: The `section` of another parser with these limits, which is known then.
     """
 
     __slots__ = ("_methods",)
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, section: FieldBlock | None = None) -> None:
         super().__init__(limits)
+        self._block = section
         self._methods = _methods(limits.methods)
 
     def next_event(self) -> Event:

@@ -198,7 +198,7 @@ class HangupChannel(HTTPChannel):
             adopt_tls(self.transport, self._wire, context.joint_writes)
         self.host = shared_address(self.transport.getHost())
         self.requestFactory: Any = self._own_request_factory()
-        self._inbox = RequestInbox(context.limits)
+        self._inbox = RequestInbox(context.limits, context.section)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
 
@@ -320,6 +320,7 @@ class HangupChannel(HTTPChannel):
                     break
                 if isinstance(event, RequestHead):
                     if not event.has_body:
+                        self.context.section = self._inbox.section or self.context.section
                         self._inbox.next_event()  # its end, for which nothing is missing
                         self._take(event)
                         continue

@@ -13,6 +13,7 @@ from twisted.internet.task import Cooperator
 from ..journal.flood import ThrottledWarning
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
+from ..parser.common_head import FieldBlock
 from ..report.masking import MaskingPolicy
 from ..transport.deadlines import Deadlines
 from ..transport.paused import PausedSockets
@@ -30,10 +31,13 @@ class SiteContext:
         forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
+        section: A field section of a client's, as the next client may send it too: those that
+            make a connection for each request often say the same on all of them.
         request_factories: What a channel has asked `hangup_factory` for last, and what it was
             given.
     """
 
+    section: FieldBlock | None = None
     request_factories: tuple[Any, Any] = (None, None)
 
     def __init__(
