@@ -292,13 +292,14 @@ def test_a_head_that_failed_has_no_end(expected_errors: LoggedErrors) -> None:
 @pytest.mark.parametrize("persistence", [b"keep-alive", b"close"])
 def test_fields_of_one_client_are_not_the_next_ones(persistence: bytes) -> None:
     """What an application does to the fields of a request stays with that request."""
-    seen: list[dict[bytes, list[bytes]]] = []
+    seen: list[dict[bytes, Any]] = []
 
     class Changes(Resource):
         isLeaf = True
 
         def render(self, request: Request) -> bytes:
-            seen.append(dict(request.requestHeaders.getAllRawHeaders()))
+            headers = request.requestHeaders.getAllRawHeaders()
+            seen.append({name: [*values] for name, values in headers})
             request.requestHeaders.addRawHeader(b"Host", b"b")
             request.requestHeaders.removeHeader(b"Cookie")
             request.received_cookies[b"k"] = b"changed"
