@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -21,6 +22,52 @@ from ..transport.sockets import JointWrites, SendWatch
 from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
 
+#: Share of the files that a process may open which `MoreStreams` takes.
+_STREAMS_SHARE: Final = 4
+
+
+class MoreStreams:
+    """Places for requests over HTTP/2 that are not answered, but for one of each connection.
+
+    Like a connection, each may hold a file: that of its body, or what it is answered from.
+
+    Args:
+        warn: Logs a line, seldom: there was no place.
+
+    Attributes:
+        most: How many there are: by default a quarter of the files that may be open when the
+            first is asked for.
+        taken: How many of them are taken.
+    """
+
+    def __init__(self, warn: Callable[..., object]) -> None:
+        self.most: float | None = None
+        self.taken = 0
+        self._warn = warn
+
+    def take(self) -> bool:
+        """Take one; False where none was left."""
+        if self.most is None:
+            self.most = _files_allowed() // _STREAMS_SHARE
+        if self.taken >= self.most:
+            self._warn("All {most} HTTP/2 streams are taken; more are refused", most=self.most)
+            return False
+        self.taken += 1
+        return True
+
+    def give_back(self) -> None:
+        """One that was taken is free again."""
+        self.taken -= 1
+
+
+def _files_allowed() -> float:
+    try:
+        import resource
+    except ImportError:  # Windows has handles instead, some 16 million of them
+        return inf
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return inf if allowed == resource.RLIM_INFINITY else allowed
+
 
 class SiteContext:
     """The numbers, the handlers, the record, the timer and the connections of one site.
@@ -30,6 +77,7 @@ class SiteContext:
             dictionary: a set takes three times the room.
         forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
+        more_streams: The places for streams of HTTP/2.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
         section: A field section of a client's, as the next client may send it too: those that
             make a connection for each request often say the same on all of them.
@@ -60,6 +108,7 @@ class SiteContext:
         self.joint_writes = JointWrites(clock)
         self.paused = PausedSockets(clock)
         self.warn_of_bodies = ThrottledWarning(clock)
+        self.more_streams = MoreStreams(ThrottledWarning(clock))
         self.forms = Cooperator(scheduler=lambda step: clock.callLater(0, step))
 
     def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from support.certificates import server_context
+from support.cleanliness import LoggedErrors
 from support.http2_client import (
     CANCEL,
     ENHANCE_YOUR_CALM,
@@ -44,6 +48,8 @@ from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data, File
 
 from twisted_hangup import HangupSite, HTTP2Error
+from twisted_hangup.server.bodies import MOST_IN_MEMORY
+from twisted_hangup.server.context import MoreStreams
 from twisted_hangup.server.http2.connection import SLICE, HangupHTTP2
 
 #: Frames that a client may send for nothing.
@@ -325,6 +331,130 @@ async def test_rapid_reset(serve_h2: Serve) -> None:
 # What a client makes us hold.
 
 
+@pytest_twisted.ensureDeferred
+async def test_places_for_streams(serve_h2: Serve) -> None:
+    """Streams take no more files than there are places; the first of a connection needs none."""
+    served = serve_h2()
+    places = served.site.context.more_streams
+    places.most = 5
+    clients = [await in_thread(lambda: H2Client(served.port)) for _ in range(3)]
+
+    def ask(client: H2Client) -> list[int | None]:
+        streams = [client.request(b"/slow") for _ in range(4)]
+        client.ping()
+        return [client.stream(stream).reset for stream in streams]
+
+    resets = [await in_thread(partial(ask, client)) for client in clients]
+    no = REFUSED_STREAM
+    assert resets == [[None] * 4, [None, None, None, no], [None, no, no, no]]
+    assert (places.taken, len(served.root.slow.requests)) == (5, 8)
+    await in_thread(lambda: clients[0].send(RstStreamFrame(1), RstStreamFrame(3)).ping())
+    assert places.taken == 3
+    for request in served.root.slow.requests[2:4]:
+        request.finish()
+    await in_thread(lambda: clients[0].answer(5, 7))
+    assert places.taken == 2
+    assert await in_thread(partial(ask, clients[2])) == [None, None, None, no]
+    for client in clients:
+        client.close()
+    await served.emptied()
+    assert places.taken == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_answered_requests_need_no_place(serve_h2: Serve) -> None:
+    """However many small pages a client asks for in one read, it gets them."""
+    served = serve_h2()
+    served.site.context.more_streams.most = 1
+
+    def run(client: H2Client) -> list[int | None]:
+        heads = [client.headers(fields_of()) for _ in range(100)]
+        streams = [head.stream_id for head in heads]
+        client.send(*heads).answer(*streams)
+        return [client.stream(stream).status for stream in streams]
+
+    assert await talk(served.port, run) == [200] * 100
+    assert served.site.context.more_streams.taken == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_request_that_cannot_be_made_gives_its_place_back(
+    serve: Serve, expected_errors: LoggedErrors
+) -> None:
+    """And takes none where it is malformed."""
+
+    def made(channel: Any, queued: bool) -> Request:
+        if channel.streamID > 1:
+            raise MemoryError
+        return Request(channel, queued)
+
+    served = serve(tls=server_context(), requestFactory=made)
+
+    def run(client: H2Client) -> int:
+        client.request(b"/slow")
+        client.answer(client.request(), client.request(b"/a b"))
+        return served.site.context.more_streams.taken
+
+    assert await talk(served.port, run) == 0
+    assert len(expected_errors.flush(MemoryError)) == 1
+
+
+def test_places_are_a_share_of_the_files() -> None:
+    """A quarter of those that the process may open, in whose log is told that they are taken."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    warnings: list[str] = []
+    places = MoreStreams(lambda words, most: warnings.append(words.format(most=most)))
+    assert places.take()
+    assert places.most == limit // 4
+    places.taken = limit // 4
+    assert not places.take()
+    assert warnings == [f"All {limit // 4} HTTP/2 streams are taken; more are refused"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_bodies_in_memory(serve_h2: Serve) -> None:
+    """All streams of a connection share one bound: beyond it, the largest go to files."""
+    served = serve_h2(Paths(counts=Counts()))
+    size, pieces, count = 15_000, 6, 14
+
+    def run(client: H2Client) -> tuple[int, int, list[bytes]]:
+        streams = [client.request(b"/counts", method=b"POST", end=False) for _ in range(count)]
+        for stream in streams:
+            for _ in range(pieces):
+                client.data(stream, bytes(size), end=False).ping()
+        (connection,) = served.site.context.open()
+        contents = [stream._request.content for stream in connection.streams.values()]
+        in_memory = sum(content.tell() for content in contents if isinstance(content, BytesIO))
+        counted = connection.bodies.bytes
+        for stream in streams:
+            client.data(stream, b"")
+        client.answer(*streams)
+        assert connection.bodies.bytes == 0
+        return in_memory, counted, [client.stream(stream).body for stream in streams]
+
+    in_memory, counted, bodies = await talk(served.port, run)
+    assert MOST_IN_MEMORY - size * pieces < in_memory == counted <= MOST_IN_MEMORY
+    assert bodies == [b"%d" % (size * pieces)] * count
+
+
+class Counts(Resource):
+    """Says how much it was sent, and keeps it if that is little."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.little: list[bytes] = []
+
+    def render_POST(self, request: Request) -> bytes:
+        assert request.content is not None
+        size = request.content.seek(0, 2)
+        if size < 100:
+            request.content.seek(0)
+            self.little.append(request.content.read())
+        return b"%d" % size
+
+
 class LongHead(Resource):
     """Answers with fields alone."""
 
@@ -532,24 +662,6 @@ SCRIPT = b"""<script>
 </script>"""
 
 
-class Counts(Resource):
-    """Says how much it was sent, and keeps it if that is little."""
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.little: list[bytes] = []
-
-    def render_POST(self, request: Request) -> bytes:
-        assert request.content is not None
-        size = request.content.seek(0, 2)
-        if size < 100:
-            request.content.seek(0)
-            self.little.append(request.content.read())
-        return b"%d" % size
-
-
 @pytest.fixture
 def transfers(serve: Serve, tmp_path: Path) -> Served:
     """A site that gives and takes 100 MB."""
@@ -593,8 +705,7 @@ async def test_chromium(transfers: Served, tmp_path: Path) -> None:
     )
     try:
         await until(lambda: transfers.root.children[b"told"].little)
-        (connection,) = transfers.site.context.open()
-        assert isinstance(connection, HangupHTTP2)
+        assert any(isinstance(one, HangupHTTP2) for one in transfers.site.context.open())
     finally:
         browser.terminate()
         await in_thread(browser.wait)

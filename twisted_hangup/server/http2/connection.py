@@ -38,6 +38,7 @@ from ...parser.refusals import END_OF_INPUT, Why
 from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
+from ..bodies import BodiesInMemory
 from ..channel import CLOSING, LAST, NEW, HangupChannel
 from ..client_socket import ClientSocket
 from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
@@ -79,6 +80,7 @@ class HangupHTTP2(H2Connection):
 
     Attributes:
         context: What it shares with the site's other connections.
+        bodies: Counts what its streams hold of bodies in memory.
     """
 
     conn: Any
@@ -92,6 +94,7 @@ class HangupHTTP2(H2Connection):
     def __init__(self, channel: HangupChannel, reactor: Any) -> None:
         super().__init__(reactor)
         self.context = channel.context
+        self.bodies = BodiesInMemory()
         self.client_error = channel.client_error
         self.default_client_error = channel.default_client_error
         self.conn = server_frames(self.context.limits)
@@ -108,6 +111,8 @@ class HangupHTTP2(H2Connection):
         #: The next turn, where frames have to wait for it.
         self._turn: IDelayedCall | None = None
         self._last_stream_id = 0
+        #: Streams whose requests are not answered: all but one have a place of `MoreStreams`.
+        self._unanswered = 0
         self._timed_block = 0
         self._sending = False
         self._send_watch: SendWatch | None = None
@@ -282,8 +287,7 @@ class HangupHTTP2(H2Connection):
     def _requestReceived(self, event: Any) -> None:
         stream_id = event.stream_id
         if self._stage is LAST or len(self.streams) >= MOST_STREAMS:
-            self.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
-            self._spend_frame()
+            self._refuse_stream(stream_id)
             return
         self._last_stream_id = stream_id
         head, error = judge_head(event.headers, self.context.limits)
@@ -293,6 +297,10 @@ class HangupHTTP2(H2Connection):
         if error is not None:
             self.fail_stream(stream_id, error)
             return
+        if self._unanswered and not self.context.more_streams.take():
+            self._refuse_stream(stream_id)
+            return
+        self._unanswered += 1
         try:
             stream = HangupStream(stream_id, self, head, bodiless, self.requestFactory)
         except Exception:  # no file for its body, or what the application makes of requests
@@ -300,6 +308,7 @@ class HangupHTTP2(H2Connection):
             self.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
             stand_in = HangupStream(stream_id, self, head, True, hangup_class(Request))
             stand_in.lost(Failure())  # so that the access log has it
+            self.place_left()
             return
         self.streams[stream_id] = stream
         self._streamCleanupCallbacks[stream_id] = Deferred()
@@ -311,6 +320,11 @@ class HangupHTTP2(H2Connection):
         if not bodiless:
             self._set(stream.deadline, self.context.timeouts.request_seconds)
         stream.begin()
+
+    def _refuse_stream(self, stream_id: int) -> None:
+        """There is no place for it, and it may be asked for again (RFC 9113, section 8.7)."""
+        self.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
+        self._spend_frame()
 
     def _trailers_received(self, event: Any) -> None:
         stream = self.streams.get(event.stream_id)
@@ -424,6 +438,7 @@ class HangupHTTP2(H2Connection):
         self.context.deadlines.forget(stream.deadline)
         unread = stream.unread_bytes
         super()._requestDone(streamID)
+        stream.leave_place()
         if self.over or not self._stillProducing:
             return
         if unread:
@@ -434,6 +449,12 @@ class HangupHTTP2(H2Connection):
             self._ending.open_socket().end()
         else:
             self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
+
+    def place_left(self) -> None:
+        """A request has been answered, or has gone: it holds no file any more."""
+        self._unanswered -= 1
+        if self._unanswered:
+            self.context.more_streams.give_back()
 
     def _abandon(self, error: ClientError) -> None:
         for stream in list(self.streams.values()):

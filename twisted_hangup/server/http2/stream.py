@@ -18,6 +18,7 @@ from ...parser.framing import unserved_status
 from ...parser.refusals import BODY_TOO_LARGE, Why
 from ...report.rules import STALLED
 from ...transport.deadlines import Deadline
+from ..bodies import BodiesInMemory
 from ..context import SiteContext
 from ..ending import attributed, hang_up, request_timeout
 from ..headers import headers_of
@@ -56,6 +57,7 @@ class HangupStream(H2Stream):
         self.waiting_since = 0.0
         self._bodiless = bodiless
         self._received = 0
+        self._has_place = True
         self.deadline = Deadline(self._out_of_time)
         factory = connection.factory
         super().__init__(stream_id, connection, head, request_factory, connection.site, factory)
@@ -85,6 +87,12 @@ class HangupStream(H2Stream):
     def unread_bytes(self) -> int:
         """What has arrived of the body and was not taken, as the connection's window counts."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
+
+    def leave_place(self) -> None:
+        """Whatever the request was answered from is closed; harmless the second time."""
+        if self._has_place:
+            self._has_place = False
+            self._conn.place_left()
 
     def lost(self, reason: Failure) -> None:
         """The connection has gone, and the client is not to blame."""
@@ -152,7 +160,6 @@ class HangupStream(H2Stream):
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
-    bodies = None
     #: Its producer is told with the first write that finds no window.
     backed_up = False
     writes_whole_responses = False
@@ -161,6 +168,12 @@ class HangupStream(H2Stream):
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Method, target and version of the request."""
         return self.head.method, self.head.target, b"HTTP/2"
+
+    @property
+    def bodies(self) -> BodiesInMemory:
+        """Counts what all streams of the connection hold of bodies in memory."""
+        bodies: BodiesInMemory = self._conn.bodies
+        return bodies
 
     @property
     def context(self) -> SiteContext:
@@ -240,6 +253,11 @@ class HangupStream(H2Stream):
         """Send the head of the response."""
         if self._is_open and self._conn.can_send(self.streamID):
             super().writeHeaders(version, code, reason, headers)
+
+    def requestDone(self, request: Any) -> None:
+        """The response is complete, though perhaps not sent yet."""
+        self.leave_place()
+        super().requestDone(request)
 
     def loseConnection(self) -> None:
         """End the response as it is, or break it off where it has not begun."""
