@@ -24,7 +24,6 @@ from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from hpack import HPACKError, OversizedHeaderListError
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -311,7 +310,6 @@ class HangupHTTP2(H2Connection):
             self.place_left()
             return
         self.streams[stream_id] = stream
-        self._streamCleanupCallbacks[stream_id] = Deferred()
         self._outboundStreamQueues[stream_id] = deque()
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
@@ -437,7 +435,9 @@ class HangupHTTP2(H2Connection):
         stream = self.streams[streamID]
         self.context.deadlines.forget(stream.deadline)
         unread = stream.unread_bytes
-        super()._requestDone(streamID)
+        # As Twisted has it, without a Deferred that nobody waits for.
+        del self.streams[streamID], self._outboundStreamQueues[streamID]
+        self.priority.remove_stream(streamID)
         stream.leave_place()
         if self.over or not self._stillProducing:
             return
