@@ -50,7 +50,7 @@ from twisted.web.static import Data, File
 from twisted_hangup import HangupSite, HTTP2Error
 from twisted_hangup.server.bodies import MOST_IN_MEMORY
 from twisted_hangup.server.context import MoreStreams
-from twisted_hangup.server.http2.connection import SLICE, HangupHTTP2
+from twisted_hangup.server.http2.connection import MOST_QUEUED, SLICE, HangupHTTP2
 
 #: Frames that a client may send for nothing.
 AT_ONCE, PER_SECOND = 1000, 33
@@ -106,6 +106,15 @@ def _of_closed_stream(client: H2Client, kind: Any, **arguments: Any) -> Frame:
     return frame
 
 
+def _reset_stream(client: H2Client) -> int:
+    """One that was reset so long ago that h2 has nothing but its number."""
+    stream = client.request(b"/slow")
+    client.send(RstStreamFrame(stream, error_code=CANCEL))
+    client.answer(client.request())
+    client.answer(client.request())
+    return stream
+
+
 def _empty_continuations(client: H2Client, count: int) -> list[Frame]:
     frames: list[Frame] = []
     while len(frames) < count:
@@ -142,6 +151,10 @@ FLOODS = [
         lambda c, n: [_of_closed_stream(c, RstStreamFrame, error_code=CANCEL)] * n,
     ),
     Flood("RST_STREAM of no stream", lambda _, n: [RstStreamFrame(99, error_code=CANCEL)] * n),
+    Flood(
+        "HEADERS of a stream that was reset",
+        lambda c, n: [c.headers(fields_of(), stream=_reset_stream(c))] * n,
+    ),
     Flood("GOAWAY", lambda _, n: [GoAwayFrame(0)] * n),
     Flood("empty CONTINUATION", _empty_continuations),
 ]
@@ -589,6 +602,26 @@ def _requests(name: bytes, count: int) -> bytes:
         frame = HeadersFrame(2 * each + 1, block, flags=["END_HEADERS", "END_STREAM"])
         wire += frame.serialize()
     return wire
+
+
+def test_large_frames() -> None:
+    """Whatever size a client allows, a frame that we send is soon encrypted."""
+    clock = Clock()
+    site = HangupSite(Paths(a0=Data(bytes(10**6), "text/plain")), reactor=clock)
+    protocol, wire = site.buildProtocol(None), Wire()
+    protocol.makeConnection(wire)
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30, SettingsFrame.MAX_FRAME_SIZE: 2**24 - 1}
+    window = WindowUpdateFrame(0, window_increment=2**30).serialize()
+    protocol.dataReceived(PREFACE + SettingsFrame(0, settings=settings).serialize() + window)
+    protocol.dataReceived(_requests(b"a", 1))
+    clock.pump([0] * 10)
+    sizes, rest = [], wire.value()
+    while rest:
+        frame, length = Frame.parse_frame_header(memoryview(rest[:9]))
+        rest = rest[9 + length :]
+        if isinstance(frame, DataFrame):
+            sizes.append(length)
+    assert (sum(sizes), max(sizes)) == (10**6, MOST_QUEUED)
 
 
 def test_slice() -> None:

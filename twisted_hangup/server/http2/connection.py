@@ -516,7 +516,7 @@ class HangupHTTP2(H2Connection):
             self._stream_sent(stream)
             return
         window = self.conn.local_flow_control_window(stream_id)
-        size = min(len(data), window, self.conn.max_outbound_frame_size)
+        size = min(len(data), window, self.conn.max_outbound_frame_size, MOST_QUEUED)
         if size < len(data):
             queue.appendleft(data[size:] if size > 0 else data)
         if size <= 0:

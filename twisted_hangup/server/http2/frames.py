@@ -174,12 +174,10 @@ def does_nothing(frame: bytes, events: list[Any]) -> bool:
         whether a WINDOW_UPDATE or a PING was due is for a `Budget` to know, which is earned.
     """
     kind, flags = frame[_TYPE], frame[_FLAGS]
-    if kind == _HEADERS:
-        return False
-    if kind == _RST_STREAM:
+    if kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS:
+        return kind == _CONTINUATION and len(frame) - _FRAME_HEADER < _SMALL
+    if kind in (_HEADERS, _CONTINUATION, _RST_STREAM):
         return not events  # of a stream that is not open
-    if kind == _CONTINUATION:
-        return len(frame) - _FRAME_HEADER < _SMALL and not flags & _END_HEADERS
     if kind != _DATA or not events:
         return True
     content = len(frame) - _FRAME_HEADER
@@ -202,7 +200,7 @@ class FrameInbox:
     """
 
     __slots__ = (
-        *("_frame", "_header", "_last_of_block", "_left", "_refused", "_whole"),
+        *("_frame", "_last_of_block", "_left", "_refused", "_whole"),
         *("block_bytes", "blocks", "in_block", "of_block", "preface_left", "resets"),
     )
 
@@ -214,10 +212,9 @@ class FrameInbox:
         self.of_block = False
         self.resets: set[int] = set()
         self._whole: deque[bytes] = deque()
-        #: Pieces of the frame that is not whole yet, and how much of it is to come.
-        self._frame: list[bytes] = []
+        #: The frame that is not whole yet, and how much is to come after its header.
+        self._frame = bytearray()
         self._left = 0
-        self._header = b""
         self._last_of_block = False
         self._refused: ProtocolError | None = None
 
@@ -247,27 +244,27 @@ class FrameInbox:
             if not PREFACE[-self.preface_left :].startswith(data[:at]):
                 self._refused = ProtocolError("Invalid HTTP/2 preamble.")
             self.preface_left -= at
+        frame = self._frame
         while at < len(data) and self._refused is None:
-            if not self._left:
-                taken = data[at : at + _FRAME_HEADER - len(self._header)]
-                self._header += taken
-                at += len(taken)
-                if len(self._header) < _FRAME_HEADER:
-                    return
-                self._begin(self._header)
-                self._frame.append(self._header)
-                self._header = b""
-            step = min(self._left, len(data) - at)
-            if step:
-                self._frame.append(data[at : at + step])
+            if len(frame) < _FRAME_HEADER:
+                step = min(_FRAME_HEADER - len(frame), len(data) - at)
+                frame += data[at : at + step]
                 at += step
-                self._left -= step
-                self.block_bytes += step if self.in_block else 0
+                if len(frame) < _FRAME_HEADER:
+                    return
+                self._begin()
+            step = min(self._left, len(data) - at)
+            frame += data[at : at + step]
+            at += step
+            self._left -= step
+            if self.in_block:
+                self.block_bytes += step
             if not self._left:
                 self._end()
 
-    def _begin(self, header: bytes) -> None:
-        kind, length = header[_TYPE], int.from_bytes(header[:_TYPE], "big")
+    def _begin(self) -> None:
+        frame = self._frame
+        kind, length = frame[_TYPE], int.from_bytes(frame[:_TYPE], "big")
         self._left = length
         if length > _LARGEST_FRAME:
             self._refused = FrameTooLargeError(
@@ -280,12 +277,12 @@ class FrameInbox:
             self.block_bytes = 0
             self.blocks += 1
         self._last_of_block = kind in (_HEADERS, _CONTINUATION) and bool(
-            header[_FLAGS] & _END_HEADERS
+            frame[_FLAGS] & _END_HEADERS
         )
 
     def _end(self) -> None:
-        frame = b"".join(self._frame)
-        self._frame = []
+        frame = bytes(self._frame)
+        self._frame.clear()
         if self._last_of_block:
             self.in_block = False
         if frame[_TYPE] == _RST_STREAM:
