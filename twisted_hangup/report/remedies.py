@@ -238,10 +238,10 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "Leave Connection, Keep-Alive, Transfer-Encoding and Upgrade out of it.",
         ),
         "ERR_HTTP2_ENHANCE_YOUR_CALM": Remedy(
-            "An attack (such as Rapid Reset), or a client that gives up its requests much faster"
-            " than a person could.",
+            "An attack (such as Rapid Reset), or a client that gives up its requests, or sends"
+            " frames that do nothing (docs/limits.md), much faster than a person could.",
             "None if it is an attack: the connection has been closed. Otherwise let the client"
-            " cancel fewer requests.",
+            " cancel fewer requests, and send fewer PINGs.",
         ),
         "ERR_HTTP2_*": Remedy(
             "The client broke a rule of HTTP/2 that concerns the whole connection. The rest of"

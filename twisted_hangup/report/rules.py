@@ -56,8 +56,8 @@ _OTHER_REASONS: Final = {
         "RFC 8446, section 5.1",
     ),
     "ERR_HTTP2_ENHANCE_YOUR_CALM": Rule(
-        "the client gives the server work without end: requests that it resets, answers"
-        " that it does not read, or fields that never end",
+        "the client gives the server work without end: requests that it resets, frames that"
+        " do nothing, answers that it does not read, or fields that never end",
         "RFC 9113, section 10.5",
     ),
 }
