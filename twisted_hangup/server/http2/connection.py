@@ -38,7 +38,7 @@ from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
 from ..bodies import BodiesInMemory
-from ..channel import CLOSING, LAST, NEW, HangupChannel
+from ..channel import CLOSING, LAST, LEFT, NEW, HangupChannel
 from ..client_socket import ClientSocket
 from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
 from ..lean import is_stock
@@ -243,6 +243,7 @@ class HangupHTTP2(H2Connection):
             self._send_watch.forget()
         if error is not None:
             ending.open_socket()
+        self._stage = LEFT  # no frame is acted on that waits, or comes after this one
         ending.lost()
         self.context.left(self)  # last: that every connection has gone may end the process
 

@@ -43,8 +43,8 @@ _LARGEST_FRAME: Final = 16 * KIB
 #: Streams that may be open at once.  As Twisted has it, and other servers nearly so.
 MOST_STREAMS: Final = 100
 
-#: Streams that h2 remembers to have been closed; of its own accord 65,536, in 9 MB.  A frame
-#: that is so late is one for a stream that never was.
+#: Streams that h2 remembers to have been closed; of its own accord 65,536, in 7 MB.  HEADERS
+#: for one that it has forgotten are a connection error.
 _MOST_CLOSED: Final = 1024
 
 #: Settings in one frame, and the bytes of one.  nghttp2 has the same bound; there are ten.
