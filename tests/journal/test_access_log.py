@@ -20,6 +20,7 @@ from twisted_hangup.errors import (
 )
 from twisted_hangup.events import RequestHead
 from twisted_hangup.journal.access_log import AccessLog, refused_line
+from twisted_hangup.journal.files import LogFile
 from twisted_hangup.report.masking import UNMASKED
 
 PEER = IPv4Address("TCP", "192.0.2.7", 4711)
@@ -118,7 +119,7 @@ class Answered:
 
 def logged(request: Any) -> str:
     output = BytesIO()
-    AccessLog(output, complain=pytest.fail, seconds=lambda: 0.0).request(request)
+    AccessLog(LogFile(output, "access log"), seconds=lambda: 0.0).request(request)
     return output.getvalue().decode("ascii")
 
 
@@ -147,42 +148,7 @@ def test_peer_without_a_host() -> None:
 def test_the_clock_is_read_for_each_line() -> None:
     """The time is that of the line, though its text is kept for a second."""
     output, now = BytesIO(), [0.0]
-    log = AccessLog(output, complain=pytest.fail, seconds=lambda: now[0])
+    log = AccessLog(LogFile(output, "access log"), seconds=lambda: now[0])
     for now[0] in (0.0, 0.9, 1.0):
         log.request(Answered())
     assert re.findall(rb":00:(\d\d) ", output.getvalue()) == [b"00", b"00", b"01"]
-
-
-def test_short_writes() -> None:
-    """What the file did not take is offered again; half a line has no other glued to it."""
-    written = bytearray()
-    room = [0]
-
-    class Filling(BytesIO):
-        def write(self, data: Any, /) -> Any:
-            taken = min(len(data), 9, room[0])
-            room[0] -= taken
-            written.extend(data[:taken])
-            return taken or None
-
-    complaints: list[dict[str, object]] = []
-    log = AccessLog(Filling(), complain=lambda _, **v: complaints.append(v), seconds=lambda: 0.0)
-    for room[0] in (1000, 20, 1000):
-        log.request(Answered())
-    whole = logged(Answered()).encode()
-    assert bytes(written) == whole + whole[:20] + b"\n" + whole
-    assert complaints == [{"error": "the file takes no more now"}]
-
-
-def test_full_disk_is_complained_of() -> None:
-    """A line that cannot be written costs the client nothing."""
-
-    class Full:
-        def write(self, data: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-        def close(self) -> None: ...
-
-    complaints: list[dict[str, object]] = []
-    AccessLog(Full(), complain=lambda _, **values: complaints.append(values)).request(Answered())
-    assert complaints == [{"error": "[Errno 28] No space left on device"}]

@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -23,28 +24,20 @@ from twisted.web.server import NOT_DONE_YET, Request
 
 from twisted_hangup import ClientError, ClientSocket, HangupSite, Limits, Timeouts
 from twisted_hangup.journal.access_log import AccessLog
+from twisted_hangup.journal.files import LogFile
 from twisted_hangup.limits import MIB
 from twisted_hangup.metrics import Metrics
 from twisted_hangup.server import forms
 from twisted_hangup.testing import MemoryClient, feed
 
 
-class Lines:
+class Lines(BytesIO):
     """An output for an `AccessLog`: the request line and status of each line."""
-
-    def __init__(self) -> None:
-        self.text: list[str] = []
-
-    def write(self, data: Any) -> int:
-        self.text += bytes(data).decode().splitlines()
-        return len(data)
-
-    def close(self) -> None: ...
 
     @property
     def requests(self) -> list[str]:
         """Such as ``GET /fast 200``; without a request, only the status."""
-        words = [line.split('"') for line in self.text]
+        words = [line.split('"') for line in self.getvalue().decode().splitlines()]
         return [
             " ".join([*line[1].split()[:2], line[2].split()[0]]).removeprefix("- ")
             for line in words
@@ -57,7 +50,7 @@ class Site(HangupSite):
     def __init__(self, root: Resource, **arguments: Any) -> None:
         super().__init__(root, **arguments)
         self.lines = Lines()
-        self.access_log = AccessLog(self.lines, complain=print)
+        self.access_log = AccessLog(LogFile(self.lines, "access log"))
         self.journal.watch_settled(self.access_log.refused)
         self.refused = 0
         self.journal.watch_settled(self._settled)

@@ -20,30 +20,27 @@ from twisted.web.http import datetimeToLogString
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy, mask_target
 from ..report.text import visible
-from .files import Output, WholeLines
+from .files import LogFile
 
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 
 
 class AccessLog:
-    """Writes the lines, each in one piece and at once."""
+    """Writes the lines."""
 
     def __init__(
         self,
-        output: Output,
+        file: LogFile,
         *,
         policy: MaskingPolicy = DEFAULT_POLICY,
-        complain: Callable[..., object],
         seconds: Callable[[], float] = time.time,
     ) -> None:
-        """*complain* is called with a log format when a line cannot be written."""
-        self._output = output
+        """*file* gets the lines, and is its owner's to close."""
+        self._file = file
         self._policy = policy
-        self._complain = complain
         self._seconds = seconds
         self._second = -1
         self._timestamp = ""
-        self._lines = WholeLines()
 
     def request(self, request: Any) -> None:
         """Write the line of a request that was answered, whose client left, or was cut off."""
@@ -62,9 +59,6 @@ class AccessLog:
         if line is not None:
             self._write(line)
 
-    def close(self) -> None:
-        self._output.close()
-
     def _now(self) -> str:
         second = int(self._seconds())
         if second != self._second:
@@ -73,10 +67,7 @@ class AccessLog:
         return self._timestamp
 
     def _write(self, line: str) -> None:
-        try:
-            self._lines.write(self._output, line.encode("ascii") + b"\n")
-        except OSError as error:
-            self._complain("The access log cannot be written: {error}", error=str(error))
+        self._file.write(line.encode("ascii") + b"\n")
 
 
 def access_line(timestamp: str, request: Any) -> str:

@@ -17,36 +17,30 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from ..errors import RecordedError
 from ..limits import KIB
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..report.report import masked_packet
 from ..report.text import timestamp, visible
-from .files import WholeLines, open_log
+from .files import LogFile
 from .flood import FloodGate
 from .records import error_record
 
 #: Most bytes of a packet in one line, before base64.
 RAW_PACKET_BYTES: Final = 4 * KIB
 
-_log = Logger()
-
 
 class ErrorLog:
-    """A watcher that writes each `RecordedError` to a file before it returns.
+    """A watcher that writes each `RecordedError` to a file, a regular one before it returns.
 
     It never raises into its caller.  While the file cannot be written, lines are dropped
     and counted; that is logged when it begins and when it ends.
-
-    Attributes:
-        lost_lines: How many lines could not be written.
     """
 
     def __init__(
         self,
-        file: str | os.PathLike[str] | BinaryIO,
+        file: str | os.PathLike[str] | BinaryIO | LogFile,
         clock: IReactorTime,
         *,
         per_second: int = 30,
@@ -55,7 +49,7 @@ class ErrorLog:
     ) -> None:
         """
         Args:
-            file: A path, appended to; or a binary file, which is left open by `close`.
+            file: A path, appended to; or a file, which is left open by `close`.
             clock: Seconds and timers, to tell floods.
             per_second: Errors with a line of their own in each second, besides up to 10 that
                 are the first of their code and up to 10 lines with counts: 50 in all by
@@ -66,16 +60,17 @@ class ErrorLog:
         Raises:
             OSError: The file cannot be opened.
         """
-        self._is_ours = isinstance(file, (str, os.PathLike))
-        self._file: BinaryIO | None = (
-            open_log(file) if isinstance(file, (str, os.PathLike)) else file
-        )
+        self._is_ours = not isinstance(file, LogFile)
+        self._file = file if isinstance(file, LogFile) else LogFile(file, "error log")
         self._gate = FloodGate(clock, per_second, self._suppressed)
         self._policy = policy
         self._now = now
-        self._failing = False
-        self._lines = WholeLines()
-        self.lost_lines = 0
+        self._closed = False
+
+    @property
+    def lost_lines(self) -> int:
+        """How many lines could not be written."""
+        return self._file.lost_lines
 
     def __call__(self, error: RecordedError) -> None:
         """Write *error*, or count it in a flood."""
@@ -85,9 +80,9 @@ class ErrorLog:
     def close(self) -> None:
         """Tell what a flood has suppressed so far, and close the file.  Twice is harmless."""
         self._gate.close()
-        if self._is_ours and self._file is not None:
+        self._closed = True
+        if self._is_ours:
             self._file.close()
-        self._file = None
 
     def _record(self, error: RecordedError) -> dict[str, Any]:
         packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
@@ -98,23 +93,11 @@ class ErrorLog:
 
     def _write(self, record: Callable[[], dict[str, object]]) -> None:
         """Write the line of *record*; whatever goes wrong, count it and return."""
-        if self._file is None:
+        if self._closed:
             return
         try:
             line = json.dumps({"time": timestamp(self._now()), **record()}) + "\n"
-            self._lines.write(self._file, line.encode("ascii"))
-            self._file.flush()
         except Exception as error:
-            self.lost_lines += 1
-            if not self._failing:
-                self._failing = True
-                # A failing disk is an OSError and no bug; anything else deserves its traceback.
-                log = _log.error if isinstance(error, OSError) else _log.failure
-                log(
-                    "Cannot write the error log: {error}; lines are dropped until it works again",
-                    error=visible(str(error)),
-                )
+            self._file.lose(error)
         else:
-            if self._failing:
-                self._failing = False
-                _log.warn("The error log works again; {lost} lines are lost", lost=self.lost_lines)
+            self._file.write(line.encode("ascii"))

@@ -1,44 +1,382 @@
-"""Appending to a log so that a full disk spoils no line but the one it cuts."""
+"""Where the lines of a log go: one sink for all logs, whose reader can make nobody wait.
+
+A regular file takes a line at once.  A pipe, a FIFO, a terminal or a socket takes none while
+nobody reads, which may be for hours: its lines wait in a queue with a bound, and a thread of
+its own writes them.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import BinaryIO, Protocol
+import select
+import stat
+from collections import deque
+from collections.abc import Callable
+from io import FileIO
+from itertools import islice
+from threading import Condition, Lock, Thread
+from time import monotonic
+from typing import BinaryIO, Final, TypeAlias
+
+from twisted.logger import Logger
+
+from ..limits import KIB, MIB
+from ..report.text import visible
+
+#: Lines that wait for a slow reader, in bytes: some 8,000 of an access log.
+QUEUE_BYTES: Final = MIB
+
+#: How long a log may take over what still waits when it is closed; and how long its reader
+#: may take no line meanwhile.
+FLUSH_SECONDS: Final = 1.0
+STALL_SECONDS: Final = 0.25
+
+#: That a log cannot be written is told at most once in so many seconds.
+QUIET_SECONDS: Final = 1.0
+
+#: What an intake takes at a time, and for a line if there is no line end in it.
+_INTAKE_BYTES: Final = 64 * KIB
+
+#: What POSIX promises at least, and Windows has no name for, nor for the next one.
+PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
+_WITHOUT_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
+
+_log = Logger()
+
+Path: TypeAlias = str | os.PathLike[str]
 
 
-class Output(Protocol):
-    """A binary file, opened for appending."""
+def may_block(file: BinaryIO) -> bool:
+    """Whether *file* is written at the pace of whoever reads it."""
+    try:
+        descriptor = file.fileno()
+    except (AttributeError, OSError):  # it is in memory
+        return False
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
-    def write(self, data: bytes, /) -> int | None: ...
-    def close(self) -> object: ...
 
+class LogFile:
+    """A file of whole lines.  Nothing that goes wrong with it is raised, or takes time.
 
-def open_log(path: str | os.PathLike[str]) -> BinaryIO:
-    """The file at *path*, unbuffered, so that a line is there when it is written.
+    Lines that cannot be written are dropped and counted; that is logged when it begins and
+    when it is over.  Several processes may append to one file.
 
-    Raises:
-        OSError: It cannot be appended to.
+    Attributes:
+        name: What the operator calls it, such as ``"access log"``.
+        lost_lines: How many lines could not be written.
     """
-    return open(path, "ab", buffering=0)
+
+    def __init__(
+        self,
+        file: Path | BinaryIO,
+        name: str,
+        *,
+        seconds: Callable[[], float] = monotonic,
+    ) -> None:
+        """
+        Args:
+            file: A path, appended to, also that of a FIFO which nobody reads yet; or a
+                binary file, which is left open by `close`.
+            name: See above.
+            seconds: A clock that is never set.
+
+        Raises:
+            OSError: The path cannot be appended to.
+        """
+        self.name = name
+        self.lost_lines = 0
+        self._seconds = seconds
+        self._path: Path | None = None
+        self._output: _Direct | _Queue | None
+        if isinstance(file, (str, os.PathLike)):
+            self._path = file
+            self._output = self._opened(file)
+        else:
+            self._output = self._output_for(file)
+        self._intakes: list[Thread] = []
+        self._lock = Lock()  # of what follows: a queue's thread counts, too
+        self._failing = False
+        self._told_lines = 0
+        self._quiet_until = -QUIET_SECONDS
+
+    def write(self, lines: bytes) -> None:
+        """Append a line, or several, with their line ends: all of them or none.
+
+        In a regular file they are there when this returns.
+        """
+        output = self._output
+        try:
+            if output is not None:
+                output.write(lines)
+        except Exception as error:  # a file that was handed in raises what it likes
+            self.lose(error, lines.count(b"\n"))
+        else:
+            if isinstance(output, _Direct):
+                self.wrote()
+
+    def intake(self) -> int:
+        """A file descriptor for another process, or for this one's standard output.
+
+        Lines that are written there come into this file, one by one, as if by `write`, and
+        whoever writes them never waits for its reader.  It ends when the last copy of the
+        descriptor is closed.
+        """
+        reader, writer = os.pipe()
+        thread = Thread(target=self._take_in, args=(reader,), daemon=True)
+        thread.start()
+        self._intakes.append(thread)
+        return writer
+
+    def reopen(self) -> None:
+        """Open the path anew, where it names another file by now: a rotated log goes on there."""
+        old, path = self._output, self._path
+        if old is None or path is None or old.is_at(path):
+            return
+        try:
+            self._output = self._opened(path)
+        except OSError as error:
+            _log.error(
+                "Cannot reopen the {name}: {error}; it goes on in the old file",
+                name=self.name,
+                error=visible(str(error)),
+            )
+        else:
+            old.close()
+
+    def close(self) -> None:
+        """Let what waits be written, for `FLUSH_SECONDS`, and close; twice is harmless."""
+        for thread in self._intakes:
+            thread.join(STALL_SECONDS)
+        output, self._output = self._output, None
+        if output is not None:
+            left = output.flush()
+            output.close()
+            with self._lock:
+                self.lost_lines += left
+        if self.lost_lines != self._told_lines:
+            self._tell_all("The {name} is closed; {lost} lines are lost")
+
+    def flush(self) -> bool:
+        """Let what waits be written, for `FLUSH_SECONDS`; whether all of it is."""
+        return self._output is None or not self._output.flush()
+
+    def lose(self, error: Exception, lines: int = 1) -> None:
+        """Count lines that cannot be written because of *error*, and log that it begins."""
+        with self._lock:
+            self.lost_lines += lines
+            now = self._seconds()
+            if self._failing or now < self._quiet_until:
+                return
+            self._failing = True
+            self._quiet_until = now + QUIET_SECONDS
+        # A failing disk is an OSError and no bug; anything else deserves its traceback.
+        log = _log.error if isinstance(error, OSError) else _log.failure
+        log(
+            "Cannot write the {name}: {error}; lines are dropped until it works again",
+            name=self.name,
+            error=visible(str(error)),
+        )
+
+    def wrote(self) -> None:
+        """A line is written, and none is waiting: if that was not so before, log it."""
+        if not self._failing and self.lost_lines == self._told_lines:
+            return
+        with self._lock:
+            if not self._failing and self._seconds() < self._quiet_until:
+                return
+            self._failing = False
+        self._tell_all("The {name} works again; {lost} lines are lost")
+
+    def _tell_all(self, text: str) -> None:
+        self._told_lines = self.lost_lines
+        _log.warn(text, name=self.name, lost=self.lost_lines)
+
+    def _opened(self, path: Path) -> _Direct | _Queue:
+        """The output for the file at *path*; the reader of a FIFO is not waited for."""
+        try:
+            file = FileIO(path, "ab", opener=_open_without_waiting)
+        except OSError as error:
+            if error.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):
+                raise
+            return _Queue(self, None, path)
+        return self._output_for(file)
+
+    def _output_for(self, file: BinaryIO) -> _Direct | _Queue:
+        output = _Direct(file, self._path is not None)
+        return _Queue(self, output, self._path) if may_block(file) else output
+
+    def _take_in(self, reader: int) -> None:
+        """Pass on what comes through a pipe, in a thread of its own."""
+        rest = b""
+        with open(reader, "rb", buffering=0) as pipe:
+            while data := pipe.read(_INTAKE_BYTES):
+                lines, end, rest = (rest + data).rpartition(b"\n")
+                if len(rest) > _INTAKE_BYTES:
+                    lines, end, rest = lines + end + rest, b"\n", b""
+                self._pass_on(lines + end)
+        if rest:
+            self._pass_on(rest + b"\n")
+
+    def _pass_on(self, lines: bytes) -> None:
+        output = self._output
+        try:
+            if output is not None:
+                output.write(lines)
+        except Exception:
+            # Counted, and told when there is room: the log that it would be told in may be
+            # what is being taken in.
+            with self._lock:
+                self.lost_lines += lines.count(b"\n")
 
 
-class WholeLines:
-    """Writes lines in as many pieces as a file takes them."""
+def _open_without_waiting(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | _WITHOUT_WAITING, 0o666)
+    if _WITHOUT_WAITING:
+        os.set_blocking(descriptor, True)
+    return descriptor
 
-    def __init__(self) -> None:
+
+class _Direct:
+    """A file that takes lines in the caller's own turn."""
+
+    def __init__(self, file: BinaryIO, is_ours: bool) -> None:
+        self._file = file
+        self._is_ours = is_ours
         self._torn = False
 
-    def write(self, file: Output, line: bytes) -> None:
-        """Append *line*, which ends in its line end, to *file*.
+    def write(self, lines: bytes) -> None:
+        """Write *lines* in as many pieces as the file takes them.
 
         Raises:
             OSError: Not all of it could be written; the next line starts a new one.
         """
         # A full disk takes half a line; the next one must not be glued to it.
-        rest = b"\n" + line if self._torn else line
+        rest = b"\n" + lines if self._torn else lines
         while rest:
-            taken = file.write(rest)
+            taken = self._file.write(rest)
             if not taken:
                 raise BlockingIOError("the file takes no more now")
             rest = rest[taken:]
             self._torn = rest != b""
+        self._file.flush()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether *path* names this file."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
+
+    def flush(self) -> int:
+        """How many lines wait: none."""
+        return 0
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._is_ours:
+            self._file.close()
+
+
+class _Queue:
+    """A file whose reader may let it wait, and the thread that waits for it.
+
+    The thread starts with the first line, since a daemon has forked by then.  It does not
+    keep the process.
+    """
+
+    def __init__(self, owner: LogFile, file: _Direct | None, fifo: Path | None) -> None:
+        """*file* is None where nobody reads *fifo* yet, which is None for what is no FIFO."""
+        self._owner = owner
+        self._file = file
+        self._fifo = fifo
+        self._lines: deque[bytes] = deque()
+        self._bytes = 0
+        self._closed = False
+        self._changed = Condition()
+        self._thread: Thread | None = None
+
+    def write(self, lines: bytes) -> None:
+        """Let *lines* be written in their turn.
+
+        Raises:
+            OSError: There is no room for them.
+        """
+        with self._changed:
+            if self._bytes + len(lines) > QUEUE_BYTES:
+                raise BlockingIOError("its reader is too slow")
+            self._bytes += len(lines)
+            self._lines.append(lines)
+            if len(self._lines) == 1:
+                self._changed.notify_all()
+            if self._thread is None:
+                self._thread = Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def is_at(self, path: Path) -> bool:
+        """Whether *path* names this file, or will when there is a reader."""
+        return self._file is None or self._file.is_at(path)
+
+    def flush(self) -> int:
+        """Let what waits be written, for `FLUSH_SECONDS`, and return how many lines were not."""
+        ends = monotonic() + FLUSH_SECONDS
+        with self._changed:
+            while self._lines and monotonic() < ends and self._changed.wait(STALL_SECONDS):
+                pass
+            return sum(lines.count(b"\n") for lines in self._lines)
+
+    def close(self) -> None:
+        """Close the file when what still waits is written; nobody waits for that."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is None and self._file is not None:
+            self._file.close()
+
+    def _run(self) -> None:
+        while first := self._next():
+            lines = b"".join(first)
+            try:
+                self._write(lines)
+            except Exception as error:
+                self._owner.lose(error, lines.count(b"\n"))
+            with self._changed:
+                self._bytes -= len(lines)
+                for _ in first:
+                    self._lines.popleft()
+                self._changed.notify_all()
+                empty = not self._lines
+            if empty:
+                self._owner.wrote()
+        if self._file is not None:
+            self._file.close()
+
+    def _next(self) -> list[bytes]:
+        """Wait for what is first in the queue; nothing when that is closed and empty.
+
+        It is so much as a pipe takes in one piece, also where others write to it.
+        """
+        with self._changed:
+            while not (self._lines or self._closed):
+                self._changed.wait()
+            length = 0
+            first = list(islice(self._lines, 1))
+            for lines in islice(self._lines, 1, None):
+                length += len(lines)
+                if length + len(first[0]) > PIPE_BUF:
+                    break
+                first.append(lines)
+            return first
+
+    def _write(self, lines: bytes) -> None:
+        if self._file is None:
+            assert self._fifo is not None
+            self._file = _Direct(FileIO(self._fifo, "ab"), True)  # waits for a reader
+        try:
+            self._file.write(lines)
+        except BrokenPipeError:
+            if self._fifo is not None:  # its reader has gone, and another may come
+                self._file.close()
+                self._file = None
+            raise

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.python.reflect import namedAny
+from twisted.python.threadpool import ThreadPool
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
 
@@ -63,14 +64,14 @@ def resource(name: str) -> IResource:
     return content
 
 
-def wsgi(name: str, reactor: Any) -> IResource:
-    """The WSGI application called *name*, run in the threads of *reactor*.
+def wsgi(name: str, reactor: Any, threads: ThreadPool) -> IResource:
+    """The WSGI application called *name*, run in *threads*.
 
     Raises:
         UsageError: There is none of that name, or it cannot be called.
     """
     application = function("--wsgi", name)
-    return HangupWSGIResource(reactor, reactor.getThreadPool(), application)
+    return HangupWSGIResource(reactor, threads, application)
 
 
 def proxy(

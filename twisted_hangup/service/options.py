@@ -20,6 +20,8 @@ from ..report.masking import MaskingPolicy
 DEFAULT_PORT: Final = "8000"
 
 DEFAULT_GRACE_SECONDS: Final = 30.0
+#: As many as Twisted's reactor has for everything.
+DEFAULT_THREADS: Final = 10
 #: With the firsts and counts of a flood, no second has more than 50 lines.
 DEFAULT_ERRORS_PER_SECOND: Final = 30
 
@@ -40,12 +42,15 @@ def size(option: str, least: int = 0) -> Coerce:
         match = _SIZE.fullmatch(text.lower())
         if match is None:
             raise UsageError(f"--{option}: {text!r} is not a number of bytes (such as 16k)")
-        number = int(match[1]) * _UNITS[match[2]]
-        if number < least:
-            raise UsageError(f"--{option}: must be at least {least}")
-        return number
+        return _at_least(least, int(match[1]) * _UNITS[match[2]], option)
 
     return coerce
+
+
+def _at_least(least: int, number: int, option: str) -> int:
+    if number < least:
+        raise UsageError(f"--{option}: must be at least {least}")
+    return number
 
 
 def size_text(number: int) -> str:
@@ -56,13 +61,13 @@ def size_text(number: int) -> str:
     return str(number)
 
 
-def count(option: str) -> Coerce:
-    """A whole number, 0 or more."""
+def count(option: str, least: int = 0) -> Coerce:
+    """A whole number, *least* or more."""
 
     def coerce(text: str) -> int:
         if not _COUNT.fullmatch(text):
             raise UsageError(f"--{option}: {text!r} is not a whole number")
-        return int(text)
+        return _at_least(least, int(text), option)
 
     return coerce
 
@@ -281,6 +286,13 @@ class Options(UsageOptions):
         ],
         ["wsgi", None, None, "Serve this WSGI application, named as for --resource."],
         [
+            "threads",
+            None,
+            DEFAULT_THREADS,
+            "With --wsgi: calls of the application at a time; others wait.",
+            count("threads", least=1),
+        ],
+        [
             "proxy",
             None,
             None,
@@ -410,6 +422,8 @@ class Options(UsageOptions):
         for option in ("proxy-host", "proxy-forwarded", *(one.option for one in PROXY_TIMEOUTS)):
             if self[option] != self._given_nothing[option] and self["proxy"] is None:
                 raise UsageError(f"--{option} needs --proxy")
+        if self["threads"] != DEFAULT_THREADS and self["wsgi"] is None:
+            raise UsageError("--threads needs --wsgi")
         if self["status-token-file"] is not None and self.status is None:
             raise UsageError("--status-token-file needs --status")
         if self["unmasked"] and self._masked:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, BinaryIO
+from io import FileIO
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -18,7 +19,7 @@ from twisted.web.resource import IResource
 from ..journal.access_log import AccessLog
 from ..journal.console import ConsoleLog
 from ..journal.error_log import ErrorLog
-from ..journal.files import open_log
+from ..journal.files import LogFile
 from ..journal.flood import ThrottledWarning
 from ..limits import Lenience
 from ..proxy.resource import ProxyResource
@@ -28,6 +29,7 @@ from . import content as _content
 from .accept import Gate
 from .options import Options as Options
 from .ports import endpoint
+from .process import DaemonThreads, StandardOutput
 from .serving import CommandLineService, HangupService
 from .status import status_service
 from .welcome import WelcomePage
@@ -63,7 +65,8 @@ def makeService(options: Options) -> IService:
 def _make_service(options: Options, reactor: Any) -> HangupService:
     endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
     warn = ThrottledWarning(reactor)
-    content = _content_of(options, reactor, warn)
+    threads = None if options["wsgi"] is None else DaemonThreads(options["threads"], "wsgi")
+    content = _content_of(options, reactor, warn, threads)
     site = LoggedSite(
         content,
         limits=options.limits,
@@ -83,21 +86,28 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     ]
     if isinstance(content, ProxyResource):
         closers.append(content.pool.close)
-    closers += _open_logs(site, options, reactor, warn)
+    if threads is not None:
+        closers.append(threads.stop)
     parent = options.parent
-    make = HangupService if parent is None else partial(CommandLineService, parent)
+    stdout = None if parent is None or options.daemonizes else StandardOutput()
+    log_closers, logs = _open_logs(site, options, reactor, stdout)
+    make = HangupService if parent is None else partial(CommandLineService, parent, stdout)
     return make(
         site,
         endpoints,
         Gate(reactor, _most_connections(options)),
         reactor=reactor,
         grace_seconds=options["grace"],
-        closers=closers,
+        closers=closers + log_closers,
         companions=[] if options.status is None else [status_service(site, options, reactor)],
+        threads=threads,
+        logs=logs,
     )
 
 
-def _content_of(options: Options, reactor: Any, warn: ThrottledWarning) -> IResource:
+def _content_of(
+    options: Options, reactor: Any, warn: ThrottledWarning, threads: DaemonThreads | None
+) -> IResource:
     if options["path"] is not None:
         return _content.directory(
             options["path"],
@@ -107,8 +117,8 @@ def _content_of(options: Options, reactor: Any, warn: ThrottledWarning) -> IReso
         )
     if options["resource"] is not None:
         return _content.resource(options["resource"])
-    if options["wsgi"] is not None:
-        return _content.wsgi(options["wsgi"], reactor)
+    if threads is not None:
+        return _content.wsgi(options["wsgi"], reactor, threads)
     if options["proxy"] is not None:
         return _content.proxy(
             options["proxy"],
@@ -122,40 +132,41 @@ def _content_of(options: Options, reactor: Any, warn: ThrottledWarning) -> IReso
 
 
 def _open_logs(
-    site: LoggedSite, options: Options, reactor: Any, warn: ThrottledWarning
-) -> list[Callable[[], object]]:
-    """Open what --access-log and --error-log name, and return what closes them."""
+    site: LoggedSite, options: Options, reactor: Any, stdout: LogFile | None
+) -> tuple[list[Callable[[], object]], list[LogFile]]:
+    """Open what --access-log and --error-log name.
+
+    Returns:
+        What is to be called at the end, and the files to close after that.
+    """
     closers: list[Callable[[], object]] = []
+    logs = [] if stdout is None else [stdout]
     if options["access-log"] is not None:
-        access_log = AccessLog(
-            _open_log("--access-log", options["access-log"]),
-            policy=options.masking,
-            complain=warn,
-        )
-        site.access_log = access_log
-        closers += [site.journal.watch_settled(access_log.refused), access_log.close]
+        logs.insert(0, _open_log("access log", options["access-log"], stdout))
+        site.access_log = AccessLog(logs[0], policy=options.masking)
+        closers.append(site.journal.watch_settled(site.access_log.refused))
     if options["error-log"] is not None:
-        output = _open_log("--error-log", options["error-log"])
+        logs.insert(0, _open_log("error log", options["error-log"], stdout))
         error_log = ErrorLog(
-            output, reactor, per_second=options["error-log-per-second"], policy=options.masking
+            logs[0], reactor, per_second=options["error-log-per-second"], policy=options.masking
         )
         closers += [
             site.journal.watch(error_log),
             site.journal.watch_upstream(error_log),
             error_log.close,
-            output.close,
         ]
-    return closers
+    return closers, logs
 
 
-def _open_log(option: str, path: str) -> BinaryIO:
-    """The file that *option* names; ``-`` is standard output."""
+def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
+    """The file that the option for *name* names; ``-`` is standard output."""
     if path == "-":
         # Not sys.stdout: twistd turns that into a part of its own log.
-        return open(1, "wb", buffering=0, closefd=False)
+        return stdout or LogFile(FileIO(1, "wb", closefd=False), name)
     try:
-        return open_log(path)
+        return LogFile(path, name)
     except OSError as error:
+        option = f"--{name.replace(' ', '-')}"
         raise UsageError(f"{option}: cannot write {path!r}: {error.strerror}") from error
 
 

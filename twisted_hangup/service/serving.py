@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, Final, NoReturn
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
@@ -15,12 +16,25 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybe
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
 
+from ..journal.files import LogFile
 from ..report.text import peer_text, visible
 from ..server.site import HangupSite
 from .accept import Gate
+from .process import StandardOutput, end_within
+
+#: How long threads may take to notice that their clients were hung up on.
+LAST_SECONDS: Final = 0.25
+
+#: How often a thread that is still at work is looked for.
+POLL_SECONDS: Final = 0.05
+
+#: What the end may take when the grace is over: then the process is ended, whatever it does.
+END_SECONDS: Final = 1.0
 
 _log = Logger()
 
@@ -46,6 +60,8 @@ class HangupService(Service):
         grace_seconds: float,
         closers: Sequence[Callable[[], object]] = (),
         companions: Sequence[HangupService] = (),
+        threads: ThreadPool | None = None,
+        logs: Sequence[LogFile] = (),
     ) -> None:
         """
         Args:
@@ -54,8 +70,10 @@ class HangupService(Service):
             gate: Asked before each accept.
             reactor: Its clock; it is stopped when a port fails only after the start.
             grace_seconds: How long running requests may take when the service stops.
-            closers: Called last of all, when nothing is logged any more.
+            closers: Called when there are no connections any more.
             companions: Begin with this one, and end when it has no connection any more.
+            threads: Those that requests are served in; they have the same grace.
+            logs: Closed last of all.
         """
         self.site = site
         self.ports: list[IListeningPort] = []
@@ -65,6 +83,8 @@ class HangupService(Service):
         self._grace_seconds = grace_seconds
         self._closers = closers
         self._companions = companions
+        self._threads = threads
+        self._logs = logs
         self._listened = False
         self._problem: CannotListen | None = None
         self._grace: Deferred[None] | None = None
@@ -136,9 +156,9 @@ class HangupService(Service):
             self._reactor.stop()
 
     def _cb_drain(self, _: object) -> Deferred[None]:
-        connections = self.site.open_connections
-        gone = self.site.drain()
-        if connections:
+        connections, threads = self.site.open_connections, self._threads_at_work
+        gone = self.site.drain().addCallback(self._cb_wait_for_threads)
+        if connections or threads:
             _log.info(
                 "Stopping: {connections} to finish in {seconds:g} seconds",
                 connections=_counted(connections, "open connection"),
@@ -153,9 +173,26 @@ class HangupService(Service):
         failure.trap(DeferredTimeout, CancelledError)
         self._grace = None
         _log.warn("Hanging up on {clients}", clients=_counted(self.site.open_connections, "client"))
-        gone = self.site.drain()
+        gone = self.site.drain().addCallback(self._cb_wait_for_threads)
         self.site.hang_up_all()
-        return gone
+        gone.addTimeout(LAST_SECONDS, self._reactor)
+        return gone.addErrback(self._eb_time_is_up)
+
+    def _cb_wait_for_threads(self, _: object) -> Deferred[None]:
+        """Fire when no thread is at work: a client may have left, and its request may not."""
+        return Deferred.fromCoroutine(self._threads_are_idle())
+
+    async def _threads_are_idle(self) -> None:
+        while self._threads_at_work:
+            await deferLater(self._reactor, POLL_SECONDS)
+
+    @property
+    def _threads_at_work(self) -> int:
+        return 0 if self._threads is None else len(self._threads.working)
+
+    def _eb_time_is_up(self, failure: Failure) -> None:
+        failure.trap(DeferredTimeout)
+        _log.warn("Leaving {threads} at work", threads=_counted(self._threads_at_work, "thread"))
 
     def _cb_stop_companions(self, _: object) -> Deferred[Any]:
         return DeferredList([companion.stopService() for companion in self._companions])
@@ -163,29 +200,69 @@ class HangupService(Service):
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
             close()
+        for log in self._logs:
+            log.close()
         return result
 
 
 class CommandLineService(HangupService):
-    """What ``twistd`` and ``twist`` run."""
+    """What ``twistd`` and ``twist`` run: a program, whose end nothing holds up."""
 
-    def __init__(self, settings: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        """*settings* are the options of ``twistd`` or ``twist`` itself; the rest as above it."""
+    def __init__(
+        self, settings: Mapping[str, Any], stdout: StandardOutput | None, *args: Any, **kwargs: Any
+    ) -> None:
+        """
+        Args:
+            settings: The options of ``twistd`` or ``twist`` itself.
+            stdout: Taken over while the service runs; None for a daemon, which has none.
+            args: As above.
+        """
         super().__init__(*args, **kwargs)
         self._settings = settings
+        self._stdout = stdout
+        self._ends = False
+
+    def startService(self) -> None:
+        """As `HangupService` has it; from now on a signal ends the program in any case."""
+        super().startService()
+        if self._stdout is not None:
+            self._stdout.take_over()
+        self._reactor.callWhenRunning(self._take_signals)
 
     def stopService(self) -> Deferred[None]:
-        """As `HangupService` has it; a second signal ends the wait.
-
-        Twisted answers that one with a traceback and goes on waiting.
-        """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                signal.signal(number, self._signalled_again)
+        """As `HangupService` has it, within the grace and `END_SECONDS`."""
+        self._end_in_time()
         return super().stopService()
 
-    def _signalled_again(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self.end_grace)
+    def _take_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, partial(self._signalled, handler))
+
+    def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
+        """A signal: the first is Twisted's, whose reactor may be blocked; the next ends the wait.
+
+        Twisted answers a second one with a traceback and goes on waiting.
+        """
+        if self._ends:
+            end_within(END_SECONDS, self._last_words)
+            self._reactor.callFromThread(self.end_grace)
+        else:
+            self._end_in_time()
+            handler(number, frame)
+
+    def _end_in_time(self) -> None:
+        if not self._ends:
+            self._ends = True
+            end_within(self._grace_seconds + END_SECONDS, self._last_words)
+
+    def _last_words(self) -> None:
+        """Told by a process that something keeps, in a thread that the same may keep."""
+        self._remove_pid_file()
+        _log.warn("The grace is over: ended with work still to do")
+        for log in self._logs:
+            log.close()
 
     def _listen(self) -> None:
         try:
@@ -206,10 +283,13 @@ class CommandLineService(HangupService):
         else:
             # Not sys.stderr: twistd has turned that into a part of its log.
             print(f"hangup: {problem}", file=sys.__stderr__)
+        self._remove_pid_file()
+        raise SystemExit(1)
+
+    def _remove_pid_file(self) -> None:
         if self._settings.get("pidfile"):
             with suppress(OSError):
                 os.remove(self._settings["pidfile"])
-        raise SystemExit(1)
 
 
 def _counted(number: int, noun: str) -> str:

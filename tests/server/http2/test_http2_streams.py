@@ -20,6 +20,7 @@ from twisted.web.static import Data
 
 from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
 from twisted_hangup.journal.access_log import AccessLog
+from twisted_hangup.journal.files import LogFile
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
 
@@ -440,7 +441,7 @@ async def test_refused_requests_in_the_access_log(serve_h2: Serve) -> None:
     """The access log has refused requests, too, and knows HTTP/2 by its name."""
     served = serve_h2()
     output = io.BytesIO()
-    log = AccessLog(output, complain=lambda *args, **kwargs: None)
+    log = AccessLog(LogFile(output, "access log"))
     served.site.journal.watch_settled(log.refused)
     await talk(served.port, lambda c: c.answer(c.request(b"/a b", (b"user-agent", b"me"))))
     assert output.getvalue().endswith(b'"GET /a b HTTP/2" 400 - "-" "me"\n')

@@ -1,0 +1,261 @@
+"""SIGTERM ends the program, whatever its application, its clients and its readers do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from support.processes import BIN, connect, free_port, read_until
+from support.wire import PATIENCE, Client
+
+#: Seconds that an end may take besides its grace: one is promised, the rest is the machine's.
+END: Final = 1 + 4
+
+APPLICATIONS: Final = '''
+import time
+
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+
+def sleeping(environ, start_response):
+    """Looks at nothing for a minute."""
+    start_response("200 OK", [])(b"begun")
+    time.sleep(60)
+    return []
+
+
+def writing(environ, start_response):
+    """Writes for ever, to a client or to nobody."""
+    write = start_response("200 OK", [])
+    write(b"begun")
+    while True:
+        time.sleep(0.01)
+        try:
+            write(b".")
+        except OSError:
+            pass
+
+
+def brief(environ, start_response):
+    """Goes on when its client has left, but not for long."""
+    start_response("200 OK", [])(b"begun")
+    time.sleep(1)
+    open("done", "w").close()
+    return []
+
+
+class Threads(Resource):
+    """Keeps one of the reactor's own threads."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        deferToThread(time.sleep, 60)
+        request.write(b"begun")
+        return NOT_DONE_YET
+
+
+class Blocking(Resource):
+    """Lets the reactor do nothing else."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        request.channel.transport.socket.send(b"begun")
+        time.sleep(60)
+        return b""
+'''
+
+GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+Start = Callable[..., "Program"]
+
+
+class Program:
+    """``twistd -n hangup`` in a process of its own."""
+
+    def __init__(self, *arguments: str, program: str = "twistd", **options: Any) -> None:
+        self.port = free_port()
+        command = [f"{BIN}/{program}", *(["-n"] if program == "twistd" else []), "hangup"]
+        options.setdefault("stdout", subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*command, f"--port={self.port}", *arguments], text=True, **options
+        )
+
+    def connect(self, wire: bytes = GET, until: bytes = b"begun") -> Client:
+        client = connect(self.port).send(wire)
+        assert client.read_until(until).endswith(until)
+        return client
+
+    def seconds_to_end(self) -> float:
+        """Send SIGTERM, and wait."""
+        since = time.monotonic()
+        self.process.terminate()
+        self.process.wait(PATIENCE)
+        return time.monotonic() - since
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Start a program in a directory with these applications; it is killed in the end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "apps.py").write_text(APPLICATIONS)
+    with ExitStack() as stack:
+
+        def run(*arguments: str, **options: Any) -> Program:
+            program = Program(*arguments, **options)
+            stack.enter_context(program.process)
+            stack.callback(program.process.kill)
+            return program
+
+        yield run
+
+
+KEPT: Final = [
+    "--wsgi=apps.sleeping",
+    "--wsgi=apps.writing",
+    "--resource=apps.Threads",
+    "--resource=apps.Blocking",
+]
+
+
+@pytest.mark.parametrize("client_stays", [True, False])
+@pytest.mark.parametrize("content", KEPT)
+def test_application_that_outlives_the_grace(
+    start: Start, content: str, client_stays: bool
+) -> None:
+    """Neither a thread nor the reactor itself keeps the process past the grace and a second."""
+    program = start(content, "--grace=1")
+    client = program.connect()
+    if not client_stays:
+        client.close()
+    assert program.seconds_to_end() < 1 + END
+    client.close()
+    assert not Path("twistd.pid").exists()
+
+
+def test_more_calls_than_threads(start: Start) -> None:
+    """Calls that wait for a thread keep nothing either."""
+    program = start("--wsgi=apps.sleeping", "--grace=1", "--threads=2")
+    clients = [program.connect() for _ in range(2)]
+    clients += [connect(program.port).send(GET) for _ in range(5)]
+    assert program.seconds_to_end() < 1 + END
+    for client in clients:
+        client.close()
+
+
+def test_call_whose_client_has_left_has_the_grace_too(start: Start) -> None:
+    """The work behind a request often must be finished, and the process waits for it."""
+    program = start("--wsgi=apps.brief", "--grace=30")
+    program.connect().close()
+    assert program.seconds_to_end() < 1 + END
+    assert Path("done").exists()
+
+
+def test_second_signal_ends_a_blocked_reactor(start: Start) -> None:
+    """An operator who says it twice means it, though nobody is there to hear it."""
+    program = start("--resource=apps.Blocking", "--grace=50")
+    client = program.connect()
+    program.process.terminate()
+    time.sleep(0.1)  # two at once are one
+    assert program.seconds_to_end() < END
+    client.close()
+
+
+def test_idle_client(start: Start) -> None:
+    """A client that keeps its connection open is not waited for."""
+    program = start("--grace=30")
+    client = program.connect(until=b"</html>\n")
+    assert program.seconds_to_end() < END
+    client.close()
+
+
+# Readers that do not read.
+
+
+#: Lines that no queue has room for, of a kilobyte each; a pipe takes 64 of them.
+LINES: Final = 2_000
+
+#: A request whose line in the access log has so many bytes.
+LONG: Final = b"GET /nix HTTP/1.1\r\nHost: a\r\nUser-Agent: %b\r\n\r\n" % (b"u" * 1000)
+LOGGED: Final = f'"GET /nix HTTP/1.1" 404 11 "-" "{"u" * 1000}"\n'
+
+
+def answer(program: Program, requests: int) -> None:
+    """Let *program* answer so many requests."""
+    client = connect(program.port).send(LONG * requests).end()
+    assert client.read_all().count(b"\r\n\r\nNot found.\n") == requests
+    client.close()
+
+
+def refuse(program: Program, requests: int) -> None:
+    """Let *program* refuse so many requests, each with a line of four kilobytes."""
+    for _ in range(requests // 4):
+        client = connect(program.port).send(b"GET /" + b"a" * 4000 + b" HTTP/1.1\r\n \r\n").end()
+        assert client.read_all().startswith(b"HTTP/1.1 400 ")
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "log, fill",
+    [("--access-log=-", answer), ("--error-log=-", refuse)],
+    ids=lambda value: str(value)[:8],
+)
+@pytest.mark.parametrize("program", ["twistd", "twist"])
+def test_standard_output_that_nobody_reads(
+    start: Start, program: str, log: str, fill: Callable[[Program, int], None]
+) -> None:
+    """All requests are answered, and it ends."""
+    run = start(
+        *(log, "--error-log-per-second=0", "--grace=30"),
+        program=program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    fill(run, LINES)
+    assert run.seconds_to_end() < END
+
+
+def test_what_standard_output_has_lost_is_counted(start: Start) -> None:
+    """A reader that comes back finds whole lines, and how many are missing."""
+    program = start("--access-log=-", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    answer(program, LINES)
+    lines = read_until("lines are lost", program.process)
+    lost = int(lines[-1].partition("works again; ")[2].split()[0])
+    access = [line for line in lines if line.startswith("127.0.0.1 - - [")]
+    assert all(line.endswith(LOGGED) for line in access)
+    # Among those lost is the one that told of it.
+    assert lost > 0 and len(access) + lost in (LINES, LINES + 1)
+    program.process.terminate()
+    rest, _ = program.process.communicate(timeout=PATIENCE)
+    assert "Traceback" not in rest
+    assert rest.endswith("Server Shut Down.\n")
+
+
+def test_lines_that_wait_are_written_at_the_end(start: Start) -> None:
+    """What a reader takes at all is not cut off."""
+    program = start("--access-log=-", stdout=subprocess.PIPE)
+    answer(program, 300)
+    program.process.terminate()
+    output, _ = program.process.communicate(timeout=PATIENCE)
+    assert output.count(LOGGED) == 300
+    assert output.endswith("Server Shut Down.\n")
+
+
+def test_fifo_without_a_reader(start: Start) -> None:
+    """It serves without one, whoever comes to read gets what was kept, and it ends."""
+    os.mkfifo("fifo")
+    program = start("--access-log=fifo", "--grace=30")
+    answer(program, 100)
+    with open("fifo", encoding="ascii") as fifo:
+        assert all(fifo.readline().endswith(LOGGED) for _ in range(100))
+        answer(program, LINES)
+        assert program.seconds_to_end() < END

@@ -1,0 +1,91 @@
+"""What could keep the program: its standard output, its threads, and what outlives its end."""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections.abc import Callable
+from io import FileIO
+from threading import Thread
+from time import sleep
+from typing import Any, Final
+
+from twisted.python.threadpool import ThreadPool
+
+from ..journal.files import LogFile, may_block
+
+#: What there is of these seconds for the last words of a program that has to be ended.
+FAREWELL_SECONDS: Final = 0.5
+
+
+class StandardOutput(LogFile):
+    """The standard output of the program, which waits for no reader.
+
+    Twisted's log goes there, print(), and a log whose file is ``-``.
+    """
+
+    def __init__(self) -> None:
+        self._file = FileIO(os.dup(1), "wb", closefd=False)
+        super().__init__(self._file, "standard output")
+        self._taken_over = False
+
+    def take_over(self) -> None:
+        """Let all that is written to file descriptor 1 come this way, if that may block."""
+        if may_block(self._file):
+            self._taken_over = True
+            writer = self.intake()
+            os.dup2(writer, 1)
+            os.close(writer)
+
+    def close(self) -> None:
+        """Give file descriptor 1 back to whoever still writes; not where that would block."""
+        if self._taken_over and self.flush():
+            self._taken_over = False
+            os.dup2(self._file.fileno(), 1)
+        if not self._taken_over:
+            super().close()
+
+
+class _DaemonThread(Thread):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, daemon=True, **kwargs)
+
+
+class DaemonThreads(ThreadPool):
+    """Threads that keep no process: nobody waits for what they still do at its end.
+
+    Twisted's own are joined by the interpreter, however long that takes.  There are none
+    before the first call, since a daemon has forked by then.
+    """
+
+    threadFactory = _DaemonThread
+
+    def __init__(self, most: int, name: str) -> None:
+        super().__init__(0, most, name)
+        self.start()
+
+    def stop(self) -> None:
+        """Begin no further call."""
+        self.joined = True
+        self.started = False
+        self._team.quit()
+
+
+def end_within(seconds: float, farewell: Callable[[], object]) -> None:
+    """End the process before so many *seconds* have passed, whatever it is doing then.
+
+    It may be called in a signal handler, and again for an earlier end.
+
+    Args:
+        farewell: Called before that in a thread of its own, for `FAREWELL_SECONDS` at most.
+    """
+    # Not a Thread: a handler may have interrupted the start of one, which holds a lock.
+    _thread.start_new_thread(_end, (seconds, farewell))
+
+
+def _end(seconds: float, farewell: Callable[[], object]) -> None:
+    sleep(max(0, seconds - FAREWELL_SECONDS))
+    thread = Thread(target=farewell, daemon=True)
+    thread.start()
+    thread.join(FAREWELL_SECONDS)
+    os._exit(0)
