@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,3 +158,56 @@ async def test_out_of_files(
     assert response.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: 1\r\n" in response
     assert warnings == ["Out of files: {path} could not be opened"]
+
+
+async def ranges(
+    serve: Serve, files: StaticFiles, target: str, value: bytes
+) -> tuple[bytes, bytes]:
+    """Head and body of the answer to a Range."""
+    request = b"GET %b HTTP/1.1\r\nHost: a\r\nRange: %b\r\nConnection: close\r\n\r\n"
+    response = await talk(serve(files).port, request % (target.encode(), value))
+    head, _, body = response.partition(b"\r\n\r\n")
+    return head, body
+
+
+RANGES = [
+    ("/page.html", b"bytes=3-", 206, b"page"),
+    ("/page.html", b"bytes=-500", 206, b"<p>page"),
+    ("/page.html", b"bytes=99-", 416, b""),
+    ("/page.html", b"bytes=", 200, b"<p>page"),
+    ("/page.html", b"bytes=\xb2-", 200, b"<p>page"),
+    ("/page.html", b"bytes=0-,0-,0-", 200, b"<p>page"),
+    ("/nothing", b"bytes=-500", 200, b""),
+    ("/nothing", b"bytes=0-0,1-1,-1", 200, b""),
+]
+
+
+@pytest.mark.parametrize("target, value, status, body", RANGES)
+@pytest_twisted.ensureDeferred
+async def test_ranges(
+    serve: Serve,
+    files: StaticFiles,
+    tmp_path: Path,
+    target: str,
+    value: bytes,
+    status: int,
+    body: bytes,
+) -> None:
+    """Whatever Range a client sends, it is answered, and nothing is logged for that."""
+    (tmp_path / "nothing").touch()
+    with capturedLogs() as events:
+        head, content = await ranges(serve, files, target, value)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert content == body
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in head + b"\r\n"
+    assert not [event for event in events if "ange" in str(event.get("log_format"))]
+
+
+@pytest_twisted.ensureDeferred
+async def test_several_ranges(serve: Serve, files: StaticFiles) -> None:
+    """Two parts that do not overlap come as two, in the order asked for."""
+    head, body = await ranges(serve, files, "/page.html", b"bytes=5-6,0-1,99-")
+    assert head.startswith(b"HTTP/1.1 206 ")
+    assert b"multipart/byteranges" in head
+    parts = re.findall(rb"Content-range: bytes (.*)\r\n\r\n(.*)\r\n", body)
+    assert parts == [(b"5-6/7", b"ge"), (b"0-1/7", b"<p")]

@@ -13,6 +13,7 @@ from twisted.web.static import File
 
 from ..journal.flood import ThrottledWarning
 from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, without_body
+from .ranges import byte_ranges
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
@@ -98,6 +99,18 @@ class StaticFiles(File):
             request.setHeader(b"Retry-After", b"1")
             request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
             return b"The server has too many files open. Try again in a second.\n"
+
+    def makeProducer(self, request: Any, fileForReading: Any) -> Any:
+        """As `File` has it, which raises for odd ranges and obeys absurd ones."""
+        headers = request.requestHeaders
+        ranges = byte_ranges(headers.getRawHeaders(b"Range", ()), self.getFileSize())
+        if ranges is None:
+            headers.removeHeader(b"Range")
+        else:
+            # One past the end is the way to say that there is none.
+            specs = [b"%d-%d" % pair for pair in ranges] or [b"%d-" % self.getFileSize()]
+            headers.setRawHeaders(b"Range", [b"bytes=" + b",".join(specs)])
+        return super().makeProducer(request, fileForReading)
 
     def render_HEAD(self, request: Any) -> bytes:
         return without_body(request, self.render_GET(request))
