@@ -10,12 +10,18 @@ from typing import Any, Final
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from twisted.web.http import INTERNAL_SERVER_ERROR
 from twisted.web.resource import IResource
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
+from .journal.failures import FailureLogger
+
 #: Key in the WSGI environment: a `threading.Event` that is set when the client has left.
 CLIENT_GONE: Final = "twisted_hangup.client_gone"
+
+
+_log = FailureLogger()
 
 
 class _NobodyReads(BrokenPipeError):
@@ -59,7 +65,7 @@ class HangupWSGIResource:
 
     def render(self, request: Any) -> Any:
         """Call the application in a thread."""
-        call = _Call(self._application)
+        call = _Call(self._application, request, self._reactor)
         request.notifyFinish().addErrback(call.client_left)
         return WSGIResource(self._reactor, self._threadpool, call).render(request)
 
@@ -73,8 +79,12 @@ class HangupWSGIResource:
 class _Call:
     """One call of an application, itself a WSGI application."""
 
-    def __init__(self, application: Callable[..., Any]) -> None:
+    def __init__(
+        self, application: Callable[..., Any], request: Any, reactor: IReactorFromThreads
+    ) -> None:
         self._application = application
+        self._request = request
+        self._reactor = reactor
         self._gone = Event()
 
     def client_left(self, failure: Failure) -> None:
@@ -97,10 +107,20 @@ class _Call:
             return checked
 
         environ[CLIENT_GONE] = self._gone
+        # A generator, so that Twisted never sees what the application raises: it would log
+        # each with its traceback, however many there are.
+        return self._checked(environ, start)
+
+    def _checked(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
+        """The response; an application that fails ends it."""
         try:
-            return self._pieces(self._application(environ, start))
+            yield from self._pieces(self._application(environ, start))
         except _NobodyReads:
-            return ()
+            pass
+        except GeneratorExit:
+            raise
+        except BaseException:  # as Twisted has it: sys.exit() in a thread ends nothing
+            self._reactor.callFromThread(self._failed, Failure())
 
     def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """What the application gives, as long as there is somebody to send it to."""
@@ -112,9 +132,21 @@ class _Call:
                 except StopIteration:
                     break
                 yield piece
-        except _NobodyReads:
-            pass
         finally:
             close = getattr(body, "close", None)
             if close is not None:
                 close()
+
+    def _failed(self, failure: Failure) -> None:
+        """Log it, and end the response as a failed one; in the reactor's thread."""
+        _log.failure("WSGI application error", failure)
+        request = self._request
+        if self._gone.is_set():
+            return
+        if not request.startedWriting:
+            request.setResponseCode(INTERNAL_SERVER_ERROR)
+            request.finish()
+        elif hasattr(request.channel, "cut_response"):
+            request.channel.cut_response(request)
+        else:
+            request.channel.transport.abortConnection()

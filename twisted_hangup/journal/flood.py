@@ -38,20 +38,27 @@ class FloodGate:
     """
 
     def __init__(
-        self, clock: IReactorTime, per_second: int, on_suppressed: Callable[[str, int], object]
+        self,
+        clock: IReactorTime,
+        per_second: int,
+        on_suppressed: Callable[[str, int], object],
+        *,
+        most_firsts: int = MOST_FIRSTS,
     ) -> None:
         """
         Args:
             clock: Seconds and timers.
-            per_second: Events of any code admitted in each second; 0 admits all.  On top
-                of it come the first events of further codes, `MOST_FIRSTS` at most.
+            per_second: Lines of events of any code in each second; 0 admits all.  On top
+                of it come the first events of further codes, *most_firsts* at most.
             on_suppressed: Called with a code and how often it was not admitted, once per
                 code, when the second is over; `MOST_COUNTS` times at most, the last time
                 with `OTHER_CODES` and all that is left.
+            most_firsts: See above.
         """
         self._clock = clock
         self._per_second = per_second
         self._on_suppressed = on_suppressed
+        self._most_firsts = most_firsts
         self._second = -1
         self._admitted = 0
         self._firsts = 0
@@ -60,20 +67,20 @@ class FloodGate:
         self._suppressed: dict[str, int] = {}
         self._timer: IDelayedCall | None = None
 
-    def admit(self, code: str) -> bool:
-        """Whether an event may have a line of its own; counts it under *code* if not."""
+    def admit(self, code: str, lines: int = 1) -> bool:
+        """Whether an event may have so many lines of its own; counts it under *code* if not."""
         now = self._clock.seconds()
         second = math.floor(now)
         if second != self._second:
             self._settle()
             self._second, self._admitted, self._firsts = second, 0, 0
             self._codes.clear()
-        if not self._per_second or self._admitted < self._per_second:
-            self._admitted += 1
+        if not self._per_second or self._admitted + lines <= self._per_second:
+            self._admitted += lines
             self._see(code, True)
             return True
         if code not in self._codes:
-            admitted = self._firsts < MOST_FIRSTS
+            admitted = self._firsts < self._most_firsts
             self._see(code, admitted)
             if admitted:
                 self._firsts += 1

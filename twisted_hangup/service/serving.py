@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from ..journal.failures import tell_suppressed
 from ..journal.files import LogFile
 from ..report.text import peer_text, visible
 from ..server.site import HangupSite
@@ -200,6 +201,7 @@ class HangupService(Service):
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
             close()
+        tell_suppressed()
         for log in self._logs:
             log.close()
         return result
