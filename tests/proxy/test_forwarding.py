@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from twisted_hangup.events import Field
 from twisted_hangup.proxy.forwarding import (
+    IDENTITY,
+    IDENTITY_PREFIXES,
     Client,
     Forwarding,
     asks_for_tunnel,
@@ -121,6 +124,24 @@ def test_disguise_does_not_help_behind_a_trusted_proxy() -> None:
         (b"Upgrade", b"h2c", False),
         (b"Upgrade, HTTP2-Settings", b"websocket, H2C", False),
         (b"Upgrade", b"TLS/1.3, HTTP/1.1", False),
+        (b"Upgrade", b"h2c;x", False),
+        (b"Upgrade", b"h2c; x=y, websocket", False),
+        (b"Upgrade", b'"h2c"', False),
+        (b"Upgrade", b"foo h2c", False),
+        (b"Upgrade", b"websocket h2c", False),
+        (b"Upgrade", b"h2c\tfoo", False),
+        (b"Upgrade", b"h2c/", False),
+        (b"Upgrade", b"/h2c", False),
+        (b"Upgrade", b"foo/1/h2c", False),
+        (b"Upgrade", b"h2c=1", False),
+        (b"Upgrade", b"h2c\x0b", False),
+        (b"Upgrade", b"\xa0h2c", False),
+        (b"Upgrade", b"(x)h2c", False),
+        (b"Upgrade", b"H2C-17", False),
+        (b"Upgrade", b"h2-14", False),
+        (b"Upgrade", b"h3", False),
+        (b"Upgrade", b"https", False),
+        (b"Upgrade", b"SPDY/3", False),
         (b"close", b"websocket", False),
         (b"Upgrade", b"", False),
     ],
@@ -149,6 +170,56 @@ def test_host() -> None:
         (b"Host", b"127.0.0.1:9000"),
         (b"Via", b"1.0 twisted_hangup"),
     ]
+
+
+IDENTITIES = [
+    *(b"X-Forwarded-User", b"X-Forwarded-Client-Cert", b"X-Forwarded-By", b"X-Forwarded-Method"),
+    *(b"x-forwarded-", b"X-Forwarded", b"X-FORWARDED-ANY-OTHER", b"X-Real-Ip", b"True-Client-IP"),
+    *(b"X-Client-Cert", b"Client-Cert", b"X-SSL-Client-Verify", b"Ssl-Client-Cert"),
+    *(b"Remote-User", b"X-Auth-Request-Email", b"X-MS-CLIENT-PRINCIPAL-ID", b"X-Original-URL"),
+]
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_nobody_says_who_they_are(name: bytes) -> None:
+    """Applications believe these fields, so only a proxy that we trust may send them."""
+    came = [(name, b"root")]
+    disguised = [(name.replace(b"-", b"_"), b"root"), (name.replace(b"-", b"_", 1), b"root")]
+    disguised = [field for field in disguised if b"_" in field[0]]
+    for choice in ("off", "replace"):
+        forwarding = Forwarding(forwarded=choice)
+        assert came[0] not in sent([*came, *disguised], forwarding=forwarding)
+        assert not {*disguised} & {*sent(disguised, forwarding=forwarding)}
+    appending = Forwarding(forwarded="append")
+    assert came[0] in sent([*came, *disguised], forwarding=appending)
+    assert not {*disguised} & {*sent(disguised, forwarding=appending)}
+
+
+def test_they_are_documented() -> None:
+    """Who writes an application can look up what no client sends it."""
+    page = (Path(__file__).parents[2] / "docs" / "proxy.md").read_text().lower()
+    for name in IDENTITY - {b"forwarded", b"x-forwarded"}:
+        assert f"`{name.decode()}`" in page
+    for prefix in {*IDENTITY_PREFIXES} - {b"x-forwarded-"}:
+        assert f"`{prefix.decode()}*`" in page
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"X-Forwarder", b"X-Request-Id", b"Authorization", b"Client", b"X-Client-Id", b"X-Api-Key"],
+)
+def test_other_fields_are_the_applications(name: bytes) -> None:
+    """What only looks like these passes."""
+    assert (name, b"1") in sent([(name, b"1")], forwarding=Forwarding())
+
+
+@pytest.mark.parametrize("choice", ["replace", "append", "off"])
+def test_fields_that_the_operator_drops(choice: Any) -> None:
+    """They stay here whatever else is trusted, however they are written."""
+    forwarding = Forwarding(forwarded=choice, drop_fields=frozenset({b"X-User_Id"}))
+    came = [(b"x-user-id", b"1"), (b"X_User_Id", b"1"), (b"X-USER_ID", b"1"), (b"X-User", b"1")]
+    names = [name for name, _ in sent(came, forwarding=forwarding)]
+    assert [name for name in names if name.lower().startswith((b"x-u", b"x_u"))] == [b"X-User"]
 
 
 LIES = [

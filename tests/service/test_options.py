@@ -71,6 +71,8 @@ def test_switches_and_lists() -> None:
         b"x-pin",
     }
     assert parse("--unmasked").masking.unmasked
+    dropping = parse("--proxy", "http://a", "--proxy-drop-field=A", "--proxy-drop-field=B")
+    assert dropping.forwarding.drop_fields == {b"A", b"B"}
 
 
 def test_ports() -> None:
@@ -101,6 +103,10 @@ MISTAKES = [
     (["--dotfiles"], "needs --path"),
     (["--follow-symlinks"], "needs --path"),
     (["--max-header-size", "0"], "--max-header-size: must be at least 1"),
+    (["--proxy-drop-field", "X-User"], "--proxy-drop-field needs --proxy"),
+    (["--proxy", "http://a", "--proxy-drop-field", "a b"], "is not a token"),
+    (["--threads", "0"], "--threads: must be at least 1"),
+    (["--threads", "5"], "--threads needs --wsgi"),
     (["--unmasked", "--mask-field", "x"], "exclude each other"),
 ]
 

@@ -6,12 +6,14 @@ proxy frames its own messages.  That is what makes request smuggling impossible 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from ..events import Field
 from ..limits import CONTENT_METHODS
+from ..parser.grammar import TCHAR
 
 #: Fields of one connection (RFC 9110, section 7.6.1), or meant for a proxy itself; and
 #: ``Proxy``, which CGI programs take for a setting (httpoxy, CVE-2016-5387).
@@ -34,30 +36,35 @@ HOP_BY_HOP: Final = frozenset(
 #: Fields of a request that are made anew for the upstream server.
 _MADE_ANEW: Final = frozenset({b"content-length", b"expect", b"host"})
 
-#: Fields by which a proxy tells of its client; from elsewhere they may be lies.
-_FORWARDED: Final = frozenset(
+#: Fields by which a proxy tells who its client is, where it was, and what it asked for.  From
+#: elsewhere they may be lies, and applications log people in by them.
+IDENTITY: Final = frozenset(
     {
-        b"forwarded",
-        b"x-forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-forwarded-protocol",
-        b"x-forwarded-scheme",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
-        b"x-real-ip",
+        *(b"forwarded", b"x-forwarded", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip"),
+        *(b"x-client-ip", b"x-cluster-client-ip", b"fastly-client-ip", b"x-originating-ip"),
+        *(b"x-remote-ip", b"x-remote-addr", b"x-envoy-external-address", b"x-envoy-internal"),
+        *(b"client-cert", b"client-cert-chain", b"x-client-cert", b"x-client-certificate"),
+        *(b"x-arr-clientcert", b"x-tls-client-cert", b"x-goog-iap-jwt-assertion"),
+        *(b"remote-user", b"remote-groups", b"remote-name", b"remote-email", b"x-remote-user"),
+        *(b"x-authenticated-user", b"x-authenticated-userid", b"x-vouch-user"),
+        *(b"x-original-url", b"x-rewrite-url", b"x-original-host", b"x-http-host-override"),
     }
 )
 
-#: What no client may write in disguise: CGI and WSGI give ``X_Forwarded_For`` and
-#: ``X-Forwarded-For`` to the application under the same name.
-_NEVER_WITH_UNDERSCORES: Final = HOP_BY_HOP | _MADE_ANEW | _FORWARDED
+#: The same, with whatever comes after it.
+IDENTITY_PREFIXES: Final = (
+    *(b"x-forwarded-", b"x-ssl-client-", b"ssl-client-", b"x-client-cert-", b"x-auth-request-"),
+    *(b"x-webauth-", b"x-authentik-", b"x-pomerium-", b"x-amzn-oidc-", b"x-ms-client-principal"),
+    *(b"x-goog-authenticated-user-", b"cf-access-", b"tailscale-user-", b"x-consumer-"),
+)
+
+# RFC 9110, section 7.8
+#   Upgrade  = #protocol
+#   protocol = protocol-name [ "/" protocol-version ]; both are tokens
+_PROTOCOL: Final = re.compile(rb"(?P<name>[%b]+)(?:/[%b]+)?" % (TCHAR, TCHAR))
 
 #: Protocols that carry requests past a proxy's rules when it makes a tunnel for them.
-_NEVER_TUNNELLED: Final = frozenset({b"h2", b"h2c", b"http", b"tls"})
+_NEVER_TUNNELLED: Final = re.compile(rb"(?:h[0-9]|http|tls|spdy|quic).*")
 
 #: Never in trailers (RFC 9110, section 6.5.1): framing, routing, authentication, caching.
 _NOT_IN_TRAILERS: Final = HOP_BY_HOP | {
@@ -88,12 +95,15 @@ class Forwarding:
             name its users typed; ``"rewrite"``: the upstream server's own.
         forwarded: What becomes of Forwarded, X-Forwarded-* and X-Real-IP:
             ``"replace"`` (no client can claim to be another; the default), ``"append"``
-            (behind a proxy that is trusted) or ``"off"`` (dropped, nothing added).
+            (behind a proxy that is trusted) or ``"off"`` (dropped, nothing added).  The
+            same goes for the other fields of `IDENTITY` and `IDENTITY_PREFIXES`.
+        drop_fields: Names of further fields that no client sends through, in any case.
         via: The name in Via.
     """
 
     host: HostChoice = "pass"
     forwarded: ForwardedChoice = "replace"
+    drop_fields: frozenset[bytes] = frozenset()
     via: bytes = b"twisted_hangup"
 
 
@@ -150,11 +160,11 @@ def request_fields(
         Host first; then what may pass, in its order and each line by itself; then ours.
     """
     fields = list(fields)
-    dropped = HOP_BY_HOP.union(_MADE_ANEW, listed(fields, b"connection"))
-    if forwarding.forwarded != "append":
-        dropped |= _FORWARDED
+    dropped = HOP_BY_HOP.union(_MADE_ANEW, map(_plain, forwarding.drop_fields))
+    dropped = dropped.union(listed(fields, b"connection"))
+    trusted = forwarding.forwarded == "append"
     lines = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
-    lines += [field for field in fields if not _stays(field[0].lower(), dropped)]
+    lines += [field for field in fields if not _is_dropped(field[0].lower(), dropped, trusted)]
     if content_length or method in CONTENT_METHODS:
         lines.append((b"Content-Length", b"%d" % (content_length or 0)))
     if upgrade:
@@ -168,17 +178,27 @@ def request_fields(
     return lines
 
 
-def _stays(name: bytes, dropped: frozenset[bytes]) -> bool:
-    return name in dropped or (b"_" in name and name.replace(b"_", b"-") in _NEVER_WITH_UNDERSCORES)
+def _plain(name: bytes) -> bytes:
+    """*name* as CGI and WSGI understand it, which tell no ``_`` from a ``-``."""
+    return name.lower().replace(b"_", b"-")
+
+
+def _is_dropped(name: bytes, dropped: frozenset[bytes], trusted: bool) -> bool:
+    """Whether a field called *name* (lower case) stays here, or what it is in disguise."""
+    if name in dropped:
+        return True
+    if b"_" not in name:
+        return not trusted and (name in IDENTITY or name.startswith(IDENTITY_PREFIXES))
+    return _is_dropped(_plain(name), dropped, False)  # a trusted proxy writes no disguises
 
 
 def asks_for_tunnel(fields: Iterable[Field]) -> bool:
     """Whether the client wants another protocol, and one that is not HTTP under a cover."""
     fields = list(fields)
-    wanted = {name.partition(b"/")[0] for name in listed(fields, b"upgrade")}
+    wanted = [_PROTOCOL.fullmatch(protocol) for protocol in listed(fields, b"upgrade")]
     return (
         bool(wanted)
-        and not wanted & _NEVER_TUNNELLED
+        and all(one and not _NEVER_TUNNELLED.fullmatch(one["name"]) for one in wanted)
         and b"upgrade" in listed(fields, b"connection")
     )
 

@@ -372,6 +372,7 @@ class Options(UsageOptions):
         self.handlers: list[str] = []
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
+        self._dropped: set[bytes] = set()
         self._lenience: set[str] = set()
 
     def opt_port(self, port: str) -> None:
@@ -407,6 +408,11 @@ class Options(UsageOptions):
         """Hide the values of this header field, too, in logs and reports. Repeatable."""
         self._masked.add(token("--mask-field", name))
 
+    def opt_proxy_drop_field(self, name: str) -> None:
+        """With --proxy: pass no field of this name to the server, besides those by which
+        proxies say who a client is. Repeatable."""
+        self._dropped.add(token("--proxy-drop-field", name))
+
     def parseArgs(self, *rest: str) -> None:
         if rest:
             raise UsageError(f"what is {rest[0]!r}? A directory to serve is named with --path")
@@ -422,6 +428,8 @@ class Options(UsageOptions):
         for option in ("proxy-host", "proxy-forwarded", *(one.option for one in PROXY_TIMEOUTS)):
             if self[option] != self._given_nothing[option] and self["proxy"] is None:
                 raise UsageError(f"--{option} needs --proxy")
+        if self._dropped and self["proxy"] is None:
+            raise UsageError("--proxy-drop-field needs --proxy")
         if self["threads"] != DEFAULT_THREADS and self["wsgi"] is None:
             raise UsageError("--threads needs --wsgi")
         if self["status-token-file"] is not None and self.status is None:
@@ -472,7 +480,11 @@ class Options(UsageOptions):
 
     @property
     def forwarding(self) -> Forwarding:
-        return Forwarding(host=self["proxy-host"], forwarded=self["proxy-forwarded"])
+        return Forwarding(
+            host=self["proxy-host"],
+            forwarded=self["proxy-forwarded"],
+            drop_fields=frozenset(self._dropped),
+        )
 
     @property
     def proxy_timeouts(self) -> OutboundTimeouts:
