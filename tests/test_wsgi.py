@@ -8,8 +8,21 @@ from typing import Any, cast
 
 import pytest
 import pytest_twisted
+from support.certificates import server_context
 from support.cleanliness import LoggedErrors
-from support.wire import PATIENCE, Paths, Serve, Served, in_thread, settled, talk, until
+from support.http2_client import H2Client
+from support.wire import (
+    PATIENCE,
+    Client,
+    Paths,
+    Serve,
+    Served,
+    in_thread,
+    pause,
+    settled,
+    talk,
+    until,
+)
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
@@ -37,6 +50,7 @@ class App:
     def __init__(self, body: Callable[[App], Iterable[bytes]]) -> None:
         self.body = body
         self.calls = 0
+        self.pieces = 0
         self.closed = threading.Event()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -60,11 +74,13 @@ class Body:
         self.app.closed.set()
 
 
-async def served(serve: Serve, pool: ThreadPool, app: Callable[..., Any]) -> Served:
+async def served(
+    serve: Serve, pool: ThreadPool, app: Callable[..., Any], **arguments: Any
+) -> Served:
     from twisted.internet import reactor
 
     resource: Any = HangupWSGIResource(cast(IReactorFromThreads, reactor), pool, app)
-    return serve(Paths(app=resource))
+    return serve(Paths(app=resource), **arguments)
 
 
 async def leave(serve: Serve, pool: ThreadPool, app: App, wire: bytes = WIRE) -> Served:
@@ -234,3 +250,76 @@ async def test_closed_after_an_error(
     assert b" 500 " in await talk(site.port, WIRE)
     assert app.closed.is_set()
     assert len(expected_errors.flush(KeyError)) == 1
+
+
+# A client that does not read.
+
+PIECE = bytes(100_000)
+PIECES = 500
+
+#: What is written before a client reads anything: what two kernels and a transport hold.
+MOST_PIECES = 200
+
+
+def yielding(app: App) -> Iterator[bytes]:
+    for app.pieces in range(1, PIECES + 1):
+        yield PIECE
+
+
+def writing(app: App) -> Iterable[bytes]:
+    for app.pieces in range(1, PIECES + 1):
+        app.write(PIECE)
+    return ()
+
+
+@pytest.mark.parametrize("body", [yielding, writing])
+@pytest.mark.parametrize("tls", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_waits_for_its_client(
+    serve: Serve, pool: ThreadPool, body: Callable[[App], Iterable[bytes]], tls: bool
+) -> None:
+    """What an application writes is kept for no client that does not take it."""
+    app = App(body)
+    site = await served(serve, pool, app, tls=server_context() if tls else None)
+    client = await in_thread(lambda: Client(site.port, tls=tls).send(WIRE))
+    await until(lambda: app.pieces)
+    pieces = -1
+    while pieces != app.pieces:
+        pieces = app.pieces
+        await pause(0.2)
+    assert pieces < MOST_PIECES
+    response = await in_thread(client.read_all)
+    client.close()
+    assert response.endswith(b"\r\n0\r\n\r\n")
+    assert app.pieces == PIECES and len(response) > PIECES * len(PIECE)
+    assert app.closed.is_set() and not app.gone.is_set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_waits_for_its_client_over_http2(serve: Serve, pool: ThreadPool) -> None:
+    """The same where it is the window of a stream that is closed."""
+    app = App(yielding)
+    site = await served(serve, pool, app, tls=server_context())
+    client = await in_thread(lambda: H2Client(site.port))
+    await in_thread(lambda: client.request(b"/app"))
+    await until(lambda: app.pieces)
+    await pause(0.2)
+    assert app.pieces < 10
+    await in_thread(client.close)
+    assert await in_thread(lambda: app.closed.wait(PATIENCE))
+    assert app.gone.is_set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_leaves_while_it_is_waited_for(serve: Serve, pool: ThreadPool) -> None:
+    """Nobody is waited for who has left."""
+    app = App(writing)
+    site = await served(serve, pool, app)
+    client = await in_thread(lambda: Client(site.port).send(WIRE))
+    await until(lambda: app.pieces)
+    await pause(0.2)
+    client.reset()
+    assert await in_thread(lambda: app.closed.wait(PATIENCE))
+    assert app.pieces < MOST_PIECES
+    assert app.gone.is_set()
+    await settled()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from threading import Event
 from typing import Any, Final
 
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IPushProducer, IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.web.http import INTERNAL_SERVER_ERROR
@@ -46,7 +46,8 @@ class HangupWSGIResource:
     left, an application that has still been waiting for a thread is not called, the next
     piece of its response is not asked for, and ``write()`` raises BrokenPipeError (nothing
     is logged if that comes back out).  The ``close()`` of what it returned is called in any
-    case, errors included (PEP 3333).
+    case, errors included (PEP 3333).  Where the client takes less than is written, the
+    application waits for it, and its thread with it.
 
     Args:
         reactor: What runs the site.
@@ -67,6 +68,7 @@ class HangupWSGIResource:
         """Call the application in a thread."""
         call = _Call(self._application, request, self._reactor)
         request.notifyFinish().addErrback(call.client_left)
+        request.registerProducer(call, True)
         return WSGIResource(self._reactor, self._threadpool, call).render(request)
 
     def getChildWithDefault(self, name: bytes, request: Any) -> IResource:
@@ -76,8 +78,13 @@ class HangupWSGIResource:
         raise RuntimeError("a WSGI application has no child resources")
 
 
+@implementer(IPushProducer)
 class _Call:
-    """One call of an application, itself a WSGI application."""
+    """One call of an application, itself a WSGI application.
+
+    Its thread waits while the client has no room for more: Twisted would keep all that an
+    application writes in memory.
+    """
 
     def __init__(
         self, application: Callable[..., Any], request: Any, reactor: IReactorFromThreads
@@ -86,9 +93,25 @@ class _Call:
         self._request = request
         self._reactor = reactor
         self._gone = Event()
+        self._room = Event()
+        self._room.set()
+
+    # What is told in the reactor's thread.
 
     def client_left(self, failure: Failure) -> None:
+        self.stopProducing()
+
+    def pauseProducing(self) -> None:
+        self._room.clear()
+
+    def resumeProducing(self) -> None:
+        self._room.set()
+
+    def stopProducing(self) -> None:
         self._gone.set()
+        self._room.set()
+
+    # What happens in the application's.
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -100,7 +123,7 @@ class _Call:
             write = start_response(*arguments)
 
             def checked(data: bytes) -> None:
-                if self._gone.is_set():
+                if self._nobody_waits():
                     raise _NobodyReads(errno.EPIPE, "the client has left")
                 write(data)
 
@@ -113,20 +136,20 @@ class _Call:
 
     def _checked(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
         """The response; an application that fails ends it."""
+        failure = None
         try:
             yield from self._pieces(self._application(environ, start))
-        except _NobodyReads:
+        except (GeneratorExit, _NobodyReads):
             pass
-        except GeneratorExit:
-            raise
         except BaseException:  # as Twisted has it: sys.exit() in a thread ends nothing
-            self._reactor.callFromThread(self._failed, Failure())
+            failure = Failure()
+        self._reactor.callFromThread(self._over, failure)
 
     def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """What the application gives, as long as there is somebody to send it to."""
         try:
             pieces = iter(body)
-            while not self._gone.is_set():
+            while not self._nobody_waits():
                 try:
                     piece = next(pieces)
                 except StopIteration:
@@ -137,11 +160,20 @@ class _Call:
             if close is not None:
                 close()
 
-    def _failed(self, failure: Failure) -> None:
-        """Log it, and end the response as a failed one; in the reactor's thread."""
-        _log.failure("WSGI application error", failure)
-        request = self._request
+    def _nobody_waits(self) -> bool:
+        """Wait until the client has room for more, and tell whether it has left instead."""
+        self._room.wait()
+        return self._gone.is_set()
+
+    def _over(self, failure: Failure | None) -> None:
+        """The application is done, or has failed; in the reactor's thread, before Twisted's."""
+        if failure is not None:
+            _log.failure("WSGI application error", failure)
         if self._gone.is_set():
+            return
+        request = self._request
+        request.unregisterProducer()
+        if failure is None:
             return
         if not request.startedWriting:
             request.setResponseCode(INTERNAL_SERVER_ERROR)
