@@ -182,6 +182,22 @@ def test_what_nobody_has_read_is_counted_at_the_end(
     wait_for(lambda: active_count() <= threads)
 
 
+def test_pipe_that_somebody_has_made_not_block(pipe: tuple[Any, Any]) -> None:
+    """Whoever shares a pipe may do that to it; lines wait all the same."""
+    reader, file = pipe
+    os.set_blocking(file.fileno(), False)
+    log = LogFile(file, "access log")
+    line = b"x" * 9_999 + b"\n"  # more than a pipe promises to take in one piece
+    for _ in range(50):
+        log.write(line)
+    received = b""
+    while len(received) < 50 * len(line):
+        received += reader.read(4096)
+    assert received == 50 * line
+    log.close()
+    assert log.lost_lines == 0
+
+
 def test_reader_that_leaves(pipe: tuple[Any, Any], expected_errors: Any) -> None:
     """A broken pipe costs lines and nothing else."""
     threads = active_count()

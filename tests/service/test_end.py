@@ -240,6 +240,31 @@ def test_what_standard_output_has_lost_is_counted(start: Start) -> None:
     assert rest.endswith("Server Shut Down.\n")
 
 
+@pytest.mark.parametrize("program", ["twistd -n", "twist"])
+def test_no_standard_output(tmp_path: Path, program: str) -> None:
+    """A program that was started without any serves as well, and ends."""
+    port = free_port()
+    command = f"exec {BIN}/{program} hangup --port {port} --grace 0 <&- >&- 2>&-"
+    with subprocess.Popen(["sh", "-c", command], cwd=tmp_path) as process:
+        try:
+            client = connect(port).send(GET)
+            assert client.read_until(b"</html>\n").startswith(b"HTTP/1.1 200 ")
+            client.close()
+        finally:
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+def test_terminal_that_is_stopped(start: Start) -> None:
+    """Whoever types Ctrl-S wants to read, and stops nothing."""
+    keys, terminal = os.openpty()
+    program = start("--access-log=-", "--grace=30", stdout=terminal, stderr=subprocess.STDOUT)
+    answer(program, LINES)
+    assert program.seconds_to_end() < END
+    os.close(terminal)
+    os.close(keys)
+
+
 def test_lines_that_wait_are_written_at_the_end(start: Start) -> None:
     """What a reader takes at all is not cut off."""
     program = start("--access-log=-", stdout=subprocess.PIPE)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from io import FileIO
 from itertools import islice
+from selectors import EVENT_WRITE, DefaultSelector
 from threading import Condition, Lock, Thread
 from time import monotonic
 from typing import BinaryIO, Final, TypeAlias
@@ -204,8 +205,10 @@ class LogFile:
         return self._output_for(file)
 
     def _output_for(self, file: BinaryIO) -> _Direct | _Queue:
-        output = _Direct(file, self._path is not None)
-        return _Queue(self, output, self._path) if may_block(file) else output
+        is_ours = self._path is not None
+        if may_block(file):
+            return _Queue(self, _Patient(file, is_ours), self._path)
+        return _Direct(file, is_ours)
 
     def _take_in(self, reader: int) -> None:
         """Pass on what comes through a pipe, in a thread of its own."""
@@ -256,11 +259,15 @@ class _Direct:
         rest = b"\n" + lines if self._torn else lines
         while rest:
             taken = self._file.write(rest)
-            if not taken:
+            if not taken and not self._wait():
                 raise BlockingIOError("the file takes no more now")
-            rest = rest[taken:]
+            rest = rest[taken or 0 :]
             self._torn = rest != b""
         self._file.flush()
+
+    def _wait(self) -> bool:
+        """Wait for room; whether that was done: a queue has time, and nobody else."""
+        return False
 
     def is_at(self, path: Path) -> bool:
         """Whether *path* names this file."""
@@ -277,6 +284,16 @@ class _Direct:
         """Close what was opened here."""
         if self._is_ours:
             self._file.close()
+
+
+class _Patient(_Direct):
+    """A file whose reader is waited for, also where whoever shares it has made it not block."""
+
+    def _wait(self) -> bool:
+        with DefaultSelector() as selector:
+            selector.register(self._file, EVENT_WRITE)
+            selector.select()
+        return True
 
 
 class _Queue:
@@ -372,7 +389,7 @@ class _Queue:
     def _write(self, lines: bytes) -> None:
         if self._file is None:
             assert self._fifo is not None
-            self._file = _Direct(FileIO(self._fifo, "ab"), True)  # waits for a reader
+            self._file = _Patient(FileIO(self._fifo, "ab"), True)  # waits for a reader
         try:
             self._file.write(lines)
         except BrokenPipeError:

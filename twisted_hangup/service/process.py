@@ -6,7 +6,7 @@ import _thread
 import os
 from collections.abc import Callable
 from io import FileIO
-from threading import Thread
+from threading import TIMEOUT_MAX, Thread
 from time import sleep
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ def end_within(seconds: float, farewell: Callable[[], object]) -> None:
 
 
 def _end(seconds: float, farewell: Callable[[], object]) -> None:
-    sleep(max(0, seconds - FAREWELL_SECONDS))
+    sleep(min(max(0, seconds - FAREWELL_SECONDS), TIMEOUT_MAX))
     thread = Thread(target=farewell, daemon=True)
     thread.start()
     thread.join(FAREWELL_SECONDS)

@@ -5,6 +5,7 @@ Nothing here installs a reactor until `makeService` is called.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -89,7 +90,8 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     if threads is not None:
         closers.append(threads.stop)
     parent = options.parent
-    stdout = None if parent is None or options.daemonizes else StandardOutput()
+    has_stdout = parent is not None and not options.daemonizes and sys.__stdout__ is not None
+    stdout = StandardOutput() if has_stdout else None
     log_closers, logs = _open_logs(site, options, reactor, stdout)
     make = HangupService if parent is None else partial(CommandLineService, parent, stdout)
     return make(
@@ -160,10 +162,10 @@ def _open_logs(
 
 def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
     """The file that the option for *name* names; ``-`` is standard output."""
-    if path == "-":
-        # Not sys.stdout: twistd turns that into a part of its own log.
-        return stdout or LogFile(FileIO(1, "wb", closefd=False), name)
     try:
+        if path == "-":
+            # Not sys.stdout: twistd turns that into a part of its own log.
+            return stdout or LogFile(FileIO(1, "wb", closefd=False), name)
         return LogFile(path, name)
     except OSError as error:
         option = f"--{name.replace(' ', '-')}"
