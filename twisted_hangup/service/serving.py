@@ -160,9 +160,10 @@ class HangupService(Service):
         connections, threads = self.site.open_connections, self._threads_at_work
         gone = self.site.drain().addCallback(self._cb_wait_for_threads)
         if connections or threads:
+            busy = _counted(connections, "open connection")
             _log.info(
-                "Stopping: {connections} to finish in {seconds:g} seconds",
-                connections=_counted(connections, "open connection"),
+                "Stopping: {busy} to finish in {seconds:g} seconds",
+                busy=busy if connections else _counted(threads, "thread"),
                 seconds=self._grace_seconds,
             )
             gone.addTimeout(self._grace_seconds, self._reactor)
@@ -173,15 +174,19 @@ class HangupService(Service):
     def _eb_grace_is_over(self, failure: Failure) -> Deferred[None]:
         failure.trap(DeferredTimeout, CancelledError)
         self._grace = None
-        _log.warn("Hanging up on {clients}", clients=_counted(self.site.open_connections, "client"))
-        gone = self.site.drain().addCallback(self._cb_wait_for_threads)
+        if clients := self.site.open_connections:
+            _log.warn("Hanging up on {clients}", clients=_counted(clients, "client"))
+        gone = self.site.drain().addCallback(self._cb_wait_no_longer_for_threads)
         self.site.hang_up_all()
-        gone.addTimeout(LAST_SECONDS, self._reactor)
-        return gone.addErrback(self._eb_time_is_up)
+        return gone
 
     def _cb_wait_for_threads(self, _: object) -> Deferred[None]:
         """Fire when no thread is at work: a client may have left, and its request may not."""
         return Deferred.fromCoroutine(self._threads_are_idle())
+
+    def _cb_wait_no_longer_for_threads(self, _: object) -> Deferred[None]:
+        idle = self._cb_wait_for_threads(None)
+        return idle.addTimeout(LAST_SECONDS, self._reactor).addErrback(self._eb_time_is_up)
 
     async def _threads_are_idle(self) -> None:
         while self._threads_at_work:
