@@ -26,6 +26,7 @@ from support.wire import (
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
+from twisted.web.server import Site
 
 from twisted_hangup import HangupWSGIResource
 
@@ -293,6 +294,23 @@ async def test_waits_for_its_client(
     assert response.endswith(b"\r\n0\r\n\r\n")
     assert app.pieces == PIECES and len(response) > PIECES * len(PIECE)
     assert app.closed.is_set() and not app.gone.is_set()
+
+
+@pytest_twisted.ensureDeferred
+async def test_waits_on_a_site_of_twisteds(serve: Serve, pool: ThreadPool) -> None:
+    """The resource needs no site of ours for that."""
+    from twisted.internet import reactor
+
+    app = App(yielding)
+    resource: Any = HangupWSGIResource(cast(IReactorFromThreads, reactor), pool, app)
+    site = serve(Site(Paths(app=resource)))
+    client = await in_thread(lambda: Client(site.port).send(WIRE))
+    await until(lambda: app.pieces)
+    await pause(0.2)
+    assert app.pieces < MOST_PIECES
+    response = await in_thread(client.read_all)
+    client.close()
+    assert response.endswith(b"\r\n0\r\n\r\n") and len(response) > PIECES * len(PIECE)
 
 
 @pytest_twisted.ensureDeferred

@@ -45,9 +45,9 @@ class Log:
     def failures(self) -> int:
         """How many failures there are a traceback of, or a count."""
         text = "\n".join(self.lines)
-        told = re.findall(r"and ([\d,]+) more requests failed with ", text)
+        counts = re.findall(r"and ([\d,]+) more requests failed with ", text)
         whole = text.count("\nTraceback (most recent call last):")
-        return whole + sum(int(count.replace(",", "")) for count in told)
+        return whole + sum(int(count.replace(",", "")) for count in counts)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ LINE = b"a line\n"
 
 
 @pytest.fixture
-def told() -> Iterator[Sequence[LogEvent]]:
+def events() -> Iterator[Sequence[LogEvent]]:
     """What is logged meanwhile, as no error of the test's."""
     with capturedLogs() as events:
         yield events
@@ -63,7 +63,7 @@ def test_short_writes(expected_errors: Any) -> None:
     assert len(expected_errors.flush()) == 1
 
 
-def test_full_disk_is_told(told: Sequence[LogEvent], expected_errors: Any) -> None:
+def test_full_disk_is_told(events: Sequence[LogEvent], expected_errors: Any) -> None:
     """That lines are lost is told when it begins and when it is over, with their number."""
     disk = Disk(0)
     log = LogFile(disk, "access log")
@@ -73,7 +73,7 @@ def test_full_disk_is_told(told: Sequence[LogEvent], expected_errors: Any) -> No
     log.write(LINE)
     log.write(LINE)
     log.close()
-    assert texts(told) == [
+    assert texts(events) == [
         "Cannot write the access log: [Errno 28] No space left on device; "
         "lines are dropped until it works again",
         "The access log works again; 3 lines are lost",
@@ -82,7 +82,7 @@ def test_full_disk_is_told(told: Sequence[LogEvent], expected_errors: Any) -> No
 
 
 def test_flapping_disk_is_told_of_once_a_second(
-    told: Sequence[LogEvent], expected_errors: Any
+    events: Sequence[LogEvent], expected_errors: Any
 ) -> None:
     """A disk that is full every other moment fills no other log, and all is counted."""
     disk, now = Disk(0), [0.0]
@@ -93,9 +93,9 @@ def test_flapping_disk_is_told_of_once_a_second(
         disk.room = 1000
         log.write(LINE)
         now[0] = number // 500
-    assert len(told) <= 4
+    assert len(events) <= 4
     log.close()
-    assert texts(told)[-1] == "The access log is closed; 1000 lines are lost"
+    assert texts(events)[-1] == "The access log is closed; 1000 lines are lost"
     expected_errors.flush()
 
 
@@ -115,7 +115,9 @@ def test_reopened_where_it_was_renamed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"4\n"
 
 
-def test_cannot_be_reopened(tmp_path: Path, told: Sequence[LogEvent], expected_errors: Any) -> None:
+def test_cannot_be_reopened(
+    tmp_path: Path, events: Sequence[LogEvent], expected_errors: Any
+) -> None:
     """The old file is better than none, and somebody has to be told."""
     folder = tmp_path / "logs"
     folder.mkdir()
@@ -125,7 +127,7 @@ def test_cannot_be_reopened(tmp_path: Path, told: Sequence[LogEvent], expected_e
     log.write(LINE)
     log.close()
     assert (tmp_path / "moved" / "log").read_bytes() == LINE
-    assert texts(told)[0].startswith("Cannot reopen the error log: [Errno 2] ")
+    assert texts(events)[0].startswith("Cannot reopen the error log: [Errno 2] ")
     expected_errors.flush()
 
 
@@ -140,7 +142,7 @@ def pipe() -> Iterator[tuple[Any, Any]]:
         yield source, file
 
 
-def test_full_pipe(pipe: tuple[Any, Any], told: Sequence[LogEvent], expected_errors: Any) -> None:
+def test_full_pipe(pipe: tuple[Any, Any], events: Sequence[LogEvent], expected_errors: Any) -> None:
     """The queue has a bound; what is beyond it is counted, and told at once and at the end."""
     reader, file = pipe
     log = LogFile(file, "access log")
@@ -154,8 +156,8 @@ def test_full_pipe(pipe: tuple[Any, Any], told: Sequence[LogEvent], expected_err
         data = reader.read(1000)
         assert data == line
         received += len(data)
-    wait_for(lambda: len(told) == 2)
-    assert texts(told) == [
+    wait_for(lambda: len(events) == 2)
+    assert texts(events) == [
         "Cannot write the access log: its reader is too slow; "
         "lines are dropped until it works again",
         f"The access log works again; {lost} lines are lost",
@@ -165,7 +167,7 @@ def test_full_pipe(pipe: tuple[Any, Any], told: Sequence[LogEvent], expected_err
 
 
 def test_what_nobody_has_read_is_counted_at_the_end(
-    pipe: tuple[Any, Any], told: Sequence[LogEvent]
+    pipe: tuple[Any, Any], events: Sequence[LogEvent]
 ) -> None:
     """Closing waits for no reader for long."""
     threads = active_count()
@@ -175,7 +177,7 @@ def test_what_nobody_has_read_is_counted_at_the_end(
         log.write(b"x" * 999 + b"\n")
     log.close()
     log.write(LINE)
-    (text,) = texts(told)
+    (text,) = texts(events)
     lost = re.fullmatch(r"The access log is closed; (\d+) lines are lost", text)
     assert lost is not None and 100 < int(lost[1]) < 200
     assert sum(len(reader.read(1000)) for _ in range(200)) == 200_000

@@ -99,7 +99,7 @@ class LogFile:
         self._intakes: list[Thread] = []
         self._lock = Lock()  # of what follows: a queue's thread counts, too
         self._failing = False
-        self._told_lines = 0
+        self._reported_lines = 0
         self._quiet_until = -QUIET_SECONDS
 
     def write(self, lines: bytes) -> None:
@@ -156,7 +156,7 @@ class LogFile:
             output.close()
             with self._lock:
                 self.lost_lines += left
-        if self.lost_lines != self._told_lines:
+        if self.lost_lines != self._reported_lines:
             self._tell_all("The {name} is closed; {lost} lines are lost")
 
     def flush(self) -> bool:
@@ -182,7 +182,7 @@ class LogFile:
 
     def wrote(self) -> None:
         """A line is written, and none is waiting: if that was not so before, log it."""
-        if not self._failing and self.lost_lines == self._told_lines:
+        if not self._failing and self.lost_lines == self._reported_lines:
             return
         with self._lock:
             if not self._failing and self._seconds() < self._quiet_until:
@@ -191,7 +191,7 @@ class LogFile:
         self._tell_all("The {name} works again; {lost} lines are lost")
 
     def _tell_all(self, text: str) -> None:
-        self._told_lines = self.lost_lines
+        self._reported_lines = self.lost_lines
         _log.warn(text, name=self.name, lost=self.lost_lines)
 
     def _opened(self, path: Path) -> _Direct | _Queue:
