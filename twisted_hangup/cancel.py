@@ -13,12 +13,12 @@ from inspect import iscoroutine
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.iweb import IRequest
 
 from ._defer import fail_quietly
-from .journal.failures import FailureLogger
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -26,7 +26,7 @@ P = ParamSpec("P")
 #: What `cancel_on_hangup` and `shield` take: what is going on, or would go on if awaited.
 Work: TypeAlias = "Deferred[T] | Coroutine[Deferred[Any], Any, T]"
 
-_log = FailureLogger()
+_log = Logger()
 
 
 def cancel_on_hangup(request: Any, work: Work[T]) -> Deferred[T]:

@@ -10,18 +10,12 @@ from typing import Any, Final
 from twisted.internet.interfaces import IPushProducer, IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
-from twisted.web.http import INTERNAL_SERVER_ERROR
 from twisted.web.resource import IResource
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
 
-from .journal.failures import FailureLogger
-
 #: Key in the WSGI environment: a `threading.Event` that is set when the client has left.
 CLIENT_GONE: Final = "twisted_hangup.client_gone"
-
-
-_log = FailureLogger()
 
 
 class _NobodyReads(BrokenPipeError):
@@ -111,6 +105,11 @@ class _Call:
         self._gone.set()
         self._room.set()
 
+    def _over(self) -> None:
+        """The application is done."""
+        if not self._gone.is_set():
+            self._request.unregisterProducer()
+
     # What happens in the application's.
 
     def __call__(
@@ -130,20 +129,16 @@ class _Call:
             return checked
 
         environ[CLIENT_GONE] = self._gone
-        # A generator, so that Twisted never sees what the application raises: it would log
-        # each with its traceback, however many there are.
         return self._checked(environ, start)
 
     def _checked(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
-        """The response; an application that fails ends it."""
-        failure = None
+        """The response, until the application ends it, or fails."""
         try:
             yield from self._pieces(self._application(environ, start))
-        except (GeneratorExit, _NobodyReads):
+        except _NobodyReads:
             pass
-        except BaseException:  # as Twisted has it: sys.exit() in a thread ends nothing
-            failure = Failure()
-        self._reactor.callFromThread(self._over, failure)
+        finally:
+            self._reactor.callFromThread(self._over)  # before Twisted finishes the request
 
     def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """What the application gives, as long as there is somebody to send it to."""
@@ -164,21 +159,3 @@ class _Call:
         """Wait until the client has room for more, and tell whether it has left instead."""
         self._room.wait()
         return self._gone.is_set()
-
-    def _over(self, failure: Failure | None) -> None:
-        """The application is done, or has failed; in the reactor's thread, before Twisted's."""
-        if failure is not None:
-            _log.failure("WSGI application error", failure)
-        if self._gone.is_set():
-            return
-        request = self._request
-        request.unregisterProducer()
-        if failure is None:
-            return
-        if not request.startedWriting:
-            request.setResponseCode(INTERNAL_SERVER_ERROR)
-            request.finish()
-        elif hasattr(request.channel, "cut_response"):
-            request.channel.cut_response(request)
-        else:
-            request.channel.transport.abortConnection()

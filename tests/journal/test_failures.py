@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final
 
 import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
 from support.wire import Client, Serve, in_thread, talk
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, eventAsText, globalLogPublisher
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    eventAsText,
+    globalLogPublisher,
+)
 from twisted.web.resource import Resource
 from zope.interface import implementer
 
 from twisted_hangup import HangupWSGIResource
-from twisted_hangup.journal import failures
-from twisted_hangup.journal.failures import TRACEBACK_LINES, FailureLogger, tell_suppressed
-from twisted_hangup.journal.flood import MOST_COUNTS, FloodGate
+from twisted_hangup.journal.failures import TRACEBACK_LINES, bound_failures
+from twisted_hangup.journal.flood import MOST_COUNTS
 from twisted_hangup.service.process import DaemonThreads
-
-#: Who logs failures of requests, and the tests.
-NAMESPACES: Final = (
-    *("twisted.web.server.Request", "twisted_hangup.journal", "twisted_hangup.server.request"),
-    *("twisted_hangup.wsgi", "test"),
-)
 
 #: No second adds more lines to the log.
 MOST_LINES: Final = TRACEBACK_LINES + MOST_COUNTS
@@ -39,13 +43,13 @@ class Log:
         self.lines: list[str] = []
 
     def __call__(self, event: LogEvent) -> None:
-        if event["log_namespace"].startswith(NAMESPACES):
+        if event["log_level"] is not LogLevel.info:
             self.lines += eventAsText(event).splitlines()
 
     def failures(self) -> int:
         """How many failures there are a traceback of, or a count."""
         text = "\n".join(self.lines)
-        counts = re.findall(r"and ([\d,]+) more requests failed with ", text)
+        counts = re.findall(r"and ([\d,]+) more failures with ", text)
         whole = text.count("\nTraceback (most recent call last):")
         return whole + sum(int(count.replace(",", "")) for count in counts)
 
@@ -57,18 +61,16 @@ def log(expected_errors: LoggedErrors) -> Iterator[Log]:
     globalLogPublisher.addObserver(observer)
     yield observer
     globalLogPublisher.removeObserver(observer)
-    tell_suppressed()
     expected_errors.flush()
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock() -> Iterator[Clock]:
     """The time by which the bound holds."""
     clock = Clock()
-    gate = FloodGate(clock, TRACEBACK_LINES, failures._suppressed, most_firsts=0)
-    monkeypatch.setattr(failures, "_gate", lambda: gate)
-    monkeypatch.setattr(failures, "tell_suppressed", gate.close)
-    return clock
+    end = bound_failures(clock)
+    yield clock
+    end()
 
 
 def fail(error: Exception, depth: int = 0) -> None:
@@ -82,7 +84,7 @@ def fail(error: Exception, depth: int = 0) -> None:
     try:
         down(depth)
     except Exception:
-        FailureLogger(namespace="test").failure("It failed")
+        Logger(namespace="test").failure("It failed")
 
 
 @pytest.mark.parametrize("depth", [0, 5, 30, 900])
@@ -126,6 +128,41 @@ def test_long_traceback_is_cut(log: Log, clock: Clock, error: Exception) -> None
     assert re.search(r"\.\.\. \d+ lines left out \.\.\.", "\n".join(log.lines))
 
 
+def test_without_a_bound(log: Log) -> None:
+    """A library logs each, whole: who tests an application looks for it."""
+    for _ in range(10):
+        fail(KeyError("key"), 50)
+    assert log.failures() == 10
+    assert "left out" not in "\n".join(log.lines)
+
+
+def test_errors_that_nobody_handles(log: Log, clock: Clock) -> None:
+    """Those of Deferreds have a headline besides, and the same bound."""
+    for _ in range(100):
+        Deferred().errback(KeyError("key"))
+    gc.collect()
+    clock.advance(1)
+    assert len(log.lines) <= MOST_LINES
+    assert sum("Unhandled error in Deferred" in line for line in log.lines) >= 1
+    assert log.failures() >= 100
+
+
+def test_errors_of_threads(log: Log, clock: Clock) -> None:
+    """They wait for the reactor's thread, whose clock tells when a second is over."""
+    calls: list[Callable[[], object]] = []
+    clock.callFromThread = lambda *call: calls.append(partial(*call))  # type: ignore[attr-defined]
+    threads = [threading.Thread(target=fail, args=(KeyError("key"),)) for _ in range(100)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert log.lines == [] and len(calls) == 100
+    for call in calls:
+        call()
+    clock.advance(1)
+    assert len(log.lines) <= MOST_LINES
+    assert log.failures() == 100
+
+
 # Through a server.
 
 
@@ -160,7 +197,7 @@ def broken(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 @pytest_twisted.ensureDeferred
-async def test_requests(serve: Serve, log: Log, broken: Any) -> None:
+async def test_requests(serve: Serve, log: Log, clock: Clock, broken: Any) -> None:
     """Whatever content raises, a client cannot fill the log with it."""
     served = serve(broken)
 
@@ -174,20 +211,18 @@ async def test_requests(serve: Serve, log: Log, broken: Any) -> None:
         finally:
             client.close()
 
-    since = served.site.reactor.seconds()
     assert (await in_thread(run)).count(b"HTTP/1.1 500 ") == 300
-    seconds = int(served.site.reactor.seconds() - since) + 2
-    tell_suppressed()
-    assert len(log.lines) <= MOST_LINES * seconds
+    clock.advance(1)
+    assert len(log.lines) <= MOST_LINES
     assert log.failures() == 300
 
 
 @pytest_twisted.ensureDeferred
-async def test_late_failures(serve: Serve, log: Log, broken: Any) -> None:
+async def test_late_failures(serve: Serve, log: Log, clock: Clock, broken: Any) -> None:
     """A response that breaks in the middle does not look whole, and is counted, too."""
     served = serve(broken)
     for _ in range(20):
         response = await talk(served.port, b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
         assert b"begun" in response and not response.endswith(b"0\r\n\r\n")
-    tell_suppressed()
+    clock.advance(1)
     assert log.failures() == 20

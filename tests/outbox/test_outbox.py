@@ -377,8 +377,6 @@ async def test_a_full_disk(tmp_path: Path, start: Start, expected_errors: Logged
     name = str(tmp_path / "outbox")
     agent = FakeAgent()
     outbox = start(name, agent=agent)
-    pool: Any = outbox._pool
-    pool.threadpool.adjustPoolsize(maxthreads=1)  # one connection, which gets the bound
     await outbox.send("POST", URL)
     await until(lambda: agent.sent)
     _set_most_pages(outbox, 1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,6 +176,32 @@ def test_second_sigterm_ends_the_wait(folder: Path, server: subprocess.Popen[str
     assert "Hanging up on 1 client\n" in output
     assert "Traceback" not in output
     client.close()
+
+
+def test_failures_do_not_fill_the_log(folder: Path) -> None:
+    """Each failing request is in the log, with its traceback or in a count; no second has many."""
+    (folder / "broken.py").write_text(
+        "from twisted.web.resource import Resource\n"
+        "class Broken(Resource):\n"
+        "    isLeaf = True\n"
+        "    def render_GET(self, request): raise ZeroDivisionError\n"
+    )
+    port = free_port()
+    command = [f"{BIN}/twistd", "-n", "hangup", f"--port={port}", "--resource=broken.Broken"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        client = connect(port).send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+        received = b""
+        while received.count(b"HTTP/1.1 500 ") < 1000:
+            received += client.socket.recv(65536)
+        client.close()
+        server.terminate()
+        output, _ = server.communicate(timeout=PATIENCE)
+    lines = [line for line in output.splitlines() if "#info]" not in line]
+    counts = re.findall(r"and ([\d,]+) more failures with ZeroDivisionError", output)
+    whole = output.count("Traceback (most recent call last):")
+    assert whole + sum(int(count.replace(",", "")) for count in counts) == 1000
+    seconds = Counter(line[:19] for line in lines if line.startswith("20"))
+    assert len(lines) <= 50 * len(seconds)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -19,8 +19,6 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from twisted_hangup.journal.failures import _gate, tell_suppressed
-
 #: Turns of the reactor that a closing connection may take before it counts as left open.
 SETTLING_TURNS = 10
 
@@ -89,8 +87,6 @@ def nothing_left_behind(twisted_greenlet: object, expected_errors: LoggedErrors)
 
     before = _Leftovers(reactor)
     yield
-    tell_suppressed()
-    _gate.cache_clear()  # so that the tracebacks of one test leave the next one all its lines
     for _ in range(SETTLING_TURNS):
         left = _Leftovers(reactor).since(before)
         if not left:

@@ -28,8 +28,6 @@ from twisted.web.iweb import IRequest
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from twisted_hangup.journal import failures
-from twisted_hangup.journal.flood import FloodGate
 from twisted_hangup.server.bodies import LARGEST_IN_MEMORY
 from twisted_hangup.testing import End, MemoryClient, _Kernel
 from twisted_hangup.transport.sockets import telling
@@ -153,10 +151,8 @@ def _everything_noted() -> Iterator[None]:
         if namespace != "twisted.internet.defer":  # which speaks up at garbage collection
             note("logged", namespace, level, event.get("log_format"), failure)
 
-    # What is logged is compared, so nobody else need hear of it, and all of it is.
-    unbounded = FloodGate(Clock(), 0, note)
+    # What is logged is compared, so nobody else need hear of it.
     with (
-        mock.patch.object(failures, "_gate", return_value=unbounded),
         mock.patch.object(globalLogPublisher, "_observers", [observe]),
         mock.patch.object(warnings, "showwarning", show),
         warnings.catch_warnings(),

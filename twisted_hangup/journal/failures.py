@@ -1,13 +1,22 @@
-"""Failures of requests in Twisted's log: a client can cause as many of them as it likes."""
+"""Failures in Twisted's log: a client can cause as many of them as it likes."""
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.logger import Logger, LogLevel
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    LogPublisher,
+    globalLogPublisher,
+)
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_str
+from twisted.python.threadable import isInIOThread
+from zope.interface import implementer
 
 from .flood import FloodGate
 
@@ -24,43 +33,60 @@ _FIRST_LINES: Final = 3
 _log = Logger()
 
 
-class FailureLogger(Logger):
-    """A `Logger` whose tracebacks are few in a flood, and of a length that has a bound.
+def bound_failures(reactor: Any) -> Callable[[], None]:
+    """Let no second add more tracebacks to this process's log than `TRACEBACK_LINES`.
 
-    What has no traceback in a second is counted by the type of its error, and the counts
-    are logged when the second is over.  All loggers of a process share the bound.
+    What has none is counted by the type of its error, and the counts are logged when the
+    second is over.  All that logs failures is meant, whoever wrote it: our code and Twisted's
+    for a request that fails, Deferreds whose error nobody handles, producers.  A program asks
+    for that; no library may, since whoever tests an application looks for each.
+
+    Returns:
+        A function that ends it, and tells what has been counted so far.
     """
+    observers = globalLogPublisher._observers  # there is no other way to stand before them
+    bounded = _BoundedFailures(LogPublisher(*observers), reactor)
+    globalLogPublisher._observers = [bounded]
 
-    def failure(
-        self,
-        format: str,  # noqa: A002  # Logger's own word
-        failure: Failure | None = None,
-        level: Any = LogLevel.critical,
-        **kwargs: object,
-    ) -> None:
-        """Log *failure*, by default the exception in flight, or count it."""
-        excerpt = _Excerpt(failure or Failure())
-        if _gate().admit(excerpt.name, excerpt.lines):
-            super().failure(format, excerpt, level, **kwargs)
+    def end() -> None:
+        bounded.gate.close()
+        globalLogPublisher._observers = [
+            *observers,
+            *(other for other in globalLogPublisher._observers if other is not bounded),
+        ]
 
-
-def tell_suppressed() -> None:
-    """Tell what a flood has suppressed so far, and leave no timer behind."""
-    if _gate.cache_info().currsize:
-        _gate().close()
+    return end
 
 
-@cache
-def _gate() -> FloodGate:
-    from twisted.internet import reactor as installed
+@implementer(ILogObserver)
+class _BoundedFailures:
+    """Passes on what is logged, but not every failure."""
 
-    reactor: Any = installed
-    return FloodGate(reactor, TRACEBACK_LINES, _suppressed, most_firsts=0)
+    def __init__(self, observer: ILogObserver, reactor: Any) -> None:
+        self._observer = observer
+        self._reactor = reactor
+        self.gate = FloodGate(reactor, TRACEBACK_LINES, _suppressed, most_firsts=0)
+
+    def __call__(self, event: LogEvent) -> None:
+        failure = event.get("log_failure")
+        if failure is None and event.get("log_level") is not LogLevel.critical:
+            self._observer(event)
+        elif not isInIOThread():
+            self._reactor.callFromThread(self, event)  # timers are not for other threads
+        elif failure is None:
+            # Such as the headline of an error that nobody handles.
+            if self.gate.admit(event.get("log_namespace", "")):
+                self._observer(event)
+        else:
+            excerpt = _Excerpt(failure)
+            if self.gate.admit(excerpt.name, excerpt.lines):
+                names = event.keys() & {"log_failure", "failure"}  # `twisted.python.log` has both
+                self._observer({**event, **dict.fromkeys(names, excerpt)})
 
 
 def _suppressed(error: str, count: int) -> None:
     _log.warn(
-        "... and {count} more requests failed with {error} in the last second",
+        "... and {count} more failures with {error} in the last second",
         count=f"{count:,}",
         error=error,
         suppressed=count,

@@ -14,6 +14,7 @@ from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.http import SWITCHING, HTTPChannel, Request
@@ -21,7 +22,6 @@ from twisted.web.http_headers import Headers
 
 from ..errors import PARSE_ERRORS, ClientError, ClientHangUp, ParseError, Phase
 from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
-from ..journal.failures import FailureLogger
 from ..parser.framing import unserved_status
 from ..parser.inbox import RequestInbox
 from ..parser.message import END
@@ -40,7 +40,7 @@ from .lean import LeanRequest, is_stock
 from .message_clock import MessageClock
 from .request import hangup_class, hangup_factory
 
-_log = FailureLogger()
+_log = Logger()
 
 
 class Stage(IntEnum):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from inspect import getattr_static
 from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 from weakref import finalize
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import Request
@@ -22,14 +22,13 @@ from twisted.web.iweb import INonQueuedRequestFactory
 
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
-from ..journal.failures import FailureLogger
 from ..parser.refusals import Why
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
 from .lean import LeanRequest, fits, is_plain
 
-_log = FailureLogger()
+_log = Logger()
 
 
 class ClientGone(ConnectionLost, ConnectionDone):
@@ -262,10 +261,6 @@ class HangupRequest(Request):
             _log.failure("The resource failed after its response had begun", reason)
             self.channel.cut_response(self)
         else:
-            log = self._log
-            if getattr_static(self, "_log") is vars(server.Request)["_log"]:
-                # Twisted's code logs it, and no application has replaced its logger.
-                self._log = FailureLogger(log.namespace, log.source)
             return super().processingFailed(reason)  # type: ignore[misc,no-any-return]
         return reason
 

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from ..journal.failures import tell_suppressed
+from ..journal.failures import bound_failures
 from ..journal.files import LogFile
 from ..report.text import peer_text, visible
 from ..server.site import HangupSite
@@ -206,7 +206,6 @@ class HangupService(Service):
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
             close()
-        tell_suppressed()
         for log in self._logs:
             log.close()
         return result
@@ -234,14 +233,16 @@ class CommandLineService(HangupService):
         super().startService()
         if self._stdout is not None:
             self._stdout.take_over()
-        self._reactor.callWhenRunning(self._take_signals)
+        self._reactor.callWhenRunning(self._take_over)
 
     def stopService(self) -> Deferred[None]:
         """As `HangupService` has it, within the grace and `END_SECONDS`."""
         self._end_in_time()
         return super().stopService()
 
-    def _take_signals(self) -> None:
+    def _take_over(self) -> None:
+        """The log has begun, and Twisted has taken the signals."""
+        self._closers = [*self._closers, bound_failures(self._reactor)]
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):

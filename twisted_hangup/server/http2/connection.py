@@ -26,12 +26,12 @@ from h2.settings import SettingCodes
 from hpack import HPACKError, OversizedHeaderListError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 from twisted.web.http import Request
 
 from ...errors import ClientError, HTTP2Error, Phase
-from ...journal.failures import FailureLogger
 from ...limits import KIB
 from ...parser.refusals import END_OF_INPUT, Why
 from ...report.rules import HANG_UP, STALLED
@@ -65,7 +65,7 @@ SLICE: Final = 0.01
 #: of the socket arrives in pieces.
 _SAME_READ: Final = 0.0005
 
-_log = FailureLogger()
+_log = Logger()
 
 
 class HangupHTTP2(H2Connection):

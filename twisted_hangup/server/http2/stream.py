@@ -7,13 +7,13 @@ from typing import Any
 
 from h2.errors import ErrorCodes
 from twisted.internet.error import ConnectionAborted
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web._http2 import H2Stream
 from twisted.web.http_headers import Headers
 
 from ...errors import ClientError, Phase
 from ...events import RequestHead
-from ...journal.failures import FailureLogger
 from ...parser.framing import unserved_status
 from ...parser.refusals import BODY_TOO_LARGE, Why
 from ...report.rules import STALLED
@@ -24,7 +24,7 @@ from ..ending import attributed, hang_up, request_timeout
 from ..headers import headers_of
 from .head import refusal
 
-_log = FailureLogger()
+_log = Logger()
 
 
 class HangupStream(H2Stream):
