@@ -62,8 +62,9 @@ class HangupWSGIResource:
         """Call the application in a thread."""
         call = _Call(self._application, request, self._reactor)
         request.notifyFinish().addErrback(call.client_left)
-        request.registerProducer(call, True)
-        return WSGIResource(self._reactor, self._threadpool, call).render(request)
+        not_done = WSGIResource(self._reactor, self._threadpool, call).render(request)
+        request.registerProducer(call, True)  # not where that has raised
+        return not_done
 
     def getChildWithDefault(self, name: bytes, request: Any) -> IResource:
         raise RuntimeError("a WSGI application has no child resources")
@@ -90,7 +91,7 @@ class _Call:
         self._room = Event()
         self._room.set()
 
-    # What is told in the reactor's thread.
+    # In the reactor's thread.
 
     def client_left(self, failure: Failure) -> None:
         self.stopProducing()
@@ -110,7 +111,7 @@ class _Call:
         if not self._gone.is_set():
             self._request.unregisterProducer()
 
-    # What happens in the application's.
+    # In the application's.
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
