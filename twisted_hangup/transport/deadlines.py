@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import ceil, inf
-from time import monotonic
 from typing import Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.python import runtime
+
+from .clock import steady
 
 #: Seconds between two looks.
 TICK: Final = 0.25
@@ -25,19 +25,8 @@ TICK: Final = 0.25
 #: three turns.
 SLICE: Final = 0.001
 
-
 #: Stands for the tick of a deadline that is not filed under one yet.
 _NEW: Final = -1
-
-
-def seconds_of(clock: IReactorTime) -> Callable[[], float]:
-    """What to measure waits by, where *clock* is waited with.
-
-    Twisted's reactors go by the time of day, which an administrator, or a virtual machine that
-    wakes up, may set; then it is the monotonic clock.  Any other clock, such as a test's, knows
-    best itself.
-    """
-    return monotonic if clock.seconds is runtime.seconds else clock.seconds
 
 
 def _nothing() -> None:
@@ -69,8 +58,8 @@ class Deadlines:
     """
 
     def __init__(self, clock: IReactorTime) -> None:
-        self.seconds = seconds_of(clock)
-        self._clock = clock
+        self._clock = clock = steady(clock)
+        self.seconds = clock.seconds
         #: Set since the last look, and not filed yet: most are forgotten before it.
         self._new: list[Deadline] = []
         self._waiting = 0
