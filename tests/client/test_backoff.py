@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.error import ConnectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
@@ -16,6 +17,7 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface.verify import verifyObject
 
 from twisted_hangup.client.backoff import (
+    DISCARD_SECONDS,
     DISCARDED_BYTES,
     MOST_SECONDS,
     BytesProducer,
@@ -121,7 +123,8 @@ class Proxied:
 
 def test_short_rest_is_read() -> None:
     """Up to the bound, so that the connection can carry another request."""
-    discard, transport = Discard(), StringTransport()
+    clock = Clock()
+    discard, transport = Discard(clock), StringTransport()
     discard.makeConnection(transport)
     for _ in range(4):
         discard.dataReceived(b"x" * (DISCARDED_BYTES // 4))
@@ -129,16 +132,31 @@ def test_short_rest_is_read() -> None:
     discard.connectionLost(Failure(ConnectionDone()))
     assert discard.ended.called and not transport.disconnecting
     discard.stop()
-    assert discard.ended.result is None
+    assert discard.ended.result is None and not transport.disconnecting
+    assert clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("kind", [StringTransport, Proxied])
 def test_long_rest_is_not(kind: Any) -> None:
     """One byte more closes the connection, by whatever its transport has for that."""
-    discard, transport = Discard(), kind()
+    discard, transport = Discard(Clock()), kind()
     discard.makeConnection(transport)
     discard.dataReceived(b"x" * DISCARDED_BYTES)
     assert not transport.disconnecting
     discard.dataReceived(b"x")
     assert transport.disconnecting and discard.ended.called
     discard.connectionLost(Failure(ConnectionDone()))
+
+
+@pytest.mark.parametrize("kind", [StringTransport, Proxied])
+def test_rest_that_drips_is_not(kind: Any) -> None:
+    """Nor is it read for ever, however little comes."""
+    clock = Clock()
+    discard, transport = Discard(clock), kind()
+    discard.makeConnection(transport)
+    for _ in range(9):
+        clock.advance(DISCARD_SECONDS / 10)
+        discard.dataReceived(b"x")
+    assert not transport.disconnecting
+    clock.advance(DISCARD_SECONDS / 10)
+    assert transport.disconnecting and discard.ended.called

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from time import sleep
 from typing import Any
 
 import pytest
@@ -10,15 +11,16 @@ import pytest_twisted
 from support.cleanliness import LoggedErrors
 from support.upstreams import OK, Connection, RawServer
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import Clock, Cooperator
+from twisted.internet.task import Clock, Cooperator, deferLater
 from twisted.python.failure import Failure
-from twisted.web.client import FileBodyProducer, readBody
+from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from twisted_hangup import ServerHangUp
-from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy
+from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy, backoff
+from twisted_hangup.client.backoff import Discard
 
 REFUSED = ServerHangUp("connect ECONNREFUSED", code="ECONNREFUSED", phase="connecting")
 UNTRUSTED = ServerHangUp(
@@ -294,6 +296,54 @@ def test_body_that_can_be_had_once(length: Any) -> None:
     assert retried.scripted.bodies == [b"once"]
 
 
+class Stalled(Stream):
+    """A body that does not come; it knows whether it was stopped."""
+
+    stopped = 0
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        self.producing: Deferred[None] = Deferred()
+        return self.producing
+
+    def stopProducing(self) -> None:
+        self.stopped += 1
+
+
+def test_deadline_while_the_body_is_taken_in() -> None:
+    """The deadline is for that, too; nothing is sent, and the producer stops."""
+    body = Stalled(100)
+    retried = Retried(Answer(200), deadline_seconds=2.0).request(b"PUT", body=body)
+    run(retried, 1.9)
+    assert retried.result is None
+    run(retried, 0.2)
+    assert isinstance(retried.result, ServerHangUp) and retried.result.code == "ETIMEDOUT"
+    assert body.stopped == 1 and len(retried.scripted.outcomes) == 1
+    body.producing.callback(None)  # too late, and no harm
+    assert retried.clock.getDelayedCalls() == []
+
+
+def test_cancelled_while_the_body_is_taken_in() -> None:
+    """The producer stops."""
+    body = Stalled(100)
+    retried = Retried(Answer(200)).request(b"PUT", body=body)
+    retried.waiting.cancel()
+    assert isinstance(retried.result, CancelledError)
+    assert body.stopped == 1 and retried.clock.getDelayedCalls() == []
+
+
+def test_body_that_fails(expected_errors: LoggedErrors) -> None:
+    """What a producer fails with comes out, and it is not stopped; to fail in that is logged."""
+    body = Stalled(100)
+    retried = Retried(Answer(200)).request(b"PUT", body=body)
+    body.producing.errback(Failure(KeyError("file")))
+    assert isinstance(retried.result, KeyError) and not body.stopped
+    body.stopProducing = None  # type: ignore[assignment,method-assign]
+    retried = Retried(Answer(200)).request(b"PUT", body=body)
+    retried.waiting.cancel()
+    assert isinstance(retried.result, CancelledError)
+    assert len(expected_errors.flush()) == 1
+
+
 @pytest.mark.parametrize(
     "policy", [{"attempts": 0}, {"deadline_seconds": -1}, {"budget_ratio": -0.1}]
 )
@@ -304,6 +354,49 @@ def test_policy_that_is_none(policy: dict[str, Any]) -> None:
 
 
 # For real.
+
+
+def drip(connection: Connection) -> None:
+    """A 503 whose body never ends."""
+    connection.read_head()
+    connection.send(b"HTTP/1.1 503 Later\r\nContent-Length: 60000\r\n\r\n")
+    while connection.socket.send(b"x"):
+        sleep(0.02)
+
+
+@pytest.mark.parametrize("stock", [False, True])
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_unwanted_bodies_that_drip(
+    monkeypatch: pytest.MonkeyPatch, stock: bool, cancelled: bool
+) -> None:
+    """Their connections are closed in time; at once where the request is cancelled."""
+    from twisted.internet import reactor
+
+    monkeypatch.setattr(backoff, "DISCARD_SECONDS", 60.0 if cancelled else 0.5)
+    server = RawServer(drip)
+    own = Agent(reactor) if stock else HangupAgent.from_reactor(reactor)
+    agent = RetryAgent(own, RetryPolicy(first_delay_seconds=0.02))
+    waiting = [agent.request(b"GET", server.url.encode()) for _ in range(5)]
+    if cancelled:
+        agent._uniform = lambda least, most: 20.0
+        await deferLater(reactor, 0.5, lambda: None)
+        for one in waiting:
+            one.cancel()
+            with pytest.raises(CancelledError):
+                await one
+    else:
+        for one in waiting:
+            response = await one
+            discard = Discard(reactor)
+            response.deliverBody(discard)
+            discard.stop()
+    for _ in range(100):
+        await deferLater(reactor, 0.05, lambda: None)
+        if len(server.ended) == len(server.connections):
+            break
+    assert len(server.ended) == len(server.connections) == (5 if cancelled else 15)
+    server.close()
 
 
 @pytest_twisted.ensureDeferred

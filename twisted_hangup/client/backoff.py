@@ -1,5 +1,5 @@
 """What `RetryAgent` and the outbox have in common: how long to wait before another attempt,
-the body that it sends, and what is left of the response before it.
+by which clock, the body that it sends, and what is left of the response before it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeAlias
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IConsumer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
@@ -20,6 +20,7 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from ..limits import KIB
+from ..transport.clock import steady as steady
 
 #: Draws a number between 0 and its argument; another one makes a test exact.
 Jitter: TypeAlias = Callable[[float], float]
@@ -37,6 +38,9 @@ MOST_SECONDS: Final = 2.0**31
 
 #: Of a body that nobody wants so much is read, to keep the connection for the next request.
 DISCARDED_BYTES: Final = 64 * KIB
+
+#: And for so long, in seconds.
+DISCARD_SECONDS: Final = 5.0
 
 
 def uniform_below(most: float) -> float:
@@ -95,15 +99,18 @@ class BytesProducer:
 
 
 class Discard(Protocol):
-    """Reads what is left of a body that nobody wants, and closes the connection if it is long.
+    """Reads what is left of a body that nobody wants, and closes the connection if that is long.
+
+    Give it to ``deliverBody`` at once: the time runs from the start.
 
     Attributes:
         ended: Fires with None once the body has ended or the connection is closed; never fails.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.ended: Deferred[None] = Deferred()
         self._read = 0
+        self._timer = clock.callLater(DISCARD_SECONDS, self.stop)
 
     def dataReceived(self, data: bytes) -> None:
         self._read += len(data)
@@ -112,10 +119,14 @@ class Discard(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if not self.ended.called:
+            if self._timer.active():
+                self._timer.cancel()
             self.ended.callback(None)
 
     def stop(self) -> None:
         """Close the connection; harmless when it is over."""
+        if self.ended.called:
+            return
         transport: Any = self.transport
         if transport is not None:  # a response that has none to give is no reason to fail
             getattr(transport, "abortConnection", transport.stopProducing)()

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from ..errors import ServerHangUp
 from ..limits import Limits, OutboundTimeouts
+from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from .connection import OutboundConnection, OutboundRequest, Receiver
 from .failures import why_not_connected
@@ -41,7 +42,7 @@ class OutboundPool:
         self.limits = limits or Limits()
         self.deadlines = Deadlines(clock)
         self._endpoint = endpoint
-        self._clock = clock
+        self._clock = steady(clock)
         self._most_idle = most_idle
         self._idle: deque[OutboundConnection] = deque()
         self._all: set[OutboundConnection] = set()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -21,9 +22,12 @@ from zope.interface import implementer
 
 from ..errors import ServerHangUp
 from ..limits import IDEMPOTENT_METHODS, MIB
+from ..transport.clock import steady
 from .agent import HangupAgent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
 from .failures import NO_ANSWER
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -44,8 +48,9 @@ class RetryPolicy:
             each further one.  The wait itself is random from 0 to that ("full jitter"), so
             that clients of a server that was down do not come back all at once.
         longest_delay_seconds: Most that it grows to.
-        deadline_seconds: For all attempts and waits until a response begins; 0 = none.  A
-            server that asks for more patience in Retry-After does not get it.
+        deadline_seconds: For taking in the body, all attempts and waits, until a response
+            begins; 0 = none.  A server that asks for more patience in Retry-After does not
+            get it.
         replay_bytes: A body up to this size is kept to be sent again; of a larger one, or
             one of unknown length, there is one attempt to send it.
         budget_ratio: Attempts beyond the first, as a part of all requests: in an outage
@@ -124,7 +129,7 @@ class RetryAgent:
             clock = reactor
         self._agent = agent if isinstance(agent, HangupAgent) else HangupAgent(agent)
         self._policy = policy = policy or RetryPolicy()
-        self._clock: Any = clock
+        self._clock: Any = steady(clock)
         self._on_attempt = on_attempt
         self._uniform = uniform
         self._budget = float(policy.budget_reserve)
@@ -141,7 +146,8 @@ class RetryAgent:
         Returns:
             A Deferred that fires with the last response, whatever its status, or fails as
             the last attempt did; past the deadline with a `ServerHangUp`, ``ETIMEDOUT``.
-            Cancelling it ends the attempt or the wait that is under way.
+            Cancelling it ends what is under way, and closes the connections of responses
+            that were not to be the last.
         """
         return Deferred.fromCoroutine(
             self._request(method, uri, headers or Headers(), _Body(bodyProducer))
@@ -153,46 +159,44 @@ class RetryAgent:
         self._budget = min(self._budget + policy.budget_ratio, policy.budget_reserve)
         due = clock.seconds() + (policy.deadline_seconds or inf)
         if policy.attempts > 1:
-            await body.keep(policy.replay_bytes)
-        for number in range(1, policy.attempts + 1):
-            response: Any = None
-            error: Exception | None = None
-            try:
-                response = await self._attempt(method, uri, headers, body.next(), due)
-            except ServerHangUp as hang_up:
-                error = hang_up
-                again = repeatable or not hang_up.acted_on
-                # A certificate that is not trusted now will not be in a second.
-                again = again and not hang_up.code.startswith("ERR_SSL_")
-            else:
-                again = repeatable and response.code in policy.statuses
-            delay = self._delay(number, response, due) if again and body.is_there else None
-            status = None if response is None else response.code
-            self._tell(Attempt(number, method, uri, error, status, delay))
-            if delay is None:
-                break
-            if response is not None:
-                response.deliverBody(Discard())
-            self._budget -= 1
-            await deferLater(clock, delay)
-        if error is not None:
-            raise error
+            await self._by(due, body.keep(policy.replay_bytes))
+        with ExitStack() as given_up:
+            for number in range(1, policy.attempts + 1):
+                response: Any = None
+                error: Exception | None = None
+                try:
+                    attempt = self._agent.request(method, uri, headers, body.next())
+                    response = await self._by(due, attempt)
+                except ServerHangUp as hang_up:
+                    error = hang_up
+                    again = repeatable or not hang_up.acted_on
+                    # A certificate that is not trusted now will not be in a second.
+                    again = again and not hang_up.code.startswith("ERR_SSL_")
+                else:
+                    again = repeatable and response.code in policy.statuses
+                delay = self._delay(number, response, due) if again and body.is_there else None
+                status = None if response is None else response.code
+                self._tell(Attempt(number, method, uri, error, status, delay))
+                if delay is None:
+                    break
+                if response is not None:
+                    discard = Discard(clock)
+                    response.deliverBody(discard)
+                    given_up.callback(discard.stop)
+                self._budget -= 1
+                await deferLater(clock, delay)
+            if error is not None:
+                raise error
+            given_up.pop_all()
         answered: IResponse = response
         return answered
 
-    def _attempt(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers,
-        body: IBodyProducer | None,
-        due: float,
-    ) -> Deferred[IResponse]:
-        responding = self._agent.request(method, uri, headers, body)
+    def _by(self, due: float, waiting: Deferred[T]) -> Deferred[T]:
+        """*waiting*, which is given up when the deadline has passed."""
         if due < inf:
-            responding.addTimeout(max(0.0, due - self._clock.seconds()), self._clock)
-            responding.addErrback(_eb_too_late)
-        return responding
+            waiting.addTimeout(max(0.0, due - self._clock.seconds()), self._clock)
+            waiting.addErrback(_eb_too_late)
+        return waiting
 
     def _delay(self, number: int, response: Any, due: float) -> float | None:
         """Seconds until the next attempt, or None where there is to be none."""
@@ -220,14 +224,31 @@ class _Body:
         self._producer = producer
         self._kept: bytes | None = None
 
-    async def keep(self, most: int) -> None:
-        """Take all of it into memory, if that is at most so many bytes."""
+    def keep(self, most: int) -> Deferred[None]:
+        """Take all of it into memory, if that is at most so many bytes.
+
+        Returns:
+            A Deferred that fires with None, or fails as the producer does.  Cancelling it
+            stops the producer.
+        """
         producer = self._producer
         if producer is None or producer.length is UNKNOWN_LENGTH or producer.length > most:
-            return
-        kept = BytesIO()
-        await producer.startProducing(kept)
-        self._kept = kept.getvalue()
+            return succeed(None)
+        taken = BytesIO()
+        keeping: Deferred[None] = Deferred(self._stop)
+
+        def end(result: Any) -> None:
+            if not keeping.called:
+                keeping.callback(result)
+
+        producer.startProducing(taken).addBoth(end)
+        return keeping.addCallback(lambda _: setattr(self, "_kept", taken.getvalue()))
+
+    def _stop(self, keeping: Deferred[None]) -> None:
+        try:
+            self._producer.stopProducing()
+        except Exception:
+            _log.failure("A body cannot be stopped; the request has ended")
 
     @property
     def is_there(self) -> bool:

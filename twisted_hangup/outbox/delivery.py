@@ -17,9 +17,6 @@ from .policy import DeliveryPolicy, Verdict
 from .request import headers_from_text
 from .store import Claim, Settlement
 
-#: For so long the body of a response is read, which is of no interest itself.
-_DISCARD_SECONDS: Final = 5.0
-
 _PROBLEM_COLUMNS: Final = 300
 
 _log = Logger()
@@ -83,8 +80,8 @@ class DeliveryAttempt:
         self._settlement = Settlement(
             self.claim, verdict, problem, pause, verdict is not Verdict.RETRY, pause
         )
-        self._timer.reset(_DISCARD_SECONDS)
-        self._discard = Discard()
+        self._timer.cancel()
+        self._discard = Discard(self._clock)
         self._discard.ended.addCallback(self._end)
         response.deliverBody(self._discard)
 
