@@ -185,7 +185,7 @@ class OutboundTimeouts(_Numbers):
         head_seconds: From the whole request to the head of the response.  nginx's
             ``proxy_read_timeout``: 60.
         silence_seconds: Between two reads of the body, not counting the time in which
-            the client takes none of it.  The same.
+            the client takes none of it; and of a tunnel, from either end.  The same.
         idle_seconds: How long a connection is kept for the next request.  Shorter than
             the 5 s that Node's servers keep one before Node 26, so that it is seldom
             the server that closes.

@@ -36,7 +36,7 @@ from .forwarding import (
     response_fields,
     trailer_fields,
 )
-from .tunnel import tunnel
+from .tunnel import Tunnel
 from .upstream import CannotForward, Upstream, host_asked_for, request_head
 
 #: A number that a proxy counts down; a longer one cannot be told from endless.
@@ -280,12 +280,13 @@ class _Relay:
         channel = request.channel
         channel.writeHeaders(b"HTTP/1.1", b"101", head.reason, headers_of(fields))
         self._release()
-        inner, outer = tunnel()
-        rest = exchange.connection.hand_over(outer)
-        channel.upgrade(inner)
-        inner.join()
+        pool = self._proxy.pool
+        tunnel = Tunnel(pool.deadlines, pool.timeouts.silence_seconds)
+        rest = exchange.connection.hand_over(tunnel.server)
+        channel.upgrade(tunnel.client)
+        tunnel.join()
         for data in rest:
-            outer.dataReceived(data)
+            tunnel.server.dataReceived(data)
         channel.rendered(channel.transport)
 
     # The client.

@@ -2,52 +2,129 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..transport.deadlines import Deadline, Deadlines
+from ..transport.sockets import SendWatch
 
 
+class Tunnel:
+    """What comes in at one end goes out at the other, as fast as that takes it.
+
+    When one end closes so does the other, after what it has still to send; when one is reset,
+    so is the other.  When nothing comes from either for so long, both close.  While reading is
+    paused because a peer takes no more, the peer has as long to take some; else it is hung up on.
+
+    Args:
+        deadlines: What to wait by.
+        seconds: How long that is; 0 for no limit.
+
+    Attributes:
+        client: The protocol for the connection to the client.
+        server: The same to the server.
+    """
+
+    def __init__(self, deadlines: Deadlines, seconds: float) -> None:
+        self._deadlines = deadlines
+        self._seconds = seconds
+        self._idle = Deadline(self._close)
+        self.client, self.server = TunnelEnd(self), TunnelEnd(self)
+        self.client.other, self.server.other = self.server, self.client
+
+    def join(self) -> None:
+        """Both ends are connected: each slows down the other."""
+        for end in (self.client, self.server):
+            end.transport.registerProducer(end.other, True)
+        self.moved()
+
+    def watch(self, end: TunnelEnd) -> SendWatch:
+        """What notices that the peer of *end* takes nothing."""
+        return SendWatch(end.transport, self._deadlines, self._seconds, end.abort)
+
+    def moved(self) -> None:
+        """Something has come, or reading is paused, or goes on."""
+        ends = (self.client, self.server)
+        idle = self._seconds and not any(end.paused or end.lost for end in ends)
+        due = self._deadlines.seconds() + self._seconds if idle else inf
+        self._deadlines.set(self._idle, due)
+
+    def over(self) -> None:
+        """One end has gone; the other closes by its own clock."""
+        self._deadlines.forget(self._idle)
+
+    def _close(self) -> None:
+        for end in (self.client, self.server):
+            end.close()
+
+
+@implementer(IPushProducer)
 class TunnelEnd(Protocol):
-    """One end: what comes in here goes out at the other end, as fast as that takes it.
+    """One end: for its own transport the protocol, for the other end's the producer.
 
-    When one end closes so does the other, after what it has still to send; when one is
-    reset, so is the other.
+    Attributes:
+        paused: Whether nothing is read here until the other end's peer takes something.
+        lost: Whether the connection has gone.
     """
 
     transport: Any
     other: TunnelEnd
 
-    _lost = False
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self.paused = self.lost = False
 
     def connectionMade(self) -> None:
         """The connection has changed hands; its producer was HTTP's."""
         self.transport.unregisterProducer()
-
-    def join(self) -> None:
-        """Both ends are connected: each slows down the other."""
-        self.transport.registerProducer(self.other.transport, True)
-        self.other.transport.registerProducer(self.transport, True)
+        self._send_watch = self._tunnel.watch(self)
 
     def dataReceived(self, data: bytes) -> None:
-        if not self.other._lost:
+        if not self.other.lost:
+            self._tunnel.moved()
             self.other.transport.write(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
+        self.lost = True
+        self._send_watch.forget()
+        self._tunnel.over()
         other = self.other
-        if other._lost:
+        if other.lost:
             return
         other.transport.unregisterProducer()
         if reason.check(ConnectionDone):
-            other.transport.loseConnection()
+            other.close()
         else:
-            other.transport.abortConnection()
+            other.abort()
 
+    def close(self) -> None:
+        """Close the connection after what it has still to send, if its peer takes that."""
+        self._send_watch.start()
+        self.transport.loseConnection()
 
-def tunnel() -> tuple[TunnelEnd, TunnelEnd]:
-    """The two ends of a new tunnel."""
-    one, other = TunnelEnd(), TunnelEnd()
-    one.other, other.other = other, one
-    return one, other
+    def abort(self) -> None:
+        """Reset the connection."""
+        self.transport.abortConnection()
+
+    # What the other end's transport tells.
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+        self._tunnel.moved()
+        self.other._send_watch.start()
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        self._tunnel.moved()
+        self.other._send_watch.stop()
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.transport.stopProducing()
