@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import socket
+import struct
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from support.cleanliness import LoggedErrors
 from support.wire import BAD, Paths, statuses
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.static import Data
 
@@ -20,6 +23,7 @@ from twisted_hangup import HangupSite
 from twisted_hangup.testing import feed
 from twisted_hangup.transport.deadlines import Deadlines
 from twisted_hangup.transport.sockets import (
+    ConnectionBroken,
     JointWrites,
     SendWatch,
     TellingSocket,
@@ -119,6 +123,25 @@ def test_joint_writes_go_on(expected_errors: LoggedErrors) -> None:
     clock.advance(0)
     assert other.sent == 1
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+@pytest.mark.parametrize("again", ["doRead", "doWrite"])
+def test_reset_that_a_joint_write_meets(again: str) -> None:
+    """It is a reset for whoever reads or writes next, and no end of input."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listening.getsockname())
+    accepted, address = listening.accept()
+    reactor: Any = MemoryReactorClock()
+    transport: Any = telling(tcp.Server)(accepted, Protocol(), address, None, 0, reactor)
+    transport.join(JointWrites(reactor))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    transport.write(b"an answer")
+    reactor.advance(0)
+    broken = getattr(transport, again)()
+    transport.connectionLost(Failure(broken))
+    listening.close()
+    assert isinstance(broken, ConnectionBroken) and broken.code == "ECONNRESET"
 
 
 def test_half_close_is_made_once() -> None:

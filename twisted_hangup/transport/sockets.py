@@ -92,6 +92,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     _reactor_asked = False
     #: Whether somebody has paused reading.
     reading_paused = False
+    #: The first failure: the kernel tells the cause only once, and then of an end or EPIPE.
+    _failure: ConnectionBroken | None = None
 
     def doRead(self) -> Any:
         """Read what there is; the same as Twisted's, but for what a failure is."""
@@ -100,8 +102,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         except BlockingIOError:
             return None
         except OSError as error:
-            return ConnectionBroken(error.errno or errno.ECONNRESET, "read")
-        return self.protocol.dataReceived(data) if data else CONNECTION_DONE
+            return self._failed(error.errno or errno.ECONNRESET, "read")
+        return self.protocol.dataReceived(data) if data else self._failure or CONNECTION_DONE
 
     def writeSomeData(self, data: Any) -> Any:
         """Write what there is room for; the same as Twisted's, but for what a failure is."""
@@ -114,7 +116,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         except OSError as error:
             if error.errno == errno.ENOBUFS:
                 return 0
-            return ConnectionBroken(error.errno or errno.EPIPE, "write")
+            return self._failed(error.errno or errno.EPIPE, "write")
         if sent and self._watch is not None:
             self._watch.bytes_taken()
         return sent
@@ -123,10 +125,17 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         """Ask the kernel where the reactor only saw that the socket has failed."""
         if hasattr(self, "socket"):  # gone in a second call, which does nothing
             if reason.type is ConnectionLost and (number := socket_error(self)):
-                reason = Failure(ConnectionBroken(number, "read"))
+                self._failed(number, "read")
+            if reason.type is ConnectionLost and self._failure is not None:
+                reason = Failure(self._failure)
             # Twisted shuts down what it closes, which fails where we have done that before.
             self._shouldShutdown = not self._writeDisconnected
             super().connectionLost(reason)
+
+    def _failed(self, number: int, syscall: SystemCall) -> ConnectionBroken:
+        if self._failure is None:
+            self._failure = ConnectionBroken(number, syscall)
+        return self._failure
 
     def stopReading(self) -> None:
         """Read no more until `startReading`."""
@@ -200,7 +209,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         sent = self.writeSomeData(data)
         if isinstance(sent, Exception):
-            self._ask_reactor()  # it fails again, with the reactor there to see it
+            self._ask_reactor()  # which sees the failure when it reads or writes again
             return
         self._tempDataBuffer = []
         self._tempDataLen = 0
