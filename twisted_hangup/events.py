@@ -7,6 +7,7 @@ costs three times as much to build.  Treat them as read-only all the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
@@ -150,6 +151,9 @@ class Break:
         message_at: Index in the packet of the broken message's first byte; 0 where the
             message began in an earlier read.  After another message nothing is told of
             the packet's first byte: *packet_prefix* and *packet_part* are the defaults.
+        fields: The field lines before the line that broke: those of the trailers where a
+            trailer broke, of the message before where a start line did, else of the head.
+            None where they are not known.
     """
 
     part: Part
@@ -159,3 +163,4 @@ class Break:
     packet_prefix: bytes = b""
     packet_part: Part = Part.EMPTY_LINE
     message_at: int = 0
+    fields: Sequence[Field] | None = field(default=(), repr=False, compare=False)

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.secret_packets import Torn, leaks, torn_messages
 
 from twisted_hangup.errors import ParseError
 from twisted_hangup.events import NEED_DATA, Break, Part
@@ -179,14 +180,16 @@ CONTINUED: Final = [
     (b" x", 1, b"*x"),
     (b"dTpw=", 4, b"****="),
     (b"dTpw\r", 4, b"****\r"),
-    (b"Bad ", 3, b"Bad "),
-    (b"X: y\x01", 4, b"X: y\x01"),
+    (b"Bad ", 3, b"*** "),
+    (b"user:pass\x01", 9, b"*********\x01"),
+    (b"X-Own: y\x01", 8, b"X-Own: y\x01"),
+    (b"host:y\x01", 6, b"host:y\x01"),
 ]
 
 
 @pytest.mark.parametrize("line, caret, masked", CONTINUED)
 def test_line_after_a_secret_may_be_the_rest_of_it(line: bytes, caret: int, masked: bytes) -> None:
-    """A fold or a wrapped credential is hidden; a name with a space in it is not."""
+    """All is hidden but a field whose name is in use."""
     assert mask_line(Part.FIELD, line, caret, after_secret=True) == masked
     assert mask_line(Part.FIELD, line, caret) == line
 
@@ -210,6 +213,47 @@ def test_nothing_is_hidden_when_told_so() -> None:
     assert mask_target(b"/?q=s", UNMASKED) == b"/?q=s"
     assert mask_line(Part.FIELD, where.line, 9, UNMASKED) == where.line
     assert mask_packet(packet, len(packet) - 1, where, UNMASKED) == packet
+
+
+TORN: Final = [
+    [b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Basic QWxhZGRpbjpv\r\nSECRET \r\n"],
+    [b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer\r\nSECRET x\r\n"],
+    [b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Basic \r\nu:SECRET\r\nSECRET \r\n"],
+    [b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n\r\nSECRET\r\n"],
+    [b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n", b"\r\nSECRET\r\n"],
+    [b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=b;\r\nSECRET c=d\r\n\r\n"],
+    [b"GET / HTTP/1.1\r\nHost: a\r\nCoo\r\nkie: SECRET\r\n\r\n"],
+    [b"PUT \r/p?token=SECRET HTTP/1.1\r\n\r\n"],
+    [b"GET \r\n/p?token=SECRET HTTP/1.1\r\n\r\n"],
+    [b"GET \r\nhttp://u:SECRET@h/ HTTP/1.1\r\n\r\n"],
+    [b"GET http:\n//u:SECRET@h/ HTTP/1.1\r\n\r\n"],
+    [b"GET /p\r\n\r\n?token=SECRET HTTP/1.1\r\n"],
+    [b"CONNECT /u:SECRET@h:443 HTTP/1.1\r\nHost: a\r\n\r\n"],
+    [b"CONNECT /u:SECRET HTTP/1.1\r\nHost: a\r\n\r\n"],
+    [b"CONNECT\r\nu:SECRET@h:443 HTTP/1.1\r\n\r\n"],
+    [b"GET http://SECRET\r\n@h/ HTTP/1.1\r\n\r\n"],
+]
+
+
+@pytest.mark.parametrize("reads", TORN)
+def test_torn_message_shows_no_secret(reads: list[bytes]) -> None:
+    """No outlet shows what a stray line end, space or NUL has parted from its name."""
+    assert not leaks(Torn(reads, b"SECRET", response=False))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_secret_shows_however_its_message_is_torn(seed: int) -> None:
+    """A secret torn in and around it is seen nowhere; a million of these are a command."""
+    assert not [torn for torn in torn_messages(1500, seed) if leaks(torn)]
+
+
+def test_fields_with_names_in_use_are_seen_after_a_secret() -> None:
+    """They are no rest of it; neither is what comes after them."""
+    head = b"GET / HTTP/1.1\r\nCookie: a\r\nMine: b\r\n"
+    rest = b"hOST: a\r\nYours: c\r\nX-Own: \x01"
+    shown = b"GET / HTTP/1.1\r\nCookie: *\r\n*******\r\n" + rest
+    for cut in range(len(head + rest)):
+        assert masked(broken((head + rest)[:cut], (head + rest)[cut:])) == shown[cut:]
 
 
 def test_names_an_operator_gives_count_in_any_case() -> None:
@@ -361,13 +405,16 @@ def bytes_of(pieces: Line) -> bytes:
     return b"".join(piece.data for piece in pieces)
 
 
+NAME_IN_USE: Final = re.compile(rb"(?:Host|Accept|Referer|X-Trace|X-Cookie):")
+
+
 def softened(stream: bytes, fates: list[str]) -> list[str]:
-    """*fates*, where a fold or a line without a colon after a secret may be the rest of it."""
+    """*fates*, where a line with no name in use after a secret may be the rest of it."""
     fates = fates[: len(stream)]
     secret = False
     for line in re.finditer(rb"[^\r\n]+", stream):
         start, end = line.span()
-        if secret and (line[0][:1] in b" \t:" or b":" not in line[0]):
+        if secret and not NAME_IN_USE.match(line[0]):
             fates[start:end] = [MAY if fate == SHOWN else fate for fate in fates[start:end]]
         else:
             # A target's secret is not continued.
@@ -453,19 +500,53 @@ HEAD: Final = b"POST /?q=s HTTP/1.1\r\nCookie: a=b\r\nTransfer-Encoding: chunked
 HEAD_MASKED: Final = b"POST /?*** HTTP/1.1\r\nCookie: ***\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+#: The same without a secret field.
+OPEN_HEAD: Final = HEAD.replace(b"Cookie: a=b", b"Accept: a=b")
+OPEN_HEAD_MASKED: Final = HEAD_MASKED.replace(b"Cookie: ***", b"Accept: a=b")
+
+BODY: Final = b"1e\r\nhere is a secret nobody shows!" + b"XABCDEFGHIJKLMNOPQ more secrets\r\n0\r\n"
+
+
 @pytest.mark.parametrize("cut", range(len(HEAD) + 10))
 def test_body_shows_sixteen_bytes_around_the_error(cut: int) -> None:
     """Of a body only what stands right around the error is shown, however it is cut."""
-    body = b"1e\r\nhere is a secret nobody shows!" + b"XABCDEFGHIJKLMNOPQ more secrets\r\n0\r\n"
     known = b"**\r\n**************et nobody shows!" + b"XABCDEFGHIJKLMNOP**************\r\n*\r\n"
-    error = broken((HEAD + body)[:cut], (HEAD + body)[cut:])
+    error = broken((OPEN_HEAD + BODY)[:cut], (OPEN_HEAD + BODY)[cut:])
+    assert masked(error) == (OPEN_HEAD_MASKED + known)[cut:]
+    assert "et nobody shows!X" not in error.report()
+
+
+@pytest.mark.parametrize("cut", range(len(HEAD) + 10))
+def test_body_after_a_secret_field_shows_the_byte_to_blame_alone(cut: int) -> None:
+    """Where a masked field stands in the message nothing of its body is shown, nor in a report."""
+    known = b"**\r\n" + b"*" * 30 + b"X" + b"*" * 30 + b"\r\n*\r\n"
+    error = broken((HEAD + BODY)[:cut], (HEAD + BODY)[cut:])
     assert masked(error) == (HEAD_MASKED + known)[cut:]
+    assert "shows" not in error.report()
 
 
-def test_fields_near_an_error_in_the_body_lose_their_values() -> None:
-    """What looks like a secret field is hidden in the 16 bytes too."""
-    error = broken(HEAD + b"0;\x01\r\nCookie: abcdefgh\r\n d\r\n")
-    assert masked(error) == HEAD_MASKED + b"0;\x01\r\nCookie: ********\r\n**\r\n"
+def test_secret_field_near_an_error_in_the_body_hides_all_but_the_byte_to_blame() -> None:
+    """The packet's secret fields count wherever they seem to stand."""
+    error = broken(OPEN_HEAD + b"0;\x01\r\nCookie: abcdefgh\r\n d\r\n")
+    rest = b"**\x01\r\n****************\r\n**\r\n"
+    assert masked(error) == OPEN_HEAD_MASKED + rest
+
+
+BEFORE_THE_NEXT: Final = [
+    (b"abc?SECRET", b"abc*******"),
+    (b"abc = SECRET", b"abc ********"),
+    (b"abc SECRET@h", b"************"),
+    (b"abc SECRET long@h", b"*****************"),
+]
+
+
+@pytest.mark.parametrize("rest, masked_rest", BEFORE_THE_NEXT)
+def test_bytes_after_an_error_end_before_what_may_be_secret(
+    rest: bytes, masked_rest: bytes
+) -> None:
+    """The next request may stand there, cut in pieces: its query and userinfo are hidden."""
+    error = broken(OPEN_HEAD + b"x" + rest)
+    assert masked(error) == OPEN_HEAD_MASKED + b"x" + masked_rest
 
 
 @pytest.mark.parametrize("cut", range(len(HEAD) + 5, len(HEAD) + 46))
@@ -480,7 +561,7 @@ def test_trailer_line_that_broke_is_shown_as_a_field(cut: int) -> None:
 def test_what_follows_the_trailers_is_no_trailer() -> None:
     """Behind the empty line that ends broken trailers everything is hidden again."""
     error = broken(HEAD + b"0\r\nA: \x01 and so on and so on\r\n\r\nsecret: s\r\n")
-    expected = HEAD_MASKED + b"0\r\nA: \x01 and so on and so on\r\n\r\n*********\r\n"
+    expected = HEAD_MASKED + b"*\r\nA: \x01 and so on and so on\r\n\r\n*********\r\n"
     assert masked(error) == expected
 
 
@@ -501,7 +582,7 @@ def test_what_is_no_request_line_counts_as_body() -> None:
     """A body whose length was announced too short is not shown as if it were a head."""
     good = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
     error = broken(good + b'{"password":\r\n"and a long secret": "hunter2"}\r\n')
-    assert masked(error)[len(good) :] == b'{"password":\r\n"an' + b"*" * 28 + b"\r\n"
+    assert masked(error)[len(good) :] == b'{"password"*\r\n' + b"*" * 31 + b"\r\n"
 
 
 def test_fields_after_a_head_that_ended_too_early_lose_their_values() -> None:

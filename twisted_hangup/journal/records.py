@@ -29,8 +29,8 @@ from base64 import b64encode
 from typing import Any, Final
 
 from ..errors import RecordedError, UpstreamError
-from ..report.masking import MaskingPolicy, mask_target
-from ..report.report import Excerpt, field_of
+from ..report.masking import MaskingPolicy
+from ..report.report import Excerpt, field_of, target_of
 from ..report.text import peer_text, shortened, visible
 
 _TEXT_COLUMNS: Final = 1024
@@ -46,7 +46,8 @@ def error_record(
         policy: What is secret.
         packet: As much of its packet as there is room for: see `masked_packet`.
     """
-    request, field = error.request, field_of(error, policy)
+    request, target = error.request, target_of(error, policy)
+    field = field_of(error, policy)
     record = {
         "code": visible(error.code),
         "reason": visible(error.reason),
@@ -58,7 +59,7 @@ def error_record(
         "raw_packet_offset": packet and packet.offset,
         "peer": None if error.peer is None else peer_text(error.peer),
         "method": request and record_text(request.method),
-        "target": request and record_text(mask_target(request.target, policy)),
+        "target": None if target is None else record_text(target),
         "field": None if field is None else record_text(field),
     }
     if isinstance(error, UpstreamError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, Final, Generic
 
 from ..errors import ParseError, Phase
-from ..events import NEED_DATA, BodyData, Break, EndOfMessage, NeedData
+from ..events import NEED_DATA, BodyData, Break, EndOfMessage, Field, NeedData, Part
 from ..limits import Limits
 from .common_head import FieldBlock, read_block
 from .refusals import END_OF_INPUT, Refusal, Why
@@ -31,11 +31,12 @@ class MessageParser(Generic[Head]):
         _scan: The exact reader, while it has a message.
         _head: A head that was given out and whose message is read without it.
         _block: The field section that was read last, if it was a common one.
+        _uncommon: Whether any message before this one had other fields, or trailers.
     """
 
     __slots__ = (
         *("_at", "_block", "_closed", "_head", "_limits", "_offset", "_packet"),
-        *("_queue", "_queued", "_scan"),
+        *("_queue", "_queued", "_scan", "_uncommon"),
     )
 
     #: Makes an error of a head so far and all that a `ParseError` takes.
@@ -52,6 +53,7 @@ class MessageParser(Generic[Head]):
         self._scan: Scan[Head] | None = None
         self._head: Head | None = None
         self._block: FieldBlock | None = None
+        self._uncommon = False
 
     # --- reads --------------------------------------------------------------------------
 
@@ -143,7 +145,9 @@ class MessageParser(Generic[Head]):
         while True:
             if scan.finished:
                 assert scan.head is not None
-                trailers = scan.trailers
+                trailers, block = scan.trailers, self._block
+                if trailers or block is None or scan.head.fields is not block.fields:
+                    self._uncommon = True
                 return self._end_message(scan.head, EndOfMessage(trailers) if trailers else END)
             if not self._packet:
                 return NEED_DATA
@@ -177,12 +181,25 @@ class MessageParser(Generic[Head]):
     def _refused(self, scan: Scan[Head], refusal: Refusal) -> ParseError:
         """Make an error of what the exact reader has refused, and judge nothing more."""
         broke_at = scan.broke_at(self._packet, refusal, max(0, -self._offset))
+        broke_at.fields = self._fields_before(scan)
         field = refusal.field or scan.field
         return self._error(refusal.why, scan.phase, scan.head, broke_at, field, refusal.offset)
 
     def _cut_short(self, scan: Scan[Head]) -> ParseError:
         """Make an error of the end of input, and judge nothing more."""
-        return self._error(END_OF_INPUT, scan.phase, scan.head, scan.ended_at(), scan.field)
+        broke_at = scan.ended_at()
+        broke_at.fields = self._fields_before(scan)
+        return self._error(END_OF_INPUT, scan.phase, scan.head, broke_at, scan.field)
+
+    def _fields_before(self, scan: Scan[Head]) -> list[Field] | None:
+        """The field lines before the line that *scan* is in, as `Break.fields` has them."""
+        if scan.part is Part.TRAILER:
+            return scan.trailers
+        if scan.head is not None and scan.part is not scan.START:
+            return scan.head.fields
+        if self._uncommon:
+            return None
+        return [] if self._block is None else self._block.fields
 
     def _error(
         self,

@@ -7,7 +7,6 @@ from .report import WIDTH as WIDTH
 from .report import Excerpt as Excerpt
 from .report import byte_name as byte_name
 from .report import field_of as field_of
-from .report import follows_secret as follows_secret
 from .report import masked_line as masked_line
 from .report import masked_packet as masked_packet
 from .report import report_error as report_error

@@ -3,27 +3,30 @@
 Hidden are, each byte replaced by ``*``:
 
 - the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie``, ``Set-Cookie`` and
-  of the fields an operator names, with the lines that continue them;
+  of the fields an operator names, with the lines after them up to the next one that begins
+  with a name in use (`FIELD_NAMES`, or ``X-`` and more): they may be the rest of the value;
 - userinfo, query and fragment of the request target, and what may be userinfo whose ``@``
-  did not come: an authority that is cut off, or has a port that is no number;
+  did not come: an authority that is cut off, or has a port that is no number; likewise the
+  lines after a request line that broke off before its version;
 - body bytes further than 16 from the error, and what stands where a request line should
   but does not look like one (it usually is a body whose length was announced wrongly);
+  all of these where a secret field stands in the packet or the message;
 - in a packet, the finished messages before the broken one, except their line ends.
 
 All of it is judged from the look of the lines alone, because the bytes are broken by
-definition: a name counts in any case and with junk in or around it, a line ends at CR LF,
-LF or CR, and where two readings are possible a byte is hidden if either says so.  The
-byte that broke the message is never hidden.  Lengths and offsets stay as they were.
+definition: a name counts in any case, with junk around it and in it, line ends too; a line
+ends at CR LF, LF or CR; and where two readings are possible a byte is hidden if either says
+so.  The byte that broke the message is never hidden.  Lengths and offsets stay as they were.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
-from ..events import Break, Part
+from ..events import Break, Field, Part
 from ..parser.grammar import TCHAR
 
 #: Fields whose values are credentials (RFC 9110, sections 11.6.2 and 11.7.2; RFC 6265).
@@ -34,13 +37,40 @@ SECRET_FIELDS: Final = frozenset(
 #: How many bytes of a body stay visible on each side of the error.
 BODY_CONTEXT_BYTES: Final = 16
 
+#: Names that begin a field of their own wherever they stand: those that clients and servers
+#: send, and those that proxies add (IANA's registry of field names, and usage).
+FIELD_NAMES: Final = frozenset(
+    b"accept accept-charset accept-encoding accept-language accept-ranges age allow alt-svc "
+    b"alt-used baggage cache-control cdn-loop client-ip connection content-disposition "
+    b"content-encoding content-language content-length content-location content-md5 "
+    b"content-range content-security-policy content-type date depth destination dnt early-data "
+    b"etag expect expires forwarded from host http2-settings idempotency-key if if-match "
+    b"if-modified-since if-none-match if-range if-unmodified-since keep-alive last-modified link "
+    b"location lock-token max-forwards mime-version origin overwrite pragma prefer priority "
+    b"proxy-authenticate proxy-connection range referer referrer-policy retry-after save-data "
+    b"server server-timing soapaction te timeout traceparent tracestate trailer "
+    b"transfer-encoding true-client-ip upgrade upgrade-insecure-requests user-agent vary via "
+    b"warning www-authenticate".split()
+)
+
+# Names of families: X-*, Sec-*, CORS's, Cloudflare's.  Letters alone, and a space after the
+# colon in the packet: a piece of a secret has both less often than once in a million packets.
+_FAMILY: Final = re.compile(rb"(?:x|sec|access-control|cf)-[a-z]+(?:-[a-z]+)*\Z", re.I)
+
 _NOT_TCHAR: Final = re.compile(rb"[^" + TCHAR + rb"]+")
-_FIRST_TOKEN: Final = re.compile(rb"[^" + TCHAR + rb"]*([" + TCHAR + rb"]+)")
+_NOT_VCHAR: Final = re.compile(rb"[^\x21-\x7e]")
+_NAME: Final = re.compile(rb"([" + TCHAR + rb"]+)[ \t]*:")
 # Two CRs, because text that was translated twice ends its lines so.
 _LINE_END: Final = re.compile(rb"\r{0,2}\n|\r")
 
 # The start of a request line, as lenient as this can be read.
 _METHOD: Final = re.compile(rb"[ \t]*(?:[" + TCHAR + rb"]+[ \t]+)?")
+
+# What may begin a target or the value of a name, in bytes that are no head.
+_REVEALING: Final = re.compile(rb"[/?#:@=]")
+
+# What no name of a field has, and a target may.
+_IN_TARGET: Final = re.compile(rb"[/?#@]")
 
 # A request line among fields: only with a target in sight, or HTTP/ at its end.
 _STRAY_REQUEST_LINE: Final = re.compile(
@@ -52,6 +82,7 @@ _STRAY_REQUEST_LINE: Final = re.compile(
 # no others than these, so that a query with a space in it cannot pass for one.
 _VERSION: Final = re.compile(rb"[ \t]+(?:H|HT|HTT|HTTP|HTTP/[0-9.]{0,3})?[ \t]*\Z", re.I)
 _VERSION_BYTES: Final = 16
+_WHOLE_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9][ \t]*\Z", re.I)
 
 # Where userinfo may start: after "//", or at once without a slash in front (CONNECT).
 _BEFORE_USERINFO: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://|//|/.*?//|(?!/)", re.S)
@@ -76,15 +107,64 @@ class MaskingPolicy:
 
     extra_fields: frozenset[bytes] = frozenset()
     unmasked: bool = False
+    _names: re.Pattern[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         lowered = frozenset(name.strip().lower() for name in self.extra_fields)
         object.__setattr__(self, "extra_fields", lowered)
+        object.__setattr__(self, "_names", _pattern_of(SECRET_FIELDS | lowered))
 
     def is_secret(self, name: bytes) -> bool:
         """Whether the value of the field *name* is to be hidden; junk in *name* is skipped."""
         bare = _NOT_TCHAR.sub(b"", name).lower()
         return bare in SECRET_FIELDS or bare in self.extra_fields
+
+    def secret_names(self, data: bytes | bytearray, start: int = 0) -> list[tuple[int, int]]:
+        """The secret names at the start of a line of *data*, even if line ends tear them.
+
+        Returns:
+            Where each ends, and where its value starts.
+        """
+        return [
+            (name.end("name"), name.end()) if b":" not in name["lead"] else (name.end("name"),) * 2
+            for name in self._names.finditer(data, start)
+        ]
+
+    def holds_secret(self, fields: Iterable[Field] | None) -> bool:
+        """Whether any of *fields* is secret; it may be where they are None: not known."""
+        return fields is None or any(self.is_secret(name) for name, _ in fields)
+
+    def ends_in_secret(self, fields: Iterable[Field] | None) -> bool:
+        """Whether what comes after *fields* may be the rest of a secret value."""
+        secret = fields is None
+        for name, _ in fields or ():
+            secret = self.is_secret(name) or (secret and not _in_use(name))
+        return secret
+
+
+def _pattern_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    """Any of *names* at the start of a line, junk in and around it, and the colon after it."""
+    junk = rb"[^" + TCHAR + rb":]*"
+    spelled = (
+        junk.join(re.escape(name[i : i + 1]) for i in range(len(name)))
+        for name in sorted(names)
+        if name and not _NOT_TCHAR.search(name)
+    )
+    return re.compile(
+        rb"(?<![^\r\n])(?P<lead>[^" + TCHAR + rb"\r\n]*)(?P<name>" + rb"|".join(spelled) + rb")"
+        rb"(?![" + TCHAR + rb"])(?:[^" + TCHAR + rb":\r\n]*(?::|(?![^\r\n])))?",
+        re.I,
+    )
+
+
+def _in_use(name: bytes, *, spaced: bool = True) -> bool:
+    """Whether *name* is one that fields have, so that it is no piece of a secret.
+
+    Args:
+        name: What stands before a colon.
+        spaced: Whether a space comes after that.
+    """
+    return name.lower() in FIELD_NAMES or (spaced and _FAMILY.match(name) is not None)
 
 
 DEFAULT_POLICY: Final = MaskingPolicy()
@@ -115,22 +195,15 @@ def mask_line(
         line: Its bytes, as far as they are to be shown.
         caret: Index of the byte that stays visible whatever it is; past the end for none.
         policy: What else is secret.
-        after_secret: Whether the field line before it was a secret one, so that this
-            may be the rest of its value.
+        after_secret: Whether this may be the rest of a secret value.
     """
     if policy.unmasked:
         return line
     out = bytearray(line)
     if part in (Part.BODY, Part.CHUNK_SIZE):
-        _hide(out, 0, caret - BODY_CONTEXT_BYTES)
+        _hide(out, 0, len(out) if after_secret else caret - BODY_CONTEXT_BYTES)
     elif part in (Part.FIELD, Part.TRAILER):
-        # A space in a line without a colon is a name with a space in it, which people
-        # need to see; the wrapped end of a credential has none.
-        spaced = line[caret : caret + 1] in (b" ", b"\t") and caret > 0
-        if after_secret and not spaced and _continues(line):
-            _hide(out, 0, len(out))
-        else:
-            _hide_value(out, 0, len(out), policy)
+        _hide_section(out, 0, policy, after_secret)
     elif part is not Part.STATUS_LINE:
         _hide_request_line(out, 0, len(out), caret)
     out[caret : caret + 1] = line[caret : caret + 1]
@@ -152,7 +225,7 @@ def mask_packet(
         at: Index in *packet* of the byte that broke the message.
         where: The parser's state at the packet's first byte, and what broke.
         policy: What else is secret.
-        after_secret: Whether the field line before the one that broke was a secret one.
+        after_secret: Whether a secret field has come before the byte that broke the message.
 
     Returns:
         As many bytes as *packet* has.
@@ -160,14 +233,12 @@ def mask_packet(
     if policy.unmasked:
         return packet
     start = min(where.message_at, len(packet))
-    if start:
-        message, begun, part = packet[start:], 0, where.packet_part
-    else:
-        message = where.packet_prefix + packet
-        begun, part = len(where.packet_prefix), where.packet_part
+    prefix = b"" if start else where.packet_prefix
+    message, begun = prefix + packet[start:], len(prefix)
     out = bytearray(message)
     broken = at - start + begun
-    _hide_message(out, part, broken, where, policy, after_secret)
+    after_secret = after_secret or bool(start and policy.secret_names(packet[:start]))
+    _hide_message(out, where.packet_part, broken, where, policy, after_secret)
     if where.caret < len(where.line) and 0 <= broken < len(out):
         out[broken] = message[broken]
     return packet[:start].translate(_STARS) + bytes(out[begun:])
@@ -191,8 +262,14 @@ def _hide_message(
     out: bytearray, part: Part, broken: int, where: Break, policy: MaskingPolicy, secret: bool
 ) -> None:
     """Hide the secrets of a message whose first byte stands in *part*."""
+    # Looked for before any of them is hidden, in what no head may show, too.
+    dark = secret or bool(policy.secret_names(out))
     body = 0
     if part in (Part.FIELD, Part.TRAILER):
+        if where.part is part and where.fields is not None and not out.startswith((b" ", b"\t")):
+            # All lines of the packet before the one that broke are among these fields.
+            count = len(where.fields) - out.count(b"\n", 0, max(0, broken - where.caret))
+            secret = policy.ends_in_secret(where.fields[: max(0, count)])
         body = _hide_section(out, 0, policy, secret)
     elif part not in (Part.BODY, Part.CHUNK_SIZE):
         start, end, after = next(
@@ -201,84 +278,109 @@ def _hide_message(
         body = start
         if part is Part.STATUS_LINE and out.startswith(b"HTTP/", start):
             body = _hide_section(out, after, policy, False)
-        elif _like_request_line(out[start:end]):
+        elif any(start < name <= end for name, _ in policy.secret_names(out[:end])):
+            # An empty line too many, and a field stands here.
+            body = _hide_section(out, start, policy, secret)
+        elif (
+            # The parser took its method, or it looks like one and is no rest of a secret.
+            out.find(b" ", start, min(broken, end)) >= 0
+            or (not secret and _like_request_line(out[start:end]))
+        ):
             torn = _hide_request_line(out, start, end, broken)
-            if torn:
-                # The "@" that did not come may be in the next line, a colon before it.
-                next_end = next((until for _, until, _ in _lines(out, after)), after)
-                _hide(out, after, out.rfind(b"@", after, next_end))
             body = _hide_section(out, after, policy, torn)
-    _hide_body(out, body, broken, where, policy, secret)
+            dark = dark or torn
+        elif broken >= end:
+            # A word alone may be a method, and its target stands in the next line.
+            dark = True
+    _hide_body(out, body, broken, where, policy, dark)
 
 
 def _hide_section(out: bytearray, start: int, policy: MaskingPolicy, secret: bool) -> int:
-    """Hide the secrets of a field section; return where it has ended."""
+    """Hide the secrets of a field section; return where it has ended.
+
+    Args:
+        out: Where to hide them.
+        start: Where its first line starts.
+        policy: What is secret.
+        secret: Whether that line may be the rest of a secret.
+    """
+    names = iter(policy.secret_names(out, start))
+    name = next(names, None)
     for begin, until, after in _lines(out, start):
         if begin == until:
             return after
-        secret = _hide_line(out, begin, until, policy, secret)
+        value: int | None = None
+        while name is not None and name[0] <= until:
+            value = value or name[1]
+            name = next(names, None)
+        if value is not None:
+            while value < until and out[value] in b" \t":
+                value += 1
+            _hide(out, value, until)
+            secret = True
+        else:
+            secret = _hide_line(out, begin, until, secret)
     return len(out)
 
 
-def _hide_body(
-    out: bytearray, start: int, broken: int, where: Break, policy: MaskingPolicy, secret: bool
-) -> None:
-    """Hide all that is not part of a head, but for a few bytes around the error."""
-    first = max(start, broken - BODY_CONTEXT_BYTES)
-    last = min(len(out), broken + 1 + BODY_CONTEXT_BYTES)
-    trailer = broken - where.caret
-    if where.part is Part.TRAILER and trailer >= start:
-        first = min(first, trailer)
-        last = max(last, _hide_section(out, trailer, policy, secret))
-    # What stays visible may hold fields, or the next request, all the same.
-    line = 1 + max(out.rfind(b"\n", start, first), out.rfind(b"\r", start, first), start - 1)
-    after_secret = False
-    for begin, until, _ in _lines(out, line):
-        if begin >= last:
-            break
-        after_secret = _hide_line(out, begin, until, policy, after_secret and begin < until)
-    _hide(out, start, first)
-    _hide(out, max(start, last), len(out))
+def _hide_line(out: bytearray, start: int, end: int, secret: bool) -> bool:
+    """Hide the secrets of a line after the request line that begins with no secret name.
 
+    Args:
+        out: Where to hide them.
+        start: Where the line starts.
+        end: Where it ends.
+        secret: Whether it may be the rest of a secret.
 
-def _hide_line(
-    out: bytearray, start: int, end: int, policy: MaskingPolicy, after_secret: bool
-) -> bool:
-    """Hide the secrets of a line after the request line; return whether it ended in one."""
-    if after_secret and _continues(out[start:end]):
+    Returns:
+        Whether the line after it may be, too.
+    """
+    name = _NAME.match(out, start, end)
+    if name is not None and _in_use(name[1], spaced=out.startswith(b" ", name.end())):
+        return False
+    if secret:
         _hide(out, start, end)
-        return True
-    if _hide_value(out, start, end, policy):
         return True
     # An empty line forgotten or too many, and the next request stands here.
     if _STRAY_REQUEST_LINE.match(out, start, end):
         return _hide_request_line(out, start, end, end)
-    return False
-
-
-def _continues(line: bytes | bytearray) -> bool:
-    """Whether *line* may go on where the one before it broke off.
-
-    It is a fold, or no field at all, or the colon that the name before it waits for.
-    """
-    return line[:1] in (b" ", b"\t", b":") or b":" not in line
-
-
-def _hide_value(out: bytearray, start: int, end: int, policy: MaskingPolicy) -> bool:
-    """Hide the value of a field line if it is secret; return whether it is."""
     colon = out.find(b":", start, end)
-    if policy.is_secret(bytes(out[start : colon if colon >= 0 else end])):
-        value = colon + 1 if colon >= 0 else end
-    else:
-        # No colon, or junk in its stead: "Authorization Basic dTpw", ": Cookie: a=b".
-        token = _FIRST_TOKEN.match(out, start, end)
-        if token is None or not policy.is_secret(token[1]):
-            return False
-        value = token.end()
-    while value < end and out[value] in b" \t":
-        value += 1
-    _hide(out, value, end)
-    return True
+    if out.startswith(b"//", colon + 1) or _IN_TARGET.search(
+        out, start, end if colon < 0 else colon
+    ):
+        _hide_target(out, start, end, None)
+    # A line without a colon has broken off.
+    return colon < 0
+
+
+def _hide_body(
+    out: bytearray, start: int, broken: int, where: Break, policy: MaskingPolicy, dark: bool
+) -> None:
+    """Hide all that is not part of a head, but for a few bytes around the error.
+
+    Args:
+        out: Where to hide it.
+        start: Where the head has ended.
+        broken: Index of the byte that broke the message.
+        where: What broke.
+        policy: What is secret.
+        dark: Whether those few bytes are hidden, too.
+    """
+    first = last = broken
+    if not dark:
+        first -= BODY_CONTEXT_BYTES
+        last += 1 + BODY_CONTEXT_BYTES
+        # The next request may begin there; a password shows only by the "@" after it.
+        if revealing := _REVEALING.search(out, broken + 1, last):
+            last = revealing.start()
+        if out.find(b"@", broken + 1) >= 0:
+            last = broken
+    trailer = broken - where.caret
+    if where.part is Part.TRAILER and trailer >= start:
+        first = trailer if dark else min(first, trailer)
+        last = max(last, _hide_section(out, trailer, policy, policy.ends_in_secret(where.fields)))
+    _hide(out, start, first)
+    _hide(out, max(start, last), len(out))
 
 
 def _like_request_line(line: bytes | bytearray) -> bool:
@@ -294,10 +396,14 @@ def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> boo
     """Hide the secrets of the request line at ``out[start:end]``.
 
     Returns:
-        Whether it may have broken off in userinfo, so that more of that follows.
+        Whether it broke off before the end of its version, so that more of it may follow.
     """
+    torn = _WHOLE_VERSION.search(out, max(start, end - _VERSION_BYTES), end) is None
     method = _METHOD.match(out, start, end)
     target = method.end() if method else start
+    if method and method[0].strip().upper() == b"CONNECT":
+        while out.startswith(b"/", target, end):  # its target is an authority all the same
+            target += 1
     # A version counts as far as it was right: after the byte that broke it all is target.
     known = broken if target <= broken < end else end
     version = _VERSION.search(out, max(target, known - _VERSION_BYTES), known)
@@ -305,12 +411,12 @@ def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> boo
     kept = out[until:known]
     # A space alone ends no target: it may as well stand in a password.
     ended = version is not None and not version[0].isspace()
-    torn = _hide_target(out, target, end, until if ended else None)
+    _hide_target(out, target, end, until if ended else None)
     out[until:known] = kept
     return torn
 
 
-def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> bool:
+def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> None:
     """Hide the secrets of the request target at ``out[start:end]``.
 
     Args:
@@ -318,23 +424,23 @@ def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> boo
         start: Its first byte.
         end: Where all ends that may belong to it.
         ended: Where it ended as a target should, or ``None`` if it broke off.
-
-    Returns:
-        Whether it may have broken off in userinfo.
     """
     userinfo = _BEFORE_USERINFO.match(out, start, end)
-    marks = [index for mark in b"?#" if (index := out.find(mark, start, end)) >= 0]
-    torn: int | None = None
+    # What comes after a byte that no target has may be anything; likewise after a query.
+    ends = [index for mark in b"?#" if (index := out.find(mark, start, end)) >= 0]
+    if junk := _NOT_VCHAR.search(out, start, end):
+        ends.append(junk.start())
+    # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
+    at = out.rfind(b"@", start, end)
     if userinfo is not None:
-        # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
-        at = out.rfind(b"@", userinfo.end(), end)
         _hide(out, userinfo.end(), at)
         torn = _torn_authority(out, max(userinfo.end(), at + 1), end, ended)
         if torn is not None:
             _hide(out, torn, end)
-    if marks:
-        _hide(out, min(marks) + 1, end)
-    return torn is not None
+    elif out.find(b":", start, end) >= 0:
+        _hide(out, start + 1, at)
+    if ends:
+        _hide(out, min(ends) + 1, end)
 
 
 def _torn_authority(out: bytearray, start: int, end: int, ended: int | None) -> int | None:

@@ -19,7 +19,6 @@ from .masking import (
     culprit_index,
     mask_line,
     mask_packet,
-    mask_target,
 )
 from .remedies import link_of
 from .rules import rule_of
@@ -124,9 +123,9 @@ def masked_packet(
     at = culprit_index(packet, error.bytes_parsed or 0, where)
     start = max(0, min(at - most // 2, len(packet) - most))
     # Judged from the packet's first byte, because only there the parser's state is known.
-    masked = mask_packet(
-        packet[: start + most], at, where, policy, after_secret=follows_secret(error, policy)
-    )
+    head = error.request.fields if error.request else ()
+    secret = policy.holds_secret(where.fields) or policy.holds_secret(head)
+    masked = mask_packet(packet[: start + most], at, where, policy, after_secret=secret)
     return Excerpt(masked[start:], start)
 
 
@@ -138,7 +137,7 @@ def _picture(error: RecordedError, policy: MaskingPolicy) -> list[str]:
     lines = []
     if where.part not in _START_LINES and where.request_line:
         lines.append(_cut(request_line_of(error, policy)))
-    line = masked_line(error, where, policy)
+    line = masked_line(where, policy)
     if not line:
         return lines
     # A caret is drawn even where no byte is left to point at: the input ended there.
@@ -180,19 +179,11 @@ def byte_name(byte: int) -> str:
     return f"0x{byte:02x} ({chr(byte)})" if 0x21 <= byte <= 0x7E else f"0x{byte:02x}"
 
 
-def masked_line(error: RecordedError, where: Break, policy: MaskingPolicy) -> bytes:
+def masked_line(where: Break, policy: MaskingPolicy) -> bytes:
     """The line that broke, secrets hidden."""
-    return mask_line(
-        where.part, where.line, where.caret, policy, after_secret=follows_secret(error, policy)
-    )
-
-
-def follows_secret(error: RecordedError, policy: MaskingPolicy) -> bool:
-    """Whether the field line before the one that broke has a secret value."""
-    where, request = error.broke_at, error.request
-    if where is None or where.part is not Part.FIELD or request is None or not request.fields:
-        return False
-    return policy.is_secret(request.fields[-1][0])
+    in_body = where.part in (Part.BODY, Part.CHUNK_SIZE)
+    before = policy.holds_secret if in_body else policy.ends_in_secret
+    return mask_line(where.part, where.line, where.caret, policy, after_secret=before(where.fields))
 
 
 def _arrived(error: RecordedError, policy: MaskingPolicy) -> list[str]:
@@ -220,7 +211,22 @@ def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
     if request is None:
         return b""
     version = b" HTTP/" + request.version if request.version else b""
-    return request.method + b" " + mask_target(request.target, policy) + version
+    line = request.method + b" " + request.target + b" HTTP/1.1"
+    masked = mask_line(Part.REQUEST_LINE, line, len(line), policy)
+    return masked.removesuffix(b" HTTP/1.1") + version
+
+
+def target_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
+    """The request target once it had come, secrets hidden; None before."""
+    request, where = error.request, error.broke_at
+    if request is None:
+        return None
+    if where is not None and where.part is Part.REQUEST_LINE and request.target in where.line:
+        # A line that broke shows less: its target may have broken off in userinfo.
+        line, at = where.line, where.line.find(request.target)
+    else:
+        line, at = request.method + b" " + request.target + b" HTTP/1.1", len(request.method) + 1
+    return mask_line(Part.REQUEST_LINE, line, len(line), policy)[at : at + len(request.target)]
 
 
 def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
@@ -266,7 +272,7 @@ def field_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> by
     where, field = error.broke_at, error.field
     if field is None or where is None or where.part not in (Part.FIELD, Part.TRAILER):
         return field
-    hidden = field in where.line and field not in masked_line(error, where, policy)
+    hidden = field in where.line and field not in masked_line(where, policy)
     return None if hidden else field
 
 
