@@ -1,0 +1,1 @@
+"""A real ``twistd hangup`` under every kind of bad client at once, beside good ones."""
