@@ -27,7 +27,7 @@ from ..parser.inbox import RequestInbox
 from ..parser.message import END
 from ..parser.refusals import Why
 from ..report.rules import HANG_UP, STALLED
-from ..transport.layers import protocol_within, shared_address, transport_beneath
+from ..transport.layers import host_of, protocol_within, transport_beneath
 from ..transport.lean_tls import adopt_tls
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
@@ -196,7 +196,7 @@ class HangupChannel(HTTPChannel):
         if self._wire is not None:
             self._wire.join(context.joint_writes)
             adopt_tls(self.transport, self._wire, context.joint_writes)
-        self.host = shared_address(self.transport.getHost())
+        self.host = host_of(self.transport)
         self.requestFactory: Any = self._own_request_factory()
         self._inbox = RequestInbox(context.limits, context.section)
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
@@ -218,7 +218,7 @@ class HangupChannel(HTTPChannel):
         if self._stage is NEW:
             self._stage = OPEN
             if isinstance(self.transport, ProtocolWrapper):
-                self.host = shared_address(self.transport.getHost())  # what a PROXY line has said
+                self.host = host_of(self.transport)  # what a PROXY line has said
         if not (
             self._pumping
             or self._handlingRequest
