@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from support.wire import until
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.task import Clock, deferLater
+from twisted.internet.task import Clock
 from twisted.python import runtime
 from zope.interface import implementer
 
@@ -142,10 +143,14 @@ async def test_thread() -> None:
     """There is one, while something waits, and none a second after."""
     from twisted.internet import reactor
 
+    def threads() -> int:
+        return [thread.name for thread in threading.enumerate()].count(THREAD)
+
+    await until(lambda: threads() == 0)  # those of other tests
     assert steady(reactor) is steady(reactor)
     calls = [steady(reactor).callLater(60, lambda: None) for _ in range(20)]
-    assert [thread.name for thread in threading.enumerate()].count(THREAD) == 1
+    counted = threads()
     for call in calls:
         call.cancel()
-    await deferLater(reactor, 3 * INTERVAL, lambda: None)
-    assert THREAD not in [thread.name for thread in threading.enumerate()]
+    assert counted == 1
+    await until(lambda: threads() == 0)
