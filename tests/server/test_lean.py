@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from io import BytesIO
@@ -17,8 +18,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from twisted_hangup import HangupSite
+from twisted_hangup.events import Field
 from twisted_hangup.server import lean
 from twisted_hangup.server.channel import HangupChannel
+from twisted_hangup.server.headers import HeadersCache
 from twisted_hangup.server.lean import LeanRequest
 from twisted_hangup.server.request import HangupRequest, hangup_class
 from twisted_hangup.testing import feed
@@ -62,7 +65,14 @@ def test_attributes_are_those_of_a_stock_request() -> None:
     """``vars()`` finds what it finds in Twisted's own, and ours besides."""
     _, stock = kept(Site)
     _, ours = kept(HangupSite)
-    ours_alone = {"_cache", "_fields", "_has_cookies", "_unmade", "begun_at", "process_begun"}
+    ours_alone = {
+        "_hangup_cache",
+        "_hangup_fields",
+        "_hangup_has_cookies",
+        "_hangup_unmade",
+        "begun_at",
+        "process_begun",
+    }
     assert {*ours} - {*stock} <= ours_alone
     assert {*stock} <= {*ours}
     for name in ("args", "cookies", "path", "postpath", "prepath", "received_cookies", "uri"):
@@ -310,3 +320,166 @@ def test_fields_of_one_client_are_not_the_next_ones(persistence: bytes) -> None:
     for _ in range(2):
         feed(site, get)
     assert seen[0] == seen[1] and seen[0][b"Host"] == [b"a"] and b"Cookie" in seen[0]
+
+
+def answers(
+    site_class: type[Site], render: Any, request_class: type[Request], *requests: bytes
+) -> bytes:
+    """What a site of this class answers, the date aside."""
+
+    class Asked(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> bytes:
+            answer: bytes = render(request)
+            return answer
+
+    site = site_class(Asked(), requestFactory=request_class)
+    if site_class is HangupSite:
+        received = bytes(feed(site, *requests).received)
+    else:
+        from twisted.internet.testing import StringTransport
+
+        protocol: Any = site.buildProtocol(None)
+        transport = StringTransport()
+        protocol.makeConnection(transport)
+        for request in requests:
+            protocol.dataReceived(request)
+        protocol._channel.setTimeout(None)
+        received = transport.value()
+    return re.sub(rb"Date: [^\r]*", b"Date: now", received)
+
+
+class HasNames(Request):
+    """Has names of its own that might as well be ours."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._cache = self._fields = self._unmade = self._has_cookies = {b"mine": b"1"}
+
+    def run(self) -> bytes:
+        return self._cache[b"mine"]
+
+    plain = set_fields = section = run
+
+
+class HasFieldsAtFirst(Request):
+    """Has a header before the client's come."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.requestHeaders.addRawHeader(b"X-Mine", b"1")
+
+
+def fields_of_request(request: Any) -> bytes:
+    return repr(sorted(request.requestHeaders.getAllRawHeaders())).encode()
+
+
+def becomes_head(request: Request) -> bytes:
+    request.method = b"HEAD"
+    return b""
+
+
+def odd_reason(request: Any) -> bytes:
+    request.code_message = bytearray(b"Fine")
+    return b"x"
+
+
+def class_with(**attributes: object) -> type[Request]:
+    return type("Own", (Request,), attributes)
+
+
+@pytest.mark.parametrize(
+    ("render", "request_class"),
+    [
+        (lambda request: request.content.read() + b"x", class_with(content=None)),
+        (lambda request: repr(request.received_cookies).encode(), class_with(received_cookies={})),
+        (fields_of_request, class_with(requestHeaders=None)),
+        (lambda request: request.run() + request.plain() + request.set_fields(), HasNames),
+        (fields_of_request, HasNames),
+        (fields_of_request, HasFieldsAtFirst),
+        (becomes_head, Request),
+        (odd_reason, Request),
+    ],
+)
+def test_same_answer(render: Any, request_class: type[Request]) -> None:
+    """What applications do to a request, and call what is theirs in it, comes to the same."""
+    gets = (GET, GET, GET.replace(b"X-Odd: 1", b"X-Odd: 3"))
+    stock = answers(Site, render, request_class, *gets)
+    assert stock.count(b"HTTP/1.1 200") == len(gets)
+    assert answers(HangupSite, render, request_class, *gets) == stock
+
+
+@pytest.mark.parametrize("version", ["Mine/1", b"Mine/1\r\nX: 1", b"Mine/1"])
+def test_server_has_another_name(version: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is put in the place of Twisted's name is sent as Twisted would."""
+    monkeypatch.setattr(server, "version", version)
+    stock = answers(Site, lambda request: b"", Request, GET, GET)
+    assert answers(HangupSite, lambda request: b"", Request, GET, GET) == stock
+
+
+@pytest.mark.parametrize(
+    "name", ["process", "requestReceived", "gotLength", "parseCookies", "setHeader"]
+)
+def test_replaced_in_a_class_that_was_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application's class counts as it is when the connection is made."""
+    own = class_with()
+    site = HangupSite(Keeps(), requestFactory=own)
+    feed(site, GET)
+    calls: list[str] = []
+    inherited = getattr(own, name)
+
+    def replaced(*args: Any) -> Any:
+        calls.append(name)
+        return inherited(*args)
+
+    monkeypatch.setattr(own, name, replaced, raising=False)
+    feed(site, GET, GET)
+    assert len(calls) >= 2
+
+
+def test_touched_by_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks while another one is first asked gets an answer as well."""
+    asked: list[Any] = []
+    headers = HeadersCache.headers
+
+    class Asks(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> bytes:
+            def meanwhile(cache: HeadersCache, fields: list[Field]) -> Headers:
+                monkeypatch.setattr(HeadersCache, "headers", headers)
+                asked.append(request.getHeader(b"host"))
+                return headers(cache, fields)
+
+            monkeypatch.setattr(HeadersCache, "headers", meanwhile)
+            asked.append(request.getHeader(b"host"))
+            return b""
+
+    site = HangupSite(Asks())
+    feed(site, GET)
+    assert asked == [b"a", b"a"]
+
+
+def test_fields_in_an_error_are_one_client_s_own() -> None:
+    """A handler that changes them changes nobody else's."""
+    seen: list[Any] = []
+
+    class Waits(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> int:
+            seen.append(request.getHeader(b"X-Mine"))
+            return server.NOT_DONE_YET
+
+    site = HangupSite(Waits())
+
+    @site.on_client_error
+    def change(failure: Any, socket: Any) -> Any:
+        failure.value.request.fields.append((b"X-Mine", b"1"))
+        return failure
+
+    for _ in range(3):
+        feed(site, GET).feed(fin=True)
+    assert seen == [None] * 3
+    assert len(site.journal.recent) == 3

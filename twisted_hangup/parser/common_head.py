@@ -42,6 +42,18 @@ class FieldBlock:
     keep_alive: bool
     upgrade: bool
 
+    def copy(self) -> FieldBlock:
+        """The same for another client, whose handlers may change its list of fields."""
+        return FieldBlock(
+            self.raw,
+            self.version,
+            self.fields[:],
+            self.content_length,
+            self.chunked,
+            self.keep_alive,
+            self.upgrade,
+        )
+
 
 def read_block(data: bytes, at: int, version: bytes, limits: Limits) -> FieldBlock | None:
     """Read the field section that starts at ``data[at]``, if it is complete and common."""

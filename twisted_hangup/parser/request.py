@@ -76,8 +76,8 @@ class RequestParser(MessageParser[RequestHead]):
     def whole(self, data: bytes) -> RequestHead | None:
         """The head of the request that *data* is, if it is one alone, whole and ordinary.
 
-        That is one without a body, complete, from a client that sends the same fields as before,
-        on a connection that goes on, where nothing else waits to be judged.  `next_event` would
+        That is one without a body, complete, with the very fields that were read last, on a
+        connection that goes on, where nothing else waits to be judged.  `next_event` would
         say the same of it, and then that its message has ended.
 
         Returns:

@@ -36,7 +36,7 @@ from .client_socket import ClientSocket
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache, headers_of
-from .lean import LeanRequest, is_stock
+from .lean import LeanRequest, is_plain, is_stock, left_out
 from .message_clock import MessageClock
 from .request import hangup_class, hangup_factory
 
@@ -198,15 +198,17 @@ class HangupChannel(HTTPChannel):
             adopt_tls(self.transport, self._wire, context.joint_writes)
         self.host = host_of(self.transport)
         self.requestFactory: Any = self._own_request_factory()
-        self._inbox = RequestInbox(context.limits, context.section)
+        self._inbox = RequestInbox(context.limits, context.section and context.section.copy())
         self._clock = MessageClock(context.deadlines, context.timeouts, self._out_of_time)
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
 
     def _own_request_factory(self) -> Callable[..., Any]:
         """What makes requests of ours with ``requestFactory``; wrapped once for many channels."""
-        asked = self.requestFactory, is_stock(), self.takes_whole_requests
+        factory, lean, whole = self.requestFactory, is_stock(), self.takes_whole_requests
+        asked = factory, lean, whole, left_out(factory)
         if asked != self.context.request_factories[0]:
-            self.context.request_factories = asked, hangup_factory(*asked)
+            made = hangup_factory(factory, lean, whole and is_plain(factory))
+            self.context.request_factories = asked, made
         return self.context.request_factories[1]  # type: ignore[no-any-return]
 
     def dataReceived(self, data: bytes) -> None:
@@ -320,7 +322,7 @@ class HangupChannel(HTTPChannel):
                     break
                 if isinstance(event, RequestHead):
                     if not event.has_body:
-                        self.context.section = self._inbox.section or self.context.section
+                        self.context.met(self._inbox.section)
                         self._inbox.next_event()  # its end, for which nothing is missing
                         self._take(event)
                         continue
@@ -357,7 +359,11 @@ class HangupChannel(HTTPChannel):
         try:
             request = self._new_request(head)
             headers = self._headers
-            if not (request.plain and headers is not None and self._begins_plainly(head, headers)):
+            if not (
+                request._hangup_plain
+                and headers is not None
+                and self._begins_plainly(head, headers)
+            ):
                 self._head_received(request, head)
                 if self.over:
                     return
@@ -366,7 +372,7 @@ class HangupChannel(HTTPChannel):
             else:
                 event = END
                 self.persistent = self._persists(head)
-                self._run(request.run, head, headers, self.persistent)
+                self._run(LeanRequest.run, request, head, headers, self.persistent)
         except Exception:
             if not self._takes_blame(event):
                 raise
@@ -382,7 +388,7 @@ class HangupChannel(HTTPChannel):
         )
 
     def _takes_blame(self, event: Event) -> bool:
-        """Answer for what is raised now, at *event*; False where that is another protocol's."""
+        """Answer for what is raised now, at *event*; False where we have left the connection."""
         if self._stage is LEFT:
             return False
         self._eb_request(Failure(), event)
@@ -431,9 +437,9 @@ class HangupChannel(HTTPChannel):
         headers = self._headers
         assert headers is not None
         if isinstance(request, LeanRequest):
-            request.set_fields(head.fields, headers)
+            LeanRequest.set_fields(request, head.fields, headers)
         else:
-            request.requestHeaders = headers.headers(head.fields)
+            headers.give(request, head.fields)
         self._command = head.method
         self._path = head.target
         self._version = b"HTTP/1.1" if head.version == b"1.1" else b"HTTP/1.0"

@@ -115,6 +115,14 @@ class SiteContext:
         """A watch that calls *stalled* where the client takes nothing for ``send_seconds``."""
         return SendWatch(transport, self.deadlines, self.timeouts.send_seconds, stalled)
 
+    def met(self, section: FieldBlock | None) -> None:
+        """A client has sent *section*."""
+        known = self.section
+        if section is not None and (
+            known is None or known.raw != section.raw or known.version != section.version
+        ):
+            self.section = section.copy()
+
     def joined(self, channel: Any) -> None:
         """*channel* has a connection."""
         self.connections[channel] = None

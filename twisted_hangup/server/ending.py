@@ -83,7 +83,7 @@ class Ending:
 
     Attributes:
         error: The one client error; None before it.
-        socket: What handlers write to; None while the connection lives.
+        socket: What handlers write to; None while the connection lives, and once it has gone.
         stage: How far *error* has come.
         input_over: Whether the client has ended its input (FIN).
         due: Whether there is anything to do once no request is being answered: an error has
@@ -93,7 +93,7 @@ class Ending:
     __slots__ = ("_connection", "_place", "due", "error", "input_over", "socket", "stage")
 
     def __init__(self, connection: Endable) -> None:
-        self._connection = connection
+        self._connection: Any = connection
         self.error: ClientError | None = None
         self.socket: ClientSocket | None = None
         self.stage = NONE
@@ -103,8 +103,8 @@ class Ending:
 
     @property
     def open(self) -> bool:
-        """Whether nothing has gone wrong, and nothing is being closed."""
-        return self.stage is NONE and self.socket is None
+        """Whether nothing has gone wrong, and nothing is closed or being closed."""
+        return self.stage is NONE and self.socket is None and self._connection is not None
 
     @property
     def closing(self) -> bool:
@@ -209,6 +209,8 @@ class Ending:
         Args:
             reason: See `reason_of_loss`, as for *end_of_input*.
         """
+        if self._connection is None:
+            return None
         if self.error is None and (self.socket is None or self._place or self.socket.unsent):
             phase, request = self._place or self._connection.place
             error = reason_of_loss(reason, self._connection.transport, phase, end_of_input)
@@ -219,14 +221,15 @@ class Ending:
 
     def lost(self) -> None:
         """The connection has gone; an error whose turn never came has it now."""
+        if self._connection is None:
+            return
         if self.socket is not None:
             self.socket.connection_lost()
             self._connection.context.lingered[self.socket.linger_end] += 1
         self.answer()
         self._settle()
         # Nobody needs them any more, and Python would have to look for what is left of a circle.
-        del self._connection
-        self.socket = None
+        self._connection = self.socket = None
 
     def _released(self) -> None:
         """The socket has been ended or destroyed, and nothing more is said."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from twisted.web.http_headers import Headers
 
@@ -27,11 +27,10 @@ class HeadersCache:
         expectation_known: What `knows_expectation` says of them.
     """
 
-    __slots__ = ("_fields", "_headers", "expectation_known", "expects", "looked_at")
+    __slots__ = ("_last", "expectation_known", "expects", "looked_at")
 
     def __init__(self) -> None:
-        self._fields: list[Field] | None = None
-        self._headers: dict[bytes, list[bytes]] = {}
+        self._last: tuple[list[Field] | None, dict[bytes, list[bytes]]] = None, {}
         self.looked_at: list[Field] | None = None
         self.expects = False
         self.expectation_known = True
@@ -44,12 +43,23 @@ class HeadersCache:
 
     def headers(self, fields: list[Field]) -> Headers:
         """*fields* as headers that nobody else holds."""
-        if fields is not self._fields:
-            self._fields, self._headers = fields, headers_of(fields)._rawHeaders
+        last = self._last
+        if fields is not last[0]:
+            last = self._last = fields, headers_of(fields)._rawHeaders  # at once, for threads
         copy = Headers()
         # Headers.copy() encodes each name and value anew, at five times this price.
-        copy._rawHeaders = {name: values[:] for name, values in self._headers.items()}
+        copy._rawHeaders = {name: values[:] for name, values in last[1].items()}
         return copy
+
+    def give(self, request: Any, fields: list[Field]) -> None:
+        """Add *fields* to what the class of *request* has put there, as Twisted does."""
+        kept, received = request.requestHeaders, self.headers(fields)
+        if kept.__class__ is Headers and not kept._rawHeaders:
+            request.requestHeaders = received
+        else:
+            for name, values in received.getAllRawHeaders():
+                for value in values:
+                    kept.addRawHeader(name, value)
 
 
 def headers_of(fields: Iterable[Field]) -> Headers:

@@ -3,12 +3,12 @@
 `LeanRequest` stands behind the application's class of requests, in the place of Twisted's own.
 It makes when it is touched what most applications never touch, and writes head and body at once.
 Every other case it hands to Twisted's method; what a subclass overrides is called as Twisted
-calls it, so that nobody can tell the two apart but by the time that they take.
+calls it.  docs/subclass.md has the few things by which an application can tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from operator import attrgetter
 from time import monotonic, time
@@ -36,6 +36,7 @@ _HTTP: Final = http.Request.getHeader.__globals__
 _SERVER: Final = Site.getResourceFor.__globals__
 _HTTPRequest: Final = http.Request
 _NOT_GIVEN: Final = http._QUEUED_SENTINEL
+_VERSION: Final = _SERVER["version"]
 
 _CONTENT_TYPE: Final = b"Content-Type"
 _CONTENT_LENGTH: Final = b"Content-Length"
@@ -52,23 +53,28 @@ class _AtFirstTouch:
 
     def __get__(self, request: Any, owner: type[Any]) -> Any:
         name = self._name
-        if request is None or name not in request._unmade:
-            return getattr(Request, name)  # deleted, or not due yet: what Twisted's class has
-        request._unmade -= {name}
+        if request is None or (name == "content" and request.finished):
+            return getattr(Request, name)
+        if name not in request._hangup_unmade:
+            made = _attributes_of(request).get(name)  # by another thread, since we were called
+            # Deleted, or not due yet: what Twisted's class has.
+            return getattr(Request, name) if made is None else made
+        # First made, then no more among the unmade: another thread may ask at the same time.
         value = self._make(request)
         setattr(request, name, value)
+        request._hangup_unmade -= {name}
         return value
 
 
 def _request_headers(request: LeanRequest) -> Headers:
-    fields, cache = request._fields, request._cache
+    fields, cache = request._hangup_fields, request._hangup_cache
     return Headers() if fields is None or cache is None else cache.headers(fields)
 
 
 def _received_cookies(request: LeanRequest) -> dict[bytes, bytes]:
     """What the client sent, whatever has become of the request's headers since."""
     cookies: dict[bytes, bytes] = {}
-    if request._has_cookies:
+    if request._hangup_has_cookies:
         headers = _request_headers(request)
         reader: Any = SimpleNamespace(requestHeaders=headers, received_cookies=cookies)
         Request.parseCookies(reader)
@@ -91,7 +97,11 @@ _attributes_of: Final = _dictionary.__get__
 
 
 class LeanRequest(Request):
-    """See the module."""
+    """Twisted's request, behind the application's class.
+
+    Its own names are not to meet the application's: attributes begin with ``_hangup``, and its
+    own methods are called by the class.
+    """
 
     channel: Any
     begun_at: float | None  # `HangupRequest`'s
@@ -101,12 +111,12 @@ class LeanRequest(Request):
     content = _AtFirstTouch(_content)
 
     #: The fields of the head as received, and what makes headers of them.
-    _fields: list[Field] | None = None
-    _cache: HeadersCache | None = None
+    _hangup_fields: list[Field] | None = None
+    _hangup_cache: HeadersCache | None = None
     #: Whether cookies are to be looked for among them.
-    _has_cookies = False
+    _hangup_has_cookies = False
     #: The names of what `_AtFirstTouch` has still to make.
-    _unmade: frozenset[str] = frozenset()
+    _hangup_unmade: frozenset[str] = frozenset()
 
     def __init__(
         self, channel: Any, queued: object = _NOT_GIVEN, *args: Any, **options: Any
@@ -124,13 +134,13 @@ class LeanRequest(Request):
         self.queued = False if queued is _NOT_GIVEN else queued
         self._parsePOSTFormSubmission = channel.site._parsePOSTFormSubmission
         self._adapterCache: dict[Any, Any] = {}
-        self._unmade = _AT_FIRST
+        self._hangup_unmade = _AT_FIRST
 
     @property
     def __dict__(self) -> dict[str, Any]:
         """All attributes: whoever looks at it finds what Twisted's request has."""
         attributes: dict[str, Any] = _attributes_of(self)
-        for name in self._unmade - attributes.keys():
+        for name in self._hangup_unmade - attributes.keys():
             getattr(self, name)
         return attributes
 
@@ -155,32 +165,36 @@ class LeanRequest(Request):
         Args:
             persistent: Whether the connection goes on after the response.
         """
-        self._fields, self._cache, self._has_cookies = head.fields, cache, True
-        self._unmade = _ALL
-        self._take_target(head.method, head.target, b"HTTP/1.1")
+        self._hangup_fields, self._hangup_cache, self._hangup_has_cookies = head.fields, cache, True
+        self._hangup_unmade = _ALL
+        LeanRequest._take_target(self, head.method, head.target, b"HTTP/1.1")
         self.begun_at = monotonic()
         raw = self.responseHeaders._rawHeaders
         if not persistent:
             raw[b"Connection"] = [b"close"]
-        raw[b"Server"] = [_SERVER["version"]]
+        version = _SERVER["version"]
+        if version is _VERSION:
+            raw[b"Server"] = [version]
+        else:
+            self.setHeader(b"Server", version)
         raw[b"Date"] = [_date(int(time()))]
-        self._ask_resource()
+        LeanRequest._ask_resource(self)
 
     def set_fields(self, fields: list[Field], cache: HeadersCache) -> None:
         """Take the *fields* of the head; *cache* makes headers of them when they are wanted."""
-        self._fields, self._cache = fields, cache
-        if self._unmade is not _AT_FIRST or "requestHeaders" in _attributes_of(self):
-            self.requestHeaders = cache.headers(fields)
+        self._hangup_fields, self._hangup_cache = fields, cache
+        if "requestHeaders" in _attributes_of(self):
+            cache.give(self, fields)
 
     def parseCookies(self) -> None:
         """Let cookies be parsed when they are wanted."""
         attributes = _attributes_of(self)
         if (
-            self._unmade is _AT_FIRST
+            self._hangup_unmade is _AT_FIRST
             and "requestHeaders" not in attributes
             and "received_cookies" not in attributes
         ):
-            self._has_cookies = True
+            self._hangup_has_cookies = True
         else:
             super().parseCookies()
 
@@ -191,16 +205,18 @@ class LeanRequest(Request):
             and not hasattr(self.channel.site, "getContentFile")
             and "content" not in _attributes_of(self)
         ):
-            self._unmade = _ALL if self._unmade is _AT_FIRST else self._unmade | _CONTENT
+            self._hangup_unmade = (
+                _ALL if self._hangup_unmade is _AT_FIRST else self._hangup_unmade | _CONTENT
+            )
         else:
             super().gotLength(length)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """All of the request has come."""
-        if "content" not in self._unmade or "content" in _attributes_of(self):
+        if "content" not in self._hangup_unmade or "content" in _attributes_of(self):
             super().requestReceived(command, path, version)
         else:
-            self._take_target(command, path, version)
+            LeanRequest._take_target(self, command, path, version)
             self.process()
 
     def _take_target(self, method: bytes, target: bytes, version: bytes) -> None:
@@ -218,14 +234,14 @@ class LeanRequest(Request):
         """Find the resource, and ask it."""
         self.setHeader(b"Server", _SERVER["version"])
         self.setHeader(b"Date", _date(int(time())))
-        self._ask_resource()
+        LeanRequest._ask_resource(self)
 
     def _ask_resource(self) -> None:
         site = self.site = self.channel.site
         self.prepath: list[bytes] = []
         path = self.path
         if path == b"*":
-            self.postpath = [b"*"]
+            self.postpath = [b""]
             self._handleStar()
             return
         self.postpath = [b""] if path == b"/" else list(map(unquote, path[1:].split(b"/")))
@@ -249,7 +265,7 @@ class LeanRequest(Request):
         except UnsupportedMethod as error:
             super().render(_Rendered(resource, error))
             return
-        if isinstance(body, bytes):
+        if isinstance(body, bytes) and self.method != b"HEAD":
             self.setHeader(_CONTENT_LENGTH, b"%d" % len(body))
             self.write(body)
             self.finish()
@@ -287,6 +303,7 @@ class LeanRequest(Request):
             or self.method == b"HEAD"
             or self.code in NO_BODY_CODES
             or data.__class__ is not bytes
+            or self.code_message.__class__ is not bytes
             or headers.__class__ is not Headers
             or not self.channel.writes_whole_responses
         ):
@@ -341,7 +358,9 @@ class LeanRequest(Request):
 
     def _cleanup(self) -> None:
         """The response is complete; what was never touched need not be closed."""
-        self._unmade = _AT_FIRST if self._unmade is _ALL else self._unmade - _CONTENT
+        self._hangup_unmade = (
+            _AT_FIRST if self._hangup_unmade is _ALL else self._hangup_unmade - _CONTENT
+        )
         if self.producer or self.content is not None:
             super()._cleanup()
             return
@@ -407,7 +426,10 @@ _ORIGINAL: Final = all(
 
 
 def is_stock() -> bool:
-    """Whether nobody has put something else in the place of one of Twisted's methods."""
+    """Whether nobody has put something else in the place of one of the methods above.
+
+    It is asked when a connection is made: what is replaced later counts for the next one.
+    """
     return (
         _ORIGINAL
         and _methods_of(Request) == _METHODS
@@ -418,9 +440,7 @@ def is_stock() -> bool:
 
 def fits(request_class: type[Any]) -> bool:
     """Whether a `LeanRequest` can stand behind *request_class*, if Twisted's is stock."""
-    return issubclass(request_class, Request) and all(
-        getattr(request_class, name, None) is getattr(Request, name, None) for name in _ALL
-    )
+    return issubclass(request_class, Request) and _ALL.isdisjoint(_own_names(request_class))
 
 
 #: What `LeanRequest.run` leaves out, or does without a look at what may be there.
@@ -436,13 +456,21 @@ _TAKEN: Final = frozenset(
 )
 
 
-def is_plain(request_class: type[Any]) -> bool:
-    """Whether *request_class* has no say in a request before its resource is asked.
+def left_out(factory: Any) -> object:
+    """The methods of a class of requests that `LeanRequest.run` does not call; else None."""
+    is_class = isinstance(factory, type) and issubclass(factory, Request)
+    return _LEFT_OUT(factory) if is_class else None
 
-    Args:
-        request_class: One that `fits`.
-    """
-    own = [kind for kind in request_class.__mro__ if kind not in Request.__mro__]
-    return _LEFT_OUT(request_class) == _LEFT_OUT(Request) and _TAKEN.isdisjoint(
-        name for kind in own for name in vars(kind)
+
+def is_plain(factory: Any) -> bool:
+    """Whether *factory* is a class with no say in a request before its resource is asked."""
+    return (
+        left_out(factory) == _LEFT_OUT(Request)
+        and fits(factory)
+        and _TAKEN.isdisjoint(_own_names(factory))
     )
+
+
+def _own_names(request_class: type[Any]) -> Iterator[str]:
+    own = (kind for kind in request_class.__mro__ if kind not in Request.__mro__)
+    return (name for kind in own for name in vars(kind))

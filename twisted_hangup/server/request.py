@@ -26,7 +26,7 @@ from ..parser.refusals import Why
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
-from .lean import LeanRequest, fits, is_plain
+from .lean import LeanRequest, fits
 
 _log = Logger()
 
@@ -109,8 +109,8 @@ class HangupRequest(Request):
     take_form: Callable[[Form], None]
     begun_at: float | None = None
 
-    #: Whether `LeanRequest.run` may take a whole request at once.
-    plain = False
+    #: What `hangup_class` knows as *whole*.
+    _hangup_plain = False
     client_hung_up = False
     gone: Failure | None = None
 
@@ -271,7 +271,8 @@ def hangup_class(request_class: type[Any], lean: bool = False, whole: bool = Fal
 
     Args:
         lean: Put `LeanRequest` after it as well, if it fits.
-        whole: Nobody makes instances but us, or has a say in them before their resource.
+        whole: `LeanRequest.run` may take a whole request at once: nobody makes instances but
+            us, or has a say in them before their resource.
     """
     if issubclass(request_class, HangupRequest):
         return request_class
@@ -284,7 +285,7 @@ def hangup_class(request_class: type[Any], lean: bool = False, whole: bool = Fal
     }
     if lean and fits(request_class):
         bases.append(LeanRequest)
-        names["plain"] = whole and is_plain(request_class)
+        names["_hangup_plain"] = whole
     bases.append(SiteBodyRequest if issubclass(request_class, server.Request) else BodyRequest)
     return type(request_class.__name__, tuple(bases), names)
 

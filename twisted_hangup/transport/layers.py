@@ -31,8 +31,7 @@ def host_of(transport: Any) -> Any:
     A server is reached at few addresses, and a transport makes an object of 200 bytes each
     time that it is asked, at 5 % of the price of a short connection.
     """
-    kind = type(transport)
-    if getattr(kind, "getHost", None) is Server.getHost:
+    if getattr(transport.getHost, "__func__", None) is Server.getHost:
         return _tcp_address(transport._addressType, *transport.socket.getsockname()[:2])
     return _same_address(transport.getHost())
 
