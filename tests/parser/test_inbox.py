@@ -36,7 +36,7 @@ def running(*reads: bytes) -> tuple[RequestInbox, RequestHead]:
 
 
 def judge_all(inbox: RequestInbox, head: RequestHead) -> None:
-    while inbox.judge_ahead(head):
+    while inbox.judge_ahead(head) is not NEED_DATA:
         pass
 
 
@@ -51,7 +51,7 @@ def rest(parser: RequestParser) -> list[Event]:
 def test_nothing_waits() -> None:
     """An inbox in which nothing waits is a parser, and weighs no more than one."""
     inbox, head = running()
-    assert not inbox.judge_ahead(head)
+    assert inbox.judge_ahead(head) is NEED_DATA
     assert (inbox.events_wait, inbox.full, inbox.phase) == (False, False, "idle")
     assert own_size(RequestInbox(Limits())) <= own_size(RequestParser()) + 40
 
@@ -132,7 +132,7 @@ def test_close(after: bytes) -> None:
     judge_all(inbox, head)
     inbox.close()
     inbox.receive(GET)
-    assert not inbox.judge_ahead(head)
+    assert inbox.judge_ahead(head) is NEED_DATA
     assert (rest(inbox), inbox.events_wait, inbox.full, inbox.buffered) == ([], False, False, 0)
     inbox.finish()
 
@@ -171,7 +171,7 @@ def test_nothing_after_a_running_upgrade_is_judged() -> None:
     head = inbox.next_event()
     assert isinstance(head, RequestHead)
     inbox.next_event()
-    assert not inbox.judge_ahead(head)
+    assert inbox.judge_ahead(head) is NEED_DATA
     assert inbox.unread() == [GET]
 
 
@@ -212,7 +212,7 @@ def test_messages_are_bounded() -> None:
     judge_all(inbox, head)
     assert (inbox.full, inbox.buffered) == (True, len(GET))
     rest_of_one(inbox)
-    assert inbox.judge_ahead(head)
+    assert inbox.judge_ahead(head) is not NEED_DATA
 
 
 def test_events_are_bounded() -> None:
@@ -240,3 +240,48 @@ def test_room_comes_back() -> None:
             judge_all(inbox, head)
         pieces += [event.data for event in rest(inbox) if isinstance(event, BodyData)]
     assert b"".join(pieces) == body
+
+
+def fields(count: int, at: int, value: bytes = b"") -> bytes:
+    return b"".join(b"%x: %b\r\n" % (number, value) for number in range(at, at + count))
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "value"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", 900, b""),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", 4, b"x" * 3000),
+        (b"GET /" + b"x" * 15_000 + b" HTTP/1.1\r\nHost: a\r\n", 0, b""),
+        (CHUNKED + b"0\r\n", 900, b""),
+        (CHUNKED + b"0\r\n", 4, b"x" * 3000),
+    ],
+    ids=["fields", "values", "target", "trailers", "trailer-values"],
+)
+@pytest.mark.parametrize("cut", [1000, READ])
+def test_field_sections_are_bounded(start: bytes, count: int, value: bytes, cut: int) -> None:
+    """What a head or trailers hold counts, by the octet and by the line."""
+    messages = [start + fields(count, at * count, value) + b"\r\n" for at in range(400)]
+    wire = b"".join(messages)
+    inbox, head = running()
+    for at in range(0, len(wire), cut):
+        judge_all(inbox, head)
+        if inbox.full:
+            break
+        inbox.receive(wire[at : at + cut])
+    assert at <= Limits().backlog_bytes + 2 * max(len(messages[0]), READ)
+    assert own_size(inbox) < 2 * READ + 128 * KIB
+    inbox.receive(wire[at:])
+    assert len(rest_of_all(inbox)) == len(messages)
+    assert not inbox.full
+
+
+def rest_of_all(inbox: RequestInbox) -> list[Event]:
+    return [event for event in rest(inbox) if isinstance(event, EndOfMessage)]
+
+
+def test_fields_that_are_shared_count_once() -> None:
+    """A client that sends the same fields again and again is read ahead as far as any."""
+    many = GET.replace(b"\r\n\r\n", b"\r\n" + fields(30, 4096, b"x") + b"\r\n")
+    inbox, head = running(many * MOST_MESSAGES)
+    judge_all(inbox, head)
+    assert inbox.buffered == 0

@@ -113,7 +113,7 @@ def test_body_after_a_slow_request_is_bounded() -> None:
     post = b"POST /fast HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     memory = InMemory(SLOW + post % length, bytes(length))
     assert memory.channel._inbox.full
-    assert memory.channel._inbox._body_bytes <= Limits().backlog_bytes + 65536
+    assert memory.channel._inbox._octets <= Limits().backlog_bytes + 65536
     memory.root.slow.requests[0].finish()
     assert len(statuses(memory.client.advance(0).received)) == 2
 

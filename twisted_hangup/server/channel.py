@@ -309,7 +309,7 @@ class HangupChannel(HTTPChannel):
             while self._stage < CLOSING:
                 if self._handlingRequest:
                     assert self._head is not None
-                    if not self._inbox.judge_ahead(self._head):
+                    if self._inbox.judge_ahead(self._head) is NEED_DATA:
                         break
                     continue
                 if getattr(self.transport, "disconnecting", False):
