@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import pytest_twisted
@@ -365,3 +365,71 @@ def test_reset_in_each_phase(wire: bytes, phase: str) -> None:
     assert isinstance(error, ClientHangUp)
     assert (error.code, error.reason, error.phase) == ("ECONNRESET", "read ECONNRESET", phase)
     assert (error.request is not None) == (phase != "idle")
+
+
+# The clock of a message that is read after a running request.
+
+HALF_POST: Final = b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "phase", "seconds"),
+    [(HALF_POST, "body", 300), (HALF_POST[:-2] + b"X: ", "head", 60)],
+    ids=["body", "head"],
+)
+def test_drip_after_a_slow_request(start: bytes, phase: str, seconds: int) -> None:
+    """A message that drips after a running request has its time, and its 408 in its turn."""
+    memory = InMemory(SLOW + GOOD, start)
+    client = memory.client
+    for _ in range(seconds // 4):
+        client.advance(3.9)
+        client.feed(b"x")
+    assert codes(client) == []
+    client.advance(0.1 * seconds / 4 + 1)
+    assert codes(client) == ["ERR_HTTP_REQUEST_TIMEOUT"]
+    assert (client.errors[0].phase, client.received) == (phase, b"")
+    memory.root.slow.requests[0].finish()
+    assert statuses(client.advance(0).received) == [200, 200, 408]
+
+
+def test_the_clock_stands_while_reading_is_paused() -> None:
+    """What we do not read cannot be late; after that the message has the time that was left."""
+    memory = InMemory(SLOW, HALF_POST)
+    client = memory.client
+    client.advance(100).feed(b"x" * 70_000)
+    assert memory.channel._inbox.full
+    client.advance(10_000)
+    memory.root.slow.requests[0].finish()
+    client.advance(199).feed(b"x")
+    assert codes(client) == []
+    client.advance(2)
+    assert codes(client) == ["ERR_HTTP_REQUEST_TIMEOUT"]
+    assert statuses(client.advance(0).received) == [200, 408]
+
+
+def test_no_answer_renews_the_time_of_a_later_message() -> None:
+    """It counts from the message's own first byte, however many are answered meanwhile."""
+    memory = InMemory(SLOW * 3 + GOOD, HALF_POST[:20])
+    client = memory.client
+    for request in range(3):
+        client.advance(19)
+        memory.root.slow.requests[request].finish()
+    assert codes(client.advance(2)) == []
+    assert codes(client.advance(3)) == ["ERR_HTTP_REQUEST_TIMEOUT"]
+
+
+def test_what_has_come_whole_is_never_late() -> None:
+    """Requests that wait for their turn have no deadline, and each later one its own."""
+    memory = InMemory(SLOW + HALF_POST[:-4])
+    client = memory.client
+    client.advance(50).feed(b"\r\n\r\n" + bytes(10_000))
+    client.advance(200).feed(bytes(0))
+    assert codes(client) == []
+    memory = InMemory(SLOW, HALF_POST.replace(b"1000000", b"3"))
+    client = memory.client
+    client.advance(290).feed(b"abc")
+    client.advance(5).feed(HALF_POST)
+    client.advance(290)
+    assert codes(client) == []
+    memory.root.slow.requests[0].finish()
+    assert statuses(client.advance(0).received) == [200, 200]

@@ -153,6 +153,11 @@ class HangupChannel(HTTPChannel):
         """Where in a message the connection is now, and the request so far, if there is any."""
         if self._answering or self._ending.unsent:
             return "response", self._head
+        return self._input_place
+
+    @property
+    def _input_place(self) -> Place:
+        """The same of the message that is being read, whatever is being answered."""
         if (
             self._stage is NEW
             and ISSLTransport.providedBy(self.transport)
@@ -309,8 +314,11 @@ class HangupChannel(HTTPChannel):
             while self._stage < CLOSING:
                 if self._handlingRequest:
                     assert self._head is not None
-                    if self._inbox.judge_ahead(self._head) is NEED_DATA:
+                    ahead = self._inbox.judge_ahead(self._head)
+                    if ahead is NEED_DATA:
                         break
+                    if isinstance(ahead, EndOfMessage):
+                        self._note_message_read()
                     continue
                 if getattr(self.transport, "disconnecting", False):
                     self.loseConnection()  # the application has closed the transport
@@ -324,6 +332,7 @@ class HangupChannel(HTTPChannel):
                     if not event.has_body:
                         self.context.met(self._inbox.section)
                         self._inbox.next_event()  # its end, for which nothing is missing
+                        self._note_message_read()
                         self._take(event)
                         continue
                     if not self._inbox.events_wait:
@@ -343,6 +352,7 @@ class HangupChannel(HTTPChannel):
 
     def _serve(self, head: RequestHead) -> None:
         """Act on a request without a body, which has come alone and whole."""
+        self._clock.message_complete()
         self._pumping = True
         try:
             self._take(head)
@@ -404,15 +414,21 @@ class HangupChannel(HTTPChannel):
                 self._ending.answer()
                 self._end_of_input()
             return
-        self._clock.answering()
-        if self._inbox.full:
+        inbox = self._inbox
+        if inbox.full:
+            self._clock.stand()
             self._networkProducer.pauseProducing()
             self._paused = self.context.paused.add(self.transport, self._client_gone)
+        elif inbox.phase == "idle" or inbox.buffered:
+            self._clock.answering()  # what has come waits for us
+        else:
+            self._clock.waiting(inbox.phase)
 
     def _read_again(self) -> None:
         """Reading is not paused any more, or there is nothing left to read from."""
         self.context.paused.remove(self._paused)
         self._paused = None
+        self._clock.go_on()
 
     def _act(self, event: Event) -> None:
         if isinstance(event, RequestHead):
@@ -420,7 +436,13 @@ class HangupChannel(HTTPChannel):
         elif isinstance(event, BodyData):
             self.requests[-1].handleContentChunk(event.data)
         else:
+            self._note_message_read()
             self._run(self.allContentReceived)
+
+    def _note_message_read(self) -> None:
+        """A message has come to its end: the next one has its own time, unless it has begun."""
+        if self._inbox.phase == "idle":
+            self._clock.message_complete()
 
     def _new_request(self, head: RequestHead) -> Any:
         self._head = head
@@ -452,7 +474,6 @@ class HangupChannel(HTTPChannel):
 
     def _run(self, received: Callable[..., object], *args: object) -> None:
         """Tell the request that all of it has come, by *received*."""
-        self._clock.message_complete()
         self._handlingRequest = True
         transport = self.transport
         received(*args)
@@ -779,7 +800,7 @@ class HangupChannel(HTTPChannel):
             request.client_left(error, told=error.refuses and error.request is self._head)
 
     def _out_of_time(self) -> None:
-        phase, request = self.place
+        phase, request = self._input_place
         if phase == "handshake":
             self._fail(handshake_timeout())
         elif self._clock.in_handshake:

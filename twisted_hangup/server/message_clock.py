@@ -14,11 +14,12 @@ class MessageClock(Deadline):
     """The one deadline of a connection that waits for its client.
 
     The first message counts from the start of the connection; later ones from their
-    first byte, but never from before the end of the previous response.  Between messages
-    the keep-alive time counts from that end.  No byte moves a deadline once it is set.
+    first byte, also while an earlier request is being answered.  Between messages the
+    keep-alive time counts from the end of the last response.  No byte moves a deadline once
+    it is set; it stands while we read nothing.
     """
 
-    __slots__ = ("_began", "_deadlines", "_idle_since", "_timeouts", "in_handshake")
+    __slots__ = ("_began", "_deadlines", "_idle_since", "_stood_at", "_timeouts", "in_handshake")
 
     def __init__(
         self, deadlines: Deadlines, timeouts: Timeouts, out_of_time: Callable[[], object]
@@ -28,6 +29,7 @@ class MessageClock(Deadline):
         self._timeouts = timeouts
         self._began: float | None = deadlines.seconds()
         self._idle_since: float | None = None
+        self._stood_at: float | None = None
         #: Whether what the client was given time for last is the TLS handshake.
         self.in_handshake = False
 
@@ -43,6 +45,18 @@ class MessageClock(Deadline):
     def answering(self) -> None:
         """It is our turn: no deadline touches a request while it is being answered."""
         self.due = inf
+
+    def stand(self) -> None:
+        """Reading has been paused, so that the client can do nothing."""
+        self.due = inf
+        if self._stood_at is None:
+            self._stood_at = self._deadlines.seconds()
+
+    def go_on(self) -> None:
+        """It is read again: the message has the time that was left of it."""
+        stood_at, self._stood_at = self._stood_at, None
+        if stood_at is not None and self._began is not None:
+            self._began += self._deadlines.seconds() - stood_at
 
     def waiting(self, phase: Phase) -> None:
         """It is the client's turn, and this is how far its message has come."""
