@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
+from typing import Any
 
 import pytest
 from support.processes import BIN, connect, free_port
 from support.upstreams import Connection, RawServer
-from support.wire import PATIENCE, Client
+from support.wire import PATIENCE, Client, wait_for
 
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
@@ -24,22 +26,17 @@ SECONDS = 2.0
 LATE = 5.0
 
 
-class Served:
-    """``twistd hangup`` before a server that is silent."""
+class Started:
+    """A process whose time of day is in the test's hand."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *command: str | Path, offset: str = "+0", **options: Any
+    ) -> None:
         self.clock = folder / "clock"
-        self.set("+0")
-        self.upstream = RawServer(_silent)
-        self.port = free_port()
-        limits = [f"--{name}-timeout={SECONDS:g}" for name in ("headers", "request", "proxy")]
+        self.set(offset)
         self.process = subprocess.Popen(
-            [
-                *(BIN / "twistd", "-n", "--pidfile=", "hangup", f"--port=tcp:{self.port}"),
-                *(f"--proxy=http://127.0.0.1:{self.upstream.port}", *limits),
-            ],
+            command,
             cwd=folder,
-            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={
                 **os.environ,
@@ -48,8 +45,8 @@ class Served:
                 "FAKETIME_NO_CACHE": "1",
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             },
+            **options,
         )
-        connect(self.port).close()
 
     def set(self, offset: str) -> None:
         """Put the time of day so far from where it is."""
@@ -60,6 +57,25 @@ class Served:
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
+
+
+class Served(Started):
+    """``twistd hangup`` before a server that is silent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.upstream = RawServer(_silent)
+        self.port = free_port()
+        limits = [f"--{name}-timeout={SECONDS:g}" for name in ("headers", "request", "proxy")]
+        super().__init__(
+            folder,
+            *(BIN / "twistd", "-n", "--pidfile=", "hangup", f"--port=tcp:{self.port}"),
+            *(f"--proxy=http://127.0.0.1:{self.upstream.port}", *limits),
+            stdout=subprocess.DEVNULL,
+        )
+        connect(self.port).close()
+
+    def close(self) -> None:
+        super().close()
         self.upstream.close()
 
 
@@ -113,3 +129,116 @@ def test_every_wait_ends_in_time(served: Served, step: str) -> None:
         for when in ("before", "after")
     }
     assert all(SECONDS - 0.1 <= seconds < SECONDS + LATE for _, seconds in waits.values()), waits
+
+
+#: Sends a request for each line that it reads, and says when they are stored.
+OUTBOX = """
+import sys
+from twisted.internet import reactor, stdio
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted_hangup.outbox import DeliveryPolicy, Outbox
+
+url, base = sys.argv[1:]
+outbox = Outbox("outbox.sqlite", policy=DeliveryPolicy(base_seconds=float(base)))
+outbox.startService()
+reactor.addSystemEventTrigger("before", "shutdown", outbox.stopService)
+
+class Orders(LineOnlyReceiver):
+    delimiter = b"\\n"
+
+    def lineReceived(self, line):
+        order, body = line.split()
+        sending = outbox.send("POST", url, body=body, ordered=order == b"1")
+        sending.addCallback(lambda key: print(body.decode(), flush=True))
+
+stdio.StandardIO(Orders())
+reactor.run()
+"""
+
+
+class Sending(Started):
+    """A process with an outbox."""
+
+    def __init__(
+        self, folder: Path, url: str, base_seconds: float = 1.0, offset: str = "+0"
+    ) -> None:
+        super().__init__(
+            folder,
+            *(sys.executable, "-c", OUTBOX, url, str(base_seconds)),
+            offset=offset,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def send(self, *bodies: str, ordered: bool = False) -> None:
+        """Send requests, and wait until they are stored."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        for body in bodies:
+            self.process.stdin.write(f"{ordered:d} {body}\n")
+            self.process.stdin.flush()
+        for _ in bodies:
+            assert self.process.stdout.readline().strip() in bodies
+
+    def close(self) -> None:
+        super().close()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Receiver:
+    """A server that answers as it is told, and takes its time."""
+
+    def __init__(self) -> None:
+        self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        self.bodies: list[bytes] = []
+        self.server = RawServer(self._receive)
+
+    def _receive(self, connection: Connection) -> None:
+        connection.read_head()
+        body = connection.read(3)
+        sleep(0.1)
+        connection.send(self.answer)
+        if b" 200 " in self.answer:
+            self.bodies.append(body)
+
+
+@pytest.mark.parametrize("step", ["-1h", "+1h", "-10m"])
+def test_outbox_delivers_on(tmp_path: Path, step: str) -> None:
+    """What was queued goes out in its order, and what is sent then; nothing goes out twice."""
+    receiver = Receiver()
+    sending = Sending(tmp_path, receiver.server.url)
+    bodies = [f"a{number:02}" for number in range(20)]
+    sending.send(*bodies, ordered=True)
+    wait_for(lambda: len(receiver.bodies) > 2)
+    sending.set(step)
+    sending.send("b00", "b01", ordered=True)
+    began = monotonic()
+    wait_for(lambda: len(receiver.bodies) >= 22)
+    assert monotonic() - began < 15
+    assert receiver.bodies == [body.encode() for body in [*bodies, "b00", "b01"]]
+    sending.close()
+    receiver.server.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_destination_that_had_failed(tmp_path: Path, restarted: bool) -> None:
+    """It is tried again in time, by this process or the next."""
+    receiver = Receiver()
+    receiver.answer = receiver.answer.replace(b"200 OK", b"503 No")
+    url = receiver.server.url
+    sending = Sending(tmp_path, url, 0.2)
+    sending.send(*(f"a{number:02}" for number in range(6)))
+    wait_for(lambda: len(receiver.server.ended) > 8)
+    receiver.answer = receiver.answer.replace(b"503 No", b"200 OK")
+    if restarted:
+        sending.close()
+        sending = Sending(tmp_path, url, 0.2, offset="-1h")
+    sending.set("-1h")
+    sending.send("b00")
+    began = monotonic()
+    wait_for(lambda: len(receiver.bodies) >= 7)
+    assert monotonic() - began < 15
+    sending.close()
+    receiver.server.close()

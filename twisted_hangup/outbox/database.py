@@ -107,6 +107,7 @@ class SQLite(Database):
         "id": "integer PRIMARY KEY AUTOINCREMENT",  # a settled id never comes back
         "text": "text",
         "bytes": "blob",
+        "least": "min",
         "real": "real",
         "lock": "",
         "skip_locked": "",
@@ -181,6 +182,7 @@ class PostgreSQL(Database):
         "id": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
         "text": 'text COLLATE "C"',  # compared byte by byte, which is fast and enough
         "bytes": "bytea",
+        "least": "least",
         "real": "double precision",
         "lock": "FOR UPDATE",
         "skip_locked": "FOR UPDATE SKIP LOCKED",

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
 from ..client.agent import HangupAgent
-from ..client.backoff import Jitter, uniform_below
+from ..client.backoff import Jitter, steady, uniform_below
 from ..errors import OutboxUnavailable
 from ..limits import OutboundTimeouts
 from . import admin
@@ -28,7 +28,7 @@ from .database import Database, Pool, database_named
 from .delivery import DeliveryAttempt, handback
 from .policy import DeliveryPolicy, Verdict
 from .request import HeadersArgument, OutboxLimits, Text, new_request
-from .store import Claim, Demand, Result, Settlement
+from .store import Bounds, Claim, Demand, Result, Settlement
 from .writer import Writer
 
 T = TypeVar("T")
@@ -100,8 +100,9 @@ class Outbox(Service):
         if reactor is None:
             from twisted.internet import reactor
         self._reactor: Any = reactor
-        self._clock: Any = reactor if clock is None else clock
-        self._database: Database = database_named(database, self._clock.seconds)
+        clock = reactor if clock is None else clock
+        self._clock: Any = steady(clock)
+        self._database: Database = database_named(database, clock.seconds)
         self._own_agent = agent is None
         self._agent = agent
         self._policy = policy
@@ -244,6 +245,7 @@ class Outbox(Service):
             self._limits,
             pause=lambda failures: self._policy.pause(failures, self._jitter),
             demand=self._demand,
+            bounds=_bounds(self._policy) if self._deliver else None,
             committed=self._committed,
         )
         self._sweep()
@@ -331,8 +333,9 @@ class Outbox(Service):
             requests=free,
             per_destination=self._limits.deliveries_per_destination,
             running={**self._running},
-            lease_seconds=self._policy.attempt_seconds + self._policy.settle_seconds,
+            lease_seconds=_lease_seconds(self._policy),
             failures_to_pause=self._policy.failures_to_pause,
+            held=frozenset(attempt.claim.id for attempt in self._attempts),
         )
 
     def _committed(self, result: Result) -> None:
@@ -401,6 +404,17 @@ class Outbox(Service):
             *(settlement.claim, settlement.verdict, settlement.problem),
             *(max(wait, settlement.wait_seconds), settlement.reached, settlement.pause_seconds),
         )
+
+
+def _lease_seconds(policy: DeliveryPolicy) -> float:
+    return policy.attempt_seconds + policy.settle_seconds
+
+
+def _bounds(policy: DeliveryPolicy) -> Bounds:
+    return Bounds(
+        *(policy.base_seconds, policy.cap_seconds, policy.pause_cap_seconds),
+        _lease_seconds(policy),
+    )
 
 
 def _fork(source: Deferred[T]) -> Deferred[None]:

@@ -139,6 +139,28 @@ SELECT min(due_at) FROM hangup_outbox_requests
 WHERE lane = %(lane)s AND ordered = 0 AND dead_at IS NULL
 """
 
+#: What the longest wait doubles to with each attempt: see `DeliveryPolicy`.
+_LONGEST: Final = "{least}(%(cap)s, %(base)s * (1 << {least}(attempts - 1, 30)))"
+
+# After the clock was set back, nothing that was stored in the old time may wait longer than it
+# could have been made to.  What was never tried waits for nothing but its lane.
+WAIT_LESS: Final = f"""
+UPDATE hangup_outbox_requests
+SET due_at = %(now)s + CASE WHEN attempts = 0 THEN 0 ELSE {_LONGEST} END
+WHERE dead_at IS NULL AND claim IS NULL AND due_at > %(now)s
+    AND (attempts = 0 OR due_at > %(latest)s AND due_at > %(now)s + {_LONGEST})
+"""
+LEASE_LESS: Final = """
+UPDATE hangup_outbox_requests SET due_at = %(latest)s
+WHERE claim IS NOT NULL AND due_at > %(latest)s
+"""
+PAUSE_LESS: Final = """
+UPDATE hangup_outbox_destinations SET paused_until = %(now)s WHERE paused_until > %(latest)s
+"""
+LOOK_AT_ALL: Final = "UPDATE hangup_outbox_lanes SET next_at = %(now)s WHERE next_at > %(now)s"
+# And after it was set forward, a lease is renewed while its request is still under way.
+RENEW: Final = "UPDATE hangup_outbox_requests SET due_at = %(due_at)s WHERE id = %(id)s"
+
 DELETE: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s"
 # Only while the claim is ours: past the lease, the row may be with somebody else.
 AGAIN: Final = """

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
@@ -43,6 +44,8 @@ class Demand:
         running: Destination -> how many do already, in this process.
         lease_seconds: How long they are ours.
         failures_to_pause: After so many failures a destination is only probed.
+        held: What is running in this process, by `Claim.id`: its lease does not end before
+            it does, wherever the clock was set to.
     """
 
     requests: int
@@ -50,6 +53,7 @@ class Demand:
     running: Mapping[str, int]
     lease_seconds: float
     failures_to_pause: int
+    held: frozenset[int] = frozenset()
 
     def room(self, destination: str) -> int:
         """How many more may run there."""
@@ -113,6 +117,23 @@ class Settlement:
     pause_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The longest waits, in seconds; what is stored may be no later than these from now.
+
+    Attributes:
+        base: After one attempt; it doubles with each further one.
+        cap: What it grows to.
+        pause: Of a destination, and what a server can ask for.
+        lease: Of a claim.
+    """
+
+    base: float
+    cap: float
+    pause: float
+    lease: float
+
+
 def no_pause(failures: int) -> float | None:
     """Never."""
     return None
@@ -130,6 +151,9 @@ class Work:
         sweep: Whether to look for requests that are too old, and lanes nobody looks at.
         pause: How many seconds to leave a destination alone after so many failures in a
             row, or None; called in a thread.
+        bounds: To bring forward what is beyond them, and look at all lanes; None unless the
+            clock may have been set back.
+        seconds: Of a clock that nobody can set; called in a thread.
     """
 
     requests: Sequence[NewRequest] = ()
@@ -138,6 +162,8 @@ class Work:
     demand: Demand | None = None
     sweep: bool = False
     pause: Pause = no_pause
+    bounds: Bounds | None = None
+    seconds: Callable[[], float] = monotonic
 
 
 @dataclass(slots=True)
@@ -151,6 +177,7 @@ class Result:
         expired: How many requests have died of age.
         claims: In the order in which they are to go out; None without a demand.
         look_again_seconds: When there may be more to claim; None if only an event can tell.
+        ahead: By how many seconds the database's clock is ahead of `Work.seconds`.
     """
 
     conflicts: set[int] = field(default_factory=set)
@@ -158,6 +185,7 @@ class Result:
     expired: int = 0
     claims: list[Claim] | None = None
     look_again_seconds: float | None = None
+    ahead: float = 0.0
 
 
 def run(cursor: Any, database: Database, work: Work) -> Result:
@@ -173,12 +201,14 @@ class _Transaction:
         self._session = session
         self._work = work
         self._now = session.now()
-        self._result = Result()
+        self._result = Result(ahead=self._now - work.seconds())
         #: Lane -> when it is to be looked at.
         self._wakes: dict[str, float] = {}
 
     def run(self) -> Result:
         work, session = self._work, self._session
+        if work.bounds is not None:
+            self._bring_forward(work.bounds)
         if work.requests:
             self._insert(work.requests)
         self._wakes.update(dict.fromkeys(work.rewake, self._now))
@@ -192,6 +222,14 @@ class _Transaction:
             with session.together():
                 _Turn(session, self._now, work.demand, self._result).run()
         return self._result
+
+    def _bring_forward(self, bounds: Bounds) -> None:
+        now, session = self._now, self._session
+        paused = now + bounds.pause
+        session.execute(sql.WAIT_LESS, now=now, base=bounds.base, cap=bounds.cap, latest=paused)
+        session.execute(sql.LEASE_LESS, latest=now + bounds.lease)
+        session.execute(sql.LOOK_AT_ALL, now=now)
+        session.execute(sql.PAUSE_LESS, now=now, latest=max(paused, now + bounds.lease))
 
     def _insert(self, requests: Sequence[NewRequest]) -> None:
         now = self._now
@@ -349,6 +387,10 @@ class _Turn:
             return
         room = min(self._room(destination), self._demand.requests - len(self._claims))
         rows = self._first_row(lane) if ordered else self._due_rows(lane, 1 if probe else room)
+        held = [row[0] for row in rows if row[0] in self._demand.held]
+        if held:
+            self._renew(held)
+            rows = [row for row in rows if row[0] not in held]
         claims = [
             Claim(
                 *(number, key, lane, destination, ordered, method, url, headers, bytes(body)),
@@ -364,6 +406,10 @@ class _Turn:
             self._next_look(lane, ordered)
         elif not claims:
             self._contended()
+
+    def _renew(self, held: list[int]) -> None:
+        until = self._now + self._demand.lease_seconds
+        self._session.execute_all(sql.RENEW, [{"id": number, "due_at": until} for number in held])
 
     def _circuit(self, destination: str, failures: int, paused_until: float) -> tuple[bool, float]:
         """Whether a request would be a probe, and when one may be sent."""

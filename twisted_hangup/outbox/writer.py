@@ -22,7 +22,7 @@ from ..limits import MIB
 from .database import Database, Pool
 from .request import NewRequest, OutboxLimits
 from .sql import create_tables
-from .store import Demand, Pause, Result, Settlement, Work, run
+from .store import Bounds, Demand, Pause, Result, Settlement, Work, run
 
 #: What one transaction stores at most, so that none takes long.
 _BATCH_REQUESTS: Final = 1000
@@ -31,6 +31,10 @@ _BATCH_BYTES: Final = 8 * MIB
 #: How long to wait before trying a database again that is away.
 _RETRY_SECONDS: Final = 0.1
 _MOST_RETRY_SECONDS: Final = 5.0
+
+#: So many seconds back are a step of the database's clock: less may be how long a server takes
+#: to say what time it is.
+_STEP_SECONDS: Final = 1.0
 
 _log = Logger()
 
@@ -64,8 +68,9 @@ class _Batch:
         for settlement in self.settlements:
             work = Work(settlements=[settlement], pause=self.work.pause)
             yield _Batch(settlements=[settlement], work=work)
-        if self.work.rewake or self.work.demand is not None or self.work.sweep:
-            yield _Batch(work=replace(self.work, requests=(), settlements=()))
+        rest = replace(self.work, requests=(), settlements=())
+        if rest.rewake or rest.demand is not None or rest.sweep or rest.bounds is not None:
+            yield _Batch(work=rest)
 
 
 class Writer:
@@ -80,16 +85,18 @@ class Writer:
         *,
         pause: Pause,
         demand: Callable[[], Demand | None],
+        bounds: Bounds | None,
         committed: Callable[[Result], None],
     ) -> None:
         """
         Args:
             pool: Of connections to *database*.
             database: Where it goes.
-            clock: An ``IReactorTime``.
+            clock: An ``IReactorTime`` that nobody can set.
             limits: How much may wait, and how long.
             pause: As `Work` has it.
             demand: What may be claimed right now; asked before each transaction.
+            bounds: The longest waits; None where this process claims nothing.
             committed: Called with the result of each transaction.
         """
         self._pool = pool
@@ -98,7 +105,12 @@ class Writer:
         self._limits = limits
         self._pause = pause
         self._demand = demand
+        self._bounds = bounds
         self._committed = committed
+        #: Whether what is stored may be later than that: an earlier process may have left
+        #: it so.
+        self._beyond = bounds is not None
+        self._ahead: float | None = None
         self._sends: deque[_Send] = deque()
         self._unstored_bytes = 0
         self._settlements: list[Settlement] = []
@@ -191,7 +203,7 @@ class Writer:
             batch.sends.append(send)
         batch.settlements, self._settlements = self._settlements, []
         demand = None if self._closing else self._demand()
-        looking = self._sweep or (self._look and demand is not None)
+        looking = self._sweep or self._beyond or (self._look and demand is not None)
         if not (looking or batch.sends or batch.settlements or self._rewake):
             return None
         batch.work = Work(
@@ -201,9 +213,11 @@ class Writer:
             demand=demand,
             sweep=self._sweep,
             pause=self._pause,
+            bounds=self._bounds if self._beyond else None,
+            seconds=self._clock.seconds,
         )
         self._rewake.clear()
-        self._look = self._sweep = False
+        self._look = self._sweep = self._beyond = False
         return batch
 
     def _run(self, batch: _Batch) -> Deferred[None]:
@@ -223,6 +237,9 @@ class Writer:
         if self._retry_seconds:
             self._retry_seconds = 0.0
             _log.info("{database} is back", database=self._database.name)
+        before, self._ahead = self._ahead, result.ahead
+        if before is not None and before - result.ahead > _STEP_SECONDS:
+            self._beyond = self._bounds is not None
         if self._database.shared_writes:
             self._rewake.update(request.lane for request in batch.work.requests)
         for place, send in enumerate(batch.sends):
@@ -255,6 +272,7 @@ class Writer:
         self._rewake.update(batch.work.rewake)
         self._look = True
         self._sweep = self._sweep or batch.work.sweep
+        self._beyond = self._beyond or batch.work.bounds is not None
         if not self._retry_seconds:
             _log.error("{database}: {text}", database=self._database.name, text=text)
         self._retry_seconds = min(max(_RETRY_SECONDS, 2 * self._retry_seconds), _MOST_RETRY_SECONDS)
