@@ -529,3 +529,24 @@ async def test_node_says_the_same_of_a_body(own: Make, reset: bool) -> None:
     _, server = own(after_head(HEAD + b"half", reset=reset))
     output = await getProcessOutput(path, [str(CLIENT), server.url + "/"])
     assert json.loads(output)["body"] == {"code": "ECONNRESET", "message": "aborted"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_to_connect_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twisted's own bound of 30 seconds goes by the time of day, and cuts a longer one of ours."""
+    from twisted.internet import reactor
+
+    timeouts: list[object] = []
+    connect: Any = reactor.connectTCP
+
+    def connect_tcp(*arguments: Any, **options: Any) -> Any:
+        timeouts.append(options["timeout"])
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(reactor, "connectTCP", connect_tcp)
+    server = RawServer(always(OK))
+    agent = HangupAgent.from_reactor(reactor)
+    await readBody(await agent.request(b"GET", server.url.encode()))
+    assert timeouts == [None]
+    await agent.close()
+    server.close()

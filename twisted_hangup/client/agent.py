@@ -8,7 +8,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.web.client import URI, BrowserLikePolicyForHTTPS
@@ -22,7 +22,7 @@ from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
 from .connection import OutboundRequest
 from .failures import request_hang_up
-from .pool import Exchange, OutboundPool
+from .pool import Exchange, OutboundPool, named_endpoint
 from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
 
 _URI: Final = re.compile(rb"[!-~]+")
@@ -74,7 +74,7 @@ class HangupAgent:
         trust: Any = policy or BrowserLikePolicyForHTTPS()
 
         def by_name(uri: URI) -> IStreamClientEndpoint:
-            plain = HostnameEndpoint(reactor, uri.host.decode("ascii"), uri.port)
+            plain = named_endpoint(reactor, uri.host.decode("ascii"), uri.port)
             if uri.scheme == b"http":
                 return plain
             return wrapClientTLS(trust.creatorForNetloc(uri.host, uri.port), plain)

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
@@ -16,6 +17,14 @@ from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from .connection import OutboundConnection, OutboundRequest, Receiver
 from .failures import why_not_connected
+
+
+def named_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    """How to reach *host*; a connection has the time of `OutboundPool`'s clock alone.
+
+    Twisted's own bound goes by the time of day, and 30 seconds are not for it to choose.
+    """
+    return HostnameEndpoint(reactor, host, port, timeout=None)  # type: ignore[arg-type]
 
 
 class OutboundPool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from ..client.connection import OutboundRequest
-from ..client.pool import Exchange, OutboundPool
+from ..client.pool import Exchange, OutboundPool, named_endpoint
 from ..errors import ParseError, ServerHangUp, UpstreamError
 from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
@@ -322,7 +322,7 @@ class _Relay:
 
 def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
     """How to connect to *upstream*."""
-    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, upstream.host, upstream.port)
+    endpoint = named_endpoint(reactor, upstream.host, upstream.port)
     if upstream.secure:
         endpoint = wrapClientTLS(optionsForClientTLS(upstream.host), endpoint)
     return endpoint
