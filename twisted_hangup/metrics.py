@@ -26,6 +26,7 @@ from .outbox import Delivery, Outbox, OutboxStats, Verdict
 from .server.client_socket import LingerEnd
 from .server.context import SiteContext
 from .server.site import HangupSite
+from .transport.clock import steady
 
 #: Methods with a label of their own; a client could invent any number of others.
 METHODS: Final = frozenset(
@@ -273,7 +274,7 @@ class _OutboxMetrics(Collector):
         self._stats = None
         with suppress(OutboxUnavailable, DeferredTimeout):  # which `collect` tells
             stats: Deferred[OutboxStats] = self._outbox.stats()
-            self._stats = await stats.addTimeout(ASK_SECONDS, reactor)
+            self._stats = await stats.addTimeout(ASK_SECONDS, steady(reactor))
 
     def _delivery(self, delivery: Delivery) -> None:
         self._deliveries.labels(delivery.verdict.value).inc()

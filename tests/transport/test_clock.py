@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from support.wire import until
+from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from twisted.python import runtime
+from twisted.web.client import Agent
+from twisted.web.resource import Resource
 from zope.interface import implementer
 
+from twisted_hangup import HangupSite
+from twisted_hangup.client import RetryAgent
+from twisted_hangup.client.pool import OutboundPool
+from twisted_hangup.outbox import Outbox
+from twisted_hangup.service.accept import Gate
+from twisted_hangup.service.serving import HangupService
+from twisted_hangup.status.resource import StatusResource
 from twisted_hangup.transport import clock as clock_module
 from twisted_hangup.transport.clock import INTERVAL, THREAD, SteadyClock, steady
 from twisted_hangup.transport.deadlines import Deadline, Deadlines
@@ -136,6 +147,22 @@ def test_clocks_of_tests_know_best() -> None:
     assert steady(clock) is clock
     clock.seconds = runtime.seconds  # type: ignore[method-assign]
     assert steady(clock) is clock
+
+
+def test_who_waits_by_it(tmp_path: Path) -> None:
+    """Whoever waits for something of ours, by whatever they were given as a clock."""
+    from twisted.internet import reactor
+
+    site = HangupSite(Resource(), reactor=reactor)
+    pool = OutboundPool(HostnameEndpoint(reactor, "a", 1), reactor)
+    status = StatusResource(site, reactor)
+    waiting: list[Any] = [
+        *(site.context.deadlines, site.context.paused, site.context.warn_of_bodies),
+        *(pool, pool.deadlines, RetryAgent(Agent(reactor)), Outbox(str(tmp_path / "outbox"))),
+        *(Gate(reactor), status._access, status._streams),
+        HangupService(site, [], Gate(reactor), reactor=reactor, grace_seconds=1),
+    ]
+    assert {one._clock for one in waiting} == {steady(reactor)}
 
 
 @pytest_twisted.ensureDeferred

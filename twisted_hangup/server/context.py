@@ -16,6 +16,7 @@ from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
 from ..parser.common_head import FieldBlock
 from ..report.masking import MaskingPolicy
+from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from ..transport.paused import PausedSockets
 from ..transport.sockets import JointWrites, SendWatch
@@ -106,9 +107,9 @@ class SiteContext:
         """Take the time from *clock* for every connection from now on."""
         self.deadlines = Deadlines(clock)
         self.joint_writes = JointWrites(clock)
-        self.paused = PausedSockets(clock)
-        self.warn_of_bodies = ThrottledWarning(clock)
-        self.more_streams = MoreStreams(ThrottledWarning(clock))
+        self.paused = PausedSockets(steady(clock))
+        self.warn_of_bodies = ThrottledWarning(steady(clock))
+        self.more_streams = MoreStreams(ThrottledWarning(steady(clock)))
         self.forms = Cooperator(scheduler=lambda step: clock.callLater(0, step))
 
     def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:

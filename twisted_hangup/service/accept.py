@@ -23,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..journal.flood import ThrottledWarning
+from ..transport.clock import steady
 
 #: Connections accepted in one turn of the reactor before others get theirs.
 ACCEPTS_PER_TURN: Final = 100
@@ -49,7 +50,7 @@ class Gate:
     def __init__(self, clock: IReactorTime, most: int | None = None) -> None:
         self.most = most
         self.open = 0
-        self._clock = clock
+        self._clock = clock = steady(clock)
         self._warn = ThrottledWarning(clock)
         self._ports: list[Any] = []
         self._closed = False

@@ -25,6 +25,7 @@ from ..journal.flood import ThrottledWarning
 from ..limits import Lenience
 from ..proxy.resource import ProxyResource
 from ..server.site import HangupSite
+from ..transport.clock import steady
 from . import accept
 from . import content as _content
 from .accept import Gate
@@ -65,7 +66,7 @@ def makeService(options: Options) -> IService:
 
 def _make_service(options: Options, reactor: Any) -> HangupService:
     endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
-    warn = ThrottledWarning(reactor)
+    warn = ThrottledWarning(steady(reactor))
     threads = None if options["wsgi"] is None else DaemonThreads(options["threads"], "wsgi")
     content = _content_of(options, reactor, warn, threads)
     site = LoggedSite(
@@ -79,7 +80,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     )
     for name in options.handlers:
         site.on_client_error(_content.function("--on-client-error", name))
-    console = ConsoleLog(reactor, policy=options.masking)
+    console = ConsoleLog(steady(reactor), policy=options.masking)
     closers: list[Callable[[], object]] = [
         site.journal.watch(console),
         site.journal.watch_upstream(console),
@@ -150,7 +151,10 @@ def _open_logs(
     if options["error-log"] is not None:
         logs.insert(0, _open_log("error log", options["error-log"], stdout))
         error_log = ErrorLog(
-            logs[0], reactor, per_second=options["error-log-per-second"], policy=options.masking
+            logs[0],
+            steady(reactor),
+            per_second=options["error-log-per-second"],
+            policy=options.masking,
         )
         closers += [
             site.journal.watch(error_log),

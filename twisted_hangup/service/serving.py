@@ -25,6 +25,7 @@ from ..journal.failures import bound_failures
 from ..journal.files import LogFile
 from ..report.text import peer_text, visible
 from ..server.site import HangupSite
+from ..transport.clock import steady
 from .accept import Gate
 from .process import StandardOutput, end_within
 
@@ -81,6 +82,7 @@ class HangupService(Service):
         self._endpoints = endpoints
         self._gate = gate
         self._reactor = reactor
+        self._clock: Any = steady(reactor)
         self._grace_seconds = grace_seconds
         self._closers = closers
         self._companions = companions
@@ -166,7 +168,7 @@ class HangupService(Service):
                 busy=busy if connections else _counted(threads, "thread"),
                 seconds=self._grace_seconds,
             )
-            gone.addTimeout(self._grace_seconds, self._reactor)
+            gone.addTimeout(self._grace_seconds, self._clock)
             gone.addErrback(self._eb_grace_is_over)
             self._grace = gone
         return gone
@@ -186,11 +188,11 @@ class HangupService(Service):
 
     def _cb_wait_no_longer_for_threads(self, _: object) -> Deferred[None]:
         idle = self._cb_wait_for_threads(None)
-        return idle.addTimeout(LAST_SECONDS, self._reactor).addErrback(self._eb_time_is_up)
+        return idle.addTimeout(LAST_SECONDS, self._clock).addErrback(self._eb_time_is_up)
 
     async def _threads_are_idle(self) -> None:
         while self._threads_at_work:
-            await deferLater(self._reactor, POLL_SECONDS)
+            await deferLater(self._clock, POLL_SECONDS)
 
     @property
     def _threads_at_work(self) -> int:

@@ -12,6 +12,7 @@ from twisted.web.resource import IResource
 from ..journal.console import ConsoleLog
 from ..server.site import HangupSite
 from ..status import StatusSite, is_local
+from ..transport.clock import steady
 from .accept import Gate
 from .options import Options
 from .ports import endpoint
@@ -57,7 +58,7 @@ def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusSe
     path = options["status-token-file"]
     token = None if path is None else _token_in(path)
     shown = StatusSite(site, reactor, token=token, metrics=_metrics_of(site))
-    console = ConsoleLog(reactor, policy=options.masking)
+    console = ConsoleLog(steady(reactor), policy=options.masking)
     return StatusService(
         shown,
         [(name, endpoint(description, reactor, "--status"))],

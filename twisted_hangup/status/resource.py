@@ -21,6 +21,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from ..server.pages import without_body
 from ..server.site import HangupSite
+from ..transport.clock import steady
 from .access import Access
 from .page import document
 from .snapshots import Snapshots
@@ -70,6 +71,7 @@ class StatusResource(Resource):
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
+        clock = steady(clock)
         self._site = site
         self._access = Access(clock, token)
         self._snapshots = Snapshots(site.masking, now, lambda: site.open_connections)
