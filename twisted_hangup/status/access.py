@@ -13,16 +13,26 @@ import ipaddress
 import re
 import secrets
 from collections import OrderedDict
+from math import inf
 from typing import Any, Final, TypeAlias
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime
+
+from ..journal.flood import ThrottledWarning
+from ..report.text import peer_text
 
 _IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 #: A sign-in lasts a working day, and so many may last at a time.
 SESSION_SECONDS: Final = 12 * 3600.0
 MOST_SESSIONS: Final = 64
+
+#: After a wrong token each one waits so long before it is looked at, the right one as well:
+#: else whoever guesses need not wait for the answer.  It takes this long without a wrong one
+#: until none waits.
+GUESS_SECONDS: Final = 1.0
+GUESSED_SECONDS: Final = 60.0
 
 _BEARER: Final = re.compile(rb"bearer +(\S+)", re.I)
 
@@ -49,6 +59,8 @@ class Access:
         self._always = token is not None
         self._clock = clock
         self._sessions: OrderedDict[str, float] = OrderedDict()
+        self._guessed_until = -inf
+        self._warn = ThrottledWarning(clock, GUESSED_SECONDS)
 
     def asks_us(self, request: Any) -> bool:
         """Whether ``Host`` is the address that *request* came to, or means this machine.
@@ -87,7 +99,7 @@ class Access:
         ):
             return True
         bearer = _BEARER.fullmatch(request.getHeader(b"authorization") or b"")
-        if bearer is not None and self._is_token(bearer[1]):
+        if bearer is not None and self._is_token(bearer[1], request):
             return True
         cookie = request.getCookie(_cookie_name(request))
         ends = self._sessions.get((cookie or b"").decode("latin-1"), 0.0)
@@ -95,7 +107,7 @@ class Access:
 
     def sign_in(self, request: Any, token: bytes) -> bool:
         """Give the browser a cookie for *token*; whether that was the right one."""
-        if not self._is_token(token):
+        if not self._is_token(token, request):
             return False
         session = secrets.token_urlsafe(24)
         self._sessions[session] = self._clock.seconds() + SESSION_SECONDS
@@ -112,8 +124,18 @@ class Access:
         )
         return True
 
-    def _is_token(self, candidate: bytes) -> bool:
-        return hmac.compare_digest(candidate, self.token.encode())
+    @property
+    def is_guessed_at(self) -> bool:
+        """Whether a wrong token has come lately."""
+        return self._clock.seconds() < self._guessed_until
+
+    def _is_token(self, candidate: bytes, request: Any) -> bool:
+        if hmac.compare_digest(candidate, self.token.encode()):
+            return True
+        self._guessed_until = self._clock.seconds() + GUESSED_SECONDS
+        peer = peer_text(request.getClientAddress())
+        self._warn("A wrong token for the status page, from {peer}", peer=peer)
+        return False
 
 
 def is_local(address: Any) -> bool:

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.web.http import (
     FORBIDDEN,
     NOT_ALLOWED,
@@ -22,13 +25,16 @@ from twisted.web.server import NOT_DONE_YET
 from ..server.pages import without_body
 from ..server.site import HangupSite
 from ..transport.clock import steady
-from .access import Access
+from .access import GUESS_SECONDS, Access
 from .page import document
 from .snapshots import Snapshots
 from .stream import Streams
 
 # RFC 9110, section 15.5.20
 MISDIRECTED_REQUEST: Final = 421
+
+# RFC 6585, section 4
+TOO_MANY_REQUESTS: Final = 429
 
 _HEADERS: Final = {
     b"Cache-Control": b"no-store",
@@ -57,6 +63,8 @@ class StatusResource(Resource):
 
     Attributes:
         token: What to type into the page.
+        known: Clients that have shown that they may see it, by their addresses; whoever uses
+            it forgets those that have left.
     """
 
     isLeaf = True
@@ -79,6 +87,10 @@ class StatusResource(Resource):
         self._metrics = metrics
         self._page, self._sign_in_page = document("page"), document("sign_in")
         self.token = self._access.token
+        self.known: set[IAddress] = set()
+        self._clock = clock
+        #: Who waits for the token to be looked at: one request of each connection.
+        self._guessing: set[object] = set()
 
     def close(self) -> None:
         """End every event stream; browsers come again by themselves."""
@@ -87,6 +99,31 @@ class StatusResource(Resource):
     def render(self, request: Any) -> Any:
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
+        brings_token = request.postpath == [b"sign-in"] or request.getHeader(b"authorization")
+        if not (brings_token and self._access.is_guessed_at):
+            return self._render(request)
+        client = request.getClientAddress()
+        who = client if hasattr(client, "port") else request.channel
+        if who in self._guessing:
+            request.setHeader(b"Retry-After", b"1")
+            return _plain(request, TOO_MANY_REQUESTS, "One token at a time.")
+        self._guessing.add(who)
+        waiting = deferLater(self._clock, GUESS_SECONDS, self._render, request)
+        request.notifyFinish().addErrback(lambda _: waiting.cancel())
+        waiting.addBoth(self._cb_looked_at, request, who)
+        return NOT_DONE_YET
+
+    def _cb_looked_at(self, answer: Any, request: Any, who: object) -> None:
+        self._guessing.discard(who)
+        if isinstance(answer, bytes):
+            if request.method != b"HEAD":
+                request.setHeader(b"Content-Length", b"%d" % len(answer))
+            request.write(answer)
+            request.finish()
+        elif isinstance(answer, Failure) and not answer.check(CancelledError):
+            request.processingFailed(answer)
+
+    def _render(self, request: Any) -> Any:
         if not self._access.asks_us(request):
             text = "This server is reached by its address, or as localhost on its own machine."
             return _plain(request, MISDIRECTED_REQUEST, text)
@@ -108,6 +145,7 @@ class StatusResource(Resource):
             return _plain(request, FORBIDDEN, "Another site's page may not read this.")
         if not self._access.admits(request):
             return self._refuse(request, path)
+        self.known.add(request.getClientAddress())
         return answer(request)
 
     def _refuse(self, request: Any, path: bytes) -> bytes:
@@ -132,6 +170,7 @@ class StatusResource(Resource):
         form = parse_qs(request.content.read())
         if not self._access.sign_in(request, form.get(b"token", [b""])[0].strip()):
             return self._render_sign_in(request)
+        self.known.add(request.getClientAddress())
         request.setResponseCode(SEE_OTHER)
         request.setHeader(b"Location", b"./")
         return b""

@@ -14,6 +14,10 @@ from .resource import StatusResource
 #: A token in a form, and nothing larger, is ever sent here.
 _LIMITS: Final = Limits(body_bytes=4 * KIB)
 
+#: Connections of clients that have not shown yet that they may see it.  One more, and the
+#: oldest of them makes room: half of the places are kept for those who may.
+MOST_STRANGERS: Final = 32
+
 
 class StatusSite(HangupSite):
     """Serves the status page of another site.
@@ -47,6 +51,16 @@ class StatusSite(HangupSite):
         )
         self.token = self._status.token
         self.token_was_made_up = token is None
+
+    def buildProtocol(self, address: Any) -> Any:
+        """As `HangupSite` does, and make room for it."""
+        peers = [(one, one.transport.getPeer()) for one in self.context.open()]
+        known = self._status.known
+        known.intersection_update([peer for _, peer in peers])
+        strangers = [one for one, peer in peers if peer not in known]
+        for one in strangers[: max(0, len(strangers) + 1 - MOST_STRANGERS)]:
+            one.transport.abortConnection()
+        return super().buildProtocol(address)
 
     def log(self, request: Any) -> None:
         """Nothing: an operator who looks is no news."""
