@@ -242,3 +242,33 @@ def test_destination_that_had_failed(tmp_path: Path, restarted: bool) -> None:
     assert monotonic() - began < 15
     sending.close()
     receiver.server.close()
+
+
+def test_busy_server_goes_on(tmp_path: Path) -> None:
+    """Answers that were about to leave when the clock was set back leave soon, and so do others."""
+    port = free_port()
+    (tmp_path / "index.html").write_text("here")
+    command = (BIN / "twistd", "-n", "--pidfile=", "hangup", f"--port=tcp:{port}", "--path", ".")
+    busy = Started(tmp_path, *command, stdout=subprocess.DEVNULL)
+    connect(port).close()
+    waits: list[float] = []
+    until = monotonic() + 6
+
+    def ask() -> None:
+        client = Client(port)
+        while monotonic() < until:
+            began = monotonic()
+            client.send(HEAD + b"\r\n").read_until(b"here")
+            waits.append(monotonic() - began)
+        client.close()
+
+    threads = [Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for hours in range(1, 10):
+        sleep(0.6)
+        busy.set(f"-{hours}h")
+    for thread in threads:
+        thread.join(LATE)
+    assert len(waits) > 50 and max(waits) < LATE
+    busy.close()
