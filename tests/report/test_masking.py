@@ -223,6 +223,7 @@ TORN: Final = [
     [b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n", b"\r\nSECRET\r\n"],
     [b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=b;\r\nSECRET c=d\r\n\r\n"],
     [b"GET / HTTP/1.1\r\nHost: a\r\nCoo\r\nkie: SECRET\r\n\r\n"],
+    [b"GET / HTTP/1.1\r\nCookie: a\r\nSE", b"CRET:SECRET\r\nE:\r\n\r\n"],
     [b"PUT \r/p?token=SECRET HTTP/1.1\r\n\r\n"],
     [b"GET \r\n/p?token=SECRET HTTP/1.1\r\n\r\n"],
     [b"GET \r\nhttp://u:SECRET@h/ HTTP/1.1\r\n\r\n"],

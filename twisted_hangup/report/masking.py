@@ -267,9 +267,10 @@ def _hide_message(
     body = 0
     if part in (Part.FIELD, Part.TRAILER):
         if where.part is part and where.fields is not None and not out.startswith((b" ", b"\t")):
-            # All lines of the packet before the one that broke are among these fields.
-            count = len(where.fields) - out.count(b"\n", 0, max(0, broken - where.caret))
-            secret = policy.ends_in_secret(where.fields[: max(0, count)])
+            # All lines of the packet before the one that broke are the last of these fields.
+            broke = broken - where.caret
+            lines = sum(begin < until and after <= broke for begin, until, after in _lines(out, 0))
+            secret = policy.ends_in_secret(where.fields[: max(0, len(where.fields) - lines)])
         body = _hide_section(out, 0, policy, secret)
     elif part not in (Part.BODY, Part.CHUNK_SIZE):
         start, end, after = next(
@@ -426,9 +427,10 @@ def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> Non
         ended: Where it ended as a target should, or ``None`` if it broke off.
     """
     userinfo = _BEFORE_USERINFO.match(out, start, end)
-    # What comes after a byte that no target has may be anything; likewise after a query.
+    # What comes after a byte that no target has may be anything, as does a query.
     ends = [index for mark in b"?#" if (index := out.find(mark, start, end)) >= 0]
-    if junk := _NOT_VCHAR.search(out, start, end):
+    junk = _NOT_VCHAR.search(out, start, end if ended is None else ended)
+    if junk and ended is None:
         ends.append(junk.start())
     # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
     at = out.rfind(b"@", start, end)
@@ -437,7 +439,7 @@ def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> Non
         torn = _torn_authority(out, max(userinfo.end(), at + 1), end, ended)
         if torn is not None:
             _hide(out, torn, end)
-    elif out.find(b":", start, end) >= 0:
+    elif junk or out.find(b":", start, end) >= 0:
         _hide(out, start + 1, at)
     if ends:
         _hide(out, min(ends) + 1, end)
