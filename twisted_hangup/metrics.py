@@ -25,6 +25,7 @@ from .errors import ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
 from .outbox import Delivery, Outbox, OutboxStats, Verdict
 from .server.client_socket import LingerEnd
 from .server.context import SiteContext
+from .server.room import WHYS
 from .server.site import HangupSite
 from .transport.clock import steady
 
@@ -243,6 +244,14 @@ class _State(Collector):
         for end in get_args(LingerEnd):
             closes.add_metric([end], self._context.lingered[end])
         yield closes
+        turned_away = CounterMetricFamily(
+            "hangup_connections_turned_away",
+            "Connections closed so that others have a place, by why.",
+            labels=["why"],
+        )
+        for why in WHYS:
+            turned_away.add_metric([why], self._context.room.turned_away[why])
+        yield turned_away
         yield CounterMetricFamily(
             "hangup_stream_resets",
             "Requests that an HTTP/2 client has given up, which is no error.",

@@ -208,7 +208,8 @@ def test_failures_do_not_fill_the_log(folder: Path) -> None:
 def test_few_files(folder: Path) -> None:
     """With few files to open, clients wait their turn, in one line a second and no haste."""
     port = free_port()
-    shell = f"ulimit -n 64; exec {BIN}/twistd -n hangup --port {port}"
+    alone = "--max-connections-per-address 0"
+    shell = f"ulimit -n 64; exec {BIN}/twistd -n hangup --port {port} {alone}"
     with subprocess.Popen(
         ["sh", "-c", shell], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:

@@ -95,6 +95,8 @@ MISTAKES = [
     (["--headers-timeout", "inf"], "not a number of seconds"),
     (["--headers-timeout"], "requires argument"),
     (["--method", "GET /"], "is not a token"),
+    (["--trusted-proxy", "lb.example"], "--trusted-proxy: 'lb.example' does not appear to be"),
+    (["--max-connections-per-address", "-1"], "is not a whole number"),
     (["--mask-field", ""], "is not a token"),
     (["--lenient", "all"], "none of bare-lf, control-bytes, obs-fold, spaces-after-chunk-size"),
     (["--nonsense"], "not recognized"),

@@ -32,13 +32,14 @@ from ..transport.lean_tls import adopt_tls
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
-from .client_socket import ClientSocket
+from .client_socket import ClientSocket, has_unsent
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache, headers_of
 from .lean import LeanRequest, is_plain, is_stock, left_out
 from .message_clock import MessageClock
 from .request import hangup_class, hangup_factory
+from .room import Spare
 
 _log = Logger()
 
@@ -180,6 +181,16 @@ class HangupChannel(HTTPChannel):
     def closing(self) -> bool:
         """Whether our half is closed or about to be, and the client has still time to read."""
         return self._ending.closing
+
+    @property
+    def spare(self) -> Spare | None:
+        """Since when it waits for a request; None where one is being read or answered."""
+        if self._answering or self._stage >= CLOSING or not self._ending.open:
+            return None
+        since = self._clock.since
+        if since is None or self._inbox.phase == "body" or has_unsent(self.transport):
+            return None
+        return Spare("idle" if self._clock.idle else "head", since)
 
     @property
     def _answering(self) -> bool:
@@ -685,6 +696,13 @@ class HangupChannel(HTTPChannel):
             self._inbox.close()
         elif self._inbox.phase == "idle":
             self._ending.open_socket().part()
+
+    def make_room(self) -> None:
+        """Hang up at once: all places are taken, and this one can be spared."""
+        idle = self._clock.idle
+        self._inbox.close()
+        socket = self._ending.open_socket()
+        socket.part() if idle else socket.destroy()
 
     def loseConnection(self) -> None:
         """Close so that the client can read all that was written; see `ClientSocket.end`."""

@@ -40,6 +40,13 @@ class Transport(Protocol):
     def resumeProducing(self) -> object: ...
 
 
+def has_unsent(transport: Any) -> bool:
+    """Whether bytes written to *transport* wait until the client has room for them."""
+    beneath = transport_beneath(transport)
+    # Twisted's transports gather writes in the second until they try to send.
+    return bool(getattr(beneath, "dataBuffer", b"") or getattr(beneath, "_tempDataBuffer", ()))
+
+
 class ClientSocket:
     """The client's connection, as `HangupChannel.client_error` and handlers get it.
 
@@ -136,9 +143,7 @@ class ClientSocket:
     @property
     def unsent(self) -> bool:
         """Whether bytes written to the connection wait until the client has room for them."""
-        beneath = transport_beneath(self._transport)
-        # Twisted's transports gather writes in the second until they try to send.
-        return bool(getattr(beneath, "dataBuffer", b"") or getattr(beneath, "_tempDataBuffer", ()))
+        return has_unsent(self._transport)
 
     def write(self, data: bytes) -> None:
         """Send *data* as it is.  The connection stays open until `end` or `destroy`."""

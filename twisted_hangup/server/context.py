@@ -22,6 +22,7 @@ from ..transport.paused import PausedSockets
 from ..transport.sockets import JointWrites, SendWatch
 from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
+from .room import Room
 
 #: Share of the files that a process may open which `MoreStreams` takes.
 _STREAMS_SHARE: Final = 4
@@ -79,6 +80,7 @@ class SiteContext:
         forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         more_streams: The places for streams of HTTP/2.
+        room: Makes room where all places for connections are taken.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
         section: A field section of a client's, as the next client may send it too: those that
             make a connection for each request often say the same on all of them.
@@ -101,6 +103,7 @@ class SiteContext:
         self.lingered: Counter[LingerEnd | None] = Counter()
         # Typed loosely because the channels import this module.
         self.connections: dict[Any, None] = {}
+        self.room = Room(self.open, lambda: self.deadlines.seconds())
         self._waiting_for_none: list[Deferred[None]] = []
 
     def keep_time_by(self, clock: IReactorTime) -> None:

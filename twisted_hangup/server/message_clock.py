@@ -38,6 +38,11 @@ class MessageClock(Deadline):
         """Whether what the client is given time for is the keep-alive time."""
         return self._began is None
 
+    @property
+    def since(self) -> float | None:
+        """When the time began that the client is given; None while it is our turn."""
+        return self._idle_since if self._began is None else self._began
+
     def message_complete(self) -> None:
         """The client has done its part."""
         self._began = self._idle_since = None

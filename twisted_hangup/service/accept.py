@@ -3,8 +3,11 @@
 A connection too many is not accepted and closed again, as Node does, but left to wait in
 the kernel's queue, as HAProxy does at its ``maxconn``: a client that did nothing wrong is
 served a moment later instead of getting an error, one that floods us costs nothing, and a
-load balancer in front sees the queue fill.  Idle connections end by their deadlines, so
-that the queue always moves.
+load balancer in front sees the queue fill.  Idle connections end by their deadlines, and
+before where clients wait (`Room`), so that the queue always moves.
+
+One address cannot take all places: what it asks for beyond its share is accepted and closed
+at once, since the kernel's queue gives clients out in the order in which they came.
 
 Twisted's own `Port` accepts up to a hundred connections at a time, and at the limit of open
 files accepts and closes whatever comes, with a log line for each.  Here each accept asks
@@ -14,19 +17,29 @@ first, so that this never begins.
 from __future__ import annotations
 
 import os
+import socket
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from math import inf
+from typing import Any, Final, TypeAlias
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from twisted.logger import Logger
+from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
 from twisted.python.failure import Failure
 
 from ..journal.flood import ThrottledWarning
+from ..server.room import Room
 from ..transport.clock import steady
 
 #: Connections accepted in one turn of the reactor before others get theirs.
 ACCEPTS_PER_TURN: Final = 100
+
+#: How long clients wait, where all are busy, before it is seen whether one still is.
+LOOK_SECONDS: Final = 0.5
 
 #: How long accepting rests when no file can be opened.
 REST_SECONDS: Final = 1.0
@@ -35,6 +48,16 @@ REST_SECONDS: Final = 1.0
 #: application's own connections and to logs; and the least that is left.
 SPARE_SHARE: Final = 16
 LEAST_SPARE: Final = 32
+
+#: What one client has of an address: a /64 of IPv6, and all of IPv4.
+_CLIENTS_BYTES: Final = 8
+
+_WHO_MAKES: Final = {
+    "idle": "those that were idle for longest make",
+    "head": "the oldest that have not sent a whole head make",
+}
+
+Network: TypeAlias = IPv4Network | IPv6Network
 
 _log = Logger()
 
@@ -45,16 +68,43 @@ class Gate:
     Attributes:
         most: Most connections at a time over all its ports; None for no limit.
         open: Connections there are.
+        of_address: How many of them each address has, IPv6 by its first 64 bits, as a client
+            has all of these; without those that `shares` leaves out.
     """
 
-    def __init__(self, clock: IReactorTime, most: int | None = None) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        most: int | None = None,
+        *,
+        room: Room | None = None,
+        most_of_address: int | None = None,
+        trusted: Sequence[Network] = (),
+    ) -> None:
+        """
+        Args:
+            clock: Seconds and timers.
+            most: Most connections at a time over all its ports; None for no limit.
+            room: Asked for a place when all are taken, and told who is turned away.
+            most_of_address: Most connections at a time that one address may have.
+            trusted: Addresses that may have any number: proxies, each with many clients.
+        """
         self.most = most
         self.open = 0
+        self.of_address: Counter[bytes] = Counter()
+        #: Connections that have made room, and end in the next turn.
+        self._leaving = 0
+        self._room = room
+        self._most_of_address = most_of_address
+        self._trusted = trusted
         self._clock = clock = steady(clock)
         self._warn = ThrottledWarning(clock)
+        self._warn_of_room = ThrottledWarning(clock)
+        self._warn_of_address = ThrottledWarning(clock)
         self._ports: list[Any] = []
         self._closed = False
         self._rest: IDelayedCall | None = None
+        self._next_look: IDelayedCall | None = None
 
     def guard(self, port: IListeningPort) -> None:
         """Ask this gate before *port* accepts a connection.
@@ -67,7 +117,11 @@ class Gate:
             return
         self._ports.append(port)
         guarded: Any = port
-        guarded.transport = type("CountedServer", (_Counted, port.transport), {"gate": self})
+        counted: type = _Counted
+        if self._most_of_address is not None and _has_addresses(port):
+            counted = _CountedOfAddress
+            guarded.factory = _Door(port.factory, self)
+        guarded.transport = type("CountedServer", (counted, port.transport), {"gate": self})
         guarded.doRead = partial(self._accept, port)
         if self._closed:
             port.stopReading()
@@ -78,6 +132,7 @@ class Gate:
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
+        self._look_no_more()
 
     def _accept(self, port: Any) -> None:
         """In the place of `Port.doRead`, which it calls for one connection at a time."""
@@ -88,15 +143,29 @@ class Gate:
             type(port).doRead(port)
             if port.numberAccepts == 1:
                 return  # doRead() raises the number when it accepts as many as allowed
+            if self._room is not None and self._excess() > 0:
+                # Only now is it certain that a client waited.
+                self._leaving += 1
+                self._warn_of_room(
+                    "All {most} connections are taken; {who} room",
+                    most=self.most,
+                    who=_WHO_MAKES[self._room.make()],
+                )
+
+    def _excess(self) -> float:
+        """How many connections there are above the most, those apart that are about to end."""
+        return -inf if self.most is None else self.open - self._leaving - self.most
 
     def _is_full(self) -> bool:
         if self._closed:
             return True  # another port noticed in this same turn
-        if self.most is not None and self.open >= self.most:
+        if self._excess() >= 0 and not (self._room is not None and self._room.can_make()):
             self._close()
+            if self._room is not None:
+                # Requests may be answered meanwhile, and no connection end.
+                self._next_look = self._clock.callLater(LOOK_SECONDS, self._reopen)
             self._warn(
-                "All {most} connections are taken; new clients wait until one ends",
-                most=self.most,
+                "All {most} connections are taken; new clients wait until one ends", most=self.most
             )
             return True
         if not files_left():
@@ -119,14 +188,44 @@ class Gate:
 
     def _reopen(self) -> None:
         self._closed = False
+        self._look_no_more()
         for port in self._ports:
             port.startReading()
+
+    def _look_no_more(self) -> None:
+        if self._next_look is not None and self._next_look.active():
+            self._next_look.cancel()
+        self._next_look = None
+
+    def shares(self, host: str) -> bytes | None:
+        """What the connections of *host* are counted under; None where they are not."""
+        address = ip_address(host.partition("%")[0])
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
+        if any(address in network for network in self._trusted):
+            return None
+        return address.packed[:_CLIENTS_BYTES]
+
+    def admits(self, host: str) -> bool:
+        """Whether *host* may have one more connection."""
+        share = self.shares(host)
+        if share is None or self.of_address[share] < (self._most_of_address or inf):
+            return True
+        if self._room is not None:
+            self._room.turned_away["address"] += 1
+        self._warn_of_address(
+            "{host} has {most} connections, as many as one address may have; more are closed",
+            host=host,
+            most=self._most_of_address,
+        )
+        return False
 
     def connection_made(self) -> None:
         self.open += 1
 
     def connection_ended(self) -> None:
         self.open -= 1
+        self._leaving = max(0, self._leaving - 1)
         if self._closed and self._rest is None:
             self._reopen()
 
@@ -145,6 +244,50 @@ class _Counted:
             super().connectionLost(reason)  # type: ignore[misc]
         finally:
             self.gate.connection_ended()
+
+
+class _CountedOfAddress(_Counted):
+    """The same, with the address of the client."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        client: Any = self
+        self._share = self.gate.shares(client.client[0])
+        if self._share is not None:
+            self.gate.of_address[self._share] += 1
+
+    def connectionLost(self, reason: Failure) -> None:
+        share = self._share
+        if share is not None:
+            self.gate.of_address[share] -= 1
+            if not self.gate.of_address[share]:
+                del self.gate.of_address[share]
+        super().connectionLost(reason)
+
+
+class _Door:
+    """A port's factory, which sees nothing of a client that is not admitted."""
+
+    def __init__(self, factory: Any, gate: Gate) -> None:
+        self._factory = factory
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._factory, name)
+
+    def buildProtocol(self, address: Any) -> Any:
+        """Make a protocol; None where the port is to close the connection."""
+        return self._factory.buildProtocol(address) if self._gate.admits(address.host) else None
+
+
+def _has_addresses(port: tcp.Port) -> bool:
+    """Whether the clients of *port* are known by their addresses, and are no proxies."""
+    factory = port.factory
+    while factory is not None:
+        if isinstance(factory, HAProxyWrappingFactory):
+            return False
+        factory = getattr(factory, "wrappedFactory", None)
+    return port.addressFamily in (socket.AF_INET, socket.AF_INET6)
 
 
 def raise_file_limit() -> int | None:

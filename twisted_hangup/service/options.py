@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final, NamedTuple, NoReturn, get_args
 
 from twisted.python.usage import Options as UsageOptions
@@ -20,6 +21,8 @@ from ..report.masking import MaskingPolicy
 DEFAULT_PORT: Final = "8000"
 
 DEFAULT_GRACE_SECONDS: Final = 30.0
+#: One address may have one connection in as many, by default.
+ADDRESS_SHARES: Final = 4
 #: As many as Twisted's reactor has for everything.
 DEFAULT_THREADS: Final = 10
 #: With the firsts and counts of a flood, no second has more than 50 lines.
@@ -339,6 +342,14 @@ class Options(UsageOptions):
             count("max-connections"),
         ],
         [
+            "max-connections-per-address",
+            None,
+            None,
+            "Connections of one address at a time (IPv6: of a /64); more are closed at once. "
+            "0 = no limit of its own. By default a quarter of all.",
+            count("max-connections-per-address"),
+        ],
+        [
             "grace",
             None,
             DEFAULT_GRACE_SECONDS,
@@ -373,6 +384,7 @@ class Options(UsageOptions):
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
         self._dropped: set[bytes] = set()
+        self.trusted_proxies: list[IPv4Network | IPv6Network] = []
         self._lenience: set[str] = set()
 
     def opt_port(self, port: str) -> None:
@@ -407,6 +419,14 @@ class Options(UsageOptions):
     def opt_mask_field(self, name: str) -> None:
         """Hide the values of this header field, too, in logs and reports. Repeatable."""
         self._masked.add(token("--mask-field", name))
+
+    def opt_trusted_proxy(self, address: str) -> None:
+        """Any number of connections may come from this address or network (10.0.0.0/8): that
+        of a load balancer. --port haproxy:... needs none. Repeatable."""
+        try:
+            self.trusted_proxies.append(ip_network(address))
+        except ValueError as error:
+            raise UsageError(f"--trusted-proxy: {error}") from error
 
     def opt_proxy_drop_field(self, name: str) -> None:
         """With --proxy: pass no field of this name to the server, besides those by which

@@ -29,6 +29,7 @@ from ..transport.clock import steady
 from . import accept
 from . import content as _content
 from .accept import Gate
+from .options import ADDRESS_SHARES
 from .options import Options as Options
 from .ports import endpoint
 from .process import DaemonThreads, StandardOutput
@@ -98,7 +99,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     return make(
         site,
         endpoints,
-        Gate(reactor, _most_connections(options)),
+        _gate(options, site, reactor),
         reactor=reactor,
         grace_seconds=options["grace"],
         closers=closers + log_closers,
@@ -174,6 +175,21 @@ def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
     except OSError as error:
         option = f"--{name.replace(' ', '-')}"
         raise UsageError(f"{option}: cannot write {path!r}: {error.strerror}") from error
+
+
+def _gate(options: Options, site: LoggedSite, reactor: Any) -> Gate:
+    """What lets clients in, as many as the operator and the open files allow."""
+    most = _most_connections(options)
+    share = options["max-connections-per-address"]
+    if share is None and most is not None:
+        share = -(-most // ADDRESS_SHARES)
+    return Gate(
+        reactor,
+        most,
+        room=site.context.room,
+        most_of_address=share or None,
+        trusted=options.trusted_proxies,
+    )
 
 
 def _most_connections(options: Options) -> int | None:

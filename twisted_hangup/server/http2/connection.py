@@ -39,10 +39,11 @@ from ...transport.deadlines import Deadline
 from ...transport.sockets import SendWatch
 from ..bodies import BodiesInMemory
 from ..channel import CLOSING, LAST, LEFT, NEW, HangupChannel
-from ..client_socket import ClientSocket
+from ..client_socket import ClientSocket, has_unsent
 from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
 from ..lean import is_stock
 from ..request import hangup_class, hangup_factory
+from ..room import Spare
 from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
 from .head import judge_head, judge_trailers, largest_list_bytes, refusal
 from .stream import HangupStream
@@ -116,6 +117,7 @@ class HangupHTTP2(H2Connection):
         self._sending = False
         self._send_watch: SendWatch | None = None
         self._idle_clock = Deadline(self._idle_for_long)
+        self._idle_since = -inf
         self._block_clock = Deadline(self._block_dribbles)
         self._window_clock = Deadline(self._look_for_stalled)
 
@@ -155,6 +157,14 @@ class HangupHTTP2(H2Connection):
         """Whether our half is closed or about to be, and the client has still time to read."""
         return self._ending.closing
 
+    @property
+    def spare(self) -> Spare | None:
+        """Since when it waits for a request; None where one is being read or answered."""
+        if self.streams or self.over or not self._ending.open or has_unsent(self.transport):
+            return None
+        unfinished = self._inbox.in_block or self._inbox.preface_left
+        return Spare("head" if unfinished else "idle", self._idle_since)
+
     # What the transport tells.
 
     def connectionMade(self) -> None:
@@ -163,7 +173,7 @@ class HangupHTTP2(H2Connection):
         self.requestFactory = hangup_factory(self.requestFactory, lean=is_stock())
         self.context.joined(self)
         super().connectionMade()
-        self._set(self._idle_clock, self.context.timeouts.head_seconds)
+        self._begin_idle(self.context.timeouts.head_seconds)
 
     def dataReceived(self, data: bytes) -> None:
         """Act on the frames in *data*, unless the connection is being closed."""
@@ -449,7 +459,7 @@ class HangupHTTP2(H2Connection):
         if self._stage is LAST:
             self._ending.open_socket().end()
         else:
-            self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
+            self._begin_idle(self.context.timeouts.keep_alive_seconds)
 
     def place_left(self) -> None:
         """A request has been answered, or has gone: it holds no file any more."""
@@ -565,6 +575,10 @@ class HangupHTTP2(H2Connection):
 
     # Closing.
 
+    def make_room(self) -> None:
+        """Hang up at once: all places are taken, and this one can be spared."""
+        self._ending.open_socket().part()
+
     def close_when_done(self, *, linger: bool = False) -> None:
         """Take no further request; close once those that have begun are answered.
 
@@ -652,6 +666,11 @@ class HangupHTTP2(H2Connection):
         else:
             deadline.due = inf
 
+    def _begin_idle(self, seconds: float) -> None:
+        """There is no stream, and may be none for as many *seconds*."""
+        self._idle_since = self.context.deadlines.seconds()
+        self._set(self._idle_clock, seconds)
+
     def _stop_clocks(self) -> None:
         for clock in (self._idle_clock, self._block_clock, self._window_clock):
             self.context.deadlines.forget(clock)
@@ -661,7 +680,7 @@ class HangupHTTP2(H2Connection):
         inbox = self._inbox
         begun = in_preface and not inbox.preface_left
         if not self.streams and (begun or self._idle_clock.due == inf):
-            self._set(self._idle_clock, self.context.timeouts.keep_alive_seconds)
+            self._begin_idle(self.context.timeouts.keep_alive_seconds)
         if not inbox.in_block:
             self._block_clock.due = inf
         elif inbox.block_bytes > largest_list_bytes(self.context.limits):
