@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,7 @@ from twisted.web.server import Site
 
 from twisted_hangup import HangupSite
 from twisted_hangup.__main__ import main
-from twisted_hangup.limits import Limits, Timeouts
+from twisted_hangup.limits import KIB, MIB, Limits, Timeouts
 from twisted_hangup.report.remedies import PAGE, REMEDIES, entry_of, link_of
 from twisted_hangup.report.rules import FAMILIES
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
@@ -97,6 +98,94 @@ def test_numbers_are_told(heading: str, record: Any, settings: Any) -> None:
         shown = f"{value:g}" if heading == "Timeouts" else size_text(value)
         assert option == f"`--{setting.option}`"
         assert default in (shown, str(value), f"{shown}, no limit")
+
+
+#: The section of docs/limits.md that says what a client can make us hold.
+HELD: Final = "What a client can make us hold"
+
+#: A constant with one of these words in its name bounds something.
+BOUND: Final = re.compile(
+    r"^(\w*(?:MOST|LARGEST|LEAST|RECENT|COUNTED|KEPT|SHARE|SLICE|AT_ONCE|PER_SECOND)\w*)"
+    r"(?:: Final)? = ",
+    re.M,
+)
+#: Rooms whose constants a client has to do with.
+CLIENT_FACING: Final = ("parser", "server", "transport", "journal", "service", "status")
+
+#: Such names that bound nothing which a client could make us hold: numbers of a grammar, text
+#: of one error, and what is a part of another bound.
+NOTHING_HELD: Final = {
+    "parser.body._MOST_SIZE_DIGITS",
+    "parser.fields._LARGEST",
+    "server.forms._MOST_BOUNDARY",
+    "server.forms._SLICE",
+    "server.http2.connection._MOST_WORDS",
+    "server.http2.head._MOST_SHOWN",
+    "service.ranges._MOST_DIGITS",
+}
+
+
+def bounds_of_source() -> set[str]:
+    """The dotted names of constants that bound something."""
+    package = ROOT / "twisted_hangup"
+    return {
+        ".".join([*path.relative_to(package).with_suffix("").parts, name])
+        for room in CLIENT_FACING
+        for path in (package / room).rglob("*.py")
+        for name in BOUND.findall(path.read_text())
+    }
+
+
+def bounds_of_page() -> dict[str, str]:
+    """The constants that docs/limits.md names in the last column of a table, and their rows."""
+    return {
+        name: line
+        for line in TEXTS["limits"].splitlines()
+        for name in re.findall(r"`((?:\w+\.)+_?[A-Z][A-Z_0-9]+)`", line.rpartition(" | ")[2])
+    }
+
+
+def test_every_bound_is_on_the_page() -> None:
+    """Who adds a bound says there what it is for, and nothing stays there that has gone."""
+    assert bounds_of_source() - NOTHING_HELD <= {*bounds_of_page()}
+    assert bounds_of_source() >= NOTHING_HELD
+
+
+@pytest.mark.parametrize("name", [*bounds_of_page()])
+def test_bounds_are_those_of_the_source(name: str) -> None:
+    """The row has the number that the source has, in one unit or another."""
+    module, _, constant = name.rpartition(".")
+    value = getattr(import_module(f"twisted_hangup.{module}"), constant)
+    shown = {f"{value:,}", f"{value:g}", f"{value * 1000:g} ms"}
+    shown |= {f"{value / KIB:g} KiB", f"{value / MIB:g} MiB"}
+    numbers = re.findall(r"(?<![\d.,])\d[\d.,]*\b(?: (?:KiB|MiB|ms))?", bounds_of_page()[name])
+    words = {word for number in numbers for word in (number, number.split()[0])}
+    assert shown & words, f"{name} is {value}"
+
+
+def test_every_limit_bounds_something() -> None:
+    """Each number of `Limits` and `Timeouts` stands where it is said what it bounds."""
+    _, _, section = TEXTS["limits"].partition(f"\n## {HELD}\n")
+    section = section.split("\n## ")[0]
+    numbers = [
+        field.name
+        for record in (Limits(), Timeouts())
+        for field in fields(record)
+        if type(getattr(record, field.name)) in (int, float)
+    ]
+    assert not [name for name in numbers if f"`{name}`" not in section]
+
+
+def test_memory_is_what_the_benchmark_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page says of each state of a connection what benchmarks/limits.py measures."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    cases = runpy.run_path(str(ROOT / "benchmarks" / "limits.py"))["CASES"]
+    most: dict[str, list[str]] = {}
+    for case in cases:
+        most.setdefault(case.state, []).append(f"{case.most:,}")
+    _, _, section = TEXTS["limits"].partition("\n### In a connection\n")
+    table = re.findall(r"^\| (.*?) \| .* \| ([\d, /]+) \|$", section, re.M)
+    assert {state: figures.split(" / ") for state, figures in table} == most
 
 
 def test_number_of_methods() -> None:
