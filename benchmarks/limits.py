@@ -160,6 +160,15 @@ def h2_input_waits(client: socket.socket) -> None:
     ask(connected(client), "/never", client)
 
 
+def h2_requests_wait(client: socket.socket) -> None:
+    """They have as many fields as may be."""
+    connection = connected(client)
+    more = [(f"x-{number}", "") for number in range(990)]
+    for stream in range(1, 2 * STREAMS, 2):
+        connection.send_headers(stream, request_fields("GET", "/never") + more, end_stream=True)
+        client.sendall(connection.data_to_send())
+
+
 def h2_response_waits(client: socket.socket) -> None:
     """There is no room for any response."""
     ask(connected(client, window=0), "/file", client)
@@ -200,6 +209,7 @@ CASES: Final = [
     Case("request runs, input waits", "HTTP/2", h2_input_waits, 700, True),
     Case("request runs, others wait", "TCP", requests_wait, 320),
     Case("request runs, others wait", "TLS", requests_wait, 400),
+    Case("request runs, others wait", "HTTP/2", h2_requests_wait, 30000, True),
     Case("response not taken", "TCP", response_waits, 192),
     Case("response not taken", "TLS", response_waits, 192),
     Case("response not taken", "HTTP/2", h2_response_waits, 8500, True),
