@@ -444,7 +444,7 @@ async def test_refused_requests_in_the_access_log(serve_h2: Serve) -> None:
     log = AccessLog(LogFile(output, "access log"))
     served.site.journal.watch_settled(log.refused)
     await talk(served.port, lambda c: c.answer(c.request(b"/a b", (b"user-agent", b"me"))))
-    assert output.getvalue().endswith(b'"GET /a * HTTP/2" 400 - "-" "me"\n')
+    assert output.getvalue().endswith(b'"GET /a b HTTP/2" 400 - "-" "me"\n')
 
 
 # The client gives one request up.
