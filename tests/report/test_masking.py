@@ -406,7 +406,8 @@ def bytes_of(pieces: Line) -> bytes:
     return b"".join(piece.data for piece in pieces)
 
 
-NAME_IN_USE: Final = re.compile(rb"(?:Host|Accept|Referer|X-Trace|X-Cookie):")
+#: Names that begin with "X-" are anybody's: they need the space that a value has before it.
+NAME_IN_USE: Final = re.compile(rb"(?:Host:|Accept:|Referer:|X-Trace: |X-Cookie: )")
 
 
 def softened(stream: bytes, fates: list[str]) -> list[str]:
