@@ -63,8 +63,7 @@ class StatusResource(Resource):
 
     Attributes:
         token: What to type into the page.
-        known: Clients that have shown that they may see it, by their addresses; whoever uses
-            it forgets those that have left.
+        admitted: Called with the address of a client that has shown that it may see it.
     """
 
     isLeaf = True
@@ -87,7 +86,7 @@ class StatusResource(Resource):
         self._metrics = metrics
         self._page, self._sign_in_page = document("page"), document("sign_in")
         self.token = self._access.token
-        self.known: set[IAddress] = set()
+        self.admitted: Callable[[IAddress], object] = lambda client: None
         self._clock = clock
         #: Who waits for the token to be looked at: one request of each connection.
         self._guessing: set[object] = set()
@@ -145,7 +144,7 @@ class StatusResource(Resource):
             return _plain(request, FORBIDDEN, "Another site's page may not read this.")
         if not self._access.admits(request):
             return self._refuse(request, path)
-        self.known.add(request.getClientAddress())
+        self.admitted(request.getClientAddress())
         return answer(request)
 
     def _refuse(self, request: Any, path: bytes) -> bytes:
@@ -170,7 +169,7 @@ class StatusResource(Resource):
         form = parse_qs(request.content.read())
         if not self._access.sign_in(request, form.get(b"token", [b""])[0].strip()):
             return self._render_sign_in(request)
-        self.known.add(request.getClientAddress())
+        self.admitted(request.getClientAddress())
         request.setResponseCode(SEE_OTHER)
         request.setHeader(b"Location", b"./")
         return b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
 from twisted.web.resource import IResource
 
 from ..limits import KIB, Limits
@@ -42,6 +43,9 @@ class StatusSite(HangupSite):
         metrics: IResource | None = None,
     ) -> None:
         self._status = StatusResource(site, reactor, token=token, metrics=metrics)
+        #: Clients that have shown that they may see it.
+        self._known: set[IAddress] = set()
+        self._status.admitted = self._known.add
         super().__init__(
             self._status,
             limits=_LIMITS,
@@ -55,9 +59,8 @@ class StatusSite(HangupSite):
     def buildProtocol(self, address: Any) -> Any:
         """As `HangupSite` does, and make room for it."""
         peers = [(one, one.transport.getPeer()) for one in self.context.open()]
-        known = self._status.known
-        known.intersection_update([peer for _, peer in peers])
-        strangers = [one for one, peer in peers if peer not in known]
+        self._known.intersection_update([peer for _, peer in peers])
+        strangers = [one for one, peer in peers if peer not in self._known]
         for one in strangers[: max(0, len(strangers) + 1 - MOST_STRANGERS)]:
             one.transport.abortConnection()
         return super().buildProtocol(address)
