@@ -33,8 +33,8 @@ _RETRY_SECONDS: Final = 0.1
 _MOST_RETRY_SECONDS: Final = 5.0
 
 #: So many seconds back are a step of the database's clock: less may be how long a server takes
-#: to say what time it is.
-_STEP_SECONDS: Final = 1.0
+#: to say what time it is, and a delivery is late by no more than that.
+_STEP_SECONDS: Final = 5.0
 
 _log = Logger()
 
@@ -64,9 +64,10 @@ class _Batch:
     def parts(self) -> Iterator[_Batch]:
         """One batch for each thing that can fail by itself."""
         for send in self.sends:
-            yield _Batch([send], work=Work(requests=[send.request]))
+            work = Work(requests=[send.request], seconds=self.work.seconds)
+            yield _Batch([send], work=work)
         for settlement in self.settlements:
-            work = Work(settlements=[settlement], pause=self.work.pause)
+            work = Work(settlements=[settlement], pause=self.work.pause, seconds=self.work.seconds)
             yield _Batch(settlements=[settlement], work=work)
         rest = replace(self.work, requests=(), settlements=())
         if rest.rewake or rest.demand is not None or rest.sweep or rest.bounds is not None:
