@@ -265,8 +265,8 @@ def test_busy_server_goes_on(tmp_path: Path) -> None:
     threads = [Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for hours in range(1, 10):
-        sleep(0.6)
+    for hours in range(1, 5):
+        sleep(1.2)
         busy.set(f"-{hours}h")
     for thread in threads:
         thread.join(LATE)
