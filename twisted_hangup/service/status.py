@@ -62,7 +62,7 @@ def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusSe
     return StatusService(
         shown,
         [(name, endpoint(description, reactor, "--status"))],
-        Gate(reactor, MOST_CONNECTIONS),
+        Gate(reactor, MOST_CONNECTIONS, room=shown.context.room),
         reactor=reactor,
         grace_seconds=GRACE_SECONDS,
         closers=[shown.journal.watch(console), console.close],
