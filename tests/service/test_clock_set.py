@@ -26,6 +26,20 @@ SECONDS = 2.0
 LATE = 5.0
 
 
+#: Every process of the running test.
+STARTED: list[subprocess.Popen[Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def _none_stays() -> Iterator[None]:
+    """Where a test fails, its processes end as well."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.wait(PATIENCE)
+
+
 class Started:
     """A process whose time of day is in the test's hand."""
 
@@ -47,6 +61,7 @@ class Started:
             },
             **options,
         )
+        STARTED.append(self.process)
 
     def set(self, offset: str) -> None:
         """Put the time of day so far from where it is."""
