@@ -30,7 +30,8 @@ SHORT, ANNOUNCED, LONG = 9, 20, 60
 #: What each bug of the soak's own raises: a traceback without it is somebody else's.
 BUG: Final = "a bug of the soak"
 
-_calls: Counter[str] = Counter()
+#: How often `misbehave` was called, by target and code.
+_calls: Counter[tuple[str, str]] = Counter()
 
 
 def _later(seconds: float) -> Deferred[None]:
@@ -119,7 +120,7 @@ def _of_process(site: Any) -> dict[str, Any]:
         "errors": dict(snapshot.by_code),
         "answers": sum(snapshot.by_status.values()),
         "outcomes": sum(site.context.errbacks.outcomes.values()),
-        "calls": dict(_calls),
+        "calls": [[*key, count] for key, count in _calls.items()],
         "stream_resets": site.journal.stream_resets,
     }
 
@@ -210,8 +211,7 @@ def misbehave(failure: Failure, client: ClientSocket) -> Any:
     """Do what the path of the broken request names; else it is not mine."""
     error = failure.value
     assert isinstance(error, ClientError)
-    _calls[error.code] += 1
-    target = b"" if error.request is None else error.request.target
-    _, _, name = target.partition(b"/handler/")
-    handler, _ = HANDLERS.get(name.decode("latin-1"), (None, None))
+    target = "" if error.request is None else error.request.target.decode("latin-1")
+    _calls[target, error.code] += 1
+    handler, _ = HANDLERS.get(target.removeprefix("/handler/"), (None, None))
     return failure if handler is None else handler(client)

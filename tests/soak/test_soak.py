@@ -29,7 +29,7 @@ STATE: dict[str, Any] = {
     "errors": {"ECONNRESET": 1},
     "answers": 1,
     "outcomes": 1,
-    "calls": {"ECONNRESET": 1},
+    "calls": [["/never", "ECONNRESET", 1]],
     "stream_resets": 3,
 }
 ACCESS = '127.0.0.2 - - [1] "GET /never HTTP/1.1" 499 - "-" "-"\n'
@@ -94,7 +94,8 @@ def test_counts_that_add_up(tmp_path: Path) -> None:
         ({}, {"errors": {"ECONNRESET": 2}}),
         ({}, {"answers": 0}),
         ({}, {"outcomes": 2}),
-        ({}, {"calls": {"EPIPE": 1}}),
+        ({}, {"calls": [["/never", "EPIPE", 1]]}),
+        ({}, {"calls": [["/never", "ECONNRESET", 2]], "outcomes": 2}),
         ({}, {"stream_resets": 2}),
     ],
 )
