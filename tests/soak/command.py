@@ -2,11 +2,11 @@
 
     python -m tests.soak [--seconds 60] [--seed N]
 
-Runs ``twistd hangup`` in a process of its own, with and without TLS, under bad clients
-of every kind (`soak.bad`) beside good ones in a second process (`soak.good`).
-Then prints a line for each check, and exits with 1 where one has failed: good requests all
-answered right, descriptors, timers, threads, files and memory back where they were, no
-error in the log but the soak's own bugs, and every count as it was sent.  Linux only.
+Runs ``twistd hangup`` in a process of its own, with and without TLS, under bad clients of
+every kind (`soak.bad`) beside good ones in another process (`soak.good`).  Then prints a line
+for each check, and exits with 1 where one has failed: good requests all answered right;
+descriptors, timers, threads, files and memory back where they were; no error in the log but
+the soak's own bugs; every count as it was sent.  Linux only.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ class Checks:
 def check_good(checks: Checks, good: dict[str, Any]) -> None:
     """All answers were right, and came in time."""
     seconds, wrong = sorted(good["seconds"]), good["wrong"]
-    right = len(seconds) - len(wrong)
-    checks.check("good requests", seconds and not wrong, f"{right} right", *wrong)
+    text = f"{len(seconds)} answered, {len(wrong)} wrong"
+    checks.check("good requests", seconds and not wrong, text, *wrong)
     if seconds:
         last = seconds[int(len(seconds) * 0.99)]
         checks.check("their time", True, f"p99 {last * 1000:.0f} ms, most {seconds[-1]:.2f} s")
