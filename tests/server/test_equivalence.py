@@ -254,7 +254,11 @@ ASKED: Final[Mapping[str, list[Step]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+#: Answers that are longer than announced: stock sends on, and ours is in test_response_length.
+TOO_LONG: Final = {"length_wrong", "two_producers"}
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS.keys() - TOO_LONG))
 def test_answers(name: str) -> None:
     """Whatever a resource does with a request, its client gets the same."""
     fail_with(

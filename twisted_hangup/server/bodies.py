@@ -1,18 +1,23 @@
-"""Where the bodies of requests are kept, and which of them are read as forms."""
+"""Bodies: where those of requests are kept, which are forms, how long those of responses are."""
 
 from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
 from io import BytesIO
+from math import inf
 from typing import Any, Final
 
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import Request
+from twisted.web.http import NO_BODY_CODES, Request
 
+from ..errors import NO_RESPONSE
 from ..limits import MIB
 from .forms import Form, FormRefused, TooManyForms
+
+_log = Logger()
 
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
@@ -62,6 +67,12 @@ class BodyRequest(Request):
     _keeps_body = False
     #: The body as a form; None where Twisted would not look for one.
     _posted_form: Form | None = None
+    #: Bytes of the response's body that were announced and have not been written; infinite
+    #: where nobody counts, None before a write that `LeanRequest` has not done alone.
+    body_left: float | None = None
+    _encoder: Any = None
+    _inFakeHead = False
+    _dropped = False
 
     def gotLength(self, length: int | None) -> None:
         """Get memory for the body, whatever length is announced: a file costs a descriptor."""
@@ -164,6 +175,62 @@ class BodyRequest(Request):
             bodies.forget(self)
         if self._posted_form is not None:
             self._posted_form.close()
+
+    # The response is as long as its head says: what came after that would stand where the client
+    # reads the next one, and what is missing would be taken from it.
+
+    def write(self, data: bytes) -> None:
+        """Send *data*, as far as it was announced."""
+        left = self.body_left
+        if left is None:
+            left = self._announced() - self.sentLength
+        if len(data) > left:
+            self._note_dropped()
+            data = data[: int(left)]
+        self.body_left = left - len(data)
+        super().write(data)
+
+    def finish(self) -> None:
+        """The response is complete; it is cut short where something of it is missing."""
+        if self.finished or self._disconnected:
+            super().finish()
+            return
+        if not (self.startedWriting or self._encoder):
+            self.write(b"")  # the head, as Twisted does
+        if self.body_left and self.body_left < inf:
+            _log.warn(
+                "The response to {method} {target} is {left} bytes short of its Content-Length",
+                method=self.method,
+                target=self.path,
+                left=self.body_left,
+            )
+            self.code = NO_RESPONSE
+            self.channel.cut_response(self)
+        else:
+            super().finish()
+
+    def _announced(self) -> float:
+        """The length in the head, which is about to go out, or has gone with all of a body."""
+        if (
+            self.chunked
+            or self._encoder  # it takes the length away
+            or self._inFakeHead
+            or self.method == b"HEAD"
+            or self.code in NO_BODY_CODES
+        ):
+            return inf
+        values = self.responseHeaders.getRawHeaders(b"Content-Length")
+        return int(values[0]) if values and values[0].isdigit() else inf
+
+    def _note_dropped(self) -> None:
+        if not self._dropped:
+            self._dropped = True
+            _log.warn(
+                "The response to {method} {target} is longer than its Content-Length;"
+                " the rest is dropped",
+                method=self.method,
+                target=self.path,
+            )
 
     # The request is over.
 

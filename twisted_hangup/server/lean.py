@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from math import inf
 from operator import attrgetter
 from time import monotonic, time
 from types import SimpleNamespace
@@ -105,6 +106,7 @@ class LeanRequest(Request):
 
     channel: Any
     begun_at: float | None  # `HangupRequest`'s
+    body_left: float | None  # `BodyRequest`'s
 
     requestHeaders = _AtFirstTouch(_request_headers)
     received_cookies = _AtFirstTouch(_received_cookies)
@@ -311,6 +313,9 @@ class LeanRequest(Request):
             return
         raw = headers._rawHeaders
         length = raw.get(_CONTENT_LENGTH)
+        if length and length[0] != b"%d" % len(data):
+            super().write(data)
+            return
         if not raw.get(_CONTENT_TYPE) and not (length and length[0] == b"0"):
             content_type = self.defaultContentType
             if content_type == b"text/html":
@@ -318,9 +323,12 @@ class LeanRequest(Request):
             elif content_type is not None:
                 headers.setRawHeaders(_CONTENT_TYPE, [content_type])
         self.startedWriting = 1
-        if not length and self.clientproto == b"HTTP/1.1":
-            raw[b"Transfer-Encoding"] = [b"chunked"]
-            self.chunked = 1
+        if not length:
+            if self.clientproto == b"HTTP/1.1":
+                raw[b"Transfer-Encoding"] = [b"chunked"]
+                self.chunked = 1
+            else:
+                self.body_left = inf  # whatever becomes of the headers now
         pieces = [_status_line(self.clientproto, self.code, self.code_message)]
         for name, values in raw.items():
             if len(values) == 1:
@@ -344,7 +352,13 @@ class LeanRequest(Request):
 
     def finish(self) -> None:
         """The response is complete."""
-        if self.finished or self._disconnected or self._encoder or not self.startedWriting:
+        if (
+            self.finished
+            or self._disconnected
+            or self._encoder
+            or not self.startedWriting
+            or self.body_left
+        ):
             super().finish()
             return
         channel = self.channel
