@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.wire import GOOD, Paths
+import pytest_twisted
+from support.certificates import server_context
+from support.http2_client import talk
+from support.wire import GOOD, Paths, Serve
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
@@ -63,7 +67,7 @@ class Log:
 
 
 @pytest.fixture(params=[Request, OwnRequest], ids=["lean", "own"])
-def serve(request: pytest.FixtureRequest) -> Any:
+def answered(request: pytest.FixtureRequest) -> Any:
     """Makes a site of a resource and feeds it."""
     logs: list[Log] = []
 
@@ -84,41 +88,43 @@ GET = b"GET /it HTTP/1.1\r\nHost: a\r\n\r\n"
     "pieces",
     [[b"hello", b"more", b"more"], [b"hellomore"], [b"", b"hel", b"lomore"], [b"hel", b"lo", b"x"]],
 )
-def test_never_more_than_announced(serve: Callable[..., Any], pieces: list[bytes]) -> None:
+def test_never_more_than_announced(answered: Callable[..., Any], pieces: list[bytes]) -> None:
     """The rest is dropped, in one line of the log, and the next response is the next."""
-    client, log = serve(Announces(b"5", pieces), GET + GOOD)
+    client, log = answered(Announces(b"5", pieces), GET + GOOD)
     _, first, _second, *rest = client.received.split(b"HTTP/1.1 200")
     assert first.endswith(HEAD_END + b"hello")
     assert (len(log.warnings), log.statuses, rest) == (1, [200, 200], [])
 
 
 @pytest.mark.parametrize("pieces", [[b"hel"], [], [b"", b"h", b"e"]])
-def test_less_ends_the_connection(serve: Callable[..., Any], pieces: list[bytes]) -> None:
+def test_less_ends_the_connection(answered: Callable[..., Any], pieces: list[bytes]) -> None:
     """The client sees it cut, and no log has it as a success."""
-    client, log = serve(Announces(b"5", pieces), GET + GOOD)
+    client, log = answered(Announces(b"5", pieces), GET + GOOD)
     assert client.received.endswith(HEAD_END + b"".join(pieces))
     assert client.ended is not None
     assert (len(log.warnings), log.statuses) == (1, [444])
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
-def test_no_body_to_count(serve: Callable[..., Any], method: str, status: int) -> None:
+def test_no_body_to_count(answered: Callable[..., Any], method: str, status: int) -> None:
     """What has no body may announce that of another."""
-    client, log = serve(Announces(b"5", [b"hel"], status), GET.replace(b"GET", method.encode()))
+    client, log = answered(Announces(b"5", [b"hel"], status), GET.replace(b"GET", method.encode()))
     assert client.received.endswith(HEAD_END)
     assert (client.ended, log.warnings, log.statuses) == (None, [], [status])
 
 
 @pytest.mark.parametrize("length", [b"", b"x", b"-1"])
-def test_no_number(serve: Callable[..., Any], length: bytes) -> None:
+def test_no_number(answered: Callable[..., Any], length: bytes) -> None:
     """What is no number announces nothing."""
-    client, log = serve(Announces(length, [b"hello", b"more"]), GET)
+    client, log = answered(Announces(length, [b"hello", b"more"]), GET)
     assert client.received.endswith(b"hellomore")
     assert log.warnings == []
 
 
 @pytest.mark.parametrize("change", [b"x" * 100_000, None], ids=["grows", "shrinks"])
-def test_file_that_changes(serve: Callable[..., Any], tmp_path: Path, change: bytes | None) -> None:
+def test_file_that_changes(
+    answered: Callable[..., Any], tmp_path: Path, change: bytes | None
+) -> None:
     """A file that grows or shrinks while it is served is no other response's business."""
     path = tmp_path / "file"
     path.write_bytes(b"a" * 1_000_000)
@@ -140,8 +146,36 @@ def test_file_that_changes(serve: Callable[..., Any], tmp_path: Path, change: by
             producer.start = start
             return producer
 
-    client, log = serve(Changing(str(path)), GET + GOOD)
+    client, log = answered(Changing(str(path)), GET + GOOD)
     body = client.received.partition(HEAD_END)[2].partition(b"HTTP/1.1 ")[0]
     assert len(body) == (300_000 if change is None else 1_000_000)
     assert len(log.warnings) == 1
     assert log.statuses == ([444] if change is None else [200, 200])
+
+
+@pytest.mark.parametrize("pieces", [[b"hel"], [b"hello", b"more"]], ids=["short", "long"])
+@pytest_twisted.ensureDeferred
+async def test_over_http2(serve: Serve, pieces: list[bytes]) -> None:
+    """A stream is not longer than its head said, and reset where it is shorter."""
+    short = len(b"".join(pieces)) < 5
+    served = serve(Paths(it=Announces(b"5", pieces)), tls=server_context())
+    log = Log(served.site)
+    answer = await talk(served.port, lambda c: c.answer(c.request(b"/it")))
+    globalLogPublisher.removeObserver(log)
+    assert answer.status == 200
+    assert answer.body == (b"" if short else b"hello")  # what is queued goes with a reset
+    assert (answer.reset is not None, answer.ended) == (short, not short)
+    assert (len(log.warnings), log.statuses) == (1, [444 if short else 200])
+
+
+def test_floods_no_log() -> None:
+    """A resource that is wrong each time is told of once a second."""
+    clock = Clock()
+    site = HangupSite(Paths(it=Announces(b"5", [b"hello", b"more"])), reactor=clock)
+    log = Log(site)
+    feed(site, GET * 20)
+    clock.advance(1)
+    feed(site, GET * 20)
+    globalLogPublisher.removeObserver(log)
+    assert log.statuses == [200] * 40
+    assert len(log.warnings) == 2

@@ -8,7 +8,6 @@ from io import BytesIO
 from math import inf
 from typing import Any, Final
 
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, Request
@@ -16,8 +15,6 @@ from twisted.web.http import NO_BODY_CODES, Request
 from ..errors import NO_RESPONSE
 from ..limits import MIB
 from .forms import Form, FormRefused, TooManyForms
-
-_log = Logger()
 
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
@@ -198,7 +195,7 @@ class BodyRequest(Request):
         if not (self.startedWriting or self._encoder):
             self.write(b"")  # the head, as Twisted does
         if self.body_left and self.body_left < inf:
-            _log.warn(
+            self.channel.context.warn_of_lengths(
                 "The response to {method} {target} is {left} bytes short of its Content-Length",
                 method=self.method,
                 target=self.path,
@@ -225,7 +222,7 @@ class BodyRequest(Request):
     def _note_dropped(self) -> None:
         if not self._dropped:
             self._dropped = True
-            _log.warn(
+            self.channel.context.warn_of_lengths(
                 "The response to {method} {target} is longer than its Content-Length;"
                 " the rest is dropped",
                 method=self.method,

@@ -79,6 +79,7 @@ class SiteContext:
             dictionary: a set takes three times the room.
         forms: Reads what is large of them, one slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
+        warn_of_lengths: Likewise: a response was longer or shorter than its head said.
         more_streams: The places for streams of HTTP/2.
         room: Makes room where all places for connections are taken.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
@@ -112,6 +113,7 @@ class SiteContext:
         self.joint_writes = JointWrites(clock)
         self.paused = PausedSockets(steady(clock))
         self.warn_of_bodies = ThrottledWarning(steady(clock))
+        self.warn_of_lengths = ThrottledWarning(steady(clock))
         self.more_streams = MoreStreams(ThrottledWarning(steady(clock)))
         self.forms = Cooperator(scheduler=lambda step: clock.callLater(0, step))
 
