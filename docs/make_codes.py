@@ -11,7 +11,8 @@ from typing import Final
 
 from twisted_hangup.errors import DEFAULT_STATUS
 from twisted_hangup.parser.refusals import Rule
-from twisted_hangup.report.remedies import REMEDIES
+from twisted_hangup.report.lookalikes import LOOKALIKES, Lookalike
+from twisted_hangup.report.remedies import REASONS, REMEDIES, Remedy
 from twisted_hangup.report.rules import FAMILIES, RESPONSE_RULES, RULES
 
 _HEAD: Final = """\
@@ -29,7 +30,8 @@ The same is told on the command line, also for the bytes themselves:
 
 An HTTP status in the head of an entry is the default answer; a handler can give another one
 ([errors.md](errors.md)). Where the reasons of a code differ in the rule, each rule has its line;
-the line without a reason is for all others.
+the line without a reason is for all others. So it is with causes and cures. Where the bytes look
+like something, that has the last word: [its entry](#what-it-looks-like) is named in the report.
 
 This page is made of the tables in the source, by `python docs/make_codes.py`.
 """
@@ -66,9 +68,23 @@ _RESPONSES: Final = {
 }
 
 
+_LOOKALIKES: Final = """
+## What it looks like
+
+Other protocols and known mistakes are recognised by their bytes. The name is `looks_like` in the
+error log and in a metric; the console says it in words, and shows how it began.
+"""
+
+
 def page() -> str:
     """The whole page."""
-    return _HEAD + "".join(_entry(name) for name in REMEDIES)
+    codes = "".join(_entry(name) for name in REMEDIES)
+    return _HEAD + codes + _LOOKALIKES + "".join(map(_lookalike, LOOKALIKES.values()))
+
+
+def _lookalike(lookalike: Lookalike) -> str:
+    words = f"Looks like {_markdown(lookalike.words)}."
+    return f"\n### {lookalike.name}\n\n{words}\n{_paragraphs(lookalike.remedy)}"
 
 
 def _entry(name: str) -> str:
@@ -76,16 +92,30 @@ def _entry(name: str) -> str:
     lines = [f"\n## {_CHAPTERS[name]}\n"] if name in _CHAPTERS else []
     lines += [f"\n### {_markdown(name)}\n", f"\n{_answer(name)}\n\n"]
     lines += _rules(name)
-    lines += [
-        f"\n**Cause.** {_markdown(remedy.cause)}\n",
-        f"\n**Cure.** {_markdown(remedy.cure)}\n",
-    ]
+    lines += [_paragraphs(remedy), *_exceptions(name)]
     return "".join(lines)
+
+
+def _exceptions(name: str) -> Iterator[str]:
+    """Causes and cures of the reasons that have others than their code."""
+    reasons: dict[Remedy, list[str]] = {}
+    for (code, reason), remedy in REASONS.items():
+        if code == name:
+            reasons.setdefault(remedy, []).append(f'"{_markdown(reason)}"')
+    for remedy, quoted in reasons.items():
+        yield f"\nFor {', '.join(quoted)}:\n{_paragraphs(remedy)}"
+
+
+def _paragraphs(remedy: Remedy) -> str:
+    cause, cure = map(_markdown, remedy)
+    return f"\n**Cause.** {cause}\n\n**Cure.** {cure}\n"
 
 
 def _answer(name: str) -> str:
     if name in _UPSTREAM_STATUS:
         return f"The client is answered {_UPSTREAM_STATUS[name]}."
+    if name == "ERR_SSL_HTTP_REQUEST":
+        return "Answered 400, in plain text."
     if name in _RESPONSES:
         return "About a server's response; a proxy answers its client 502."
     if name in DEFAULT_STATUS:

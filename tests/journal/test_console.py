@@ -64,7 +64,7 @@ def test_parse_error_is_told_with_the_byte() -> None:
         (
             "warn",
             '400 HPE_INVALID_METHOD "Invalid method encountered" at byte 0 (0x16)'
-            ' from 127.0.0.1:51332 "\\x16"',
+            ' from 127.0.0.1:51332 "\\x16" (looks like a TLS hello)',
         )
     ]
 
@@ -125,7 +125,9 @@ def test_event_has_fields_to_search_for() -> None:
     (event,) = console.events
     facts = {
         name: event[name]
-        for name in ("code", "reason", "status", "phase", "offset", "peer", "request")
+        for name in (
+            *("code", "reason", "status", "phase", "offset", "peer", "request", "looks_like"),
+        )
     }
     assert facts == {
         "code": "HPE_INVALID_METHOD",
@@ -135,6 +137,7 @@ def test_event_has_fields_to_search_for() -> None:
         "offset": 0,
         "peer": "127.0.0.1:51332",
         "request": r"\x16",
+        "looks_like": "tls-hello",
     }
     assert not any(isinstance(value, bytes) for value in event.values())
 

@@ -38,6 +38,7 @@ FIELDS: Final = [
     "method",
     "target",
     "field",
+    "looks_like",
 ]
 
 PACKET: Final = b"GET /?q=s HTTP/1.1\r\nHost: a\r\nX-Trace: ab\x01cd\r\nCookie: e=f\r\n\r\n"
@@ -111,6 +112,7 @@ def test_line_of_a_parse_error() -> None:
         "method": "GET",
         "target": "/?***",
         "field": "X-Trace",
+        "looks_like": None,
     }
 
 

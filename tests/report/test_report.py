@@ -89,19 +89,20 @@ REPORTS: Final = [
           \x16
           ^^^^ byte 0: 0x16
         In the request line: a request starts with a method (GET, POST, ...), which is
-        one of a known list and in upper case. RFC 9112, section 3.1. 0x16 is how a TLS
-        handshake starts: the client probably speaks HTTPS to a port that serves plain
-        HTTP.
-        docs/codes.md#hpe_invalid_method
+        one of a known list and in upper case. RFC 9112, section 3.1. It looks like a
+        TLS hello. 0x16 is how a TLS handshake starts: the client probably speaks HTTPS
+        to a port that serves plain HTTP. Use https:// only on ports with TLS (--port
+        ssl:...), or http:// in the client's URL.
+        docs/codes.md#tls-hello
         """,
     ),
     (
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-        """
+        r"""
         ERR_HTTP_INVALID_HOST: Invalid Host  (answered 400)
           GET / HTTP/1.1
-          Host: a b
-          ^^^^^^^^^ byte 29
+          Host: a\x20
+                 ^^^^ 0x20 (space)
         In the value of header field "Host": a Host is a host name or an address (an
         IPv6 address in brackets), and a colon and a port where there is one, such as
         example.org:8080; not a URL, and no list. RFC 9110, section 7.2.
@@ -313,10 +314,13 @@ def test_report_is_printable_and_fits(
     assert caret == len(line) or f"0x{line[caret]:02x}" in report
 
 
+TWO_HOSTS: Final = b"GET / HTTP/1.1\r\nHost: a\r\nHost: a"
+
+
 def test_long_line_that_is_wrong_as_a_whole_is_underlined_as_a_whole() -> None:
     """Where there is no room for the offset beside the carets it is left out."""
-    lines = broken(b"GET / HTTP/1.1\r\nHost: a " + b"b" * 100 + b"\r\n\r\n").report().splitlines()
-    assert lines[2].startswith("  Host: a bbb")
+    lines = broken(TWO_HOSTS + b"b" * 100 + b"\r\n\r\n").report().splitlines()
+    assert lines[2].startswith("  Host: abbb")
     assert lines[3] == "  " + "^" * (len(lines[2]) - 2)
     assert len(lines[3]) == WIDTH - 1
 

@@ -25,8 +25,9 @@ from ..journal.records import error_record
 from ..limits import KIB, MIB
 from ..parser.framing import unserved_status
 from ..parser.request import RequestParser
+from ..report.lookalikes import LOOKALIKES, Advice, advice_of, lookalike_of
 from ..report.masking import DEFAULT_POLICY, UNMASKED, MaskingPolicy, culprit_index, mask_target
-from ..report.remedies import REMEDIES, entry_of, link_of
+from ..report.remedies import entry_of
 from ..report.report import WIDTH, Excerpt, byte_name, masked_packet
 from ..report.rules import rule_of
 from ..report.text import visible
@@ -185,19 +186,22 @@ class AsJson:
 
     def error(self, error: ParseError, policy: MaskingPolicy) -> None:
         packet = masked_packet(error, RAW_PACKET_BYTES, policy)
-        self.record(error_record(error, policy, packet))
+        self._error(error_record(error, policy, packet), _advice_of(error))
 
     def record(self, record: dict[str, Any]) -> None:
+        self._error(record, _logged_advice(record))
+
+    def _error(self, record: dict[str, Any], advice: Advice) -> None:
         event = {"event": "error", **record}
         if "suppressed" not in record:
             rule = rule_of(record["code"], str(record.get("reason")))
             event.update(rule=rule and rule.text, source=rule and rule.source)
-        self._write(event | _remedy(record["code"]))
+        self._write(event | _as_json(advice))
 
     def code(self, code: str) -> None:
         if entry_of(code) is None:
             raise _unknown(code)
-        self._write({"code": code, **_remedy(code)})
+        self._write({"code": code, **_as_json(advice_of(code, "", None))})
 
     def nothing(self, length: int) -> None:
         pass
@@ -233,13 +237,16 @@ class AsText:
     def error(self, error: ParseError, policy: MaskingPolicy) -> None:
         first, *lines = error.report(masked=not policy.unmasked).splitlines()
         self._say(first, bad=True)
-        for line in lines[:-1]:  # the last one is the link, which comes after the remedy
+        for line in lines[:-1]:  # the last one is the link, which comes after the packet
             self._say(line)
         at = None
         if error.raw_packet is not None and error.broke_at is not None:
             at = culprit_index(error.raw_packet, error.bytes_parsed or 0, error.broke_at)
         self._packet(masked_packet(error, RAW_PACKET_BYTES, policy), at)
-        self._remedy(error.code)
+        if lookalike_of(error) is None:
+            self._advise(_advice_of(error))
+        else:  # cause and cure are in the report
+            self._say(lines[-1])
 
     def record(self, record: dict[str, Any]) -> None:
         """Show a line of the error log, which nobody says has not been tampered with."""
@@ -264,17 +271,19 @@ class AsText:
         self._say(f"  {place}")
         packet = excerpt(record)
         self._packet(packet, *_caret(record, packet))
+        if lookalike := LOOKALIKES.get(str(record.get("looks_like"))):
+            self._paragraph("Looks like ", f"{lookalike.words}.")
         if rule := rule_of(record["code"], str(reason)):
             source = f" {rule.source}." if rule.source else ""
             self._paragraph("Rule:  ", f"{rule.text}.{source}")
-        self._remedy(record["code"])
+        self._advise(_logged_advice(record))
         self._say("")
 
     def code(self, code: str) -> None:
         if entry_of(code) is None:
             raise _unknown(code)
         self._say(code, strong=True)
-        self._remedy(code)
+        self._advise(advice_of(code, "", None))
 
     def nothing(self, length: int) -> None:
         self._say(f"no request in {_bytes(length)}; nothing is answered")
@@ -293,12 +302,11 @@ class AsText:
             self._say(f"  byte {caret:,} {where}: {byte_name(data[at])}")
         self._say("")
 
-    def _remedy(self, code: str) -> None:
-        remedy = _remedy(code)
-        if remedy["cause"]:
-            self._paragraph("Cause: ", remedy["cause"])
-            self._paragraph("Cure:  ", remedy["cure"])
-            self._say(remedy["docs"])
+    def _advise(self, advice: Advice) -> None:
+        if advice.remedy is not None and advice.link is not None:
+            self._paragraph("Cause: ", advice.remedy.cause)
+            self._paragraph("Cure:  ", advice.remedy.cure)
+            self._say(advice.link)
 
     def _paragraph(self, title: str, text: str) -> None:
         first, *rest = textwrap.wrap(text, WIDTH - len(title))
@@ -358,11 +366,19 @@ def _caret(record: dict[str, Any], packet: Excerpt | None) -> tuple[int | None, 
     return parsed, False
 
 
-def _remedy(code: str) -> dict[str, Any]:
-    entry = entry_of(code)
-    if entry is None:
-        return {"cause": None, "cure": None, "docs": None}
-    return {**REMEDIES[entry]._asdict(), "docs": link_of(code)}
+def _advice_of(error: ParseError) -> Advice:
+    return advice_of(error.code, error.reason, lookalike_of(error))
+
+
+def _logged_advice(record: dict[str, Any]) -> Advice:
+    """Cause and cure of a line of the error log."""
+    lookalike = LOOKALIKES.get(str(record.get("looks_like")))
+    return advice_of(record["code"], str(record.get("reason")), lookalike)
+
+
+def _as_json(advice: Advice) -> dict[str, Any]:
+    cause, cure = advice.remedy or (None, None)
+    return {"cause": cause, "cure": cure, "docs": advice.link}
 
 
 def _unknown(code: str) -> Unreadable:

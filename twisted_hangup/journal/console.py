@@ -13,21 +13,26 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from ..errors import ClientHangUp, RecordedError
+from ..report.lookalikes import lookalike_of
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
-from ..report.report import request_line_of
+from ..report.report import opening_text, request_line_of
 from ..report.text import peer_text, shortened, visible
 from .flood import FloodGate
 
 _REQUEST_COLUMNS: Final = 60
 _REQUEST_TAIL: Final = 20
 
+#: Of something else than HTTP: 32 bytes that are all escaped, and ``...``.
+_OPENING_COLUMNS: Final = 32 * len(r"\x00") + len("...")
+
 
 class ConsoleLog:
     """A watcher that writes each `RecordedError` to a Twisted logger.
 
     Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
-    ``peer`` and ``request`` (the request line so far), all of them text or numbers fit to
-    show; the lines that end a flood hold ``code`` and ``suppressed``.  A client
+    ``peer``, ``request`` (the request line so far, or the first bytes of what is none) and
+    ``looks_like`` (a name of `twisted_hangup.report.lookalikes`), all of them text or numbers
+    fit to show; the lines that end a flood hold ``code`` and ``suppressed``.  A client
     that leaves an idle connection with a reset, or in the TLS handshake, is logged at debug
     level: load balancers do that to see whether we live.
     """
@@ -61,8 +66,7 @@ class ConsoleLog:
         level = self._idle if idle else self._warning
         if not level.gate.admit(error.code):
             return
-        line = request_line_of(error, self._policy)
-        request = shortened(line, _REQUEST_COLUMNS, tail=_REQUEST_TAIL)
+        request, lookalike = self._request(error), lookalike_of(error)
         level.log(
             '{answer} {code} "{reason}"{place} from {peer}{quoted}',
             answer=error.status or "-",
@@ -70,12 +74,22 @@ class ConsoleLog:
             reason=visible(error.reason),
             place=_place(error),
             peer=peer_text(error.peer),
-            quoted=f' "{request}"' if request else "",
+            quoted=(f' "{request}"' if request else "")
+            + (f" (looks like {lookalike.words})" if lookalike else ""),
             status=error.status,
             phase=error.phase,
             offset=error.offset,
             request=request,
+            looks_like=lookalike and lookalike.name,
         )
+
+    def _request(self, error: RecordedError) -> str:
+        """The request line so far, or the first bytes of what is none."""
+        opening = opening_text(error, self._policy)
+        if opening is not None:
+            return shortened(opening, _OPENING_COLUMNS)
+        line = request_line_of(error, self._policy)
+        return shortened(line, _REQUEST_COLUMNS, tail=_REQUEST_TAIL)
 
     def close(self) -> None:
         """Tell what floods have suppressed so far, and leave no timer behind."""

@@ -13,8 +13,10 @@ The names are an interface: they are never renamed, and each record has all of t
 ``raw_packet_offset``  index in the whole packet of the first byte of ``raw_packet``, or
                        null; subtract it from ``bytes_parsed`` to find the place there
 ``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null
-``method``, ``target`` of the request, once its target had come, or null
+``method``, ``target`` of the request, as far as they had come, or null
 ``field``              name of the field it broke in, or null
+``looks_like``         what the bytes are by the look of them, one of the names of
+                       `twisted_hangup.report.lookalikes`, or null
 ``upstream``           of a proxy's ``ERR_UPSTREAM_*`` only: the URL of the server that failed
 ====================== =================================================================
 
@@ -29,8 +31,9 @@ from base64 import b64encode
 from typing import Any, Final
 
 from ..errors import RecordedError, UpstreamError
+from ..report.lookalikes import lookalike_of
 from ..report.masking import MaskingPolicy
-from ..report.report import Excerpt, field_of, target_of
+from ..report.report import Excerpt, field_of, request_so_far
 from ..report.text import peer_text, shortened, visible
 
 _TEXT_COLUMNS: Final = 1024
@@ -46,8 +49,8 @@ def error_record(
         policy: What is secret.
         packet: As much of its packet as there is room for: see `masked_packet`.
     """
-    request, target = error.request, target_of(error, policy)
-    field = field_of(error, policy)
+    request = request_so_far(error, policy)
+    field, lookalike = field_of(error, policy), lookalike_of(error)
     record = {
         "code": visible(error.code),
         "reason": visible(error.reason),
@@ -59,8 +62,9 @@ def error_record(
         "raw_packet_offset": packet and packet.offset,
         "peer": None if error.peer is None else peer_text(error.peer),
         "method": request and record_text(request.method),
-        "target": None if target is None else record_text(target),
+        "target": record_text(request.target) if request and request.target else None,
         "field": None if field is None else record_text(field),
+        "looks_like": lookalike and lookalike.name,
     }
     if isinstance(error, UpstreamError):
         record["upstream"] = visible(error.upstream)

@@ -119,6 +119,11 @@ _REG_NAME: Final = _NAME_RUN + rb"*(?:" + PCT_ENCODED + _NAME_RUN + rb"*)*"
 # An empty value is valid: a client must send it where its target has no authority.
 HOST: Final = re.compile(rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]*)?")
 
+#: The start of one, as far as it is valid; of an address in brackets also its start.
+HOST_SO_FAR: Final = re.compile(
+    rb"(?:" + _IP_LITERAL + rb"|\[[" + HEXDIG + rb":.]*|" + _REG_NAME + rb")(?:(?<!\[):[0-9]*)?"
+)
+
 # --- request line -------------------------------------------------------------------------
 
 # RFC 9112, section 3.2.2, and RFC 9110, section 4.2.1

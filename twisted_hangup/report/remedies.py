@@ -1,7 +1,7 @@
-"""Why clients send what is refused, and what to do about it: one entry for each code.
+"""Why clients send what is refused, and what to do about it: by code, and by reason.
 
 `rules` says which rule was broken.  This is the next question of whoever reads that.
-docs/codes.md is made of both.
+`lookalikes` knows more where the bytes look like something.  docs/codes.md is made of them.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+from ..parser import refusals as why
+from .rules import HANG_UP, STALLED
 
 #: The page with an entry for each code.
 PAGE: Final = "docs/codes.md"
@@ -26,7 +29,7 @@ class Remedy(NamedTuple):
     cure: str
 
 
-_SCANNERS: Final = "Scanners of the internet do it all day; those need no cure."
+SCANNERS: Final = "Scanners of the internet do it all day; those need no cure."
 
 #: Code -> remedy.  A name that ends with ``*`` stands for every other code that begins so.
 REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
@@ -35,8 +38,8 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         "HPE_INVALID_METHOD": Remedy(
             "What came is not the start of a request. Often it is TLS on a port that serves plain"
             " HTTP (the first byte is 0x16), the rest of a body whose Content-Length was too"
-            " small, or another protocol. " + _SCANNERS,
-            "For 0x16, use https:// only on ports with TLS. Behind a body, correct the client's"
+            " small or missing, or another protocol. " + SCANNERS,
+            "For 0x16, use https:// only on ports with TLS. After a body, correct the client's"
             " Content-Length. For a method of your own, allow it: --method NAME, or"
             " Limits.methods.",
         ),
@@ -131,8 +134,8 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             " resort: --no-require-host.",
         ),
         "ERR_HTTP_INVALID_HOST": Remedy(
-            "Host is a URL, a list, empty or there twice; often a proxy adds a second one."
-            " " + _SCANNERS,
+            "Host is a URL, a list or there twice, or has a byte that no host name has; often a"
+            " proxy adds a second one. " + SCANNERS,
             "Send one host name, with a colon and a port where it is not the usual one."
             " In a proxy, set Host instead of adding it.",
         ),
@@ -154,7 +157,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         ),
         "ERR_HTTP_MULTIPART": Remedy(
             "A form whose Content-Type was set by hand, without its boundary or with that of"
-            " another form; or a body that was cut short.",
+            " another form.",
             "Let the library set Content-Type: in fetch() and in requests, leave the field out.",
         ),
         "HPE_CLOSED_CONNECTION": Remedy(
@@ -208,7 +211,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         ),
         "ERR_SSL_WRONG_VERSION_NUMBER": Remedy(
             "Something else than TLS came to a port with TLS: another protocol, a PROXY header, a"
-            " very old client. " + _SCANNERS,
+            " very old client. " + SCANNERS,
             "Look which program is at that address. TLS 1.2 is the least a client should speak.",
         ),
         "ERR_TLS_HANDSHAKE_TIMEOUT": Remedy(
@@ -307,6 +310,167 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
     }
 )
 
+_HOST_OF_PROXY: Final = "In a proxy, set Host instead of adding to it."
+
+#: For reasons of a code that have a cause of their own.
+_BY_REASON: Final[tuple[tuple[tuple[why.Why, ...], Remedy], ...]] = (
+    (
+        (why.NO_SPACE_AFTER_METHOD,),
+        Remedy(
+            "The method goes on after one that this server knows, or a tab, a slash or a line end"
+            " comes after it in place of a space.",
+            "Write method, one space and target. For a method of your own, allow it:"
+            " --method NAME, or Limits.methods.",
+        ),
+    ),
+    (
+        (why.URL_START, why.URL_SCHEMA, why.TARGET_FORM),
+        Remedy(
+            "The path has no slash in front (GET index.html), or was left out so that the version"
+            " stands in its place.",
+            "Write the path with its slash: /index.html, and / alone for the start page.",
+        ),
+    ),
+    (
+        (why.TARGET_FRAGMENT, why.URL_FRAGMENT),
+        Remedy(
+            "The client sent the URL of an address bar, with its fragment.",
+            "Cut the target at #. A # that belongs to a path is written %23.",
+        ),
+    ),
+    (
+        (why.MANY_SPACES,),
+        Remedy(
+            "A request line put together by hand: a template with an empty part, or columns"
+            " lined up with spaces.",
+            "Write one space between method and target, and one before HTTP/1.1.",
+        ),
+    ),
+    (
+        (why.URL_CHARACTERS, why.URL_PATH, why.URL_QUERY),
+        Remedy(
+            "A letter outside ASCII, or a control character, was put on the wire as somebody"
+            " typed it.",
+            "Let the client percent-encode the target: quote() in Python, encodeURI() in"
+            " JavaScript.",
+        ),
+    ),
+    (
+        (why.HTTP_0_9,),
+        Remedy(
+            "The line ends after its target: typed into telnet or netcat, sent by an old monitor,"
+            " or there is a line end in the target.",
+            "Write GET / HTTP/1.1 and a Host, or GET / HTTP/1.0, and an empty line.",
+        ),
+    ),
+    (
+        (why.VERSION_CRLF, why.VERSION_LF),
+        Remedy(
+            "Something stands between the version and the end of its line: a space that a"
+            " template or a shell script has left, or LF or CR alone in place of the two.",
+            "End the request line right after HTTP/1.1, with CR LF. For clients that end lines"
+            " with LF alone there is --lenient bare-lf (docs/lenience.md).",
+        ),
+    ),
+    (
+        (why.UNKNOWN_VERSION, why.MAJOR_VERSION, why.VERSION_DOT, why.MINOR_VERSION),
+        Remedy(
+            "The client names a version other than 1.0 and 1.1.",
+            "Send HTTP/1.1. HTTP/2 is agreed on in the TLS handshake, and never named in a"
+            " request line.",
+        ),
+    ),
+    (
+        (why.VALUE_CHAR,),
+        Remedy(
+            "A control character in a value: binary data, the NUL at the end of a string of C,"
+            " or colors of a terminal.",
+            "Correct the program that writes this field; base64 is the usual way to send bytes in"
+            " one. For old clients there is --lenient control-bytes (docs/lenience.md), which lets"
+            " no NUL pass.",
+        ),
+    ),
+    (
+        (why.VALUE_FOLDED,),
+        Remedy(
+            "A value goes on in the next line, as mail does it: a long token or certificate that"
+            " was wrapped.",
+            "Send the value in one line. For old clients there is --lenient obs-fold"
+            " (docs/lenience.md).",
+        ),
+    ),
+    (
+        (why.VALUE_CR,),
+        Remedy(
+            "A field line ends with LF (0x0a) alone, or a value has a line end in it.",
+            "End lines with CR LF. For clients that end lines with LF alone there is --lenient"
+            " bare-lf (docs/lenience.md).",
+        ),
+    ),
+    (
+        (why.CL_AFTER_TE, why.TE_AFTER_CL),
+        Remedy(
+            "A program set Content-Length and its library Transfer-Encoding, or a proxy added one"
+            " of them; also how requests are smuggled past proxies.",
+            "Send one of the two fields. If it comes from a proxy of yours, bring that up to date.",
+        ),
+    ),
+    (
+        (why.CL_EMPTY, why.CL_CHAR, why.CL_OVERFLOW),
+        Remedy(
+            "Content-Length is empty, has a sign, a unit or a list in it, or is a number that was"
+            " never set.",
+            "Send the number of the body's bytes in decimal digits, or let the library do it.",
+        ),
+    ),
+    (
+        (why.HOST_TWICE,),
+        Remedy(
+            "A proxy adds its Host to the client's, or a program sets one beside its library's.",
+            _HOST_OF_PROXY,
+        ),
+    ),
+    (
+        (why.HOSTS_DISAGREE,),
+        Remedy(
+            "A proxy that speaks HTTP/2 rewrites one of :authority and Host and not the other.",
+            _HOST_OF_PROXY,
+        ),
+    ),
+    (
+        (why.FORM_TOO_LARGE, why.FORM_FIELDS, why.PART_HEAD_TOO_LARGE),
+        Remedy(
+            "A form with more text, more fields or longer names of files than you allow.",
+            "Raise the limit: --max-form-size, --max-form-fields, --max-part-head-size.",
+        ),
+    ),
+    (
+        (HANG_UP,),
+        Remedy(
+            "The client left before its response was complete: a tab was closed, a program was"
+            " stopped or ran out of patience. Or it has only ended its side, as nc -N and some"
+            " devices do, and still waits for the answer.",
+            "Many of them mean that answers take longer than clients wait: look at the slow ones,"
+            " and let work end with its client (docs/cancel.md). For clients that end their side"
+            " first there is --allow-half-open.",
+        ),
+    ),
+    (
+        (STALLED,),
+        Remedy(
+            "The client took nothing of its response for --send-timeout: a download that was"
+            " paused, a program that does not read, or a network that was lost.",
+            "None for single ones. Where clients pause for long, raise --send-timeout"
+            " (Timeouts.send_seconds).",
+        ),
+    ),
+)
+
+#: (code, reason) -> remedy, where it is another than that of the code.
+REASONS: Final[Mapping[tuple[str, str], Remedy]] = MappingProxyType(
+    {(row.code, row.reason): remedy for rows, remedy in _BY_REASON for row in rows}
+)
+
 _FAMILIES: Final = tuple(sorted((name for name in REMEDIES if name.endswith("*")), reverse=True))
 
 
@@ -315,6 +479,11 @@ def entry_of(code: str) -> str | None:
     if code in REMEDIES:
         return code
     return next((name for name in _FAMILIES if code.startswith(name[:-1])), None)
+
+
+def remedy_of(code: str, reason: str = "") -> Remedy | None:
+    """Cause and cure: of the pair, else of the code, else of its family; None for none."""
+    return REASONS.get((code, reason)) or REMEDIES.get(entry_of(code) or "")
 
 
 def link_of(code: str) -> str | None:

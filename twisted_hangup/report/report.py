@@ -2,16 +2,22 @@
 
 Everything is told from the parser's state (`Break`), not from reads, so a report is the
 same however the network cut the bytes; for the same reason nothing is shown of what
-comes after the byte that broke the request.
+comes after the byte that broke the request.  What something else than HTTP looks like is the
+exception: `lookalikes` looks at what that read has brought.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
 from typing import Final, NamedTuple
 
 from ..errors import RecordedError
-from ..events import Break, Part
+from ..events import Break, Part, RequestHead
+from ..limits import KIB
+from ..parser.grammar import HOST_SO_FAR
+from ..parser.refusals import HOST_INVALID
+from .lookalikes import START_LINES, Lookalike, advice_of, lookalike_of, opening_of
 from .masking import (
     DEFAULT_POLICY,
     UNMASKED,
@@ -20,7 +26,6 @@ from .masking import (
     mask_line,
     mask_packet,
 )
-from .remedies import link_of
 from .rules import rule_of
 from .text import shortened, visible
 
@@ -34,6 +39,10 @@ _TAIL: Final = 40
 
 _NAME_COLUMNS: Final = 40
 
+#: How much is shown of something else than a message, and around it of its packet.
+_OPENING_BYTES: Final = 64
+_PACKET_BYTES: Final = 4 * KIB
+
 _BYTE_NAMES: Final = {0x00: "NUL", 0x09: "tab", 0x0A: "LF", 0x0D: "CR", 0x20: "space", 0x7F: "DEL"}
 
 _PLACES: Final = {
@@ -45,8 +54,6 @@ _PLACES: Final = {
     Part.BODY: "In the body",
     Part.TRAILER: "In the trailer fields",
 }
-
-_START_LINES: Final = (Part.EMPTY_LINE, Part.REQUEST_LINE, Part.STATUS_LINE)
 
 _PHASES: Final = {
     "handshake": "During the TLS handshake",
@@ -78,7 +85,7 @@ def report_error(
     Returns:
         Lines of printable ASCII, joined by newlines and without one at the end, none
         longer than `WIDTH` but the first, which holds code and reason.  The last one says
-        where cause and cure of the code are told, if they are.
+        where cause and cure are told, if they are.
     """
     if not masked:
         policy = UNMASKED
@@ -89,8 +96,9 @@ def report_error(
         answered = "not answered" if error.status is None else f"answered {error.status}"
         lines[0] += f"  ({answered})"
     lines += _picture(error, policy)
-    lines += textwrap.wrap(_explanation(error, policy), WIDTH)
-    link = link_of(error.code)
+    lookalike = lookalike_of(error)
+    lines += textwrap.wrap(_explanation(error, policy, lookalike), WIDTH)
+    link = advice_of(error.code, error.reason, lookalike).link
     return "\n".join(lines if link is None else [*lines, link])
 
 
@@ -135,22 +143,37 @@ def _picture(error: RecordedError, policy: MaskingPolicy) -> list[str]:
     if where is None:
         return _arrived(error, policy)
     lines = []
-    if where.part not in _START_LINES and where.request_line:
+    if where.part not in START_LINES and where.request_line:
         lines.append(_cut(request_line_of(error, policy)))
     line = masked_line(where, policy)
     if not line:
         return lines
     # A caret is drawn even where no byte is left to point at: the input ended there.
-    culprit = line[where.caret : where.caret + 1]
+    caret = _caret(error, where)
+    culprit = line[caret : caret + 1]
     # White space to blame has to be seen, too.
     shown = r"\x20" if culprit == b" " else visible(culprit)
-    before = shortened(line[: where.caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
+    before = shortened(line[:caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
     lines.append(_INDENT + before + shown)
     if culprit or error.code == "HPE_INVALID_EOF_STATE":
         lines.append(_pointer(len(before), "^" * max(1, len(shown)), _label(error, culprit)))
     else:
         lines.append(_pointer(0, "^" * len(before), _label(error, culprit)))
     return lines
+
+
+def _caret(error: RecordedError, where: Break) -> int:
+    """Index in the line of the byte to blame, also where the parser blames a whole line."""
+    if not _is_host(error):
+        return where.caret
+    start = re.match(rb"[^:]*:?[ \t]*", where.line)
+    assert start is not None
+    host = HOST_SO_FAR.match(where.line, start.end())
+    return start.end() if host is None else host.end()
+
+
+def _is_host(error: RecordedError) -> bool:
+    return (error.code, error.reason) == HOST_INVALID[:2]
 
 
 def _pointer(column: int, carets: str, label: str) -> str:
@@ -166,7 +189,9 @@ def _label(error: RecordedError, culprit: bytes) -> str:
     """What stands beside the carets: the offset, and the byte by name."""
     if error.code == "HPE_INVALID_EOF_STATE":
         return "the input ends here"
-    labels = [] if error.offset is None else [f"byte {error.offset}"]
+    # Of an invalid Host the offset is where the head ends.
+    at = None if culprit and _is_host(error) else error.offset
+    labels = [] if at is None else [f"byte {at}"]
     if culprit:
         labels.append(byte_name(culprit[0]))
     return ": ".join(labels)
@@ -203,7 +228,7 @@ def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
     """The request or status line as far as it had come, secrets hidden; ``b""`` for none."""
     where, request = error.broke_at, error.request
     if where is not None:
-        broke = where.part in _START_LINES
+        broke = where.part in START_LINES
         line = where.line if broke else where.request_line
         caret = where.caret if broke else len(line)
         part = Part.REQUEST_LINE if error.about == "request" else Part.STATUS_LINE
@@ -216,21 +241,53 @@ def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
     return masked.removesuffix(b" HTTP/1.1") + version
 
 
-def target_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
-    """The request target once it had come, secrets hidden; None before."""
+def request_so_far(
+    error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
+) -> RequestHead | None:
+    """Method, target and fields as far as they had come; None before the method had ended.
+
+    The secrets of the target are hidden, those of the fields are not.  It is ``b""`` where it
+    had not begun, and the version is where it was not complete.
+    """
     request, where = error.request, error.broke_at
+    broke = where is not None and where.part is Part.REQUEST_LINE
     if request is None:
-        return None
-    if where is not None and where.part is Part.REQUEST_LINE and request.target in where.line:
+        if where is None or not broke:
+            return None
+        method, space, _ = where.line[: where.caret].partition(b" ")
+        target = request_line_of(error, policy)[len(method) + 1 : where.caret]
+        return RequestHead(method, target) if space else None
+    if where is not None and broke and request.target in where.line:
         # A line that broke shows less: its target may have broken off in userinfo.
         line, at = where.line, where.line.find(request.target)
     else:
         line, at = request.method + b" " + request.target + b" HTTP/1.1", len(request.method) + 1
-    return mask_line(Part.REQUEST_LINE, line, len(line), policy)[at : at + len(request.target)]
+    target = mask_line(Part.REQUEST_LINE, line, len(line), policy)[at : at + len(request.target)]
+    return RequestHead(request.method, target, request.version, request.fields)
 
 
-def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
-    """One paragraph: the place, the rule in plain words, and where it stands."""
+def opening_text(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
+    """How something else than a message begins, secrets hidden; None where it is a message.
+
+    What is known to belong to its protocol is shown (`lookalikes`), of the rest what
+    `masked_packet` shows: `_OPENING_BYTES` at most.
+    """
+    opening, where = opening_of(error), error.broke_at
+    if opening is None or where is None:
+        return None
+    shown = opening.data[: opening.known]
+    if len(shown) < where.caret + 1:
+        shown = masked_line(where, policy)
+    excerpt = masked_packet(error, _PACKET_BYTES, policy)
+    if excerpt is not None:
+        prefix = 0 if where.message_at else len(where.packet_prefix)
+        rest = where.message_at + len(shown) - prefix - excerpt.offset
+        shown += excerpt.data[max(0, rest) :]
+    return shown[: max(_OPENING_BYTES, opening.known)]
+
+
+def _explanation(error: RecordedError, policy: MaskingPolicy, lookalike: Lookalike | None) -> str:
+    """One paragraph: the place, the rule and where it stands, and what the bytes look like."""
     rule = rule_of(error.code, error.reason, error.about)
     text = rule.text if rule else visible(error.reason)
     if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
@@ -240,16 +297,9 @@ def _explanation(error: RecordedError, policy: MaskingPolicy) -> str:
         sentences = [_DEADLINES[error.phase]]
     if rule and rule.source:
         sentences.append(f"{rule.source}.")
-    if _starts_tls(error):
-        sentences.append(
-            "0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port that"
-            " serves plain HTTP."
-        )
-    if _answers_in_tls(error):
-        sentences.append(
-            "0x15 is how a TLS alert starts: the server probably speaks HTTPS on this port, and"
-            " was asked in plain HTTP."
-        )
+    if lookalike is not None:
+        sentences.append(f"It looks like {lookalike.words}.")
+        sentences += advice_of(error.code, error.reason, lookalike).remedy or ()
     return " ".join(sentences)
 
 
@@ -274,28 +324,6 @@ def field_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> by
         return field
     hidden = field in where.line and field not in masked_line(where, policy)
     return None if hidden else field
-
-
-def _starts_tls(error: RecordedError) -> bool:
-    """Whether the very first byte was that of a TLS record with a handshake (RFC 8446, 5.1)."""
-    where = error.broke_at
-    return (
-        error.code == "HPE_INVALID_METHOD"
-        and where is not None
-        and where.caret == 0
-        and where.line[:1] == b"\x16"
-    )
-
-
-def _answers_in_tls(error: RecordedError) -> bool:
-    """Whether the very first byte was that of a TLS alert (RFC 8446, section 5.1)."""
-    where = error.broke_at
-    return (
-        error.code == "HPE_INVALID_CONSTANT"
-        and where is not None
-        and where.caret == 0
-        and where.line[:1] == b"\x15"
-    )
 
 
 RecordedError.report_writer = staticmethod(report_error)

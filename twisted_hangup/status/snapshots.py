@@ -13,8 +13,8 @@ from typing import Any, Final
 from ..errors import RecordedError
 from ..journal.journal import Entry, Snapshot
 from ..journal.records import error_record, record_text
+from ..report.lookalikes import advice_of, lookalike_of
 from ..report.masking import MaskingPolicy, culprit_index
-from ..report.remedies import REMEDIES, entry_of
 from ..report.report import Excerpt, byte_name, masked_packet, report_error, request_line_of
 from ..report.rules import rule_of
 from ..report.text import timestamp, visible
@@ -94,7 +94,7 @@ def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
     error = entry.error
     packet = masked_packet(error, PACKET_BYTES, policy)
     rule = rule_of(error.code, error.reason, error.about)
-    remedy = REMEDIES.get(entry_of(error.code) or "")
+    remedy = advice_of(error.code, error.reason, lookalike_of(error)).remedy
     culprit = packet and _culprit(error, packet)
     return {
         "number": entry.number,
