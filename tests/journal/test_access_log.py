@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import BytesIO
 from typing import Any
 
 import pytest
+from support.explaining import broken, log_lines
 from twisted.internet.address import IPv4Address, UNIXAddress
 
 from twisted_hangup.errors import (
@@ -152,3 +154,41 @@ def test_the_clock_is_read_for_each_line() -> None:
     for now[0] in (0.0, 0.9, 1.0):
         log.request(Answered())
     assert re.findall(rb":00:(\d\d) ", output.getvalue()) == [b"00", b"00", b"01"]
+
+
+@pytest.mark.parametrize(
+    "wire, method, target",
+    [
+        (b"GET /search" + b"a" * 20_000, "GET", "/search" + "a" * 502),
+        (b"GET /search?q=SECRET" + b"a" * 20_000, "GET", "/search?****"),
+        (b"DELETE /a/\xe2b HTTP/1.1\r\n", "DELETE", "/a/"),
+        (b'GET /a"b\x01 HTTP/1.1\r\n', "GET", r"/a\x22b"),
+        (b"GET http://me:SECRET@a/\x01", "GET", "http://"),
+    ],
+)
+def test_target_that_broke_off_is_logged_as_far_as_it_came(
+    wire: bytes, method: str, target: str
+) -> None:
+    """Who reads the log learns which page was asked for, and no secret, in a line with a bound."""
+    error = broken(wire)
+    line = refused_line(WHEN, error, 431) or ""
+    assert f'"{method} {target}' in line
+    record = json.loads(log_lines(error))
+    assert record["method"] == method
+    assert record["target"].replace('"', r"\x22").startswith(target)
+    assert "SECRET" not in line + str(record)
+    assert len(line) < 1200
+
+
+def test_method_without_a_target_is_logged_alone() -> None:
+    """There is a dash where nothing has come of the target."""
+    error = broken(b"GET \x01")
+    assert '"GET -" 400' in str(refused_line(WHEN, error, 400))
+    record = json.loads(log_lines(error))
+    assert (record["method"], record["target"]) == ("GET", None)
+
+
+@pytest.mark.parametrize("wire", [b"\x16\x03\x01", b"PROXY TCP4 ", b"SSH-2.0-x\r\n"])
+def test_what_has_no_method_is_a_dash(wire: bytes) -> None:
+    """Another protocol has neither method nor target."""
+    assert '"-" 400' in str(refused_line(WHEN, broken(wire), 400))

@@ -18,9 +18,11 @@ from typing import Any, Final
 from twisted.web.http import datetimeToLogString
 
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp
-from ..report.masking import DEFAULT_POLICY, MaskingPolicy, mask_target
+from ..report.masking import DEFAULT_POLICY, MaskingPolicy
+from ..report.report import request_so_far
 from ..report.text import visible
 from .files import LogFile
+from .records import record_text
 
 _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 
@@ -101,16 +103,17 @@ def refused_line(
     if not error.refuses:
         return None
     status = CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE
-    head = error.request
+    head = request_so_far(error, policy)
     if head is None:
         return _line(error.peer, timestamp, "-", status, "-", None, None)
     fields = {name.lower(): value for name, value in reversed(head.fields)}
-    target = mask_target(head.target, policy)
+    # What broke off is no target, and may be as long as a limit.
+    target = _quoted(head.target) if error.request else _safe(record_text(head.target)) or "-"
     protocol = f" HTTP/{_quoted(head.version)}" if head.version else ""
     return _line(
         error.peer,
         timestamp,
-        f"{_quoted(head.method)} {_quoted(target)}{protocol}",
+        f"{_quoted(head.method)} {target}{protocol}",
         status,
         "-",
         fields.get(b"referer"),
@@ -138,4 +141,9 @@ def _quoted(data: bytes) -> str:
     """*data* as it may stand between quotes."""
     if not _UNSAFE.search(data):
         return data.decode("ascii")
-    return visible(data).replace('"', r"\x22")
+    return _safe(visible(data))
+
+
+def _safe(text: str) -> str:
+    """Printable *text* without the quotes around it."""
+    return text.replace('"', r"\x22")
