@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
+from support.explaining import broken
 from support.http2_client import H2Client
 from support.outboxes import FakeAgent, Start
 from support.outboxes import start as start
@@ -53,8 +54,10 @@ from twisted_hangup import (
     Timeouts,
     UpstreamError,
 )
-from twisted_hangup.metrics import Metrics
+from twisted_hangup.errors import ClientError
+from twisted_hangup.metrics import MOST_NAMES, Metrics
 from twisted_hangup.outbox import Outbox
+from twisted_hangup.report import LOOKALIKES
 
 ROOT = Path(__file__).parent.parent
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -299,6 +302,34 @@ def test_upstream_errors_and_stream_resets() -> None:
     assert values(metrics, "hangup_upstream_errors_total") == {("ERR_UPSTREAM_RESET",): 1}
     assert values(metrics, "hangup_stream_resets_total") == {(): 3}
     assert values(metrics, "hangup_client_errors_total") == {}
+
+
+def test_what_clients_look_like() -> None:
+    """What came in place of a request has a label of its own; each name is there from the start."""
+    site = HangupSite(Resource())
+    metrics = Metrics(site, registry=CollectorRegistry())
+    site.journal.record(broken(b"PROXY UNKNOWN\r\n"))
+    site.journal.record(broken(b"\x01"))
+    assert values(metrics, "hangup_lookalikes_total") == {("proxy-v1",): 1}
+    names = [sample for sample in samples(metrics) if sample.name == "hangup_lookalikes_total"]
+    assert {sample.labels["looks_like"] for sample in names} == {*LOOKALIKES}
+
+
+def test_labels_are_bounded() -> None:
+    """Whatever codes, statuses and exceptions there are, a label has so many values at most."""
+    site = HangupSite(Resource())
+    metrics = Metrics(site, registry=CollectorRegistry())
+    for number in range(300):
+        error = ClientError("r", code=f"ERR_SSL_{number}", phase="handshake")
+        site.journal.record(error)
+        site.journal.settle(error, 600 + number)
+        odd = type(f"Odd{number}", (Exception,), {})()
+        metrics.count_attempt(Attempt(1, b"GET", b"/", odd))
+    errors = values(metrics, "hangup_client_errors_total")
+    assert len(errors) == MOST_NAMES + 1
+    assert errors["other", "handshake"] == 300 - MOST_NAMES
+    assert values(metrics, "hangup_client_error_answers_total") == {("other",): 300}
+    assert len(values(metrics, "hangup_agent_attempts_total")) == MOST_NAMES + 1
 
 
 def test_attempts() -> None:

@@ -23,6 +23,7 @@ from .async_resource import AsyncResource
 from .client.retry import Attempt
 from .errors import ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
 from .outbox import Delivery, Outbox, OutboxStats, Verdict
+from .report import LOOKALIKES, lookalike_of
 from .server.client_socket import LingerEnd
 from .server.context import SiteContext
 from .server.room import WHYS
@@ -33,6 +34,9 @@ from .transport.clock import steady
 METHODS: Final = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"}
 )
+
+#: Values that a label has of names that others make up.
+MOST_NAMES: Final = 200
 
 #: From a page out of memory to the time that a whole request may take.
 REQUEST_BUCKETS: Final = (
@@ -81,6 +85,14 @@ class Metrics:
             ["phase"],
             registry=registry,
         )
+        self._lookalikes = Counter(
+            "hangup_lookalikes",
+            "Of these, clients whose bytes look like another protocol or a known mistake.",
+            ["looks_like"],
+            registry=registry,
+        )
+        for name in LOOKALIKES:
+            self._lookalikes.labels(name)
         self._answers = Counter(
             "hangup_client_error_answers",
             "Client errors by the status that was sent, or none.",
@@ -125,6 +137,8 @@ class Metrics:
         registry.register(_State(site.context))
         #: When each error that is not settled yet was recorded: at most one per connection.
         self._unsettled: dict[ClientError, float] = {}
+        # Codes are OpenSSL's, too, and results those of any exception.
+        self._codes, self._results = _Names(), _Names()
         # To find a child by its labels takes longer than to count.
         self._client_errors_with = _remembered_labels(self._client_errors)
         self._answers_with = _remembered_labels(self._answers)
@@ -142,8 +156,8 @@ class Metrics:
         if attempt.status is not None:
             result = f"{attempt.status // 100}xx"
         else:
-            result = getattr(attempt.error, "code", type(attempt.error).__name__)
-        self._attempts.labels(result).inc()
+            result = str(getattr(attempt.error, "code", type(attempt.error).__name__))
+        self._attempts.labels(self._results(result)).inc()
         if attempt.retry_in is not None:
             self._retries.inc()
 
@@ -180,18 +194,20 @@ class Metrics:
 
     def _client_error(self, error: ClientError) -> None:
         self._unsettled[error] = time.monotonic()
-        self._client_errors_with(error.code, error.phase).inc()
+        self._client_errors_with(self._codes(error.code), error.phase).inc()
         if isinstance(error, ClientHangUp):
             self._hang_ups.labels(error.phase).inc()
+        if lookalike := lookalike_of(error):
+            self._lookalikes.labels(lookalike.name).inc()
 
     def _settled(self, error: ClientError, status: int | None) -> None:
-        self._answers_with("none" if status is None else str(status)).inc()
+        self._answers_with("none" if status is None else _status_label(status)).inc()
         recorded = self._unsettled.pop(error, None)
         if recorded is not None:
             self._error_seconds.observe(time.monotonic() - recorded)
 
     def _upstream_error(self, error: UpstreamError) -> None:
-        self._upstream_errors.labels(error.code).inc()
+        self._upstream_errors.labels(self._codes(error.code)).inc()
 
     def _logged(self, log: Callable[[Any], object]) -> Callable[[Any], None]:
         """*log*, and each request that it gets is counted."""
@@ -200,11 +216,30 @@ class Metrics:
             log(request)
             method, code = request.method, request.code
             known = method.decode("ascii") if method in METHODS else "other"
-            self._requests_with(known, str(code) if 100 <= code <= 599 else "other").inc()
+            self._requests_with(known, _status_label(code)).inc()
             if request.begun_at is not None:
                 self._request_seconds.observe(time.monotonic() - request.begun_at)
 
         return log_and_count
+
+
+def _status_label(status: int) -> str:
+    """A status as it stands in a label; a program may send any number."""
+    return str(status) if 100 <= status <= 599 else "other"
+
+
+class _Names:
+    """Names that come from elsewhere, as values of a label: `MOST_NAMES`, and ``other``."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        if name not in self._names:
+            if len(self._names) >= MOST_NAMES:
+                return "other"
+            self._names.add(name)
+        return name
 
 
 def _remembered_labels(counter: Counter) -> Callable[..., Counter]:
