@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from base64 import encodebytes
+from itertools import count
 from pathlib import Path
 from time import process_time
 from typing import Any, Final, NamedTuple
@@ -667,3 +668,17 @@ def test_site_of_ones_own() -> None:
         protocol.dataReceived(post(URLENCODED, body))
     assert takes.args == [{b"a": [b"1"]}]
     assert [error.status for error in seen] == [413]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data"])
+def test_small_forms_are_read_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A form that is one slice takes no turn more, also where the machine takes its time."""
+    moments = count(0.0, 1.0)
+    monkeypatch.setattr(forms, "monotonic", lambda: next(moments))
+    part = b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--b--"
+    body = b"a=1" if "url" in kind else part
+    form = Form(io.BytesIO(body), len(body), f"{kind}; boundary=b".encode(), Limits())
+    read = form.read(Cooperator(scheduler=lambda _: pytest.fail("it waits for a turn")))
+    assert read is not None and read.called
+    assert form.fields == {b"a": [b"1"]}
+    form.close()

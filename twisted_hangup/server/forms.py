@@ -158,7 +158,8 @@ def _urlencoded(content: BinaryIO, limits: Limits, fields: Fields) -> Generator[
             field.add_to(fields)
             field = _Field()
             field.feed(piece)
-        yield
+        if len(data) == _SLICE:  # what fits in one is read at once, however slow the machine is
+            yield
     field.add_to(fields)
 
 
@@ -253,7 +254,8 @@ def _multipart(
                         fields.setdefault(name, []).append(_decoded(b"".join(pieces), part))
                     else:
                         pieces.append(event)
-                yield
+                if len(data) == _SLICE:
+                    yield
         except StrictParserError:
             pass  # after the end anything may follow; before it, close() raises
         parser.close()
