@@ -66,8 +66,8 @@ class Difference:
         return self.node.messages[count] if count < len(self.node.messages) else None
 
 
-#: RFC 3986, section 3.2.2: unreserved and sub-delims.
-_REG_NAME_BYTES: Final = (string.ascii_letters + string.digits + "-._~!$&'()*+,;=").encode()
+#: RFC 3986, section 3.2.2: unreserved and sub-delims, of which we leave out the comma.
+_REG_NAME_BYTES: Final = (string.ascii_letters + string.digits + "-._~!$&'()*+;=").encode()
 
 Rule = Callable[[Difference, Error], bool]
 
@@ -101,7 +101,7 @@ def _valid_host(value: bytes) -> bool:
     literal = host[1:-1]
     if re.match(rb"[vV][0-9a-fA-F]+\.", literal):
         rest = literal.partition(b".")[2]
-        return bool(rest) and not rest.strip(_REG_NAME_BYTES + b":")
+        return bool(rest) and not rest.strip(_REG_NAME_BYTES + b",:")
     try:
         ipaddress.IPv6Address(literal.decode("ascii"))
     except ValueError:
@@ -110,9 +110,9 @@ def _valid_host(value: bytes) -> bool:
 
 
 def _bad_form(line: bytes) -> bool:
-    """Whether the target is neither a path, nor "*", nor a URL with a sound authority."""
-    target = line.split(b" ")[1]
-    if target.startswith(b"/") or target == b"*":
+    """Whether the target is no path, no URL with a sound authority, nor the "*" of OPTIONS."""
+    method, target = line.split(b" ")[:2]
+    if target.startswith(b"/") or (method, target) == (b"OPTIONS", b"*"):
         return False
     authority = re.match(rb"[A-Za-z]+://([^/?]*)", target)
     if authority is None:
@@ -183,13 +183,11 @@ REFUSALS: Final[Mapping[tuple[str, str], tuple[str, Rule]]] = {
     ),
     ("ERR_HTTP_INVALID_HOST", "More than one Host"): (
         "one-valid-host",
-        _head_rule(lambda head: head.version == b"1.1" and len(_values(head, b"host")) > 1),
+        _head_rule(lambda head: len(_values(head, b"host")) > 1),
     ),
     ("ERR_HTTP_INVALID_HOST", "Invalid Host"): (
         "one-valid-host",
-        _head_rule(
-            lambda head: head.version == b"1.1" and not _valid_host(_values(head, b"host")[0])
-        ),
+        _head_rule(lambda head: not _valid_host(_values(head, b"host")[0])),
     ),
     ("HPE_INVALID_CHUNK_SIZE", "Chunk size overflow"): ("chunk-size-digits", _chunk_size_digits),
     ("ERR_HTTP_TOO_MANY_EMPTY_LINES", "Too many empty lines before the request line"): (

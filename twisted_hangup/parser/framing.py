@@ -48,11 +48,14 @@ def asks_for_upgrade(flags: int) -> bool:
 
 
 def refused_host(version: bytes, hosts: list[bytes], limits: Limits) -> Why | None:
-    """Say what is wrong with the values of all Host fields (RFC 9112, section 3.2)."""
-    if not limits.require_host or version != b"1.1":
+    """Say what is wrong with the values of all Host fields (RFC 9112, section 3.2).
+
+    HTTP/1.0 may do without; in no version may there be several, or one that is none.
+    """
+    if not limits.require_host:
         return None
     if not hosts:
-        return why.HOST_MISSING
+        return why.HOST_MISSING if version == b"1.1" else None
     if len(hosts) > 1:
         return why.HOST_TWICE
     return None if grammar.HOST.fullmatch(hosts[0]) else why.HOST_INVALID

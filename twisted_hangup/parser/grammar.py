@@ -111,7 +111,9 @@ _IP_LITERAL: Final = (
     rb"\[(?:" + _IPV6 + rb"|[vV][" + HEXDIG + rb"]+\.[" + UNRESERVED + SUB_DELIMS + rb":]+)\]"
 )
 #   reg-name = *( unreserved / pct-encoded / sub-delims ), which IPv4address is one of
-_NAME_RUN: Final = rb"[" + UNRESERVED + SUB_DELIMS + rb"]"
+# Stricter: no ",".  No host has one, and a recipient that joins two Host fields on the way
+# (RFC 9110, section 5.3) makes two hosts look like one that is valid.
+_NAME_RUN: Final = rb"[" + UNRESERVED + SUB_DELIMS.replace(b",", b"") + rb"]"
 _REG_NAME: Final = _NAME_RUN + rb"*(?:" + PCT_ENCODED + _NAME_RUN + rb"*)*"
 
 # RFC 9110, section 7.2

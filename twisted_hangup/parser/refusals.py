@@ -262,7 +262,7 @@ TARGET_FORM: Final = Why(
     "HPE_INVALID_URL",
     "Request target in none of the four forms",
     "the target is a path that starts with / (such as /search?q=1), a whole URL with a"
-    " host in it (such as http://example.org/a), or * and nothing else",
+    " host in it (such as http://example.org/a), or, for OPTIONS, * and nothing else",
     "RFC 9112, section 3.2",
 )
 

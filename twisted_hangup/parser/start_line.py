@@ -245,7 +245,7 @@ def _refuse_what_llhttp_accepts(scan: RequestScan, head: RequestHead, end: int) 
         raise current_line(why.NOT_HTTP, end)
     if scan.spaces:
         raise current_line(why.MANY_SPACES, end)
-    fault = None if head.method == b"CONNECT" else target.refused_form(head.target)
+    fault = target.refused_form(head.method, head.target)
     if fault is not None:
         raise current_line(fault, end)
 

@@ -86,17 +86,19 @@ START: Final = TargetPart(
 )
 
 
-def refused_form(target: bytes) -> Why | None:
-    """Say why *target*, which llhttp accepts, is in none of the forms a server is sent.
+def refused_form(method: bytes, target: bytes) -> Why | None:
+    """Say why *target*, which llhttp accepts, is in none of the forms that *method* may have.
 
     CONNECT's authority-form is not judged: no such request is answered by a resource.
 
     Returns:
-        None for origin-form, absolute-form and asterisk-form without a fragment (RFC
-        9112, sections 3.2.1, 3.2.2 and 3.2.4).
+        None for origin-form and absolute-form without a fragment, and for OPTIONS
+        asterisk-form (RFC 9112, sections 3.2.1, 3.2.2 and 3.2.4).
     """
+    if method == b"CONNECT":
+        return None
     if b"#" in target:
         return why.TARGET_FRAGMENT
-    if target.startswith(b"/") or target == b"*" or grammar.ABSOLUTE_FORM.fullmatch(target):
+    if target.startswith(b"/") or grammar.ABSOLUTE_FORM.fullmatch(target):
         return None
-    return why.TARGET_FORM
+    return None if target == b"*" and method == b"OPTIONS" else why.TARGET_FORM
