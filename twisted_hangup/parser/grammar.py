@@ -132,9 +132,10 @@ HOST_SO_FAR: Final = re.compile(
 #   absolute-form = absolute-URI = scheme ":" hier-part [ "?" query ]
 # Stricter: "//" and a host that is not empty have to follow the scheme.  A request whose
 # authority two recipients can read differently is routed by one and judged by the other.
+# Its groups: scheme, host and port, and path and query.
 _USERINFO_RUN: Final = rb"[" + UNRESERVED + SUB_DELIMS + rb":]*"
 ABSOLUTE_FORM: Final = re.compile(
-    rb"[%b]+://(?:%b(?:%b%b)*@)?(?![:/?]|\Z)(?:%b|%b)(?::[0-9]*)?(?:[/?].*)?"
+    rb"([%b]+)://(?:%b(?:%b%b)*@)?(?![:/?]|\Z)((?:%b|%b)(?::[0-9]*)?)((?:[/?].*)?)"
     % (ALPHA, _USERINFO_RUN, PCT_ENCODED, _USERINFO_RUN, _IP_LITERAL, _REG_NAME),
     re.DOTALL,
 )

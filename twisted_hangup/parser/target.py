@@ -86,6 +86,23 @@ START: Final = TargetPart(
 )
 
 
+def host_and_path(target: bytes) -> tuple[bytes, bytes] | None:
+    """What *target* in absolute-form asks for (RFC 9112, section 3.2.2).
+
+    Returns:
+        What replaces Host, and a path that starts with ``/``, without query.  A URL that is
+        neither ``http`` nor ``https`` is a path as a whole, after ``/``: nobody serves what
+        it names.  None where *target* is in another form.
+    """
+    absolute = grammar.ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        return None
+    scheme, authority, rest = absolute.groups()
+    if scheme.lower() not in (b"http", b"https"):
+        rest = b"/" + target
+    return authority, rest.partition(b"?")[0] or b"/"
+
+
 def refused_form(method: bytes, target: bytes) -> Why | None:
     """Say why *target*, which llhttp accepts, is in none of the forms that *method* may have.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import ISSLTransport
@@ -62,6 +62,9 @@ class Stage(IntEnum):
     CLOSING = 3
     LEFT = 4
 
+
+#: What a target starts with that is a path, as nearly all are.
+_SLASH: Final = ord("/")
 
 # To find a member in its class takes four times as long, eight times a request.
 NEW, OPEN, LAST, CLOSING, LEFT = Stage
@@ -402,6 +405,7 @@ class HangupChannel(HTTPChannel):
         """Whether nothing of *head* is for Twisted's methods to find out, or for anybody's."""
         return (
             head.version == b"1.1"
+            and head.target[0] == _SLASH
             and not headers.expects
             and unserved_status(head, True) is None
             and not self.timeOut

@@ -158,7 +158,7 @@ class LeanRequest(Request):
     # What the channel calls.
 
     def run(self, head: RequestHead, cache: HeadersCache, persistent: bool) -> None:
-        """Answer a request without a body, of which all has come.
+        """Answer a request without a body, of which all has come, with a path for a target.
 
         The same as the calls below, one after the other, where nobody else has a say in them:
         where this is `plain` and new.  To look whether a name is set on it would make Python
@@ -236,16 +236,16 @@ class LeanRequest(Request):
         """Find the resource, and ask it."""
         self.setHeader(b"Server", _SERVER["version"])
         self.setHeader(b"Date", _date(int(time())))
-        LeanRequest._ask_resource(self)
+        if self.path == b"*":
+            self.site, self.prepath, self.postpath = self.channel.site, [], [b""]
+            self._handleStar()
+        else:
+            LeanRequest._ask_resource(self)
 
     def _ask_resource(self) -> None:
         site = self.site = self.channel.site
         self.prepath: list[bytes] = []
         path = self.path
-        if path == b"*":
-            self.postpath = [b""]
-            self._handleStar()
-            return
         self.postpath = [b""] if path == b"/" else list(map(unquote, path[1:].split(b"/")))
         try:
             resource = site.getResourceFor(self)

@@ -23,6 +23,7 @@ from twisted.web.iweb import INonQueuedRequestFactory
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
 from ..parser.refusals import Why
+from ..parser.target import host_and_path
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
@@ -127,9 +128,18 @@ class HangupRequest(Request):
 
     def process(self) -> None:
         self.begun_at = monotonic()
+        if not self.path.startswith(b"/"):
+            self._take_absolute_form()
         if self._posted_form is not None:
             self.take_form(self._posted_form)
         super().process()
+
+    def _take_absolute_form(self) -> None:
+        """Read a target that is a whole URL as what it means; ``uri`` stays as received."""
+        absolute = host_and_path(self.uri)
+        if absolute is not None:
+            host, self.path = absolute
+            self.requestHeaders.setRawHeaders(b"Host", [host])
 
     def render(self, resource: Any) -> None:
         """Ask *resource*, now or when the one before it has found it; for nobody, do not."""

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from twisted.web.http import SERVICE_UNAVAILABLE
 from twisted.web.resource import IResource
@@ -67,8 +66,6 @@ class StaticFiles(File):
         return self.forbidden
 
     def getChild(self, path: bytes, request: Any) -> IResource:
-        if not request.path.startswith(b"/"):
-            return self._from_the_path(request)
         try:
             name = path.decode("utf-8")
         except UnicodeDecodeError:
@@ -80,19 +77,6 @@ class StaticFiles(File):
         if isinstance(child, StaticFiles) and not child._may_be_served():
             return self.childNotFound
         return child
-
-    def _from_the_path(self, request: Any) -> IResource:
-        """Look again, without what comes before the path in absolute form.
-
-        A server has to accept that (RFC 9112, section 3.2.2); Twisted takes it for a path.
-        """
-        scheme, *rest = request.path.split(b"/", 3)
-        if scheme.lower() not in (b"http:", b"https:"):
-            return self.childNotFound
-        request.path = b"/" + b"".join(rest[2:])
-        request.prepath = []
-        request.postpath = [unquote_to_bytes(name) for name in request.path[1:].split(b"/")]
-        return self
 
     def _may_be_served(self) -> bool:
         if self.islink() and not (self.follow_links or self._is_inside()):
