@@ -103,6 +103,80 @@ async def test_answers(serve: Serve, pool: ThreadPool) -> None:
     assert app.closed.is_set() and not app.gone.is_set()
 
 
+class Reader:
+    """An application that reads as much as it is told to, as Django does; or to the end."""
+
+    def __init__(self, to_the_end: bool = False) -> None:
+        self.to_the_end = to_the_end
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        self.environ = environ
+        size = -1 if self.to_the_end else int(environ["CONTENT_LENGTH"] or 0)
+        self.body = environ["wsgi.input"].read(size)
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n3\r\na=1\r\n4;x=y\r\n&b=2\r\n0\r\nT: u\r\n\r\n"
+LARGE = b"Transfer-Encoding: chunked\r\n\r\n30d40\r\n" + b"b" * 200_000 + b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("to_the_end", [False, True])
+@pytest.mark.parametrize("kind", [b"application/x-www-form-urlencoded", b"text/plain"])
+@pytest.mark.parametrize(
+    ("framed", "length", "body"),
+    [
+        (CHUNKS, "7", b"a=1&b=2"),
+        (LARGE, "200000", b"b" * 200_000),
+        (b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "0", b""),
+        (b"Content-Length: 3\r\n\r\na=1", "3", b"a=1"),
+        (b"\r\n", "", b""),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_length_of_the_body(
+    serve: Serve,
+    pool: ThreadPool,
+    framed: bytes,
+    length: str,
+    body: bytes,
+    kind: bytes,
+    to_the_end: bool,
+) -> None:
+    """An application is told how long the body is, in whatever way it came, and where it ends."""
+    app = Reader(to_the_end)
+    site = await served(serve, pool, app)
+    head = b"POST /app HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: %b\r\n" % kind
+    await talk(site.port, head + framed)
+    assert (app.environ["CONTENT_LENGTH"], app.body) == (length, body)
+    assert app.environ["wsgi.input_terminated"] is True
+    assert "HTTP_TRANSFER_ENCODING" not in app.environ
+
+
+@pytest_twisted.ensureDeferred
+async def test_length_of_a_body_over_http2(serve: Serve, pool: ThreadPool) -> None:
+    """The same where a body comes in frames, without a Content-Length."""
+    app = Reader()
+    site = await served(serve, pool, app, tls=server_context())
+    client = await in_thread(lambda: H2Client(site.port))
+    stream = await in_thread(lambda: client.request(b"/app", method=b"POST", end=False))
+    await in_thread(lambda: client.data(stream, b"abc", end=False).data(stream, b"de"))
+    await in_thread(lambda: client.answer(stream))
+    await in_thread(client.close)
+    assert (app.environ["CONTENT_LENGTH"], app.body) == ("5", b"abcde")
+
+
+@pytest_twisted.ensureDeferred
+async def test_whole_url(serve: Serve, pool: ThreadPool) -> None:
+    """A target in absolute form is a path to it, and its host is the server's name."""
+    app = Reader()
+    site = await served(serve, pool, app)
+    await talk(site.port, WIRE.replace(b"/app", b"http://h.example:81/app/b%20c?d=e"))
+    names = "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "HTTP_HOST", "SERVER_NAME"
+    expected = ["/app", "/b c", "d=e", "h.example:81", "h.example"]
+    assert [app.environ[name] for name in names] == expected
+
+
 @pytest_twisted.ensureDeferred
 async def test_event(serve: Serve, pool: ThreadPool) -> None:
     """An application that waits for the event is woken when its client leaves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
+from io import SEEK_END
 from threading import Event
 from typing import Any, Final
 
@@ -42,6 +43,11 @@ class HangupWSGIResource:
     is logged if that comes back out).  The ``close()`` of what it returned is called in any
     case, errors included (PEP 3333).  Where the client takes less than is written, the
     application waits for it, and its thread with it.
+
+    The whole body has come when the application is called, so ``CONTENT_LENGTH`` is its length
+    also where the client announced none (a chunked body, or HTTP/2), and ``wsgi.input`` ends
+    with it (``wsgi.input_terminated``).  The chunks are gone, and so is
+    ``HTTP_TRANSFER_ENCODING``.
 
     Args:
         reactor: What runs the site.
@@ -90,6 +96,11 @@ class _Call:
         self._gone = Event()
         self._room = Event()
         self._room.set()
+        # Now, as the content belongs to the application's thread when that is called.
+        content = request.content
+        content.seek(0, SEEK_END)
+        self._body_bytes: int = content.tell()
+        content.seek(0)
 
     # In the reactor's thread.
 
@@ -130,6 +141,11 @@ class _Call:
             return checked
 
         environ[CLIENT_GONE] = self._gone
+        environ["wsgi.input_terminated"] = True
+        # RFC 9112, section 7.1.3: what a recipient does that has decoded the chunks.
+        chunked = environ.pop("HTTP_TRANSFER_ENCODING", None) is not None
+        if not environ["CONTENT_LENGTH"] and (self._body_bytes or chunked):
+            environ["CONTENT_LENGTH"] = str(self._body_bytes)
         return self._checked(environ, start)
 
     def _checked(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
