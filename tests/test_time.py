@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_twisted
 from support.wire import GOOD, SLOW, Paths, Serve, statuses, talk
+from twisted.web.server import Site
 
-from twisted_hangup import HangupSite, Timeouts
+from twisted_hangup import HangupSite, Timeouts, forward_client_errors
 from twisted_hangup.testing import feed
 
 BODY = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"
@@ -40,6 +43,30 @@ def test_idle_connection_is_closed_quietly() -> None:
     assert client.advance(2).ended == "fin"
     assert statuses(client.received) == [200]
     assert client.errors == []
+
+
+def own_site(timeouts: Timeouts | None) -> Site:
+    site = Site(Paths())
+    forward_client_errors(site, timeouts=timeouts)
+    return site
+
+
+@pytest.mark.parametrize("timeouts", [None, Timeouts(keep_alive_seconds=5)])
+@pytest.mark.parametrize(
+    "make", [own_site, lambda timeouts: HangupSite(Paths(), timeouts=timeouts)]
+)
+def test_keep_alive_time_that_is_set_later(make: Any, timeouts: Timeouts | None) -> None:
+    """``timeOut`` of a site counts for the connections that are made after it is set."""
+    site = make(timeouts)
+    before = feed(site, GOOD)
+    for seconds in (60, 1):
+        site.timeOut = seconds
+        client = feed(site, GOOD).advance(seconds - 0.5)
+        assert client.ended is None
+        assert client.advance(1).ended == "fin"
+    site.timeOut = None
+    assert feed(site, GOOD).advance(100_000).ended is None
+    assert before.ended == "fin"
 
 
 def test_slow_handler_is_never_cut() -> None:

@@ -86,6 +86,22 @@ async def test_site_of_ones_own(serve: Serve) -> None:
     assert statuses(await talk(served.port, GOOD)) == [200]
 
 
+@pytest.mark.parametrize(
+    "name, instead",
+    [
+        ("maxHeaders", r"head_fields"),
+        ("totalHeadersSize", r"head_bytes"),
+        ("abortTimeout", r"send_seconds=..., linger_seconds"),
+    ],
+)
+def test_attributes_that_have_no_effect(name: str, instead: str) -> None:
+    """What sets up Twisted's channel, in the class or one before it, names what does so here."""
+    with pytest.warns(UserWarning, match=rf"^Mine\.{name} has no effect .*{instead}"):
+        type("Mine", (HangupChannel,), {name: 3})
+    with pytest.warns(UserWarning, match=rf"^Mixed\.{name} has no effect"):
+        type("Mixed", (type("Before", (), {name: None}), HangupChannel), {})
+
+
 def test_foreign_protocol_is_refused() -> None:
     """A site whose protocol is not Twisted's own is not tampered with."""
     site = Site(Resource())

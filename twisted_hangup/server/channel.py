@@ -6,6 +6,7 @@ who leaves become the one `ClientError` of the connection, which `ending` settle
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Final
@@ -65,6 +66,13 @@ class Stage(IntEnum):
 
 #: What a target starts with that is a path, as nearly all are.
 _SLASH: Final = ord("/")
+
+#: Attributes by which Twisted's channel is set up, and what our site takes in their place.
+_REPLACED: Final = {
+    "maxHeaders": "limits=Limits(head_fields=...)",
+    "totalHeadersSize": "limits=Limits(head_bytes=...)",
+    "abortTimeout": "timeouts=Timeouts(send_seconds=..., linger_seconds=...)",
+}
 
 # To find a member in its class takes four times as long, eight times a request.
 NEW, OPEN, LAST, CLOSING, LEFT = Stage
@@ -497,6 +505,12 @@ class HangupChannel(HTTPChannel):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        for name, instead in _REPLACED.items():
+            if getattr(cls, name) != getattr(HTTPChannel, name):
+                warnings.warn(
+                    f"{cls.__name__}.{name} has no effect here: give the site {instead}",
+                    stacklevel=2,
+                )
         cls.writes_whole_responses = (
             cls.writeHeaders is HangupChannel.writeHeaders
             and cls.write is HTTPChannel.write

@@ -102,7 +102,8 @@ class HangupSite(Site):
         masking: What ``ClientError.report()`` hides; credentials by default.
 
     Everything else is `Site`'s.  Its ``timeout``, where given, is the keep-alive time in
-    seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.
+    seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.  So does
+    ``timeOut``, where it is set later, for the connections made from then on.
 
     Attributes:
         channel: The channel class; a subclass of `HangupChannel`.
@@ -172,7 +173,7 @@ def forward_client_errors(
 
     Args:
         site: Any `Site`, before it listens.  Without *timeouts*, its ``timeOut`` stays
-            the keep-alive time.
+            the keep-alive time; with them, it becomes theirs, and may be set again.
 
     Returns:
         Its handlers: ``errbacks.add(handler)``, also as a decorator.
@@ -201,7 +202,13 @@ def forward_client_errors(
 def _install(
     site: HTTPFactory, context: SiteContext, make_channel: Callable[[], HangupChannel]
 ) -> SiteContext:
+    """Let *site* make our protocols; its ``timeOut`` is the keep-alive time from now on."""
+    site.timeOut = context.timeouts.keep_alive_seconds or None
+
     def make_protocol() -> HangupProtocol:
+        seconds = site.timeOut or 0.0  # for a new connection, as Twisted reads it
+        if seconds != context.timeouts.keep_alive_seconds:
+            context.timeouts = context.timeouts.with_keep_alive(seconds)
         channel = make_channel()
         channel.context = context
         return HangupProtocol(channel)
