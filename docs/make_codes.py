@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from twisted_hangup.errors import DEFAULT_STATUS
+from twisted_hangup.errors import DEFAULT_STATUS, TARGET_TOO_LONG
 from twisted_hangup.parser.refusals import Rule
 from twisted_hangup.report.lookalikes import LOOKALIKES, Lookalike
 from twisted_hangup.report.remedies import REASONS, REMEDIES, Remedy
@@ -118,6 +118,8 @@ def _answer(name: str) -> str:
         return "Answered 400, in plain text."
     if name in _RESPONSES:
         return "About a server's response; a proxy answers its client 502."
+    if name == "HPE_HEADER_OVERFLOW":
+        return f"Answered {DEFAULT_STATUS[name]}; {TARGET_TOO_LONG} where the target is too long."
     if name in DEFAULT_STATUS:
         return f"Answered {DEFAULT_STATUS[name]}."
     if name.startswith(_UNANSWERED) or not name.startswith(("HPE_", "ERR_")):

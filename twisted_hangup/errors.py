@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
-from .events import Break, RequestHead, ResponseHead
+from .events import Break, Part, RequestHead, ResponseHead
 
 Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
 ServerPhase: TypeAlias = Literal["connecting", "request", "waiting", "head", "body"]
@@ -27,6 +27,10 @@ DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 
+
+#: The status in the place of that of ``HPE_HEADER_OVERFLOW``, where it is the target that is
+#: too long.
+TARGET_TOO_LONG: Final = 414
 
 #: nginx's "client closed request": the status that the access log gives a request whose
 #: client left before its response was finished.
@@ -164,7 +168,16 @@ class ParseError(ClientError):
 
 
 class HeaderOverflow(ParseError):
-    """``HPE_HEADER_OVERFLOW``: head or trailers too long, or too many fields; 431."""
+    """``HPE_HEADER_OVERFLOW``: head or trailers too long, or too many fields; 431.
+
+    414 where it is the target that crosses the limit (RFC 9112, section 3).
+    """
+
+    @property
+    def status(self) -> int | None:
+        broke = self.broke_at
+        in_target = self.request is None and broke is not None and broke.part is Part.REQUEST_LINE
+        return TARGET_TOO_LONG if in_target else super().status
 
 
 class ChunkExtensionsOverflow(ParseError):

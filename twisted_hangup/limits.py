@@ -77,9 +77,9 @@ class Limits(_Numbers):
 
     Attributes:
         head_bytes: A head whose target, field names and field values add up to this many
-            bytes is refused with 431; trailers are counted afresh.  Node's
-            ``maxHeaderSize`` counts the same way and has the same 16 KiB; Apache and nginx
-            8 KiB a line, Twisted 16 KiB in all.
+            bytes is refused with 431, or 414 if the target alone does; trailers are counted
+            afresh.  Node's ``maxHeaderSize`` counts the same way and has the same 16 KiB;
+            Apache and nginx have 8 KiB a line, Twisted 16 KiB in all.
         head_fields: Most field lines in a head, and in a trailer section; one more is a
             431.  Node 26 has 1000, Twisted 500, Apache and HAProxy 100.  0 = no limit.
         chunk_extension_bytes: Most bytes in the names and values of one chunk's

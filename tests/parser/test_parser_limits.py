@@ -35,6 +35,26 @@ def test_head_of_the_limit_is_one_too_many(limit: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wire", "status"),
+    [
+        (b"GET /" + b"a" * 200, 414),
+        (b"GET /" + b"a" * 200 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+        (b"GET http://" + b"a" * 200, 414),
+        (b"CONNECT " + b"a" * 200, 414),
+        (b"GET /" + b"a" * 90 + b" HTTP/1.1\r\nHost: " + b"b" * 90, 431),
+        (b"GET / " + b" " * 200, 431),
+        (CHUNKED + b"0\r\n" + b"n" * 200, 431),
+    ],
+)
+def test_status_of_what_is_too_long(wire: bytes, status: int) -> None:
+    """RFC 9112, section 3: 414 where it is the target; code and reason stay the same."""
+    for reads in ([wire], bytewise(wire)):
+        error = refusal(reads, Limits(head_bytes=100))
+        assert (type(error), error.code) == (HeaderOverflow, "HPE_HEADER_OVERFLOW")
+        assert error.status == status
+
+
+@pytest.mark.parametrize(
     ("wire", "offset"),
     [
         (b"GET /" + b"a" * 200, 4 + 99),

@@ -171,7 +171,7 @@ async def test_limits_arrive(run: Run) -> None:
     """A limit from the command line holds on the wire."""
     port = run("--max-header-size", "64").port
     response = await talk(port, b"GET /" + b"a" * 64 + b" HTTP/1.1\r\n")
-    assert response.startswith(b"HTTP/1.1 431 ")
+    assert response.startswith(b"HTTP/1.1 414 ")
 
 
 @pytest_twisted.ensureDeferred

@@ -17,6 +17,7 @@ ResponseFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str 
 NODE_PHRASES: Final[Mapping[int, bytes]] = {
     408: b"Request Timeout",
     413: b"Payload Too Large",
+    414: b"URI Too Long",
     431: b"Request Header Fields Too Large",
 }
 
