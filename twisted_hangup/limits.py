@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from enum import Enum
 from typing import Final
 
 #: The methods that llhttp 9.4 knows and allows with ``HTTP/`` (Node's ``http.METHODS``).
@@ -11,6 +12,20 @@ NODE_METHODS: Final = frozenset(
     b"MKCALENDAR MKCOL MOVE NOTIFY OPTIONS PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY "
     b"REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
 )
+
+
+class AnyMethod(Enum):
+    """What stands in ``Limits.methods`` for every method: `ANY`."""
+
+    ANY = "any"
+
+
+#: Every token of up to `LONGEST_METHOD` bytes is a method; what it means is for the resource.
+ANY: Final = AnyMethod.ANY
+
+#: The longest method that `ANY` takes, in bytes: a method is the one part of a request line
+#: that counts against no other limit.  The longest that is registered has 17.
+LONGEST_METHOD: Final = 64
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -105,7 +120,8 @@ class Limits(_Numbers):
             section 3.2).  Node's ``requireHostHeader`` asks for presence only.
         allow_half_open: Whether a client that has ended its input (FIN) still gets the
             response to its complete request.  Node's ``httpAllowHalfOpen``; off in both.
-        methods: The methods that are accepted; any token may be added.  Node's list.
+        methods: The methods that are accepted; any token may be added, and `ANY` is all of
+            them.  Node's list.
         lenience: What is accepted of clients that break the rules; nothing.
     """
 
@@ -121,7 +137,7 @@ class Limits(_Numbers):
     linger_bytes: int = 64 * MIB
     require_host: bool = True
     allow_half_open: bool = False
-    methods: frozenset[bytes] = NODE_METHODS
+    methods: frozenset[bytes] | AnyMethod = NODE_METHODS
     lenience: Lenience = Lenience()
 
 

@@ -9,7 +9,7 @@ import pytest
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from twisted_hangup.limits import Limits, Timeouts
+from twisted_hangup.limits import ANY, NODE_METHODS, Limits, Timeouts
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options
 
 
@@ -65,7 +65,8 @@ def test_switches_and_lists() -> None:
     limits = parse("--no-require-host", "--allow-half-open", "--method", "BREW").limits
     assert not limits.require_host
     assert limits.allow_half_open
-    assert limits.methods == Limits().methods | {b"BREW"}
+    assert limits.methods == NODE_METHODS | {b"BREW"}
+    assert parse("--any-method", "--method", "BREW").limits.methods is ANY
     assert parse("--mask-field", "X-Key", "--mask-field", "X-Pin").masking.extra_fields == {
         b"x-key",
         b"x-pin",

@@ -12,7 +12,6 @@ whole, and goes byte by byte through the rest.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 from ..errors import PARSE_ERRORS, ParseError, Phase
@@ -22,9 +21,7 @@ from . import body, start_line
 from .common_head import FieldBlock
 from .grammar import COMMON_REQUEST_LINE
 from .message import DEFAULT_LIMITS, END, MessageParser
-from .scan import Methods, RequestScan
-
-_methods = lru_cache(maxsize=16)(Methods)
+from .scan import RequestScan, methods_of
 
 
 class RequestParser(MessageParser[RequestHead]):
@@ -48,7 +45,7 @@ class RequestParser(MessageParser[RequestHead]):
     def __init__(self, limits: Limits = DEFAULT_LIMITS, section: FieldBlock | None = None) -> None:
         super().__init__(limits)
         self._block = section
-        self._methods = _methods(limits.methods)
+        self._methods = methods_of(limits.methods)
 
     def next_event(self) -> Event:
         """Judge what has been received, up to the next event.

@@ -12,13 +12,14 @@ or target it becomes and for the report if it breaks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeAlias, TypeVar
 
 from ..errors import Phase
 from ..events import BodyData, Break, Field, Part, RequestHead, ResponseHead
-from ..limits import Limits
-from . import target
+from ..limits import LONGEST_METHOD, AnyMethod, Limits
+from . import grammar, target
 from .refusals import HEADER_OVERFLOW, Refusal, at_byte
 
 if TYPE_CHECKING:
@@ -182,8 +183,24 @@ class Scan(Generic[Head]):
         return line if self.part is self.START else self.start_line
 
 
+class _Tokens(Container[bytes]):
+    """Every token of up to *longest* bytes, but for *others* (RFC 9110, section 5.6.2)."""
+
+    def __init__(self, longest: int, *others: bytes) -> None:
+        self._longest = longest
+        self._others = others
+
+    def __contains__(self, word: object) -> bool:
+        return (
+            isinstance(word, bytes)
+            and len(word) <= self._longest
+            and grammar.TOKEN.fullmatch(word) is not None
+            and word not in self._others
+        )
+
+
 class Methods:
-    """The methods a parser takes.
+    """The methods a parser takes; `methods_of` makes them.
 
     Attributes:
         http: Those that may stand in front of an ``HTTP/`` version.
@@ -204,13 +221,27 @@ class Methods:
     #: How HTTP/2 starts, so that an old server notices (RFC 9113, section 3.4).
     HTTP2: Final = b"PRI"
 
-    def __init__(self, http: frozenset[bytes]) -> None:
+    http: Container[bytes]
+    known: Container[bytes]
+    starts: Container[bytes]
+    common: Container[bytes]
+
+    def __init__(self, http: frozenset[bytes] | AnyMethod) -> None:
+        if isinstance(http, AnyMethod):
+            self.http = self.known = _Tokens(LONGEST_METHOD)
+            # With one byte more it is not known: it is refused there.
+            self.starts = _Tokens(LONGEST_METHOD + 1)
+            self.common = _Tokens(LONGEST_METHOD, self.HTTP2, b"CONNECT")
+            return
         self.http = http | {self.HTTP2}
         self.known = self.http | (self.RTSP - {b"GET", b"OPTIONS", b"POST"})
         self.starts = frozenset(
             method[:length] for method in self.known for length in range(1, len(method) + 1)
         )
         self.common = http - {self.HTTP2, b"CONNECT"}
+
+
+methods_of: Final = lru_cache(maxsize=16)(Methods)
 
 
 class RequestScan(Scan[RequestHead]):

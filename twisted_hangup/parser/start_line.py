@@ -9,7 +9,7 @@ the reason.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final, NamedTuple
 
 from ..events import Part, RequestHead, ResponseHead
@@ -285,7 +285,7 @@ class _Protocol(NamedTuple):
     """A protocol llhttp knows, the methods it goes with, and the refusal of all others."""
 
     name: bytes
-    methods: Callable[[Methods], frozenset[bytes]]
+    methods: Callable[[Methods], Container[bytes]]
     unsuitable: Why
 
 

@@ -13,7 +13,16 @@ from typing import Any, Final, NamedTuple, NoReturn, get_args
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from ..limits import KIB, MIB, Lenience, Limits, OutboundTimeouts, Timeouts
+from ..limits import (
+    ANY,
+    KIB,
+    MIB,
+    NODE_METHODS,
+    Lenience,
+    Limits,
+    OutboundTimeouts,
+    Timeouts,
+)
 from ..parser.grammar import TOKEN
 from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
 from ..report.masking import MaskingPolicy
@@ -364,6 +373,7 @@ class Options(UsageOptions):
         ["dotfiles", None, "With --path: serve names that begin with a dot, too."],
         ["follow-symlinks", None, "With --path: serve links that lead out of it, too."],
         ["no-require-host", None, "Accept HTTP/1.1 requests without one valid Host."],
+        ["any-method", None, "Accept any method; what it means is for the content to say."],
         ["allow-half-open", None, "Answer clients that have ended their side already."],
         ["unmasked", None, "Hide no credentials in logs and reports."],
     ]
@@ -490,7 +500,7 @@ class Options(UsageOptions):
             **{setting.field: self[setting.option] for setting in LIMITS},
             require_host=not self["no-require-host"],
             allow_half_open=bool(self["allow-half-open"]),
-            methods=Limits().methods | self._methods,
+            methods=ANY if self["any-method"] else NODE_METHODS | self._methods,
             lenience=Lenience(**dict.fromkeys(self._lenience, True)),
         )
 

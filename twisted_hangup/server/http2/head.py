@@ -18,6 +18,7 @@ from ...parser import grammar, target
 from ...parser import refusals as why
 from ...parser.framing import LENGTH_OVERFLOW, refused_host
 from ...parser.refusals import Why
+from ...parser.scan import Methods, methods_of
 
 #: What a field adds to the size of a field section besides its octets (section 10.5.1).
 _FIELD_OVERHEAD: Final = 32
@@ -173,7 +174,7 @@ def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | No
 def _refused_request(
     head: RequestHead, pseudo: dict[bytes, bytes], limits: Limits
 ) -> tuple[Why, bytes] | None:
-    if head.method not in limits.methods:
+    if head.method == Methods.HTTP2 or head.method not in methods_of(limits.methods).http:
         return why.INVALID_METHOD, b":method"
     fault = refused_path(head.method, head.target)
     if fault is not None:
