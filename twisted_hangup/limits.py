@@ -116,8 +116,8 @@ class Limits(_Numbers):
         linger_bytes: Bytes read and dropped after an answer to an error, so that the
             client can read it; 0 = no lingering, and the client may lose the answer.
             Ours: an upload's worth; nginx bounds the time only.
-        require_host: Whether an HTTP/1.1 request needs exactly one valid Host (RFC 9112,
-            section 3.2).  Node's ``requireHostHeader`` asks for presence only.
+        require_host: Whether a request needs exactly one valid Host, or at most one in
+            HTTP/1.0 (RFC 9112, section 3.2).  Node's ``requireHostHeader`` asks for presence only.
         allow_half_open: Whether a client that has ended its input (FIN) still gets the
             response to its complete request.  Node's ``httpAllowHalfOpen``; off in both.
         methods: The methods that are accepted; any token may be added, and `ANY` is all of

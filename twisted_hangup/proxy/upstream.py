@@ -56,8 +56,8 @@ def host_asked_for(target: bytes, hosts: Sequence[bytes]) -> bytes:
         Host and port as they came; ``b""`` where neither says any.
 
     Raises:
-        CannotForward: There are several, or it is none; HTTP/1.0 and
-            ``Limits.require_host`` let such requests come this far.
+        CannotForward: There are several, or it is none; without
+            ``Limits.require_host`` such requests come this far.
     """
     if absolute := _ABSOLUTE.match(target):
         hosts = [absolute[1]]

@@ -372,7 +372,7 @@ class Options(UsageOptions):
     optFlags = [
         ["dotfiles", None, "With --path: serve names that begin with a dot, too."],
         ["follow-symlinks", None, "With --path: serve links that lead out of it, too."],
-        ["no-require-host", None, "Accept HTTP/1.1 requests without one valid Host."],
+        ["no-require-host", None, "Accept requests without one valid Host."],
         ["any-method", None, "Accept any method; what it means is for the content to say."],
         ["allow-half-open", None, "Answer clients that have ended their side already."],
         ["unmasked", None, "Hide no credentials in logs and reports."],
