@@ -356,6 +356,7 @@ class HasNames(Request):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._cache = self._fields = self._unmade = self._has_cookies = {b"mine": b"1"}
+        self._logged = self._keeps_body = self._dropped = self._posted_form = self.body_left = 3
 
     def run(self) -> bytes:
         return self._cache[b"mine"]

@@ -789,28 +789,26 @@ def channel_asked(request: Any) -> bytes:
 # Resources.
 
 
-class Leaf(Resource):
-    """Gives one answer to every request."""
+class Answers(Resource):
+    """Has one answer."""
 
     isLeaf = True
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()
         self.answer = answer
+
+
+class Leaf(Answers):
+    """Gives it to every request."""
 
     def render(self, request: Any) -> Any:
         meet(request)
         return self.answer(request)
 
 
-class OnlyGet(Resource):
+class OnlyGet(Answers):
     """Leaves HEAD, and what is not allowed, to Twisted."""
-
-    isLeaf = True
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self.answer = answer
 
     def render_GET(self, request: Any) -> Any:
         meet(request)

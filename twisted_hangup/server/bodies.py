@@ -61,33 +61,33 @@ class BodyRequest(Request):
     content: Any
 
     #: Whether *content* is ours, and not a file that the application has given.
-    _keeps_body = False
+    __keeps_body = False
     #: The body as a form; None where Twisted would not look for one.
-    _posted_form: Form | None = None
+    _hangup_form: Form | None = None
     #: Bytes of the response's body that were announced and have not been written; infinite
     #: where nobody counts, None before a write that `LeanRequest` has not done alone.
-    body_left: float | None = None
+    _hangup_body_left: float | None = None
     _encoder: Any = None
     _inFakeHead = False
-    _dropped = False
+    __dropped = False
 
     def gotLength(self, length: int | None) -> None:
         """Get memory for the body, whatever length is announced: a file costs a descriptor."""
-        self._keeps_body = not hasattr(getattr(self.channel, "site", None), "getContentFile")
+        self.__keeps_body = not hasattr(getattr(self.channel, "site", None), "getContentFile")
         small = length is not None and length < LARGEST_IN_MEMORY
-        super().gotLength(length if small or not self._keeps_body else 0)
+        super().gotLength(length if small or not self.__keeps_body else 0)
 
     def handleContentChunk(self, data: bytes) -> None:
         """Keep *data*.  Where there is no room for it, the request is answered 503."""
         try:
             super().handleContentChunk(data)
         except OSError as error:
-            if not self._keeps_body:
+            if not self.__keeps_body:
                 raise
-            self._no_file(error)
+            self.__no_file(error)
             return
         content = self.content
-        if self._keeps_body and content.__class__ is BytesIO:
+        if self.__keeps_body and content.__class__ is BytesIO:
             size = content.tell()
             bodies: BodiesInMemory | None = self.channel.bodies
             if size >= LARGEST_IN_MEMORY:
@@ -97,23 +97,23 @@ class BodyRequest(Request):
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """All of the request has come; in the place of Twisted, look whether it is a form."""
-        if self._keeps_body and self.content.__class__ is not BytesIO:
+        if self.__keeps_body and self.content.__class__ is not BytesIO:
             try:
                 self.content.flush()
             except OSError as error:
-                self._no_file(error)
+                self.__no_file(error)
                 return
         if command == b"POST" and self._parsePOSTFormSubmission:
             size = self.content.tell()
             content_type = self.requestHeaders.getRawHeaders(b"Content-Type", [b""])[0]
             context = self.channel.context
             self.content.seek(0)
-            self._posted_form = Form(self.content, size, content_type, context.limits)
+            self._hangup_form = Form(self.content, size, content_type, context.limits)
             self._parsePOSTFormSubmission = False  # nor does Twisted judge the content type
-            done = self._posted_form.read(context.forms) if size else None
+            done = self._hangup_form.read(context.forms) if size else None
             if done is not None:
-                done.addCallback(self._cb_form_read, command, path, version)
-                done.addErrback(self._eb_form)
+                done.addCallback(self.__cb_form_read, command, path, version)
+                done.addErrback(self.__eb_form)
                 return
         super().requestReceived(command, path, version)
 
@@ -122,36 +122,36 @@ class BodyRequest(Request):
         self._parsePOSTFormSubmission = True
         self.args.update(form.fields)
 
-    def _cb_form_read(self, _: object, command: bytes, path: bytes, version: bytes) -> None:
+    def __cb_form_read(self, _: object, command: bytes, path: bytes, version: bytes) -> None:
         if self.content is not None and not self._disconnected:  # somebody waits for the answer
             super().requestReceived(command, path, version)
 
-    def _eb_form(self, failure: Failure) -> None:
+    def __eb_form(self, failure: Failure) -> None:
         if failure.check(FormRefused):
             refused: Any = failure.value
             self.drop_body()
             self.channel.refuse_form(refused.why)
         elif failure.check(TooManyForms):
-            self._refuse_body("No room for another form, which is answered 503")
+            self.__refuse_body("No room for another form, which is answered 503")
         else:
             self.channel.request_failed(failure)
 
     def move_body_to_file(self) -> None:
         """Keep the body in a file.  Where none can be had, the request is answered 503."""
         content = self.content
-        self._forget_body()
+        self.__forget_body()
         try:
             self.content = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request
             self.content.write(content.getbuffer())
         except OSError as error:
-            self._no_file(error)
+            self.__no_file(error)
 
-    def _no_file(self, error: OSError) -> None:
-        self._refuse_body(
+    def __no_file(self, error: OSError) -> None:
+        self.__refuse_body(
             "No room for the body of a request, which is answered 503: {error}", error=str(error)
         )
 
-    def _refuse_body(self, words: str, **values: str) -> None:
+    def __refuse_body(self, words: str, **values: str) -> None:
         carrier = self.channel
         carrier.context.warn_of_bodies(words, **values)
         self.drop_body()
@@ -159,32 +159,32 @@ class BodyRequest(Request):
 
     def drop_body(self) -> None:
         """Nobody is going to read the body: give back its memory, or its file."""
-        self._forget_body()
+        self.__forget_body()
         content, self.content = self.content, None
         if content is not None:
             with suppress(OSError):  # what could not be written before
                 content.close()
 
-    def _forget_body(self) -> None:
+    def __forget_body(self) -> None:
         """It is not counted any more."""
         bodies = getattr(self.channel, "bodies", None)
         if bodies is not None:
             bodies.forget(self)
-        if self._posted_form is not None:
-            self._posted_form.close()
+        if self._hangup_form is not None:
+            self._hangup_form.close()
 
     # The response is as long as its head says: what came after that would stand where the client
     # reads the next one, and what is missing would be taken from it.
 
     def write(self, data: bytes) -> None:
         """Send *data*, as far as it was announced."""
-        left = self.body_left
+        left = self._hangup_body_left
         if left is None:
-            left = self._announced() - self.sentLength
+            left = self.__announced() - self.sentLength
         if len(data) > left:
-            self._note_dropped()
+            self.__note_dropped()
             data = data[: int(left)]
-        self.body_left = left - len(data)
+        self._hangup_body_left = left - len(data)
         super().write(data)
 
     def finish(self) -> None:
@@ -194,19 +194,19 @@ class BodyRequest(Request):
             return
         if not (self.startedWriting or self._encoder):
             self.write(b"")  # the head, as Twisted does
-        if self.body_left and self.body_left < inf:
+        if self._hangup_body_left and self._hangup_body_left < inf:
             self.channel.context.warn_of_lengths(
                 "The response to {method} {target} is {left} bytes short of its Content-Length",
                 method=self.method,
                 target=self.path,
-                left=self.body_left,
+                left=self._hangup_body_left,
             )
             self.code = NO_RESPONSE
             self.channel.cut_response(self)
         else:
             super().finish()
 
-    def _announced(self) -> float:
+    def __announced(self) -> float:
         """The length in the head, which is about to go out, or has gone with all of a body."""
         if (
             self.chunked
@@ -219,9 +219,9 @@ class BodyRequest(Request):
         values = self.responseHeaders.getRawHeaders(b"Content-Length")
         return int(values[0]) if values and values[0].isdigit() else inf
 
-    def _note_dropped(self) -> None:
-        if not self._dropped:
-            self._dropped = True
+    def __note_dropped(self) -> None:
+        if not self.__dropped:
+            self.__dropped = True
             self.channel.context.warn_of_lengths(
                 "The response to {method} {target} is longer than its Content-Length;"
                 " the rest is dropped",
@@ -232,11 +232,11 @@ class BodyRequest(Request):
     # The request is over.
 
     def _cleanup(self) -> None:
-        self._forget_body()
+        self.__forget_body()
         super()._cleanup()
 
     def connectionLost(self, reason: Failure) -> None:
-        self._forget_body()
+        self.__forget_body()
         super().connectionLost(reason)
 
 

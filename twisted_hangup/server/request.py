@@ -95,7 +95,8 @@ class HangupRequest(Request):
     """Mixed in before a request class, with a `BodyRequest` behind it.
 
     Once there is nobody to answer any more, whatever an application still does with its
-    request does nothing, and no method raises for that.
+    request does nothing, and no method raises for that.  What nobody else is to know of it has
+    names that no application's can meet, as in `BodyRequest`.
 
     Attributes:
         begun_at: `time.monotonic` of the moment in which the application was asked; None
@@ -106,7 +107,7 @@ class HangupRequest(Request):
     """
 
     channel: Any  # a Carrier; Twisted asks more of it
-    _posted_form: Form | None
+    _hangup_form: Form | None
     take_form: Callable[[Form], None]
     begun_at: float | None = None
 
@@ -115,8 +116,8 @@ class HangupRequest(Request):
     client_hung_up = False
     gone: Failure | None = None
 
-    _was_secure = False
-    _logged = False
+    __was_secure = False
+    __logged = False
 
     @property
     def process_begun(self) -> bool:
@@ -129,12 +130,12 @@ class HangupRequest(Request):
     def process(self) -> None:
         self.begun_at = monotonic()
         if not self.path.startswith(b"/"):
-            self._take_absolute_form()
-        if self._posted_form is not None:
-            self.take_form(self._posted_form)
+            self.__take_absolute_form()
+        if self._hangup_form is not None:
+            self.take_form(self._hangup_form)
         super().process()
 
-    def _take_absolute_form(self) -> None:
+    def __take_absolute_form(self) -> None:
         """Read a target that is a whole URL as what it means; ``uri`` stays as received."""
         absolute = host_and_path(self.uri)
         if absolute is not None:
@@ -154,7 +155,7 @@ class HangupRequest(Request):
 
     def refuse(self, status: int) -> None:
         """Answer *status* without asking the application, and close."""
-        self._take_request_line()
+        self.__take_request_line()
         self.setResponseCode(status)
         self.setHeader(b"Connection", b"close")
         self.setHeader(b"Content-Length", b"0")
@@ -168,7 +169,7 @@ class HangupRequest(Request):
         """
         reason = ClientGone(error.reason)
         reason.__cause__ = error
-        self._logged = told
+        self.__logged = told
         if not told:
             self.client_hung_up = True
             self.code = CLIENT_LEFT
@@ -179,12 +180,12 @@ class HangupRequest(Request):
 
         Harmless where it has been written; one that fails disturbs nobody.
         """
-        if self._logged or self.finished:
+        if self.__logged or self.finished:
             return
-        self._logged = True
+        self.__logged = True
         self.code = status
         if not self.process_begun:
-            self._take_request_line()
+            self.__take_request_line()
         try:
             self.channel.factory.log(self)
         except Exception:
@@ -195,7 +196,7 @@ class HangupRequest(Request):
         cut = self.startedWriting or self.client_hung_up
         self.log_access(self.code if cut else NO_RESPONSE)
         self.gone = reason
-        self._was_secure = self.isSecure()
+        self.__was_secure = self.isSecure()
         # A callback that forgets another one's Deferred must not disturb the loop below.
         waiting, self.notifications = self.notifications, []
         content = self.content
@@ -211,7 +212,7 @@ class HangupRequest(Request):
         for waiter in waiting:
             fail_quietly(waiter, reason)
 
-    def _take_request_line(self) -> None:
+    def __take_request_line(self) -> None:
         self.method, self.uri, self.clientproto = self.channel.request_line
 
     # What the application calls.
@@ -257,7 +258,7 @@ class HangupRequest(Request):
 
     def isSecure(self) -> bool:
         """Whether the request came over TLS; the answer is the same when its client has left."""
-        return self._was_secure or bool(super().isSecure())
+        return self.__was_secure or bool(super().isSecure())
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Render the failure, unless a response is on its way: then cut that short.
