@@ -28,6 +28,46 @@ def test_too_slow(wire: bytes, phase: str, seconds: float) -> None:
     assert (error.code, error.phase) == ("ERR_HTTP_REQUEST_TIMEOUT", phase)
 
 
+@pytest.mark.parametrize(
+    "before", [(), (b"\r\n",), (b"\r",), (b"\r\n", b"\n\r\n")], ids=["", "CRLF", "CR", "LF"]
+)
+def test_first_request_on_a_connection_opened_ahead(before: tuple[bytes, ...]) -> None:
+    """It has its whole time from its first byte, which empty lines are not."""
+    client = feed(HangupSite(Paths()), *before).advance(59).feed(GOOD[:5])
+    client.advance(59).feed(GOOD[5:])
+    assert (statuses(client.received), client.errors) == ([200], [])
+
+
+@pytest.mark.parametrize("wire", [b"GET / HT", BODY])
+def test_drip_on_a_connection_opened_ahead(wire: bytes) -> None:
+    """The first byte starts the time of the first request once, and no other byte does."""
+    client = feed(HangupSite(Paths())).advance(50)
+    seconds = 300 if wire is BODY else 60
+    for second in range(seconds - 1):
+        client.feed(wire[second : second + 1]).advance(1)
+    assert client.errors == []
+    assert statuses(client.advance(2).received) == [408]
+
+
+def test_empty_lines_do_not_hold_a_connection() -> None:
+    """Whoever sends nothing else has no longer than one that sends nothing."""
+    client = feed(HangupSite(Paths()))
+    for _ in range(7):
+        client.advance(8).feed(b"\r\n")
+    assert client.ended is None
+    assert client.advance(5).ended is not None
+
+
+def test_connection_opened_ahead_can_be_spared() -> None:
+    """Where places are scarce, it waits for a head, before its first byte and after it."""
+    site = HangupSite(Paths())
+    client = feed(site)
+    (channel,) = site.context.open()
+    assert channel.spare == ("head", 0)
+    client.advance(50).feed(GOOD[:5])
+    assert channel.spare == ("head", 50)
+
+
 @pytest_twisted.ensureDeferred
 async def test_too_slow_by_the_reactors_clock(serve: Serve) -> None:
     """Without another clock the time is the reactor's."""

@@ -148,9 +148,9 @@ class Timeouts(_Numbers):
     Every deadline is fixed from its start: a byte now and then stretches none of them.
 
     Attributes:
-        head_seconds: From accept (first message) or the first byte of a later one to the
-            end of the head; past it 408.  Node's ``headersTimeout`` is 60, Apache's
-            ``RequestReadTimeout header`` 20 to 40, nginx 60.
+        head_seconds: From the first byte of a message that is not of an empty line to the end
+            of its head; past it 408.  The first byte of all has as long from accept.  Node's
+            ``headersTimeout`` is 60, Apache's ``RequestReadTimeout header`` 20 to 40, nginx 60.
         request_seconds: From the same start to the end of the body; past it 408.  Node's
             ``requestTimeout``: 300.
         handshake_seconds: From accept to the end of the TLS handshake; past it the connection

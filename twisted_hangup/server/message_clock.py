@@ -13,13 +13,16 @@ from ..transport.deadlines import Deadline, Deadlines
 class MessageClock(Deadline):
     """The one deadline of a connection that waits for its client.
 
-    The first message counts from the start of the connection; later ones from their
-    first byte, also while an earlier request is being answered.  Between messages the
-    keep-alive time counts from the end of the last response.  No byte moves a deadline once
-    it is set; it stands while we read nothing.
+    A message counts from its first byte, also while an earlier request is being answered.
+    Before the first byte of all, the time for a head counts from the start of the connection;
+    between messages the keep-alive time counts from the end of the last response.  No other
+    byte moves a deadline once it is set; it stands while we read nothing.
     """
 
-    __slots__ = ("_began", "_deadlines", "_idle_since", "_stood_at", "_timeouts", "in_handshake")
+    __slots__ = (
+        *("_began", "_deadlines", "_first_byte_came", "_idle_since", "_stood_at", "_timeouts"),
+        "in_handshake",
+    )
 
     def __init__(
         self, deadlines: Deadlines, timeouts: Timeouts, out_of_time: Callable[[], object]
@@ -27,7 +30,9 @@ class MessageClock(Deadline):
         super().__init__(out_of_time)
         self._deadlines = deadlines
         self._timeouts = timeouts
+        #: When the message began; before the first, the connection.
         self._began: float | None = deadlines.seconds()
+        self._first_byte_came = False
         self._idle_since: float | None = None
         self._stood_at: float | None = None
         #: Whether what the client was given time for last is the TLS handshake.
@@ -79,8 +84,9 @@ class MessageClock(Deadline):
                 self._idle_since = self._deadlines.seconds()
             due = self._idle_since + (timeouts.keep_alive_seconds or inf)
         else:
-            if self._began is None:
+            if self._began is None or (phase != "idle" and not self._first_byte_came):
                 self._began = self._deadlines.seconds()
+                self._first_byte_came = True
             due = self._began + (timeouts.request_seconds or inf)
             if phase != "body":
                 due = min(due, self._began + (timeouts.head_seconds or inf))
