@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from support.explaining import broken, log_lines
 from support.wire import BAD
+from twisted.web.resource import Resource
 
+from twisted_hangup import HangupSite
 from twisted_hangup.__main__ import main
 from twisted_hangup.errors import ClientHangUp, RecordedError, UpstreamError
 from twisted_hangup.journal import Journal
+from twisted_hangup.journal.access_log import refused_line
 from twisted_hangup.report.masking import DEFAULT_POLICY
 from twisted_hangup.status.snapshots import Snapshots
+from twisted_hangup.testing import feed
 
 LONG = b"\\" * 5000
 
@@ -22,9 +26,36 @@ ERRORS = [
     broken(BAD),
     broken(b"GET /?key=SECRET HTTP/1.1\r\nHost: a\r\nCookie: SECRET\x01\r\n\r\n"),
     broken(b"GET /" + LONG + b" HTTP/1.1\r\nHost: a\r\n" + b"x" * 3000 + b": \x01\r\n\r\n"),
-    ClientHangUp("read ECONNRESET", code="ECONNRESET", phase="idle"),
+    ClientHangUp("read ECONNRESET", code="ECONNRESET", phase="head"),
     UpstreamError("refused\x1b", code="ERR_UPSTREAM_REFUSED", phase="response"),
 ]
+
+
+@pytest.mark.parametrize(
+    "sent, method, target",
+    [
+        (b"GE", None, None),
+        (b"GET ", "GET", None),
+        (b"GET /search?q=SECRET", "GET", "/search?********"),
+        (b"\r\nPOST http://user:SECRET", "POST", "http://***********"),
+        (b"GET /a HTTP/1.", "GET", "/a"),
+    ],
+)
+@pytest.mark.parametrize("end", ["late", "reset", "fin"])
+def test_request_line_that_stops(
+    end: str, sent: bytes, method: str | None, target: str | None
+) -> None:
+    """However it stops, method and target are known as far as they came."""
+    client = feed(HangupSite(Resource()), sent[:6], sent[6:])
+    {"late": lambda: client.advance(61), "reset": client.reset, "fin": client.fin}[end]()
+    (error,) = client.errors
+    record = logged(error)
+    assert (error.phase, record["method"], record["target"]) == ("head", method, target)
+    request = " ".join(filter(None, [method, target or (method and "-")])) or "-"
+    status = {"late": 408, "reset": 499, "fin": 400}[end]
+    line = str(refused_line("[]", error, error.status))
+    assert line.startswith(f'{client.peer.host} - - [] "{request}')
+    assert f'" {status} - ' in line
 
 
 def logged(error: Any) -> dict[str, Any]:

@@ -183,6 +183,22 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
     ),
     (
         RequestTimeout(
+            "Request timeout",
+            code="ERR_HTTP_REQUEST_TIMEOUT",
+            phase="head",
+            broke_at=Break(Part.REQUEST_LINE, b"GET /big?to", b"GET /big?to", 11),
+        ),
+        """
+        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (answered 408)
+          GET /big?**
+                     ^ nothing more came
+        The head was not complete within Timeouts.head_seconds. RFC 9110, section
+        15.5.9.
+        docs/codes.md#err_http_request_timeout
+        """,
+    ),
+    (
+        RequestTimeout(
             "Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="body", request=HEAD
         ),
         """

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import PARSE_ERRORS, ParseError, Phase
-from ..events import NEED_DATA, Event, Part, RequestHead
+from ..events import NEED_DATA, Break, Event, Part, RequestHead
 from ..limits import Limits
 from . import body, start_line
 from .common_head import FieldBlock
@@ -128,6 +128,16 @@ class RequestParser(MessageParser[RequestHead]):
     def pending_request(self) -> RequestHead | None:
         """The request being read, with its fields so far; None before its target ended."""
         return self._head if self._scan is None else self._scan.head
+
+    @property
+    def request_line_so_far(self) -> Break | None:
+        """Where in its request line the message being read has stopped; None elsewhere."""
+        scan = self._scan
+        if scan is None or scan.part is not Part.REQUEST_LINE:
+            return None
+        stopped = scan.ended_at()
+        stopped.fields = self._fields_before(scan)
+        return stopped
 
     def _begin_message(self) -> RequestHead | None:
         """Read the head that starts here, if it is complete in this packet and not unusual.

@@ -12,7 +12,7 @@ import re
 import textwrap
 from typing import Final, NamedTuple
 
-from ..errors import RecordedError
+from ..errors import ParseError, RecordedError
 from ..events import Break, Part, RequestHead
 from ..limits import KIB
 from ..parser.grammar import HOST_SO_FAR
@@ -155,11 +155,18 @@ def _picture(error: RecordedError, policy: MaskingPolicy) -> list[str]:
     shown = r"\x20" if culprit == b" " else visible(culprit)
     before = shortened(line[:caret], WIDTH - len(_INDENT) - max(1, len(shown)), tail=_TAIL)
     lines.append(_INDENT + before + shown)
-    if culprit or error.code == "HPE_INVALID_EOF_STATE":
+    if culprit or _stopped(error):
         lines.append(_pointer(len(before), "^" * max(1, len(shown)), _label(error, culprit)))
     else:
         lines.append(_pointer(0, "^" * len(before), _label(error, culprit)))
     return lines
+
+
+def _stopped(error: RecordedError) -> str | None:
+    """What to say of the place where its bytes ended, where that is what is wrong."""
+    if error.code == "HPE_INVALID_EOF_STATE":
+        return "the input ends here"
+    return None if isinstance(error, ParseError) else "nothing more came"
 
 
 def _caret(error: RecordedError, where: Break) -> int:
@@ -187,8 +194,8 @@ def _pointer(column: int, carets: str, label: str) -> str:
 
 def _label(error: RecordedError, culprit: bytes) -> str:
     """What stands beside the carets: the offset, and the byte by name."""
-    if error.code == "HPE_INVALID_EOF_STATE":
-        return "the input ends here"
+    if stopped := _stopped(error):
+        return stopped
     # Of an invalid Host the offset is where the head ends.
     at = None if culprit and _is_host(error) else error.offset
     labels = [] if at is None else [f"byte {at}"]

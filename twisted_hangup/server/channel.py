@@ -22,7 +22,7 @@ from twisted.web.http import SWITCHING, HTTPChannel, Request
 from twisted.web.http_headers import Headers
 
 from ..errors import PARSE_ERRORS, ClientError, ClientHangUp, ParseError, Phase
-from ..events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
+from ..events import NEED_DATA, BodyData, Break, EndOfMessage, Event, RequestHead
 from ..parser.framing import unserved_status
 from ..parser.inbox import RequestInbox
 from ..parser.message import END
@@ -177,6 +177,11 @@ class HangupChannel(HTTPChannel):
         ):
             return "handshake", None
         return self._inbox.phase, self._inbox.pending_request
+
+    @property
+    def request_line_so_far(self) -> Break | None:
+        """Where in its request line the message that is being read has stopped, if in there."""
+        return self._inbox.request_line_so_far
 
     @property
     def phase(self) -> Phase:

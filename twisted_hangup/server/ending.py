@@ -13,7 +13,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from ..errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
-from ..events import RequestHead
+from ..events import Break, RequestHead
 from ..parser.refusals import Why
 from ..report.rules import HANG_UP, REQUEST_TIMEOUT, RESET
 from ..transport.sockets import ConnectionBroken
@@ -58,6 +58,10 @@ class Endable(Protocol):
     @property
     def place(self) -> Place:
         """Where in a message the connection is now, and the request so far, if there is any."""
+
+    @property
+    def request_line_so_far(self) -> Break | None:
+        """Where in its request line the message that is being read has stopped, if in there."""
 
     def getPeer(self) -> Any: ...
     def client_error(self, failure: Failure, socket: ClientSocket) -> Any: ...
@@ -127,6 +131,8 @@ class Ending:
         if self.error is None:
             connection = self._connection
             self.stage, self.due = FOUND, True
+            if error.phase == "head" and error.request is None and error.broke_at is None:
+                error.broke_at = connection.request_line_so_far
             self.error = attributed(error, connection.getPeer(), connection.context)
             connection.context.journal.record(error)
         return self.error

@@ -142,6 +142,9 @@ class HangupHTTP2(H2Connection):
             return "body", streams[0].head
         return "head" if self._inbox.in_block else "idle", None
 
+    #: There are no lines in HTTP/2.
+    request_line_so_far = None
+
     @property
     def phase(self) -> Phase:
         """How far the request is that has come furthest."""
