@@ -120,6 +120,8 @@ def _answer(name: str) -> str:
         return "About a server's response; a proxy answers its client 502."
     if name == "HPE_HEADER_OVERFLOW":
         return f"Answered {DEFAULT_STATUS[name]}; {TARGET_TOO_LONG} where the target is too long."
+    if name == "ERR_HTTP_REQUEST_TIMEOUT":
+        return f"Answered {DEFAULT_STATUS[name]}, unless nothing had come but empty lines."
     if name in DEFAULT_STATUS:
         return f"Answered {DEFAULT_STATUS[name]}."
     if name.startswith(_UNANSWERED) or not name.startswith(("HPE_", "ERR_")):

@@ -15,9 +15,7 @@ from twisted_hangup.testing import feed
 BODY = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc"
 
 
-@pytest.mark.parametrize(
-    "wire, phase, seconds", [(b"", "idle", 60), (b"GET / HT", "head", 60), (BODY, "body", 300)]
-)
+@pytest.mark.parametrize("wire, phase, seconds", [(b"GET / HT", "head", 60), (BODY, "body", 300)])
 def test_too_slow(wire: bytes, phase: str, seconds: float) -> None:
     """A message that is not complete in time is a RequestTimeout, answered 408."""
     client = feed(HangupSite(Paths()), wire).advance(seconds - 1)
@@ -49,13 +47,17 @@ def test_drip_on_a_connection_opened_ahead(wire: bytes) -> None:
     assert statuses(client.advance(2).received) == [408]
 
 
-def test_empty_lines_do_not_hold_a_connection() -> None:
-    """Whoever sends nothing else has no longer than one that sends nothing."""
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"\r"])
+def test_connection_on_which_nothing_was_ever_sent(sent: bytes) -> None:
+    """It is an error as in Node, and closed without an answer; empty lines are nothing."""
     client = feed(HangupSite(Paths()))
     for _ in range(7):
-        client.advance(8).feed(b"\r\n")
-    assert client.ended is None
-    assert client.advance(5).ended is not None
+        client.advance(8).feed(sent)
+    assert (client.ended, client.errors) == (None, [])
+    assert client.advance(5).ended == "fin"
+    (error,) = client.errors
+    assert (error.code, error.phase) == ("ERR_HTTP_REQUEST_TIMEOUT", "idle")
+    assert (error.status, error.quiet, client.received) == (None, True, b"")
 
 
 def test_connection_opened_ahead_can_be_spared() -> None:

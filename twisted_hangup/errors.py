@@ -62,6 +62,9 @@ class RecordedError(HangupError):
         field: Name of the header or trailer field it broke in, as received, or None.
         peer: Twisted's address of the client (an ``IAddress``), or None.
         status: Status code of the default answer, or None where nothing is written.
+        quiet: Whether it is nobody's fault, as the client had nothing under way: a probe, a
+            reset between requests, a connection on which nothing was ever sent.  Logs leave
+            it out unless they are asked (`ConsoleLog`).
         errno: The operating system's error number, or None.
         raw_packet: The read that held the offending byte (at most 64 KiB); None for the
             end of input, timeouts, resets, TLS and HTTP/2.
@@ -123,6 +126,10 @@ class RecordedError(HangupError):
     @property
     def status(self) -> int | None:
         return DEFAULT_STATUS.get(self.code, self.default_status)
+
+    @property
+    def quiet(self) -> bool:
+        return False
 
     def __str__(self) -> str:
         """One line fit for a log: no byte of the peer's, whatever it sent."""
@@ -216,11 +223,29 @@ class ResponseParseError(ParseError):
 
 
 class RequestTimeout(ClientError):
-    """``ERR_HTTP_REQUEST_TIMEOUT``: head or request not complete in time; 408."""
+    """``ERR_HTTP_REQUEST_TIMEOUT``: head or request not complete in time; 408.
+
+    Whoever has sent nothing but empty lines (phase ``"idle"``) is not answered: it may be a
+    browser that has connected ahead, and would take the 408 for the answer to its next request.
+    """
+
+    default_status: int | None = DEFAULT_STATUS["ERR_HTTP_REQUEST_TIMEOUT"]
+
+    @property
+    def status(self) -> int | None:
+        return None if self.quiet else self.default_status
+
+    @property
+    def quiet(self) -> bool:
+        return self.phase == "idle"
 
 
 class ClientHangUp(ClientError):
     """``ECONNRESET``, ``EPIPE`` or ``ETIMEDOUT``: the client reset the connection or left."""
+
+    @property
+    def quiet(self) -> bool:
+        return self.phase in ("idle", "handshake")
 
     @property
     def refuses(self) -> bool:
@@ -229,6 +254,9 @@ class ClientHangUp(ClientError):
 
 class TLSError(ClientError):
     """``ERR_SSL_*`` or ``ERR_TLS_*``: the handshake failed, or a record was corrupt."""
+
+    #: True where its time was over before anything had come.
+    quiet = False
 
 
 class HTTP2Error(ClientError):

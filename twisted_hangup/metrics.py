@@ -85,6 +85,15 @@ class Metrics:
             ["phase"],
             registry=registry,
         )
+        self._quiet = Counter(
+            "hangup_quiet_client_errors",
+            "Of these, clients that had nothing under way: probes, resets between requests, "
+            "connections on which nothing was ever sent.",
+            ["phase"],
+            registry=registry,
+        )
+        for phase in _PHASES[:2]:  # there is nothing under way in these two only
+            self._quiet.labels(phase)
         self._lookalikes = Counter(
             "hangup_lookalikes",
             "Of these, clients whose bytes look like another protocol or a known mistake.",
@@ -197,6 +206,8 @@ class Metrics:
         self._client_errors_with(self._codes(error.code), error.phase).inc()
         if isinstance(error, ClientHangUp):
             self._hang_ups.labels(error.phase).inc()
+        if error.quiet:
+            self._quiet.labels(error.phase).inc()
         if lookalike := lookalike_of(error):
             self._lookalikes.labels(lookalike.name).inc()
 
@@ -287,6 +298,11 @@ class _State(Collector):
         for why in WHYS:
             turned_away.add_metric([why], self._context.room.turned_away[why])
         yield turned_away
+        yield CounterMetricFamily(
+            "hangup_unused_connections",
+            "Connections that have ended without a request, which is no error.",
+            value=self._context.journal.unused,
+        )
         yield CounterMetricFamily(
             "hangup_stream_resets",
             "Requests that an HTTP/2 client has given up, which is no error.",

@@ -49,7 +49,7 @@ REFUSED = [
         error(ParseError, "HPE_INVALID_VERSION", "head", head(version=b"")),
         '"GET /" 400 - "-" "-"',
     ),
-    (error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "idle"), '"-" 408 - "-" "-"'),
+    (error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "head"), '"-" 408 - "-" "-"'),
     (
         error(
             ParseError,
@@ -82,6 +82,7 @@ def test_status_that_was_sent(sent: int | None, status: str) -> None:
     [
         error(ClientHangUp, "ECONNRESET", "idle"),
         error(ClientHangUp, "ECONNRESET", "handshake"),
+        error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "idle"),
         error(ClientHangUp, "ECONNRESET", "response", head()),
         error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "response", head()),
         error(TLSError, "ERR_SSL_HTTP_REQUEST", "handshake"),
@@ -123,6 +124,18 @@ def logged(request: Any) -> str:
     output = BytesIO()
     AccessLog(LogFile(output, "access log"), seconds=lambda: 0.0).request(request)
     return output.getvalue().decode("ascii")
+
+
+@pytest.mark.parametrize("log_idle", [False, True])
+def test_what_is_nobodys_fault(log_idle: bool) -> None:
+    """It has a line where it is asked for: 499 for who has gone, 444 for who was closed on."""
+    output = BytesIO()
+    log = AccessLog(LogFile(output, "access log"), log_idle=log_idle, seconds=lambda: 0.0)
+    log.refused(error(ClientHangUp, "ECONNRESET", "idle"), None)
+    log.refused(error(RequestTimeout, "ERR_HTTP_REQUEST_TIMEOUT", "idle"), None)
+    log.refused(error(TLSError, "ERR_SSL_UNKNOWN_CA", "handshake"), None)
+    lines = [f'192.0.2.7 - - {WHEN} "-" {status} - "-" "-"' for status in (499, 444)]
+    assert output.getvalue().decode().splitlines() == (lines if log_idle else [])
 
 
 def test_answered() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
@@ -14,6 +15,7 @@ from zope.interface import implementer
 from twisted_hangup.errors import ClientError, ClientHangUp, ParseError, Phase, RequestTimeout
 from twisted_hangup.events import Break, Part, RequestHead
 from twisted_hangup.journal.console import ConsoleLog
+from twisted_hangup.transport.tls import handshake_timeout
 
 PEER = IPv4Address("TCP", "127.0.0.1", 51332)
 
@@ -71,19 +73,19 @@ def test_parse_error_is_told_with_the_byte() -> None:
 
 def test_error_without_a_byte_is_told_with_its_phase() -> None:
     """A hang-up has no status and no byte."""
-    assert logged(hang_up("response")) == [
+    assert logged(hang_up("body")) == [
         (
             "warn",
-            '- ECONNRESET "read ECONNRESET" (response) from 127.0.0.1:51332 "GET /a?*** HTTP/1.1"',
+            '- ECONNRESET "read ECONNRESET" (body) from 127.0.0.1:51332 "GET /a?*** HTTP/1.1"',
         )
     ]
 
 
 def test_error_before_any_request_is_told_without_one() -> None:
     """Where nothing has come nothing is quoted, and a peer may be unknown."""
-    error = RequestTimeout("Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="idle")
+    error = RequestTimeout("Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="head")
     assert logged(error) == [
-        ("warn", '408 ERR_HTTP_REQUEST_TIMEOUT "Request timeout" (idle) from unknown')
+        ("warn", '408 ERR_HTTP_REQUEST_TIMEOUT "Request timeout" (head) from unknown')
     ]
 
 
@@ -112,10 +114,29 @@ def test_long_request_lines_are_cut() -> None:
     assert len(logged(parse_error(b"GET /" + b"a" * 10_000))[0][1]) < 200
 
 
-def test_idle_reset_is_for_debugging() -> None:
-    """Load balancers reset idle connections all day; only a debugger wants to know."""
-    assert [level for level, _ in logged(hang_up("idle"))] == ["debug"]
+QUIET = [
+    hang_up("idle"),
+    hang_up("handshake"),
+    RequestTimeout("Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="idle"),
+    handshake_timeout(begun=False),
+]
+
+
+@pytest.mark.parametrize("error", QUIET, ids=str)
+def test_what_is_nobodys_fault_has_no_line_at_any_level(error: ClientError) -> None:
+    """Load balancers probe all day, and twistd shows all levels; who wants to know asks."""
+    assert logged(error) == []
+    console = Console(log_idle=True)
+    console.log(error)
+    assert [level for level, _ in console.lines] == ["info"]
+    assert console.lines[0][1].startswith(f"- {error.code} ")
+
+
+def test_client_that_leaves_during_a_response_is_no_warning() -> None:
+    """It is nobody's fault but its own; in the middle of its request something may be wrong."""
+    assert [level for level, _ in logged(hang_up("response"))] == ["info"]
     assert [level for level, _ in logged(hang_up("body"))] == ["warn"]
+    assert [level for level, _ in logged(handshake_timeout())] == ["warn"]
 
 
 def test_event_has_fields_to_search_for() -> None:
@@ -160,12 +181,14 @@ def test_flood_is_told_in_one_line_per_code() -> None:
 
 def test_idle_resets_do_not_use_up_the_lines_of_others() -> None:
     """A flood of harmless resets hides no error, and is counted at its own level."""
-    console = Console(per_second=1)
-    for _ in range(5):
+    console = Console(per_second=1, log_idle=True)
+    for _ in range(3):
         console.log(hang_up("idle"))
+    for _ in range(2):
+        console.log(hang_up("response"))
     console.log(parse_error())
     console.log.close()
-    assert [level for level, _ in console.lines] == ["debug", "warn", "debug"]
+    assert [level for level, _ in console.lines] == ["info", "warn", "info"]
     assert console.lines[2][1] == "... and 4 more ECONNRESET in the last second"
     assert console.clock.getDelayedCalls() == []
 

@@ -61,7 +61,7 @@ def parse_error(packet: bytes = PACKET, at: int = 41, **facts: Any) -> ParseErro
     )
 
 
-HANG_UP: Final = ClientHangUp("read ECONNRESET", code="ECONNRESET", phase="idle")
+HANG_UP: Final = ClientHangUp("read ECONNRESET", code="ECONNRESET", phase="head")
 
 
 def lines(file: io.BytesIO | Path) -> list[dict[str, Any]]:
@@ -128,6 +128,16 @@ def test_line_of_a_hang_up() -> None:
         "reason",
         "phase",
     }
+
+
+def test_what_is_nobodys_fault_has_a_line_where_it_is_asked_for() -> None:
+    """Probes and idle resets are no news."""
+    error = ClientHangUp("read ECONNRESET", code="ECONNRESET", phase="idle")
+    file = io.BytesIO()
+    ErrorLog(file, Clock())(error)
+    assert lines(file) == []
+    ErrorLog(file, Clock(), log_idle=True)(error)
+    assert [line["phase"] for line in lines(file)] == ["idle"]
 
 
 def test_unix_peers_are_named() -> None:

@@ -155,6 +155,7 @@ def test_snapshot() -> None:
             Entry(2, 1_700_000_002.5, second, None, False),
             Entry(3, 1_700_000_002.5, third, 502, True),
         ),
+        quiet=0,
         by_code={"HPE_STRICT": 2, "ERR_UPSTREAM_RESET": 1},
         by_phase={"head": 1, "body": 1, "response": 1},
         by_status={400: 1, 502: 1},

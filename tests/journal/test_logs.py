@@ -17,11 +17,12 @@ from support.wire import BAD, PATIENCE, wait_for
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger
 
-from twisted_hangup.errors import ClientHangUp, ParseError, RecordedError
+from twisted_hangup.errors import ClientHangUp, ParseError, RecordedError, RequestTimeout
 from twisted_hangup.events import Break, Part, RequestHead
 from twisted_hangup.journal.console import ConsoleLog
 from twisted_hangup.journal.error_log import ErrorLog
 from twisted_hangup.report.rules import RULES
+from twisted_hangup.transport.tls import handshake_timeout
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 LOGS: Final = (DOCS / "logs.md").read_text()
@@ -56,9 +57,12 @@ class Logs:
         self.events: list[LogEvent] = []
         self._file = io.BytesIO()
         logger = Logger(namespace="test", observer=cast(ILogObserver, self.events.append))
-        self.console = ConsoleLog(self.clock, logger=logger)
+        self.console = ConsoleLog(self.clock, log_idle=True, logger=logger)
         self.error_log = ErrorLog(
-            cast(BinaryIO, self._file), self.clock, now=lambda: float(self.clock.seconds())
+            cast(BinaryIO, self._file),
+            self.clock,
+            log_idle=True,
+            now=lambda: float(self.clock.seconds()),
         )
 
     def record(self, error: RecordedError) -> None:
@@ -77,6 +81,11 @@ def test_flood_of_twenty_thousand_errors_a_second() -> None:
     errors: list[RecordedError] = [ParseError("r", code=code, phase="head") for code in CODES]
     errors += [
         ClientHangUp("r", code=code, phase="idle") for code in ("ECONNRESET", "EPIPE", "ETIMEDOUT")
+    ]
+    errors += [
+        ClientHangUp("r", code="ECONNRESET", phase="response"),
+        RequestTimeout("r", code="ERR_HTTP_REQUEST_TIMEOUT", phase="idle"),
+        handshake_timeout(begun=False),
     ]
     count, known = 0, 0
     for _ in range(3 * 100):

@@ -175,7 +175,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
     (
         RequestTimeout("Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="idle"),
         """
-        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (answered 408)
+        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (not answered)
         The client sent nothing within Timeouts.head_seconds of connecting. RFC 9110,
         section 15.5.9.
         docs/codes.md#err_http_request_timeout

@@ -34,11 +34,16 @@ class AccessLog:
         self,
         file: LogFile,
         *,
+        log_idle: bool = False,
         policy: MaskingPolicy = DEFAULT_POLICY,
         seconds: Callable[[], float] = time.time,
     ) -> None:
-        """*file* gets the lines, and is its owner's to close."""
+        """*file* gets the lines, and is its owner's to close.
+
+        With *log_idle* what is nobody's fault (`RecordedError.quiet`) has a line as well.
+        """
         self._file = file
+        self._log_idle = log_idle
         self._policy = policy
         self._seconds = seconds
         self._second = -1
@@ -57,7 +62,7 @@ class AccessLog:
         Nothing is written where no request was begun, or where the request is one whose
         response had been asked for: that is logged by `request`.
         """
-        line = refused_line(self._now(), error, sent, self._policy)
+        line = refused_line(self._now(), error, sent, self._policy, log_idle=self._log_idle)
         if line is not None:
             self._write(line)
 
@@ -90,6 +95,8 @@ def refused_line(
     error: ClientError,
     sent: int | None,
     policy: MaskingPolicy = DEFAULT_POLICY,
+    *,
+    log_idle: bool = False,
 ) -> str | None:
     """The line for a request that went wrong before it was complete.
 
@@ -98,9 +105,10 @@ def refused_line(
             a client that left, and its 444 for a connection closed without a response.
 
     Returns:
-        The line without its line end; None where no request was refused.
+        The line without its line end; None where no request was refused, unless *log_idle* asks
+        for what is nobody's fault as well.
     """
-    if not error.refuses:
+    if not (error.refuses or (log_idle and error.quiet)):
         return None
     status = CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE
     head = request_so_far(error, policy)

@@ -29,12 +29,11 @@ _OPENING_COLUMNS: Final = 32 * len(r"\x00") + len("...")
 class ConsoleLog:
     """A watcher that writes each `RecordedError` to a Twisted logger.
 
-    Events are warnings and hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
+    Events hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
     ``peer``, ``request`` (the request line so far, or the first bytes of what is none) and
     ``looks_like`` (a name of `twisted_hangup.report.lookalikes`), all of them text or numbers
-    fit to show; the lines that end a flood hold ``code`` and ``suppressed``.  A client
-    that leaves an idle connection with a reset, or in the TLS handshake, is logged at debug
-    level: load balancers do that to see whether we live.
+    fit to show; the lines that end a flood hold ``code`` and ``suppressed``.  They are
+    warnings, but for a client that has left during a response, which is information.
     """
 
     def __init__(
@@ -42,6 +41,7 @@ class ConsoleLog:
         clock: IReactorTime,
         *,
         per_second: int = 10,
+        log_idle: bool = False,
         policy: MaskingPolicy = DEFAULT_POLICY,
         logger: Logger | None = None,
     ) -> None:
@@ -50,20 +50,25 @@ class ConsoleLog:
             clock: Seconds and timers, to tell floods.
             per_second: Lines in each second, for each level, besides up to 10 that are the
                 first of their code, and up to 10 with counts; 0 for no limit.  With both
-                levels, that is less than 50 lines: few codes are logged at debug level.
+                levels, that is less than 50 lines: few codes are information.
+            log_idle: Whether what is nobody's fault (`RecordedError.quiet`) is logged as well,
+                as information.
             policy: What is secret besides the usual.
             logger: Where the lines go; by default the one of the namespace that operators know.
         """
         logger = logger or Logger(namespace="twisted_hangup.console")
         self._policy = policy
-        # Apart from each other: idle resets must not use up the lines of what matters.
+        self._log_idle = log_idle
+        # Apart from each other: clients that leave must not use up the lines of what matters.
         self._warning = _Level(logger.warn, clock, per_second)
-        self._idle = _Level(logger.debug, clock, per_second)
+        self._info = _Level(logger.info, clock, per_second)
 
     def __call__(self, error: RecordedError) -> None:
         """Log *error*, or count it in a flood."""
-        idle = isinstance(error, ClientHangUp) and error.phase in ("idle", "handshake")
-        level = self._idle if idle else self._warning
+        if error.quiet and not self._log_idle:
+            return
+        left = isinstance(error, ClientHangUp) and error.phase == "response"
+        level = self._info if left or error.quiet else self._warning
         if not level.gate.admit(error.code):
             return
         request, lookalike = self._request(error), lookalike_of(error)
@@ -94,7 +99,7 @@ class ConsoleLog:
     def close(self) -> None:
         """Tell what floods have suppressed so far, and leave no timer behind."""
         self._warning.gate.close()
-        self._idle.gate.close()
+        self._info.gate.close()
 
 
 class _Level:

@@ -44,6 +44,7 @@ class ErrorLog:
         clock: IReactorTime,
         *,
         per_second: int = 30,
+        log_idle: bool = False,
         policy: MaskingPolicy = DEFAULT_POLICY,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -54,6 +55,7 @@ class ErrorLog:
             per_second: Errors with a line of their own in each second, besides up to 10 that
                 are the first of their code and up to 10 lines with counts: 50 in all by
                 default.  0 for all errors.
+            log_idle: Whether what is nobody's fault (`RecordedError.quiet`) is written as well.
             policy: What is secret besides the usual.
             now: Wall-clock time in seconds since 1970.
 
@@ -63,6 +65,7 @@ class ErrorLog:
         self._is_ours = not isinstance(file, LogFile)
         self._file = file if isinstance(file, LogFile) else LogFile(file, "error log")
         self._gate = FloodGate(clock, per_second, self._suppressed)
+        self._log_idle = log_idle
         self._policy = policy
         self._now = now
         self._closed = False
@@ -74,6 +77,8 @@ class ErrorLog:
 
     def __call__(self, error: RecordedError) -> None:
         """Write *error*, or count it in a flood."""
+        if error.quiet and not self._log_idle:
+            return
         if self._gate.admit(error.code):
             self._write(lambda: self._record(error))
 

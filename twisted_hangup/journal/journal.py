@@ -65,6 +65,7 @@ class Snapshot:
     Attributes:
         since: When the journal began, a Unix time; all counts are from then on.
         entries: The recent errors, oldest first.
+        quiet: How many errors there were that are nobody's fault, which all else leaves out.
         by_code, by_phase: How many errors there were.
         by_status: How many were settled with each status; None: nothing was sent.
         rates: Of each second of the last hour that had errors: its Unix time, and how many
@@ -75,6 +76,7 @@ class Snapshot:
 
     since: float
     entries: tuple[Entry, ...]
+    quiet: int
     by_code: Mapping[str, int]
     by_phase: Mapping[str, int]
     by_status: Mapping[int | None, int]
@@ -124,20 +126,23 @@ class Watchers(Generic[P]):
 class Journal:
     """The record of one site's errors: its clients', and those of servers behind a proxy.
 
-    What it takes in memory has a bound, however many errors and peers there are.
+    What it takes in memory has a bound, however many errors and peers there are.  Errors that
+    are nobody's fault (`RecordedError.quiet`) are told to watchers and counted, and no more.
 
     Args:
         seconds: The Unix time.
 
     Attributes:
         counts: Errors so far, by code.
+        quiet: Errors so far that are nobody's fault.
+        unused: Connections so far that have ended without a request, which is no error.
         stream_resets: Requests so far that an HTTP/2 client has given up with RST_STREAM,
             which is no error.
     """
 
     def __init__(self, seconds: Callable[[], float] = time.time) -> None:
         self.counts: Counter[str] = Counter()
-        self.stream_resets = 0
+        self.quiet = self.unused = self.stream_resets = 0
         self._seconds = seconds
         self._since = seconds()
         self._number = 0
@@ -163,6 +168,7 @@ class Journal:
         return Snapshot(
             since=self._since,
             entries=tuple(self._entry(error) for error in self._kept),
+            quiet=self.quiet,
             by_code=dict(self.counts),
             by_phase=dict(self._by_phase),
             by_status=dict(self._by_status),
@@ -175,16 +181,19 @@ class Journal:
 
     def record(self, error: ClientError) -> None:
         """Count and keep *error*, and tell every watcher."""
-        peer = peer_name(error.peer)
-        self._keep(error, None, False)
-        self._peers.add(peer)
+        if error.quiet:
+            self.quiet += 1
+        else:
+            self._keep(error, None, False)
+            self._peers.add(peer_name(error.peer))
         self._watchers.tell(error)
         if self._followers:
             self._tell_followers(error)
 
     def settle(self, error: ClientError, status: int | None) -> None:
         """Tell who watches for it what *error* was answered."""
-        self._by_status[status] += 1
+        if not error.quiet:
+            self._by_status[status] += 1
         kept = self._kept.get(error)
         if kept is not None:
             number, recorded, _, _ = kept

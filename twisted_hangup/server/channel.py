@@ -30,6 +30,7 @@ from ..parser.refusals import Why
 from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import host_of, protocol_within, transport_beneath
 from ..transport.lean_tls import adopt_tls
+from ..transport.preamble import preamble_begun
 from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
@@ -170,12 +171,12 @@ class HangupChannel(HTTPChannel):
     @property
     def _input_place(self) -> Place:
         """The same of the message that is being read, whatever is being answered."""
-        if (
-            self._stage is NEW
-            and ISSLTransport.providedBy(self.transport)
-            and in_handshake(self.transport)
-        ):
-            return "handshake", None
+        if self._stage is NEW:
+            if not ISSLTransport.providedBy(self.transport):
+                if preamble_begun(self.transport):
+                    return "head", None
+            elif in_handshake(self.transport):
+                return "handshake", None
         return self._inbox.phase, self._inbox.pending_request
 
     @property
@@ -307,6 +308,8 @@ class HangupChannel(HTTPChannel):
         if error is not None:
             ending.open_socket()
             self._abandon_requests(error)
+        elif self._head is None:
+            self.context.journal.unused += 1
         self._stand_down()
         super().connectionLost(reason)
         ending.lost()
@@ -843,7 +846,8 @@ class HangupChannel(HTTPChannel):
     def _out_of_time(self) -> None:
         phase, request = self._input_place
         if phase == "handshake":
-            self._fail(handshake_timeout())
+            begun = preamble_begun(self.transport) is not False
+            self._fail(handshake_timeout(begun=begun))
         elif self._clock.in_handshake:
             self._clock.waiting("idle")  # the handshake is over, and the request is due
         elif self._clock.idle:

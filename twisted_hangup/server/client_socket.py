@@ -243,7 +243,7 @@ class ClientSocket:
     def _tell_in_vain(self, data: bytes) -> None:
         """Nothing comes of what was called; to close what has gone by itself is no mistake."""
         gone = self._peer_left or not self._ending
-        if self.error is not None and (data or not gone):
+        if self.error is not None and (data or not gone) and not (gone and self.error.quiet):
             handler_log.answered_in_vain(
                 self.handler, self.error, late=self.out_of_time, client_gone=gone
             )

@@ -375,6 +375,11 @@ class Options(UsageOptions):
         ["no-require-host", None, "Accept requests without one valid Host."],
         ["any-method", None, "Accept any method; what it means is for the content to say."],
         ["allow-half-open", None, "Answer clients that have ended their side already."],
+        [
+            "log-idle",
+            None,
+            "Log probes, idle resets and connections on which nothing was sent, too.",
+        ],
         ["unmasked", None, "Hide no credentials in logs and reports."],
     ]
 

@@ -81,7 +81,8 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     )
     for name in options.handlers:
         site.on_client_error(_content.function("--on-client-error", name))
-    console = ConsoleLog(steady(reactor), policy=options.masking)
+    log_idle = bool(options["log-idle"])
+    console = ConsoleLog(steady(reactor), log_idle=log_idle, policy=options.masking)
     closers: list[Callable[[], object]] = [
         site.journal.watch(console),
         site.journal.watch_upstream(console),
@@ -144,10 +145,11 @@ def _open_logs(
         What is to be called at the end, and the files to close after that.
     """
     closers: list[Callable[[], object]] = []
+    log_idle = bool(options["log-idle"])
     logs = [] if stdout is None else [stdout]
     if options["access-log"] is not None:
         logs.insert(0, _open_log("access log", options["access-log"], stdout))
-        site.access_log = AccessLog(logs[0], policy=options.masking)
+        site.access_log = AccessLog(logs[0], log_idle=log_idle, policy=options.masking)
         closers.append(site.journal.watch_settled(site.access_log.refused))
     if options["error-log"] is not None:
         logs.insert(0, _open_log("error log", options["error-log"], stdout))
@@ -155,6 +157,7 @@ def _open_logs(
             logs[0],
             steady(reactor),
             per_second=options["error-log-per-second"],
+            log_idle=log_idle,
             policy=options.masking,
         )
         closers += [

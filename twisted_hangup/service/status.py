@@ -58,7 +58,9 @@ def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusSe
     path = options["status-token-file"]
     token = None if path is None else _token_in(path)
     shown = StatusSite(site, reactor, token=token, metrics=_metrics_of(site))
-    console = ConsoleLog(steady(reactor), policy=options.masking)
+    console = ConsoleLog(
+        steady(reactor), log_idle=bool(options["log-idle"]), policy=options.masking
+    )
     return StatusService(
         shown,
         [(name, endpoint(description, reactor, "--status"))],

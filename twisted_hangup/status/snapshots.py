@@ -62,6 +62,7 @@ class Snapshots:
             "since": timestamp(snapshot.since),
             "now": timestamp(self._now()),
             "connections": self._connections(),
+            "quiet": snapshot.quiet,
             "by_code": _visible_keys(snapshot.by_code.items()),
             "by_phase": dict(snapshot.by_phase),
             "by_status": {

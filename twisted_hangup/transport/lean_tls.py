@@ -38,6 +38,9 @@ class LeanTLS(BufferingTLSTransport):
     _header = b""
     _missing = 0
 
+    #: Whether anything has come of the handshake; see `preamble_begun`.
+    preamble_begun = False
+
     def makeConnection(self, transport: Any) -> None:
         """Begin; the same as Twisted's, with one `directlyProvides` in the place of ten."""
         if not self._connectWrapped:
@@ -80,6 +83,7 @@ class LeanTLS(BufferingTLSTransport):
         Where OpenSSL has a part of one already, what looks like a whole record is none: a part
         of it would stay there until the next read, and a client could pile up what stays.
         """
+        self.preamble_begun = True
         data = self._header + data
         at = self._missing
         while at + _HEADER <= len(data):

@@ -26,6 +26,16 @@ class IPreambleListener(Interface):
         """*error* has happened; the client may be answered, in plain, on *transport*."""
 
 
+def preamble_begun(transport: Any) -> bool | None:
+    """Whether a part of what comes before HTTP has come on *transport*, and not all of it.
+
+    Returns:
+        None where *transport* does not tell.  Nobody asks it about TLS after the handshake.
+    """
+    begun: bool | None = getattr(transport, "preamble_begun", None)
+    return begun
+
+
 @implementer(IHalfCloseableProtocol)
 class Preamble(ProtocolWrapper):
     """Mixed in before a `ProtocolWrapper` that reads a preamble.

@@ -24,6 +24,10 @@ class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
     half_closes = True
     _begun: bytes | None = b""
 
+    @property
+    def preamble_begun(self) -> bool:
+        return bool(self._begun)
+
     def dataReceived(self, data: bytes) -> None:
         if self._begun is None:
             super().dataReceived(data)

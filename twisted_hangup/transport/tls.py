@@ -46,9 +46,16 @@ def answered_in_plain(error: TLSError) -> TLSError:
     return error
 
 
-def handshake_timeout() -> TLSError:
-    """The error of a client that has not finished the handshake in time; Node's words."""
-    return TLSError(HANDSHAKE_TIMEOUT.reason, code=HANDSHAKE_TIMEOUT.code, phase="handshake")
+def handshake_timeout(*, begun: bool = True) -> TLSError:
+    """The error of a client that has not finished the handshake in time; Node's words.
+
+    Args:
+        begun: Whether anything of it had come.
+    """
+    why = HANDSHAKE_TIMEOUT
+    error = TLSError(why.reason, code=why.code, phase="handshake")
+    error.quiet = not begun
+    return error
 
 
 def in_handshake(transport: Any) -> bool:

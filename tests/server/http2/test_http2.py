@@ -508,21 +508,21 @@ async def test_connection_without_a_request(serve_h2: Serve) -> None:
     assert (client.goaways, served.errors) == ([(NO_ERROR, 0)], [])
 
 
-@pytest.mark.parametrize("sent", [b"", PREFACE[:5]])
+@pytest.mark.parametrize("sent, phase", [(b"", "idle"), (PREFACE[:5], "head")])
 @pytest_twisted.ensureDeferred
-async def test_no_preface(serve_h2: Serve, sent: bytes) -> None:
+async def test_no_preface(serve_h2: Serve, sent: bytes, phase: str) -> None:
     """A client that agrees on HTTP/2 and never begins is a RequestTimeout without HTTP/1."""
     served, clock = on_clock(serve_h2)
     client = await in_thread(lambda: H2Client(served.port, preface=False).raw(sent))
     (channel,) = served.site.context.open()
-    await until(lambda: channel.phase == "idle")  # the handshake is over
+    await until(lambda: channel.phase != "handshake")
     await settled()
     await clock.wait_until(lambda: served.errors)
     await in_thread(client.to_the_end)
     client.close()
     (error,) = served.errors
     assert isinstance(error, RequestTimeout)
-    assert error.phase == "idle"
+    assert (error.phase, error.status) == (phase, None)
     assert (client.closed, client._input) == ("end", b"")
 
 

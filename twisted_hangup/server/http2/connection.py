@@ -140,7 +140,7 @@ class HangupHTTP2(H2Connection):
                 return "response", stream.head
         if streams:
             return "body", streams[0].head
-        return "head" if self._inbox.in_block else "idle", None
+        return "head" if self._inbox.in_block or self._inbox.preface_left else "idle", None
 
     #: There are no lines in HTTP/2.
     request_line_so_far = None
@@ -256,6 +256,8 @@ class HangupHTTP2(H2Connection):
             self._send_watch.forget()
         if error is not None:
             ending.open_socket()
+        elif ending.error is None and not self._last_stream_id:
+            self.context.journal.unused += 1
         self._stage = LEFT  # no frame is acted on that waits, or comes after this one
         ending.lost()
         self.context.left(self)  # last: that every connection has gone may end the process
@@ -694,7 +696,9 @@ class HangupHTTP2(H2Connection):
 
     def _idle_for_long(self) -> None:
         if self._inbox.preface_left:
-            self._go_away(ErrorCodes.NO_ERROR, request_timeout("idle"))
+            error = request_timeout("head")
+            error.default_status = None  # there is no stream yet to answer on
+            self._go_away(ErrorCodes.NO_ERROR, error)
         elif self._inbox.in_block:
             self._idle_clock.due = inf  # the deadline of the block is the one that counts
         else:
