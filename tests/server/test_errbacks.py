@@ -12,7 +12,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from twisted_hangup import ClientSocket, HangupSite, HeaderOverflow, MaskingPolicy, ParseError
+from twisted_hangup import (
+    ClientSocket,
+    HangupChannel,
+    HangupSite,
+    HeaderOverflow,
+    MaskingPolicy,
+    ParseError,
+)
 from twisted_hangup.testing import feed
 
 #: What handlers wait by.
@@ -266,17 +273,34 @@ def test_waiting_handler_is_cancelled() -> None:
     assert skipped == []
 
 
-def test_forgetful_handler_is_closed_for() -> None:
-    """A handler that said None and never closes has its socket destroyed."""
+@pytest.mark.parametrize("of_channel", [False, True])
+def test_forgetful_handler_is_answered_for(of_channel: bool) -> None:
+    """A handler that said None, wrote nothing and never closes: the default answer goes out."""
+
+    class Forgetful(HangupChannel):
+        def client_error(self, failure: Failure, socket: ClientSocket) -> None: ...
+
+    def forget(failure: Failure, socket: ClientSocket) -> None: ...
+
+    memory = InMemory(channel=Forgetful) if of_channel else InMemory(forget)
+    client = memory.client.advance(29)
+    assert (client.received, client.ended) == (b"", None)
+    client.advance(2)
+    assert (client.received, client.ended) == (DEFAULT, "fin")
+
+
+def test_handler_that_wrote_and_forgot_is_closed_for() -> None:
+    """One that wrote something and never closes has its socket destroyed."""
     sockets: list[ClientSocket] = []
 
     def forget(failure: Failure, socket: ClientSocket) -> None:
         sockets.append(socket)
+        socket.write(b"begun ")
 
     client = InMemory(forget).client.advance(29)
     assert client.ended is None
     assert client.advance(2).ended == "reset"
-    assert sockets[0].closed
+    assert (client.received, sockets[0].closed) == (b"begun ", True)
 
 
 def test_late_answer_goes_nowhere() -> None:

@@ -75,7 +75,15 @@ def site_with(*handlers: Any) -> HangupSite:
     return site
 
 
-def never_closes(failure: Failure, client: ClientSocket) -> None: ...
+def never_answers(failure: Failure, client: ClientSocket) -> None: ...
+
+
+def answers_too_late(failure: Failure, client: ClientSocket) -> None:
+    later(35).addCallback(lambda _: client.respond(418))
+
+
+def never_closes(failure: Failure, client: ClientSocket) -> None:
+    client.write(b"begun")
 
 
 def closes_twice(failure: Failure, client: ClientSocket) -> None:
@@ -120,6 +128,13 @@ def returns_nonsense(failure: Failure, client: ClientSocket) -> Any:
 
 #: What each makes the log say, before "over" and the error; and at which level.
 SAYS: dict[Any, list[tuple[LogLevel, str]]] = {
+    never_answers: [
+        (LogLevel.warn, "returned None but neither answered nor closed, and is done without,")
+    ],
+    answers_too_late: [
+        (LogLevel.warn, "returned None but neither answered nor closed, and is done without,"),
+        (LogLevel.warn, "answered after its time was over, and so in vain,"),
+    ],
     never_closes: [
         (LogLevel.warn, "never closed the connection that it took, which is closed for it,")
     ],

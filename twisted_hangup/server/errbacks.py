@@ -123,6 +123,8 @@ class Chain:
         try:
             if _judged(result, self._hook, socket, self._error) is not None:
                 self._answer()
+            elif socket.out_of_time:
+                self._do_without()  # it took no notice of having been cancelled
         except Exception:
             _log.failure("Could not answer {log_error}", log_error=str(self._error))
             socket.destroy()
@@ -135,24 +137,36 @@ class Chain:
         if socket.ended:
             return
         status = error.status
-        written = socket.headers_sent or socket.bytes_written
-        if status is None or not socket.writable or written:
+        if status is None or not socket.writable or self._begun:
             socket.end()
         elif error.default_body:
             socket.respond(status, error.default_body)
         else:
             socket.end(default_answer(status))
 
+    @property
+    def _begun(self) -> bool:
+        """Whether anything of an answer is on its way, so that no other can be given."""
+        return bool(self._socket.headers_sent or self._socket.bytes_written)
+
     def _out_of_time(self) -> None:
-        waiting = self._waiting
+        waiting, socket, error = self._waiting, self._socket, self._error
+        socket.out_of_time = True  # the rest of the chain passes the error on
         if waiting is not None:
-            handler_log.still_waits(self._socket.handler, self._error)
-            self._socket.out_of_time = True  # the rest of the chain passes the error on
+            handler_log.still_waits(socket.handler, error)
             waiting.cancel()
             if self._waiting is waiting:  # a coroutine that goes on all the same
-                self._cb_outcome(Failure(self._error))
+                self._cb_outcome(Failure(error))
+        elif not socket.ended:
+            log = handler_log.never_closed if self._begun else handler_log.never_answered
+            log(socket.handler, error)
+            self._do_without()
+
+    def _do_without(self) -> None:
+        """Somebody took the error and left the connection open, and its time is over."""
+        if not self._begun:
+            self._answer()
         elif not self._socket.ended:
-            handler_log.never_closed(self._socket.handler, self._error)
             self._socket.destroy()
 
     def _cb_closed(self, _: None) -> None:

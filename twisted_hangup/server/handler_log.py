@@ -49,8 +49,13 @@ class HandlerLog:
         words = "is cancelled and done without, as it still waits"
         self._tell(LogLevel.warn, handler, words, error)
 
+    def never_answered(self, handler: object, error: ClientError) -> None:
+        """It said that it had handled the error, did nothing, and its time is over."""
+        words = "returned None but neither answered nor closed, and is done without,"
+        self._tell(LogLevel.warn, handler, words, error)
+
     def never_closed(self, handler: object, error: ClientError) -> None:
-        """It said that it had handled the error, and its time is over."""
+        """It has written something, and its time is over."""
         words = "never closed the connection that it took, which is closed for it,"
         self._tell(LogLevel.warn, handler, words, error)
 
