@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -28,7 +29,8 @@ from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 from twisted.web.server import Site
 
-from twisted_hangup import HangupWSGIResource
+from twisted_hangup import ForwardedClients, HangupWSGIResource
+from twisted_hangup.report.text import peer_text
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], None]]
@@ -415,3 +417,31 @@ async def test_client_that_leaves_while_it_is_waited_for(serve: Serve, pool: Thr
     assert app.pieces < MOST_PIECES
     assert app.gone.is_set()
     await settled()
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["nobody named", "named by a proxy"])
+@pytest_twisted.ensureDeferred
+async def test_addresses_at_a_unix_socket(
+    serve: Serve, pool: ThreadPool, tmp_path: Path, named: bool
+) -> None:
+    """An application has what PEP 3333 promises also where no address has a port."""
+    from twisted.internet import reactor
+
+    seen: list[Environ] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        seen.append(environ)
+        start_response("200 OK", [])
+        return []
+
+    resource = HangupWSGIResource(cast(IReactorFromThreads, reactor), pool, application)
+    forwarded = ForwardedClients(["unix"]) if named else None
+    served = serve(resource, unix=str(tmp_path / "a.sock"), forwarded=forwarded)
+    logged: list[object] = []
+    served.site.log = lambda request: logged.append(request.client)  # type: ignore[method-assign]
+    wire = b"GET / HTTP/1.0\r\nX-Forwarded-For: 203.0.113.7\r\n\r\n"
+    assert b" 200 OK\r\n" in await talk(served.port, wire)
+    names = ("REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", "HTTP_X_FORWARDED_FOR")
+    client = ["203.0.113.7", "0"] if named else ["", ""]
+    assert [seen[0][name] for name in names] == [*client, "localhost", "80", "203.0.113.7"]
+    assert [peer_text(one) for one in logged] == ["203.0.113.7" if named else "unix"]

@@ -31,6 +31,7 @@ from .errors import TLSError as TLSError
 from .errors import UnexpectedEOF as UnexpectedEOF
 from .errors import UpstreamError as UpstreamError
 from .events import ResponseHead as ResponseHead
+from .limits import ANY as ANY
 from .limits import Lenience as Lenience
 from .limits import Limits as Limits
 from .limits import OutboundTimeouts as OutboundTimeouts
@@ -49,5 +50,6 @@ from .server import ClientSocket as ClientSocket
 from .server import HangupChannel as HangupChannel
 from .server import HangupSite as HangupSite
 from .server import forward_client_errors as forward_client_errors
+from .transport import ForwardedClients as ForwardedClients
 from .transport import hangup_endpoint as hangup_endpoint
 from .wsgi import HangupWSGIResource as HangupWSGIResource

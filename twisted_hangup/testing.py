@@ -96,6 +96,7 @@ class MemoryClient:
             context.keep_time_by(site.reactor)
         self.clock: Clock = site.reactor
         self.errors: list[ClientError] = []
+        self._ending = channel._ending
         context.journal.watch(self._note)
         self._kernel = _Kernel(self.clock)
         address = (self.peer.host, self.peer.port)
@@ -189,7 +190,8 @@ class MemoryClient:
         self.clock.advance(0)
 
     def _note(self, error: ClientError) -> None:
-        if error.peer == self.peer:
+        # Not by its peer: that may be whom a proxy names.
+        if error is self._ending.error:
             self.errors.append(error)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from io import SEEK_END
 from threading import Event
+from types import SimpleNamespace
 from typing import Any, Final
 
 from twisted.internet.interfaces import IPushProducer, IReactorFromThreads
@@ -68,7 +70,8 @@ class HangupWSGIResource:
         """Call the application in a thread."""
         call = _Call(self._application, request, self._reactor)
         request.notifyFinish().addErrback(call.client_left)
-        not_done = WSGIResource(self._reactor, self._threadpool, call).render(request)
+        with _numbered(request):
+            not_done = WSGIResource(self._reactor, self._threadpool, call).render(request)
         request.registerProducer(call, True)  # not where that has raised
         return not_done
 
@@ -77,6 +80,29 @@ class HangupWSGIResource:
 
     def putChild(self, path: bytes, child: IResource) -> None:
         raise RuntimeError("a WSGI application has no child resources")
+
+
+@contextmanager
+def _numbered(request: Any) -> Iterator[None]:
+    """Let *request* have addresses with host and port, which Twisted asks for.
+
+    PEP 3333: SERVER_NAME and SERVER_PORT are never empty.  A UNIX socket has neither, and its
+    client no REMOTE_ADDR.
+    """
+    changed: dict[str, Any] = {}
+    if not hasattr(request.client, "port"):
+        changed["client"] = SimpleNamespace(host="", port="")
+    if not hasattr(request.host, "port"):
+        port = 443 if request.isSecure() else 80
+        changed["host"] = SimpleNamespace(host="localhost", port=port)
+    kept = {name: getattr(request, name) for name in changed}
+    for name, address in changed.items():
+        setattr(request, name, address)
+    try:
+        yield
+    finally:
+        for name, address in kept.items():
+            setattr(request, name, address)
 
 
 @implementer(IPushProducer)

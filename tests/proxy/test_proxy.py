@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,9 +17,11 @@ from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, always
 from support.wire import DEFAULT, PATIENCE, Client, in_thread, pause, statuses, talk, until
 
+from twisted_hangup import ForwardedClients
 from twisted_hangup.limits import OutboundTimeouts
 from twisted_hangup.proxy import ProxyResource
 from twisted_hangup.proxy.forwarding import Forwarding
+from twisted_hangup.report.text import peer_text
 
 GET = b"GET /a/b?c=d HTTP/1.1\r\nHost: example.org\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"
@@ -643,3 +646,23 @@ async def test_host_is_rewritten(proxied: Callable[..., Proxied]) -> None:
     await talk(there.port, LAST)
     host = b"\r\nHost: 127.0.0.1:%d\r\n" % there.server.port
     assert host in there.server.connections[0].received
+
+
+@pytest.mark.parametrize(
+    ("choice", "value"), [("append", b"203.0.113.7, 127.0.0.1"), ("replace", b"127.0.0.1")]
+)
+@pytest_twisted.ensureDeferred
+async def test_list_of_proxies_goes_on(
+    proxied: Callable[..., Proxied], choice: Any, value: bytes
+) -> None:
+    """Whoever the client is, the end of the connection is added; errors are the client's."""
+    there = proxied(
+        lambda connection: (connection.read_head(), connection.reset()),
+        forwarding=Forwarding(forwarded=choice),
+    )
+    there.site.context.forwarded = ForwardedClients(["127.0.0.1"])
+    wire = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.7\r\n"
+    await talk(there.port, wire + b"Connection: close\r\n\r\n")
+    values = re.findall(rb"X-Forwarded-For: (.*)\r\n", there.server.connections[0].received)
+    assert b", ".join(values) == value
+    assert [peer_text(error.peer) for error in there.upstream_errors] == ["203.0.113.7"]

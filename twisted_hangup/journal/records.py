@@ -12,7 +12,8 @@ The names are an interface: they are never renamed, and each record has all of t
 ``raw_packet``         the packet around the error, base64, or null
 ``raw_packet_offset``  index in the whole packet of the first byte of ``raw_packet``, or
                        null; subtract it from ``bytes_parsed`` to find the place there
-``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null
+``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null; the host
+                       alone where a proxy has named no port
 ``method``, ``target`` of the request, as far as they had come, or null
 ``field``              name of the field it broke in, or null
 ``looks_like``         what the bytes are by the look of them, one of the names of

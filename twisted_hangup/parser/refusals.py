@@ -674,3 +674,14 @@ PROXY_END: Final = Why("ERR_PROXY_PROTOCOL", "Expected CR LF after the ports", *
 PROXY_TOO_SHORT: Final = Why("ERR_PROXY_PROTOCOL", "Missing address or port", *_PROXY)
 PROXY_COMMAND: Final = Why("ERR_PROXY_PROTOCOL", "Invalid version or command", *_PROXY)
 PROXY_FAMILY: Final = Why("ERR_PROXY_PROTOCOL", "Invalid address family or transport", *_PROXY)
+
+# --- which of them know the whole head ---------------------------------------------------
+
+#: Code and reason of what is refused in the phase ``"head"`` only when all of it has come.
+OF_A_WHOLE_HEAD: Final = frozenset(
+    (one.code, one.reason)
+    for one in (
+        *(HOST_MISSING, HOST_INVALID, HOST_TWICE, HOSTS_DISAGREE, BODY_TOO_LARGE),
+        *(TE_NOT_CHUNKED, TE_IN_HTTP_1_0, TE_NOT_ONLY_CHUNKED),
+    )
+)

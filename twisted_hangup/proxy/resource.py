@@ -163,7 +163,8 @@ class _Relay:
             fields,
             method=request.method,
             client=Client(
-                getattr(request.client, "host", "").encode("ascii"),
+                # Not whom it names: a list of proxies has the other end of the connection.
+                getattr(request.channel.getPeer(), "host", "").encode("ascii"),
                 request.isSecure(),
                 host_asked_for(request.uri, hosts),
                 version,

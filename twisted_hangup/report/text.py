@@ -57,6 +57,8 @@ def _fitting(shown: list[str], columns: int) -> list[str]:
 def peer_text(peer: Any) -> str:
     """An address as ``host:port``; ``[host]:port`` for IPv6; ``unix`` for a UNIX socket.
 
+    It is the host alone where a proxy has named no port.
+
     Args:
         peer: Twisted's ``IAddress`` of the client, or None (``unknown``).
     """
@@ -65,6 +67,8 @@ def peer_text(peer: Any) -> str:
     host, port = getattr(peer, "host", None), getattr(peer, "port", None)
     if host is None or port is None:
         return "unix" if hasattr(peer, "name") else visible(re.sub(r"\(.*", "", repr(peer)))
+    if not port:
+        return visible(str(host))
     return visible(f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}")
 
 

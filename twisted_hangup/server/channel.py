@@ -240,7 +240,8 @@ class HangupChannel(HTTPChannel):
         factory, lean, whole = self.requestFactory, is_stock(), self.takes_whole_requests
         asked = factory, lean, whole, left_out(factory)
         if asked != self.context.request_factories[0]:
-            made = hangup_factory(factory, lean, whole and is_plain(factory))
+            whole = whole and is_plain(factory)
+            made = hangup_factory(factory, lean, whole, self.context.forwarded)
             self.context.request_factories = asked, made
         return self.context.request_factories[1]  # type: ignore[no-any-return]
 
@@ -870,6 +871,6 @@ class HangupChannel(HTTPChannel):
             body = b"" if bodiless else b"The server failed to handle this request.\n"
             self._ending.open_socket().respond(500, body)
             if request is None:  # it could not be made
-                request = hangup_class(Request)(self, False)
+                request = hangup_class(Request, forwarded=self.context.forwarded)(self, False)
                 request.requestHeaders = headers_of(self._head.fields)
             request.log_access(500)

@@ -18,6 +18,7 @@ from ..parser.common_head import FieldBlock
 from ..report.masking import MaskingPolicy
 from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
+from ..transport.forwarded import ForwardedClients
 from ..transport.paused import PausedSockets
 from ..transport.sockets import JointWrites, SendWatch
 from .client_socket import LingerEnd
@@ -81,6 +82,7 @@ class SiteContext:
         warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
         warn_of_lengths: Likewise: a response was longer or shorter than its head said.
         more_streams: The places for streams of HTTP/2.
+        forwarded: Names the client where a proxy has the connection; None where nobody does.
         room: Makes room where all places for connections are taken.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
         section: A field section of a client's, as the next client may send it too: those that
@@ -89,6 +91,7 @@ class SiteContext:
             given.
     """
 
+    forwarded: ForwardedClients | None = None
     section: FieldBlock | None = None
     request_factories: tuple[Any, Any] = (None, None)
 

@@ -317,10 +317,13 @@ def request_timeout(phase: Phase, request: RequestHead | None = None) -> Request
 def attributed(error: ClientError, peer: Any, context: SiteContext) -> ClientError:
     """Say in *error* whose doing it is, and what of it is secret on this site.
 
+    Args:
+        peer: The other end of the connection: the client, or a proxy that may name it.
+
     Returns:
         The same error, fit to outlive its connection, which its traceback would keep alive.
     """
     error.__traceback__ = error.__context__ = None
-    error.peer = peer
+    error.peer = peer if context.forwarded is None else context.forwarded.client_of(error, peer)
     error.masking = context.masking
     return error

@@ -24,6 +24,7 @@ from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
 from ..parser.refusals import Why
 from ..parser.target import host_and_path
+from ..transport.forwarded import ForwardedClients, NamedClient
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
@@ -277,13 +278,19 @@ class HangupRequest(Request):
 
 
 @lru_cache(maxsize=64)
-def hangup_class(request_class: type[Any], lean: bool = False, whole: bool = False) -> type[Any]:
+def hangup_class(
+    request_class: type[Any],
+    lean: bool = False,
+    whole: bool = False,
+    forwarded: ForwardedClients | None = None,
+) -> type[Any]:
     """The class of *request_class* with `HangupRequest` before it.
 
     Args:
         lean: Put `LeanRequest` after it as well, if it fits.
         whole: `LeanRequest.run` may take a whole request at once: nobody makes instances but
             us, or has a say in them before their resource.
+        forwarded: Names the client of each.
     """
     if issubclass(request_class, HangupRequest):
         return request_class
@@ -297,30 +304,39 @@ def hangup_class(request_class: type[Any], lean: bool = False, whole: bool = Fal
     if lean and fits(request_class):
         bases.append(LeanRequest)
         names["_hangup_plain"] = whole
+    if forwarded is not None:
+        bases.append(NamedClient)
+        names["_hangup_clients"] = forwarded
     bases.append(SiteBodyRequest if issubclass(request_class, server.Request) else BodyRequest)
     return type(request_class.__name__, tuple(bases), names)
 
 
 def hangup_factory(
-    factory: Callable[..., Any], lean: bool, whole: bool = False
+    factory: Callable[..., Any],
+    lean: bool,
+    whole: bool = False,
+    forwarded: ForwardedClients | None = None,
 ) -> Callable[..., Any]:
     """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`.
 
     Args:
         lean: Whether a `LeanRequest` may be behind it; see `is_stock`.
         whole: Whether nobody but the request has a say in it; see `LeanRequest.run`.
+        forwarded: Names the client of each.
 
     Returns:
         A callable of ``(channel, queued)``, whether *factory* takes the second or not.
     """
     alone = INonQueuedRequestFactory.providedBy(factory)
     if isinstance(factory, type) and not alone:
-        return hangup_class(factory, lean, whole)
+        return hangup_class(factory, lean, whole, forwarded)
 
     def make_request(channel: Any, queued: object) -> Any:
         request = factory(channel) if alone else factory(channel, queued)
         request_class: type[Any] = type(request)
-        request.__class__ = hangup_class(request_class, lean)  # type: ignore[arg-type]  # mypy#5261
+        if forwarded is not None:
+            request._hangup_peer = request.client
+        request.__class__ = hangup_class(request_class, lean, forwarded=forwarded)  # type: ignore[arg-type]  # mypy#5261
         return request
 
     return make_request

@@ -24,6 +24,7 @@ from ..errors import ClientError
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
+from ..transport.forwarded import ForwardedClients
 from ..transport.layers import transport_beneath
 from ..transport.preamble import IPreambleListener
 from .channel import HangupChannel
@@ -100,6 +101,7 @@ class HangupSite(Site):
         timeouts: How long it may take; `Timeouts` by default.
         channel: The channel class for every connection, in place of the class attribute.
         masking: What ``ClientError.report()`` hides; credentials by default.
+        forwarded: Which proxies may name the client, and where; by default none may.
 
     Everything else is `Site`'s.  Its ``timeout``, where given, is the keep-alive time in
     seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.  So does
@@ -122,6 +124,7 @@ class HangupSite(Site):
         timeouts: Timeouts | None = None,
         channel: type[HangupChannel] | None = None,
         masking: MaskingPolicy = DEFAULT_POLICY,
+        forwarded: ForwardedClients | None = None,
         **kwargs: Any,
     ) -> None:
         timeouts = timeouts or Timeouts()
@@ -132,6 +135,7 @@ class HangupSite(Site):
             self.channel = channel
         timeouts = timeouts.with_keep_alive(self.timeOut)
         context = SiteContext(limits or Limits(), timeouts, masking, self.reactor)
+        context.forwarded = forwarded
         self.context = _install(self, context, lambda: self.channel())
         self.journal: Journal = self.context.journal
         self.masking = masking

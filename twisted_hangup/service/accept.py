@@ -21,9 +21,8 @@ import socket
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from twisted.internet import tcp
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
@@ -33,6 +32,7 @@ from twisted.python.failure import Failure
 
 from ..journal.flood import ThrottledWarning
 from ..server.room import Room
+from ..transport.addresses import Network, ip_of, is_within
 from ..transport.clock import steady
 
 #: Connections accepted in one turn of the reactor before others get theirs.
@@ -56,8 +56,6 @@ _WHO_MAKES: Final = {
     "idle": "those that were idle for longest make",
     "head": "the oldest that have not sent a whole head make",
 }
-
-Network: TypeAlias = IPv4Network | IPv6Network
 
 _log = Logger()
 
@@ -199,12 +197,8 @@ class Gate:
 
     def shares(self, host: str) -> bytes | None:
         """What the connections of *host* are counted under; None where they are not."""
-        address = ip_address(host.partition("%")[0])
-        if isinstance(address, IPv6Address):
-            address = address.ipv4_mapped or address
-        if any(address in network for network in self._trusted):
-            return None
-        return address.packed[:_CLIENTS_BYTES]
+        ip = ip_of(host)
+        return None if ip is None or is_within(ip, self._trusted) else ip.packed[:_CLIENTS_BYTES]
 
     def admits(self, host: str) -> bool:
         """Whether *host* may have one more connection."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final, NamedTuple, NoReturn, get_args
 
 from twisted.python.usage import Options as UsageOptions
@@ -26,6 +25,8 @@ from ..limits import (
 from ..parser.grammar import TOKEN
 from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
 from ..report.masking import MaskingPolicy
+from ..transport.addresses import Network, network_of
+from ..transport.forwarded import FORWARDED_FIELD, UNIX, ForwardedClients
 
 DEFAULT_PORT: Final = "8000"
 
@@ -116,6 +117,14 @@ def token(option: str, name: str) -> bytes:
     if not TOKEN.fullmatch(encoded):
         raise UsageError(f"{option}: {name!r} is not a token")
     return encoded
+
+
+def network(option: str, text: str) -> Network:
+    """An address, or a network such as 10.0.0.0/8."""
+    try:
+        return network_of(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error
 
 
 def endpoint_text(option: str, port: str, interface: str = "") -> tuple[str, str]:
@@ -399,7 +408,9 @@ class Options(UsageOptions):
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
         self._dropped: set[bytes] = set()
-        self.trusted_proxies: list[IPv4Network | IPv6Network] = []
+        self.trusted_proxies: list[Network] = []
+        self._trust_forwarded: list[str] = []
+        self._forwarded_field: str | None = None
         self._lenience: set[str] = set()
 
     def opt_port(self, port: str) -> None:
@@ -438,10 +449,19 @@ class Options(UsageOptions):
     def opt_trusted_proxy(self, address: str) -> None:
         """Any number of connections may come from this address or network (10.0.0.0/8): that
         of a load balancer. --port haproxy:... needs none. Repeatable."""
-        try:
-            self.trusted_proxies.append(ip_network(address))
-        except ValueError as error:
-            raise UsageError(f"--trusted-proxy: {error}") from error
+        self.trusted_proxies.append(network("--trusted-proxy", address))
+
+    def opt_trust_forwarded(self, address: str) -> None:
+        """Believe the proxies at this address or network, or at UNIX sockets (unix), which
+        client a request is from; see --forwarded-field. Repeatable."""
+        if address != UNIX:
+            network("--trust-forwarded", address)
+        self._trust_forwarded.append(address)
+
+    def opt_forwarded_field(self, name: str) -> None:
+        """With --trust-forwarded: the one field in which those proxies name the client.
+        [default: X-Forwarded-For]"""
+        self._forwarded_field = token("--forwarded-field", name).decode("ascii")
 
     def opt_proxy_drop_field(self, name: str) -> None:
         """With --proxy: pass no field of this name to the server, besides those by which
@@ -465,6 +485,8 @@ class Options(UsageOptions):
                 raise UsageError(f"--{option} needs --proxy")
         if self._dropped and self["proxy"] is None:
             raise UsageError("--proxy-drop-field needs --proxy")
+        if self._forwarded_field is not None and not self._trust_forwarded:
+            raise UsageError("--forwarded-field needs --trust-forwarded")
         if self["threads"] != DEFAULT_THREADS and self["wsgi"] is None:
             raise UsageError("--threads needs --wsgi")
         if self["status-token-file"] is not None and self.status is None:
@@ -520,6 +542,12 @@ class Options(UsageOptions):
             forwarded=self["proxy-forwarded"],
             drop_fields=frozenset(self._dropped),
         )
+
+    @property
+    def forwarded(self) -> ForwardedClients | None:
+        if not self._trust_forwarded:
+            return None
+        return ForwardedClients(self._trust_forwarded, self._forwarded_field or FORWARDED_FIELD)
 
     @property
     def proxy_timeouts(self) -> OutboundTimeouts:

@@ -75,6 +75,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
         limits=options.limits,
         timeouts=options.timeouts,
         masking=options.masking,
+        forwarded=options.forwarded,
         reactor=reactor,
         # Nobody else asks for the fields of a form, and it may be as large as a disk.
         parsePOSTFormSubmission=options["resource"] is not None,

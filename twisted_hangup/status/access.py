@@ -9,20 +9,18 @@ network without the token.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import re
 import secrets
 from collections import OrderedDict
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IReactorTime
 
 from ..journal.flood import ThrottledWarning
 from ..report.text import peer_text
-
-_IP: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+from ..transport.addresses import ip_of
 
 #: A sign-in lasts a working day, and so many may last at a time.
 SESSION_SECONDS: Final = 12 * 3600.0
@@ -74,12 +72,12 @@ class Access:
         listening = request.getHost()
         if host["name"] is not None and host["name"].lower() == "localhost":
             return is_local(listening)
-        address = _ip(host["ipv6"] or host["name"])
+        address = ip_of(host["ipv6"] or host["name"])
         if address is None:
             return False
         if address.is_loopback and is_local(listening):
             return True
-        return address == _ip(getattr(listening, "host", None))
+        return address == ip_of(getattr(listening, "host", None))
 
     def is_foreign(self, request: Any) -> bool:
         """Whether a browser says that *request* was made by a page of somebody else's.
@@ -142,17 +140,8 @@ def is_local(address: Any) -> bool:
     """Whether a Twisted address is of this machine and no network: loopback, or UNIX."""
     if isinstance(address, UNIXAddress):
         return True
-    ip = _ip(getattr(address, "host", None))
+    ip = ip_of(getattr(address, "host", None))
     return ip is not None and ip.is_loopback
-
-
-def _ip(text: str | None) -> _IP | None:
-    """An address from its text; an IPv4 address in IPv6 clothes is the IPv4 address."""
-    try:
-        ip = ipaddress.ip_address((text or "").partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def _cookie_name(request: Any) -> bytes:

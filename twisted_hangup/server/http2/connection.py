@@ -173,7 +173,9 @@ class HangupHTTP2(H2Connection):
     def connectionMade(self) -> None:
         """Tell the client our settings; it has to send its preface now."""
         self.timeOut = None  # our deadlines replace the timer that every frame resets
-        self.requestFactory = hangup_factory(self.requestFactory, lean=is_stock())
+        self.requestFactory = hangup_factory(
+            self.requestFactory, lean=is_stock(), forwarded=self.context.forwarded
+        )
         self.context.joined(self)
         super().connectionMade()
         self._begin_idle(self.context.timeouts.head_seconds)
@@ -321,7 +323,8 @@ class HangupHTTP2(H2Connection):
         except Exception:  # no file for its body, or what the application makes of requests
             _log.failure("A request could not be made")
             self.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
-            stand_in = HangupStream(stream_id, self, head, True, hangup_class(Request))
+            stand_in_class = hangup_class(Request, forwarded=self.context.forwarded)
+            stand_in = HangupStream(stream_id, self, head, True, stand_in_class)
             stand_in.lost(Failure())  # so that the access log has it
             self.place_left()
             return

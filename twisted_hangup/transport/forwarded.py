@@ -1,0 +1,197 @@
+"""Who sent a request, where a proxy in front of us says it in a field.
+
+Every client may send that field as well.  So only what proxies have added counts that the
+operator trusts: the list is read from its end, which the nearest of them has written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, ClassVar, Final
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+
+from ..errors import ClientError
+from ..parser.grammar import TCHAR, TOKEN
+from ..parser.refusals import OF_A_WHOLE_HEAD
+from .addresses import ip_of, is_within, network_of
+
+#: Stands for all clients at UNIX sockets, among the addresses of proxies.
+UNIX: Final = "unix"
+
+#: Where most proxies name the client.
+FORWARDED_FIELD: Final = "X-Forwarded-For"
+
+#: Members of the list that are looked at, those included that are empty.
+MOST_HOPS: Final = 64
+
+# RFC 7239, section 4
+#   forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] )
+#   forwarded-pair    = token "=" ( token / quoted-string )
+# Wider by white space around the semicolon, which many proxies write.  There is one way only
+# to match it, so that no member takes long.
+_PAIR: Final = rb'[%b]+=(?:[%b]+|"(?:[^"\\]|\\.)*")' % (TCHAR, TCHAR)
+_ELEMENT: Final = re.compile(
+    rb"[ \t]*(?:%b)?(?:[ \t]*;(?:[ \t]*%b)?)*[ \t]*" % (_PAIR, _PAIR), re.S
+)
+_EACH_PAIR: Final = re.compile(_PAIR, re.S)
+_ESCAPED: Final = re.compile(rb"\\(.)", re.S)
+
+#: What X-Forwarded-For and its kin are lists of; no RFC says it.
+_MEMBER: Final = re.compile(rb'[^",]*')
+
+# RFC 7239, section 6
+#   node = nodename [ ":" node-port ]
+# without the names that hide an address.
+_NODE: Final = re.compile(
+    rb"(?:(?P<ipv4>[0-9.]+)|\[(?P<ipv6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\])"
+    rb"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?"
+)
+#: IPv6 without brackets, as X-Forwarded-For has it: it has no port then.
+_BARE_IPV6: Final = re.compile(rb"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+
+_LARGEST_PORT: Final = 0xFFFF
+
+
+class ForwardedClients:
+    """Whom to believe who sent a request.
+
+    Args:
+        trusted: Addresses and networks (``10.0.0.0/8``) of proxies that write *field*
+            themselves; ``unix`` stands for all clients at UNIX sockets.
+        field: The one field that is read: ``Forwarded`` as RFC 7239 has it, any other as a
+            list of addresses.  A proxy that sets one lets the client's other through.
+
+    Raises:
+        ValueError: One of *trusted* is no address and no network, or *field* no field name.
+
+    Attributes:
+        field: Its name.
+    """
+
+    def __init__(self, trusted: Iterable[str], field: str = FORWARDED_FIELD) -> None:
+        trusted = list(trusted)
+        self._unix = UNIX in trusted
+        self._networks = [network_of(one) for one in trusted if one != UNIX]
+        self.field = field.encode("utf-8", "surrogateescape")
+        if not TOKEN.fullmatch(self.field):
+            raise ValueError(f"{field!r} is no name of a field")
+        self._has_elements = self.field.lower() == b"forwarded"
+
+    def client(self, peer: Any, lines: Sequence[bytes]) -> Any:
+        """The address of the client: the last in the list that is not trusted.
+
+        Args:
+            peer: The Twisted address of the other end of the connection.
+            lines: The values of all lines of `field`, in order.
+
+        Returns:
+            A Twisted address, with port 0 where none is named; the first where all are
+            trusted; *peer* where it is not trusted itself, or names nobody.  What cannot be
+            read, or hides an address, ends the search at the last good one.
+        """
+        client = peer
+        members = _last_first(lines, _ELEMENT if self._has_elements else _MEMBER)
+        for member in islice(members, MOST_HOPS):
+            if not self._trusts(client):
+                break
+            if member.strip(b" \t"):  # RFC 9110, section 5.6.1: an empty one is none
+                node = _node_of_element(member) if self._has_elements else _node_of_hop(member)
+                address = _address_of(node)
+                if address is None:
+                    break
+                client = address
+        return client
+
+    def client_of(self, error: ClientError, peer: Any) -> Any:
+        """The same for *error*, where the whole head of its request is known.
+
+        In a part of it the line may be missing that the proxy has added.
+        """
+        request = error.request
+        part = error.phase == "head" and (error.code, error.reason) not in OF_A_WHOLE_HEAD
+        if request is None or part:
+            return peer
+        name = self.field.lower()
+        return self.client(peer, [value for own, value in request.fields if own.lower() == name])
+
+    def _trusts(self, address: Any) -> bool:
+        if isinstance(address, UNIXAddress):
+            return self._unix
+        return is_within(ip_of(getattr(address, "host", None)), self._networks)
+
+
+class NamedClient:
+    """Mixed in behind a request class: its ``client`` is whom a trusted proxy names.
+
+    What Twisted derives from it is so too: ``getClientAddress()`` and ``getClientIP()``.
+    """
+
+    requestHeaders: Any
+    _hangup_clients: ClassVar[ForwardedClients]
+    #: The address of the connection.
+    _hangup_peer: Any = None
+
+    @property
+    def client(self) -> Any:
+        clients = self._hangup_clients
+        lines = self.requestHeaders.getRawHeaders(clients.field, ())
+        return clients.client(self._hangup_peer, lines)
+
+    @client.setter
+    def client(self, peer: Any) -> None:
+        self._hangup_peer = peer
+
+
+def _last_first(lines: Sequence[bytes], grammar: re.Pattern[bytes]) -> Iterator[bytes]:
+    """The members of the list that is in *lines*, from the last on.
+
+    Where a comma is part of a member, that is seen by what the comma would leave.  A quote
+    that was opened by a client ends nowhere, and hides nothing that comes after it.
+    """
+    for line in reversed(lines):
+        member = b""
+        for piece in reversed(line.rsplit(b",", MOST_HOPS)):
+            member = piece + member
+            if b'"' in member and not grammar.fullmatch(member):
+                member = b"," + member
+            else:
+                yield member
+                member = b""
+        if member:
+            yield member
+
+
+def _node_of_hop(hop: bytes) -> bytes:
+    """What a member of X-Forwarded-For is in the words of RFC 7239."""
+    node = hop.strip(b" \t")
+    return b"[%b]" % node if _BARE_IPV6.fullmatch(node) else node
+
+
+def _node_of_element(element: bytes) -> bytes:
+    """Whom an element of Forwarded names; nothing where it does not, or not clearly."""
+    if not _ELEMENT.fullmatch(element):
+        return b""
+    nodes = [
+        value
+        for pair in _EACH_PAIR.findall(element)
+        for name, _, value in [pair.partition(b"=")]
+        if name.lower() == b"for"
+    ]
+    if len(nodes) != 1:
+        return b""
+    [node] = nodes
+    return _ESCAPED.sub(rb"\1", node[1:-1]) if node.startswith(b'"') else node
+
+
+def _address_of(node: bytes) -> IPv4Address | IPv6Address | None:
+    """The Twisted address of *node*; None where it has none."""
+    match = _NODE.fullmatch(node)
+    if match is None:
+        return None
+    ip, port = ip_of((match["ipv4"] or match["ipv6"]).decode("ascii")), int(match["port"] or 0)
+    if ip is None or port > _LARGEST_PORT:
+        return None
+    return (IPv4Address if ip.version == 4 else IPv6Address)("TCP", str(ip), port)
