@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv6Address
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -72,6 +73,11 @@ def test_switches_and_lists() -> None:
         b"x-pin",
     }
     assert parse("--unmasked").masking.unmasked
+    assert parse().forwarded is None
+    named = parse("--trust-forwarded", "unix", "--trust-forwarded=::1").forwarded
+    assert named is not None
+    assert named.field == b"X-Forwarded-For"
+    assert str(named.client(IPv6Address("TCP", "::1", 1), [b"192.0.2.7"]).host) == "192.0.2.7"
     dropping = parse("--proxy", "http://a", "--proxy-drop-field=A", "--proxy-drop-field=B")
     assert dropping.forwarding.drop_fields == {b"A", b"B"}
 
@@ -97,6 +103,9 @@ MISTAKES = [
     (["--headers-timeout"], "requires argument"),
     (["--method", "GET /"], "is not a token"),
     (["--trusted-proxy", "lb.example"], "--trusted-proxy: 'lb.example' does not appear to be"),
+    (["--trust-forwarded", "10.0.0.1/8"], "--trust-forwarded: 10.0.0.1/8 has host bits set"),
+    (["--trust-forwarded", "unix", "--forwarded-field", "a b"], "is not a token"),
+    (["--forwarded-field", "Forwarded"], "--forwarded-field needs --trust-forwarded"),
     (["--max-connections-per-address", "-1"], "is not a whole number"),
     (["--mask-field", ""], "is not a token"),
     (["--lenient", "all"], "none of bare-lf, control-bytes, obs-fold, spaces-after-chunk-size"),

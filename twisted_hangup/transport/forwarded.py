@@ -52,8 +52,6 @@ _NODE: Final = re.compile(
 #: IPv6 without brackets, as X-Forwarded-For has it: it has no port then.
 _BARE_IPV6: Final = re.compile(rb"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 
-_LARGEST_PORT: Final = 0xFFFF
-
 
 class ForwardedClients:
     """Whom to believe who sent a request.
@@ -192,6 +190,6 @@ def _address_of(node: bytes) -> IPv4Address | IPv6Address | None:
     if match is None:
         return None
     ip, port = ip_of((match["ipv4"] or match["ipv6"]).decode("ascii")), int(match["port"] or 0)
-    if ip is None or port > _LARGEST_PORT:
+    if ip is None or port > 0xFFFF:
         return None
     return (IPv4Address if ip.version == 4 else IPv6Address)("TCP", str(ip), port)
