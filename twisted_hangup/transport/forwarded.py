@@ -33,9 +33,7 @@ MOST_HOPS: Final = 64
 # Wider by white space around the semicolon, which many proxies write.  There is one way only
 # to match it, so that no member takes long.
 _PAIR: Final = rb'[%b]+=(?:[%b]+|"(?:[^"\\]|\\.)*")' % (TCHAR, TCHAR)
-_ELEMENT: Final = re.compile(
-    rb"[ \t]*(?:%b)?(?:[ \t]*;(?:[ \t]*%b)?)*[ \t]*" % (_PAIR, _PAIR), re.S
-)
+_ELEMENT: Final = re.compile(rb"(?:%b)?(?:[ \t]*;(?:[ \t]*%b)?)*" % (_PAIR, _PAIR), re.S)
 _EACH_PAIR: Final = re.compile(_PAIR, re.S)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.S)
 
@@ -50,7 +48,7 @@ _NODE: Final = re.compile(
     rb"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?"
 )
 #: IPv6 without brackets, as X-Forwarded-For has it: it has no port then.
-_BARE_IPV6: Final = re.compile(rb"[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_BARE_IPV6: Final = re.compile(rb"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
 class ForwardedClients:
@@ -95,7 +93,7 @@ class ForwardedClients:
         for member in islice(members, MOST_HOPS):
             if not self._trusts(client):
                 break
-            if member.strip(b" \t"):  # RFC 9110, section 5.6.1: an empty one is none
+            if member:  # RFC 9110, section 5.6.1: an empty one is none
                 node = _node_of_element(member) if self._has_elements else _node_of_hop(member)
                 address = _address_of(node)
                 if address is None:
@@ -152,7 +150,7 @@ def _last_first(lines: Sequence[bytes], grammar: re.Pattern[bytes]) -> Iterator[
     for line in reversed(lines):
         member = b""
         for piece in reversed(line.rsplit(b",", MOST_HOPS)):
-            member = piece + member
+            member = (piece + member).strip(b" \t")
             if b'"' in member and not grammar.fullmatch(member):
                 member = b"," + member
             else:
@@ -164,8 +162,7 @@ def _last_first(lines: Sequence[bytes], grammar: re.Pattern[bytes]) -> Iterator[
 
 def _node_of_hop(hop: bytes) -> bytes:
     """What a member of X-Forwarded-For is in the words of RFC 7239."""
-    node = hop.strip(b" \t")
-    return b"[%b]" % node if _BARE_IPV6.fullmatch(node) else node
+    return b"[%b]" % hop if _BARE_IPV6.fullmatch(hop) else hop
 
 
 def _node_of_element(element: bytes) -> bytes:
