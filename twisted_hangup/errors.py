@@ -7,6 +7,7 @@ to people: `twisted_hangup.report` puts itself into the slot that `RecordedError
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
@@ -266,6 +267,11 @@ class HTTP2Error(ClientError):
 class ServerHangUp(HangupError):
     """A server hung up on us, the client ("socket hang up").
 
+    What `HangupAgent` raises is also what Twisted's own client has for that phase, so that code
+    which traps that goes on working: `ConnectError` (with `ConnectionRefusedError`,
+    `TimeoutError` or `DNSLookupError` where it is that), `RequestTransmissionFailed`,
+    `ResponseNeverReceived`, and `ResponseFailed` for head and body.
+
     Attributes:
         code: ``ECONNRESET``, ``EPIPE``, ``ETIMEDOUT``, ``ECONNREFUSED`` and the like.
         reason: What happened, in Node's words where it has some.
@@ -273,6 +279,10 @@ class ServerHangUp(HangupError):
             byte), ``"head"`` or ``"body"`` (of the response).
         reused: Whether the connection had carried a response before; None if unknown.
         bytes_received: Of the response, so far; None if unknown.
+        reasons: What Twisted said, as a list of its Failures.
+        response: The response whose body was cut short, or None.
+
+    Pickled, it leaves *reasons* and *response* behind, which refer to the live connection.
     """
 
     def __init__(
@@ -284,12 +294,18 @@ class ServerHangUp(HangupError):
         reused: bool | None = None,
         bytes_received: int | None = None,
     ) -> None:
-        super().__init__(reason)
+        Exception.__init__(self, reason)  # not Twisted's, which may come next and take other things
         self.reason = reason
         self.code = code
         self.phase: ServerPhase = phase
         self.reused = reused
         self.bytes_received = bytes_received
+        self.reasons: list[Any] = []
+        self.response: Any = None
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        names = ("code", "phase", "reused", "bytes_received")
+        return partial(type(self), **{name: getattr(self, name) for name in names}), (self.reason,)
 
     @property
     def acted_on(self) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from copy import copy
+from http.cookiejar import CookieJar
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -20,11 +24,28 @@ from support.upstreams import OK, Connection, RawServer, always
 from support.wire import pause, settled, until
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionDone,
+    ConnectionLost,
+    DNSLookupError,
+)
+from twisted.internet.error import ConnectionRefusedError as TwistedConnectionRefused
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.threads import blockingCallFromThread
 from twisted.internet.utils import getProcessOutput
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, readBody
+from twisted.web.client import (
+    Agent,
+    CookieAgent,
+    FileBodyProducer,
+    HTTPConnectionPool,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+    readBody,
+)
+from twisted.web.http import _DataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
@@ -190,6 +211,126 @@ async def test_no_connection(make: Make) -> None:
     assert error.reason == "connect ECONNREFUSED" and not error.acted_on
 
 
+#: What code that was written for Twisted's agent traps, by our phase.
+TRAPPED: Final[dict[str, tuple[type[Exception], ...]]] = {
+    "connecting": (ConnectError,),
+    "request": (RequestTransmissionFailed,),
+    "waiting": (ResponseNeverReceived, ResponseFailed),
+    "head": (ResponseFailed,),
+    "body": (ResponseFailed,),
+}
+
+
+def check_is_twisteds(error: Any) -> None:
+    """*error* is trapped as Twisted's own would be, has its reasons, and can be pickled."""
+    failure = Failure(error)
+    assert failure.check(ServerHangUp) and failure.check(*TRAPPED[error.phase])
+    assert all(Failure(error).check(kind) for kind in TRAPPED[error.phase])
+    assert error.reasons and all(isinstance(reason, Failure) for reason in error.reasons)
+    assert str(error) == f"{error.code}: {error.reason} ({error.phase})"
+    assert repr(error) == f"{type(error).__name__}({error.reason!r})"
+    for again in (pickle.loads(pickle.dumps(error)), copy(error)):
+        assert type(again) is type(error) and str(again) == str(error)
+        for name in ("reason", "code", "phase", "reused", "bytes_received", "acted_on"):
+            assert getattr(again, name) == getattr(error, name)
+        assert again.reasons == [] and again.response is None
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest_twisted.ensureDeferred
+async def test_no_response_is_twisteds_too(make: Make, row: str) -> None:
+    """Code that traps what Twisted raises where no response comes goes on working."""
+    agent, server = make(ROWS[row][0])
+    error = await error_of(get(agent, server))
+    check_is_twisteds(error)
+    assert error.reasons[0].check(ConnectionDone, ConnectionLost, ResponseFailed)
+    assert error.response is None
+
+
+@pytest.mark.parametrize(
+    "framing", [HEAD, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n"]
+)
+@pytest_twisted.ensureDeferred
+async def test_half_a_body_is_twisteds_too(make: Make, framing: bytes) -> None:
+    """As Scrapy asks: what is cut short is a ResponseFailed for _DataLoss, with its response."""
+    agent, server = make(after_head(framing + b"half"))
+    response = await get(agent, server)
+    error = await error_of(readBody(response))
+    check_is_twisteds(error)
+    assert [reason.type for reason in error.reasons] == [ConnectionDone, _DataLoss]
+    assert error.response is response
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_connection_is_twisteds_too(make: Make) -> None:
+    """Each has the class that Twisted has for it too."""
+    agent, server = make(always(OK))
+    server.close()
+    error = await error_of(get(agent, server))
+    check_is_twisteds(error)
+    assert isinstance(error, TwistedConnectionRefused) and error.osError == errno.ECONNREFUSED
+    error = await error_of(agent.request(b"GET", b"http://nowhere.invalid/"))
+    check_is_twisteds(error)
+    assert error.code == "ENOTFOUND" and isinstance(error, DNSLookupError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_timeouts_are_twisteds_too(own: Make) -> None:
+    """No answer in time, before and in the body."""
+    timeouts = OutboundTimeouts(head_seconds=0.1, silence_seconds=0.1)
+    agent, server = own(half, timeouts=timeouts)
+    error = await error_of(readBody(await get(agent, server)))
+    check_is_twisteds(error)
+    agent, server = own(lambda connection: connection.read_all(), timeouts=timeouts)
+    check_is_twisteds(await error_of(get(agent, server)))
+
+
+@pytest_twisted.ensureDeferred
+async def test_errors_of_ours_pass_through_another(own: Make) -> None:
+    """An agent around one of ours says what that has said, though it is Twisted's as well."""
+    inner, server = own(after_head(HEAD + b"half"))
+    agent = HangupAgent(CookieAgent(inner, CookieJar()))
+    error = await error_of(readBody(await get(agent, server)))
+    assert (error.phase, error.reused) == ("body", False)
+    server.close()
+    error = await error_of(get(agent, server))
+    assert (error.phase, error.reused) == ("connecting", False)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_scrapy_asks_of_a_response(own: Make) -> None:
+    """Where the server is, and that the connection is closed without hearing of it at once."""
+    agent, server = own(half)
+    response = await get(agent, server)
+    body = Kept()
+    response.deliverBody(body)
+    beneath: Any = body.transport
+    assert beneath._producer.getPeer().port == server.port
+    assert response._transport._producer.getHost().host == "127.0.0.1"
+    with pytest.raises(AttributeError):
+        beneath._producer.getPeerCertificate()
+    await until(lambda: body.data)
+    response._transport._producer.abortConnection()
+    beneath.stopProducing()
+    assert body.reason is None
+    await gone(server)
+    await until(lambda: body.reason)
+    assert body.reason is not None and body.reason.check(CancelledError)
+
+
+class Kept(Protocol):
+    """A body, and how it ended."""
+
+    data = b""
+    reason: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+
+
 @pytest.mark.parametrize(
     "answer", [b"220 smtp ready\r\n\r\n", b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"]
 )
@@ -343,6 +484,7 @@ async def test_server_leaves_during_an_upload(own: Make) -> None:
     error = await error_of(agent.request(b"POST", server.url.encode(), None, body))
     assert isinstance(error, ServerHangUp)
     assert error.phase == "request" and error.code in ("ECONNRESET", "EPIPE")
+    check_is_twisteds(error)
 
 
 @pytest.mark.parametrize(
@@ -474,6 +616,8 @@ async def test_over_tls(own: Make, serve: Callable[..., Any]) -> None:
     assert isinstance(error, ServerHangUp)
     assert error.code == "ERR_SSL_CERTIFICATE_VERIFY_FAILED"
     assert error.phase == "connecting" and not error.acted_on
+    check_is_twisteds(error)
+    assert isinstance(error, ResponseNeverReceived)  # where Twisted finds it
 
 
 @pytest_twisted.ensureDeferred

@@ -8,6 +8,7 @@ open when a body is not read to its end.  Here a response goes event by event to
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Any, BinaryIO, Final, Protocol
@@ -16,6 +17,7 @@ from OpenSSL import SSL
 from service_identity import VerificationError
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
@@ -33,7 +35,7 @@ from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import transport_beneath
 from ..transport.sockets import ConnectionBroken, SendWatch, adopted
 from ..transport.tls import tls_error
-from .failures import NO_ANSWER
+from .failures import NO_ANSWER, hang_up
 
 #: A body up to this size goes out in one piece with its head.
 _SMALL_BODY: Final = 64 * KIB
@@ -126,6 +128,7 @@ class OutboundConnection(TwistedProtocol):
         self._paused = False
         self._lost = False
         self._heir: TwistedProtocol | None = None
+        self._gone: Callable[[], object] | None = None
         self._interim = 0
         self.reused = False
         self.bytes_received = 0
@@ -171,13 +174,15 @@ class OutboundConnection(TwistedProtocol):
             self._wait(self._pool.timeouts.silence_seconds)
             self.transport.resumeProducing()
 
-    def abort(self, receiver: Receiver) -> None:
+    def abort(self, receiver: Receiver, gone: Callable[[], object] | None = None) -> None:
         """Give *receiver*'s request up: the server sees the connection go at once.
 
-        Nothing happens where it is not, or no longer, the running one.
+        Nothing happens where it is not, or no longer, the running one.  *gone* is called when
+        the connection has gone.
         """
         if self._receiver is receiver:
             self._receiver = None
+            self._gone = gone
             if not self._lost:
                 self.transport.abortConnection()
 
@@ -273,6 +278,8 @@ class OutboundConnection(TwistedProtocol):
             return
         receiver = self._receiver
         if receiver is None:
+            if self._gone is not None:
+                self._gone()
             return
         if reason.check(ConnectionDone) and self._answered:
             try:
@@ -334,7 +341,7 @@ class OutboundConnection(TwistedProtocol):
 
     def _hang_up(self, reason: Failure) -> ServerHangUp:
         """What Node says of a connection that ended here."""
-        lost = reason.value
+        lost: Any = reason.value
         if isinstance(lost, SSL.Error):
             error = tls_error(lost, "handshake")
             shaken = self.reused or bool(self.bytes_received)
@@ -347,28 +354,21 @@ class OutboundConnection(TwistedProtocol):
             words = "aborted"
         else:
             words = str(lost) if isinstance(lost, ConnectionBroken) else HANG_UP.reason
-        return self._error(words, code, reason.value)
+        return self._error(words, code, lost)
 
     def _out_of_time(self) -> None:
         if self._receiver is None:
             self._pool.retire(self)
             self.transport.loseConnection()  # idle for long enough
             return
-        self._fail(self._error(*NO_ANSWER, None))
+        self._fail(self._error(*NO_ANSWER, ConnectTimeout(string=NO_ANSWER[0])))
         self.transport.abortConnection()
 
     def _error(
-        self, words: str, code: str, cause: BaseException | None, phase: ServerPhase | None = None
+        self, words: str, code: str, cause: BaseException, phase: ServerPhase | None = None
     ) -> ServerHangUp:
-        error = ServerHangUp(
-            words,
-            code=code,
-            phase=phase or self.phase,
-            reused=self.reused,
-            bytes_received=self.bytes_received,
-        )
-        error.__cause__ = cause
-        return error
+        so_far = {"reused": self.reused, "bytes_received": self.bytes_received}
+        return hang_up(words, code, phase or self.phase, Failure(cause), **so_far)
 
 
 def _send_body(transport: Any, body: BinaryIO | IBodyProducer, length: int | None) -> Deferred[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,12 +12,11 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from ..errors import ServerHangUp
 from ..limits import Limits, OutboundTimeouts
 from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from .connection import OutboundConnection, OutboundRequest, Receiver
-from .failures import why_not_connected
+from .failures import hang_up, why_not_connected
 
 
 def named_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
@@ -139,11 +139,15 @@ class Exchange:
         self.connecting: Deferred[Any] | None = None
         self.connection: OutboundConnection | None = None
 
-    def abort(self) -> None:
-        """Give it up, whatever it waits for; the receiver hears nothing more."""
+    def abort(self, gone: Callable[[], object] | None = None) -> None:
+        """Give it up, whatever it waits for; the receiver hears nothing more.
+
+        Args:
+            gone: Called once the connection that carries it has gone.
+        """
         self._given_up = True
         if self.connection is not None:
-            self.connection.abort(self._receiver)
+            self.connection.abort(self._receiver, gone)
         elif self.connecting is not None:
             self.connecting.cancel()
 
@@ -160,6 +164,5 @@ class Exchange:
         if self._given_up:
             return
         code, words = why_not_connected(failure.value)
-        error = ServerHangUp(words, code=code, phase="connecting", reused=False, bytes_received=0)
-        error.__cause__ = failure.value
-        self._receiver.failed(error)
+        unused = {"reused": False, "bytes_received": 0}
+        self._receiver.failed(hang_up(words, code, "connecting", failure, **unused))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer
@@ -16,6 +16,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IClientRequest, IResponse
 from zope.interface import implementer
 
+from ..errors import ServerHangUp
 from ..events import Field, ResponseHead
 from .failures import body_hang_up
 from .pool import Exchange
@@ -64,9 +65,10 @@ class ClientResponse:
             self.length = UNKNOWN_LENGTH if head.content_length is None else head.content_length
         self.request = request
         self.previousResponse: Any = None
-        self._body = body
+        self._transport = body  # Scrapy asks it for the address and the certificate
         self._unread = weakref.finalize(self, body.abort)
         self._unread.atexit = False
+        body.response = weakref.ref(self)
 
     def deliverBody(self, protocol: Any) -> None:
         """Give the body to *protocol*, whose ``connectionLost`` tells how it ended.
@@ -78,7 +80,13 @@ class ClientResponse:
             RuntimeError: It has been given away already.
         """
         self._unread.detach()
-        self._body.deliver_to(protocol)
+        self._transport.deliver_to(protocol)
+
+    def cut_short(self, error: Exception) -> None:
+        """Its body has failed with *error*, which is given the response."""
+        self._unread.detach()  # it would keep the error, and so the response, for ever
+        if isinstance(error, ServerHangUp):
+            error.response = self
 
     def setPreviousResponse(self, response: Any) -> None:
         """Remember what a redirect had answered."""
@@ -91,8 +99,12 @@ class ResponseBody:
 
     disconnecting = False
 
+    #: Whose body it is; a strong reference would keep what nobody reads.
+    response: Callable[[], ClientResponse | None] = staticmethod(lambda: None)
+
     def __init__(self, exchange: Exchange, until_close: bool) -> None:
         self._exchange: Exchange | None = exchange
+        self._beneath = exchange.connection and exchange.connection.transport
         self._protocol: Any = None
         self._early: list[bytes] = []
         self._end: Failure | None = None
@@ -115,6 +127,9 @@ class ResponseBody:
         self._ended(Failure(self._done))
 
     def failed(self, error: Exception) -> None:
+        response = self.response()
+        if response is not None:
+            response.cut_short(error)
         self._ended(Failure(error))
 
     def _ended(self, reason: Failure) -> None:
@@ -158,10 +173,14 @@ class ResponseBody:
             self._exchange.connection.resume()
 
     def stopProducing(self) -> None:
-        self.abortConnection()
+        """Close the connection; the protocol hears of its end when that has gone."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self.disconnecting = True
+            exchange.abort(lambda: self._ended(Failure(CancelledError())))
 
     def loseConnection(self) -> None:
-        self.abortConnection()
+        self.stopProducing()
 
     def abortConnection(self) -> None:
         """Close the connection; the protocol hears of its end at once."""
@@ -170,6 +189,26 @@ class ResponseBody:
             self.abort()
             self._ended(Failure(CancelledError()))
 
+    @property
+    def _producer(self) -> _Beneath:
+        """What Twisted has in the same place: Scrapy asks for it."""
+        return _Beneath(self, self._beneath)
+
+
+class _Beneath:
+    """The connection beneath a body, as far as the users of Twisted's know it there."""
+
+    def __init__(self, body: ResponseBody, transport: Any) -> None:
+        self.abortConnection = self.loseConnection = self.stopProducing = body.stopProducing
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _ASKED_OF_TRANSPORTS:
+            raise AttributeError(name)
+        return getattr(self._transport, name)
+
+
+_ASKED_OF_TRANSPORTS: Final = frozenset({"getHandle", "getHost", "getPeer", "getPeerCertificate"})
 
 #: Stands for a protocol that has heard of the end.
 _NOBODY = Protocol()
@@ -203,14 +242,15 @@ class AnothersResponse:
         return getattr(self._response, name)
 
     def deliverBody(self, protocol: Any) -> None:
-        self._response.deliverBody(_AnothersBody(protocol))
+        self._response.deliverBody(_AnothersBody(protocol, self))
 
 
 class _AnothersBody(Protocol):
     """Stands before the protocol that the body of another agent's response is for."""
 
-    def __init__(self, protocol: Any) -> None:
+    def __init__(self, protocol: Any, response: AnothersResponse) -> None:
         self._protocol = protocol
+        self._response = response
         self._received = 0
         self._over = False
 
@@ -224,7 +264,7 @@ class _AnothersBody(Protocol):
             self._protocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end(body_hang_up(reason, self._received))
+        self._end(body_hang_up(reason, self._received, self._response))
 
     def abort(self) -> None:
         """Close the connection; the protocol hears of its end at once."""

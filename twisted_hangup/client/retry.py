@@ -25,7 +25,7 @@ from ..limits import IDEMPOTENT_METHODS, MIB
 from ..transport.clock import steady
 from .agent import HangupAgent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
-from .failures import NO_ANSWER
+from .failures import NO_ANSWER, hang_up
 
 T = TypeVar("T")
 
@@ -284,7 +284,4 @@ class _Once:
 
 def _eb_too_late(failure: Any) -> Any:
     failure.trap(DeferredTimeout)
-    reason, code = NO_ANSWER
-    error = ServerHangUp(reason, code=code, phase="waiting")
-    error.__cause__ = failure.value
-    raise error
+    raise hang_up(*NO_ANSWER, "waiting", failure)
