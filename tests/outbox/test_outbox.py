@@ -478,7 +478,7 @@ async def test_a_watcher_that_fails(
 class Broken(DeliveryPolicy):
     """A policy with a mistake in it."""
 
-    def judge(self, status: int, attempt: int) -> Verdict:
+    def judge(self, status: int | None, attempt: int) -> Verdict:
         if attempt == 1:
             raise ZeroDivisionError("a mistake")
         return super().judge(status, attempt)

@@ -320,6 +320,21 @@ def test_too_old(store: Store, clock: list[float], ordered: bool) -> None:
     assert bodies(store.take()) == [b"new"]
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+def test_too_many_attempts(store: Store, clock: list[float], ordered: bool) -> None:
+    """What its claimers never came back from is not tried for ever, and the next goes on."""
+    store.put(b"deadly", ordered=ordered)
+    for _ in range(2):
+        assert bodies(store.take()) == [b"deadly"]
+        clock[0] += LEASE
+    store.put(b"next", ordered=ordered)
+    demand = Demand(9, 9, {}, LEASE, 3, max_attempts=2)
+    claims = [*(store.run(demand=demand).claims or []), *(store.run(demand=demand).claims or [])]
+    assert bodies(claims) == [b"next"]
+    (dead,) = store.manage(admin.requests, dead=True)
+    assert dead.problem == "too many attempts"
+
+
 def test_too_old_behind_a_paused_destination(store: Store, clock: list[float]) -> None:
     """Nobody has to claim a request for it to die; one that is on its way may finish."""
     store.put(b"running", b"1", b"2", age=10)

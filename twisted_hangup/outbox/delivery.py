@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -32,84 +33,126 @@ class DeliveryAttempt:
 
     Attributes:
         claim: Which.
-        settled: Fires with the `Settlement`; never fails.
+        settled: Fires with the `Settlement` as soon as that is decided, with a response when
+            its head has come; never fails.
+        response: What has come, whose body is still to be read; None without.
     """
 
     def __init__(self, agent: IAgent, claim: Claim, policy: DeliveryPolicy, clock: Any) -> None:
         self.claim = claim
         self.settled: Deferred[Settlement] = Deferred()
+        self.response: Any = None
         self._policy = policy
-        self._clock = clock
         self._timer = clock.callLater(policy.attempt_seconds, self._time_out)
         self._timed_out = self._released = False
-        self._discard: Discard | None = None
-        self._settlement: Settlement | None = None
         body = BytesProducer(claim.body) if claim.body else None
         method, url = claim.method.encode("latin-1"), claim.url.encode("ascii")
         self._responding: Deferred[Any] = maybeDeferred(
             agent.request, method, url, _headers(claim), body
         )
-        self._responding.addCallbacks(self._cb_head, self._eb_failed).addErrback(self._eb_bug)
+        self._responding.addCallbacks(self._cb_head, self._eb_failed)
+        self._responding.addErrback(self._eb_bug).addCallback(self._cb_settle)
 
     def release(self) -> None:
         """Give up the attempt, and let somebody else make it; harmless when it is over."""
         self._released = True
-        self._cancel()
+        self._responding.cancel()
 
     def _time_out(self) -> None:
         self._timed_out = True
-        self._cancel()
+        self._responding.cancel()
 
-    def _cancel(self) -> None:
-        if self._discard is not None:
-            self._discard.stop()
-        else:
-            self._responding.cancel()
-
-    def _cb_head(self, response: Any) -> None:
-        verdict = self._policy.judge(response.code, self.claim.attempt)
+    def _cb_head(self, response: Any) -> Settlement:
+        self.response = response
+        code = response.code
+        problem = f"answered {shortened(b'%d %b' % (code, response.phrase or b''), 100)}".rstrip()
+        location = response.headers.getRawHeaders(b"location")
+        if 300 <= code < 400 and location:
+            problem += f" to {shortened(location[0].partition(b'?')[0], 150)}"
         wait = retry_after_seconds(response.headers, time.time())
-        pause = min(wait, self._policy.pause_cap_seconds)
-        problem = None
-        if verdict is not Verdict.DELIVERED:
-            phrase = shortened(b"%d %b" % (response.code, response.phrase or b""), 100)
-            problem = f"answered {phrase}".rstrip()
-            location = response.headers.getRawHeaders(b"location")
-            if 300 <= response.code < 400 and location:
-                problem += f" to {shortened(location[0].partition(b'?')[0], 150)}"
-        self._settlement = Settlement(
-            self.claim, verdict, problem, pause, verdict is not Verdict.RETRY, pause
-        )
-        self._timer.cancel()
-        self._discard = Discard(self._clock)
-        self._discard.ended.addCallback(self._end)
-        response.deliverBody(self._discard)
+        return self._judged(code, problem, min(wait, self._policy.pause_cap_seconds))
 
-    def _eb_failed(self, failure: Failure) -> None:
+    def _eb_failed(self, failure: Failure) -> Settlement:
         if self._released:
-            self._settlement = handback(self.claim)
-        else:
-            problem = (
-                f"no response within {self._policy.attempt_seconds:g} s"
-                if self._timed_out
-                else _problem(failure)
-            )
-            self._settlement = Settlement(self.claim, Verdict.RETRY, problem, reached=False)
-        self._end(None)
+            return handback(self.claim)
+        status = _final_status(failure)
+        if status is not None:
+            return self._judged(status, f"answered {status}; {_problem(failure)}", 0.0)
+        problem = (
+            f"no response within {self._policy.attempt_seconds:g} s"
+            if self._timed_out
+            else _problem(failure)
+        )
+        assert failure.value is not None
+        verdict = self._policy.judge_failure(failure.value, self.claim.attempt)
+        return self._bounded(Settlement(self.claim, verdict, problem, reached=False))
 
-    def _eb_bug(self, failure: Failure) -> None:
+    def _eb_bug(self, failure: Failure) -> Settlement:
         """The policy or the agent's response has raised: the request is not lost for that."""
         _log.failure("an attempt went wrong", failure)
-        self._settlement = Settlement(self.claim, Verdict.RETRY, _problem(failure), reached=False)
-        self._end(None)
+        problem = _problem(failure)
+        return self._bounded(Settlement(self.claim, Verdict.RETRY, problem, reached=False))
 
-    def _end(self, _: object) -> None:
-        if self.settled.called:
-            return
+    def _judged(self, status: int, problem: str, wait: float) -> Settlement:
+        verdict = self._policy.judge(status, self.claim.attempt)
+        return self._bounded(
+            Settlement(
+                *(self.claim, verdict, None if verdict is Verdict.DELIVERED else problem),
+                *(wait, verdict is not Verdict.RETRY, wait),
+            )
+        )
+
+    def _bounded(self, settlement: Settlement) -> Settlement:
+        """What has been tried often enough is not tried again."""
+        last = self.claim.attempt >= self._policy.max_attempts
+        if settlement.verdict is not Verdict.RETRY or not last:
+            return settlement
+        problem = f"too many attempts; {settlement.problem}"
+        return replace(settlement, verdict=Verdict.DEAD, problem=problem)
+
+    def _cb_settle(self, settlement: Settlement) -> None:
         if self._timer.active():
             self._timer.cancel()
-        assert self._settlement is not None
-        self.settled.callback(self._settlement)
+        self.settled.callback(settlement)
+
+
+class Drains:
+    """Bodies that nobody wants, on the way to their end: so many at a time, or the oldest goes."""
+
+    def __init__(self, clock: Any, most: int) -> None:
+        self._clock = clock
+        self._most = most
+        self._discards: dict[Discard, None] = {}
+
+    def add(self, response: Any) -> None:
+        """Read the body of *response*, to keep its connection."""
+        discard = Discard(self._clock)
+        self._discards[discard] = None
+        discard.ended.addCallback(lambda _: self._discards.pop(discard))
+        try:
+            response.deliverBody(discard)
+        except Exception:
+            _log.failure("a response has no body to read")
+            discard.stop()
+        if len(self._discards) > self._most:
+            next(iter(self._discards)).stop()
+
+    def stop(self) -> None:
+        """Close the connections that are left."""
+        for discard in [*self._discards]:
+            discard.stop()
+
+
+def _final_status(failure: Failure) -> int | None:
+    """The status that had come before the response broke off, or turned out not to be HTTP."""
+    error: Any = failure.value
+    while error is not None:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status", None) or getattr(response, "code", None)
+        if isinstance(status, int) and status >= 200:
+            return status
+        error = error.__cause__
+    return None
 
 
 def _headers(claim: Claim) -> Headers:

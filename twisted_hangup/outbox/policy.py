@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum
+from math import inf
 
 from ..client.backoff import Jitter, doubled, uniform_below
 
@@ -26,6 +27,9 @@ class DeliveryPolicy:
         cap_seconds: What that bound grows to.
         max_age_seconds: A request that is older than this is dead.  Stripe tries its
             webhooks for 3 days.
+        max_attempts: A request that has been tried so often is dead, whatever its age.  An
+            attempt counts that the end of its process cut short.  By default only the age
+            does.
         attempt_seconds: How long one attempt may take, the response's head included.
         settle_seconds: How much longer than an attempt a claim lasts, which is time to
             write down how it ended.  What a killed process was delivering is tried again
@@ -40,6 +44,7 @@ class DeliveryPolicy:
     base_seconds: float = 1.0
     cap_seconds: float = 900.0
     max_age_seconds: float = 3 * 24 * 3600.0
+    max_attempts: float = inf
     attempt_seconds: float = 30.0
     settle_seconds: float = 30.0
     failures_to_pause: int = 5
@@ -51,24 +56,36 @@ class DeliveryPolicy:
             if not getattr(self, field.name) > 0:
                 raise ValueError(f"{field.name} must be more than 0")
 
-    def judge(self, status: int, attempt: int) -> Verdict:
+    def judge(self, status: int | None, attempt: int) -> Verdict:
         """What a response says about its request.
 
         Args:
-            status: Status code of the response (RFC 9110, section 15).
+            status: Status code of the response (RFC 9110, section 15), also of one that broke
+                off after it; None where none has come.
             attempt: 1 for the first.
 
-        2xx is delivered.  408, 425, 429 and 5xx are tried again.  So is 409 after the
-        first attempt: a server answers so while an earlier attempt with the same
+        2xx is delivered.  408, 425, 429, 5xx and no status are tried again.  So is 409 after
+        the first attempt: a server answers so while an earlier attempt with the same
         ``Idempotency-Key`` is still running.  Everything else is dead at once, redirects
         included: to follow one would send the request, its credentials with it, to a
         server that nobody named, and the same request again gets the same redirect.
         """
+        if status is None:
+            return Verdict.RETRY
         if 200 <= status < 300:
             return Verdict.DELIVERED
         if status >= 500 or status in (408, 425, 429) or (status == 409 and attempt > 1):
             return Verdict.RETRY
         return Verdict.DEAD
+
+    def judge_failure(self, error: BaseException, attempt: int) -> Verdict:
+        """What an attempt that brought no status says about its request: asks `judge`.
+
+        Args:
+            error: What the agent has failed with; ``CancelledError`` after `attempt_seconds`.
+            attempt: 1 for the first.
+        """
+        return self.judge(None, attempt)
 
     def wait(self, attempts: int, jitter: Jitter = uniform_below) -> float:
         """Seconds until the next attempt, after so many."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias, TypeVar
 
 from twisted.application.service import Service
@@ -25,7 +25,7 @@ from ..limits import OutboundTimeouts
 from . import admin
 from .admin import OutboxStats, QueuedRequest
 from .database import Database, Pool, database_named
-from .delivery import DeliveryAttempt, handback
+from .delivery import DeliveryAttempt, Drains, handback
 from .policy import DeliveryPolicy, Verdict
 from .request import HeadersArgument, OutboxLimits, Text, new_request
 from .store import Bounds, Claim, Demand, Result, Settlement
@@ -113,6 +113,7 @@ class Outbox(Service):
         self._pool: Pool | None = None
         self._writer: Writer | None = None
         self._attempts: set[DeliveryAttempt] = set()
+        self._drains = Drains(self._clock, limits.deliveries)
         self._running: Counter[str] = Counter()
         self._timers: dict[str, IDelayedCall] = {}
         self._watchers: set[Watcher] = set()
@@ -272,6 +273,7 @@ class Outbox(Service):
             attempt.release()
 
     def _cb_close_writer(self, _: object) -> Deferred[None]:
+        self._drains.stop()
         assert self._writer is not None
         return self._writer.close()
 
@@ -335,6 +337,7 @@ class Outbox(Service):
             running={**self._running},
             lease_seconds=_lease_seconds(self._policy),
             failures_to_pause=self._policy.failures_to_pause,
+            max_attempts=self._policy.max_attempts,
             held=frozenset(attempt.claim.id for attempt in self._attempts),
         )
 
@@ -376,6 +379,8 @@ class Outbox(Service):
         settlement = self._with_wait(settlement)
         assert self._writer is not None
         self._writer.settle(settlement)
+        if attempt.response is not None:
+            self._drains.add(attempt.response)
         if settlement.verdict is Verdict.DEAD:
             _log.warn(
                 "{method} {destination} with key {key} is dead after attempt {attempt}: {problem}",
@@ -400,10 +405,7 @@ class Outbox(Service):
         if settlement.verdict is not Verdict.RETRY or settlement.reached is None:
             return settlement
         wait = self._policy.wait(settlement.claim.attempt, self._jitter)
-        return Settlement(
-            *(settlement.claim, settlement.verdict, settlement.problem),
-            *(max(wait, settlement.wait_seconds), settlement.reached, settlement.pause_seconds),
-        )
+        return replace(settlement, wait_seconds=max(wait, settlement.wait_seconds))
 
 
 def _lease_seconds(policy: DeliveryPolicy) -> float:

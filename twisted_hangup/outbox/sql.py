@@ -171,9 +171,9 @@ DEAD: Final = """
 UPDATE hangup_outbox_requests SET dead_at = %(now)s, claim = NULL, problem = %(problem)s
 WHERE id = %(id)s AND claim = %(claim)s
 """
-EXPIRED: Final = """
+BURY: Final = """
 UPDATE hangup_outbox_requests SET dead_at = %(now)s, claim = NULL,
-    problem = CASE WHEN problem IS NULL THEN 'too old' ELSE 'too old; ' || problem END
+    problem = %(why)s || coalesce('; ' || problem, '')
 WHERE id = %(id)s AND dead_at IS NULL
 """
 OVER_AGE: Final = """

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from time import monotonic
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
@@ -46,6 +47,7 @@ class Demand:
         failures_to_pause: After so many failures a destination is only probed.
         held: What is running in this process, by `Claim.id`: its lease does not end before
             it does, wherever the clock was set to.
+        max_attempts: What was claimed so often is dead.
     """
 
     requests: int
@@ -54,6 +56,7 @@ class Demand:
     lease_seconds: float
     failures_to_pause: int
     held: frozenset[int] = frozenset()
+    max_attempts: float = inf
 
     def room(self, destination: str) -> int:
         """How many more may run there."""
@@ -304,13 +307,19 @@ class _Transaction:
     def _sweep(self) -> None:
         rows = self._session.rows(sql.OVER_AGE, now=self._now, limit=_MOST_EXPIRED)
         self._result.expired = len(rows)
-        self._session.execute_all(sql.EXPIRED, [{"now": self._now, "id": row[0]} for row in rows])
+        bury(self._session, self._now, [row[0] for row in rows], "too old")
         lanes = [lane for _, lane, ordered in rows if ordered]
         for ordered in (0, 1):
             statement = sql.NEGLECTED_LANES.format(ordered=ordered)
             neglected = self._session.rows(statement, late=self._now + _LATE_SECONDS)
             lanes += [lane for (lane,) in neglected]
         self._wakes.update(dict.fromkeys(lanes, self._now))
+
+
+def bury(session: Session, now: float, ids: Sequence[int], why: str) -> None:
+    """Requests become dead letters that nobody has tried again."""
+    rows = [{"id": number, "now": now, "why": why} for number in ids]
+    session.execute_all(sql.BURY, rows)
 
 
 def wake_lanes(session: Session, wakes: Mapping[str, float]) -> None:
@@ -397,15 +406,22 @@ class _Turn:
                 *(attempts + 1, expires_at, self._lease, probe),
             )
             for number, key, method, url, headers, body, attempts, expires_at, due_at in rows
-            if due_at <= self._now < expires_at
+            if due_at <= self._now < expires_at and attempts < self._demand.max_attempts
         ]
-        old = [{"id": row[0], "now": self._now} for row in rows if max(row[-2:]) <= self._now]
-        self._session.execute_all(sql.EXPIRED, old)
+        self._bury([row for row in rows if row[-1] <= self._now])
         self._take(claims, destination, probe)
         if locked:
             self._next_look(lane, ordered)
         elif not claims:
             self._contended()
+
+    def _bury(self, rows: list[tuple[Any, ...]]) -> None:
+        """Of what is due, what is not to be tried any more."""
+        old = [row[0] for row in rows if row[-2] <= self._now]
+        most = self._demand.max_attempts
+        worn = [row[0] for row in rows if row[-2] > self._now and row[-3] >= most]
+        bury(self._session, self._now, old, "too old")
+        bury(self._session, self._now, worn, "too many attempts")
 
     def _renew(self, held: list[int]) -> None:
         until = self._now + self._demand.lease_seconds
