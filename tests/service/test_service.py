@@ -202,6 +202,22 @@ async def test_logs(run: Run, tmp_path: Path) -> None:
     assert codes == ["HPE_INVALID_HEADER_TOKEN", "HPE_INVALID_EOF_STATE"]
 
 
+@pytest.mark.parametrize("asked, lines", [([], 0), (["--log-idle"], 1)], ids=["", "asked"])
+@pytest_twisted.ensureDeferred
+async def test_probe(run: Run, tmp_path: Path, asked: list[str], lines: int) -> None:
+    """A probe has a line in each log with --log-idle, and in none without."""
+    access, errors = tmp_path / "access", tmp_path / "errors"
+    running = run("--access-log", str(access), "--error-log", str(errors), *asked)
+    with capturedLogs() as events:
+        client = await in_thread(lambda: Client(running.port))
+        await until(lambda: running.service.site.open_connections)
+        client.reset()
+        await until(lambda: running.service.site.journal.quiet)
+        await settled()
+    assert [event["code"] for event in events] == ["ECONNRESET"] * lines
+    assert [len(log.read_text().splitlines()) for log in (access, errors)] == [lines] * 2
+
+
 @pytest.mark.parametrize("log", ["--access-log", "--error-log"])
 @pytest_twisted.ensureDeferred
 async def test_standard_output(run: Run, log: str, capfd: pytest.CaptureFixture[str]) -> None:
