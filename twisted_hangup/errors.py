@@ -76,12 +76,14 @@ class RecordedError(HangupError):
             so far; else None.
         broke_at: The same place told independently of reads, or None; what `report` shows.
         masking: What `report` hides: the site's `MaskingPolicy`; None for the default one.
+        settled: Whether all has been sent that will be.
+        answered: Status code that was sent by then; None where none was, or none was yet.
     """
 
     # One is made per refused request, in two thirds of the time it takes without.
     __slots__ = (
-        *("broke_at", "bytes_parsed", "code", "errno", "field", "offset", "peer", "phase"),
-        *("masking", "raw_packet", "reason", "request"),
+        *("answered", "broke_at", "bytes_parsed", "code", "errno", "field", "masking", "offset"),
+        *("peer", "phase", "raw_packet", "reason", "request", "settled"),
     )
 
     default_status: int | None = None
@@ -123,6 +125,8 @@ class RecordedError(HangupError):
         self.offset = offset
         self.broke_at = broke_at
         self.masking: Any = None
+        self.settled = False
+        self.answered: int | None = None
 
     @property
     def status(self) -> int | None:
@@ -131,6 +135,11 @@ class RecordedError(HangupError):
     @property
     def quiet(self) -> bool:
         return False
+
+    @property
+    def shown_status(self) -> int | None:
+        """The status for logs: the one that was sent; before anything was, the default one."""
+        return self.answered if self.settled else self.status
 
     def __str__(self) -> str:
         """One line fit for a log: no byte of the peer's, whatever it sent."""

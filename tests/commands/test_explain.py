@@ -82,7 +82,7 @@ def test_broken_request_is_explained_with_a_picture(explain: Explain) -> None:
     assert explain(BROKEN) == (
         1,
         text(r"""
-            HPE_INVALID_HEADER_TOKEN: Invalid header token  (answered 400)
+            HPE_INVALID_HEADER_TOKEN: Invalid header token  (default answer 400)
               GET / HTTP/1.1
               Bad\x20
                  ^^^^ byte 36: 0x20 (space)
@@ -119,7 +119,7 @@ def test_what_precedes_the_error_is_explained(explain: Explain) -> None:
     [
         (b"", 0, "no request in 0 bytes; nothing is answered"),
         (b"\r\n", 0, "no request in 2 bytes; nothing is answered"),
-        (b"GET", 1, "HPE_INVALID_EOF_STATE: Invalid EOF state  (answered 400)"),
+        (b"GET", 1, "HPE_INVALID_EOF_STATE: Invalid EOF state  (default answer 400)"),
         (
             b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
             1,

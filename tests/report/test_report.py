@@ -50,7 +50,7 @@ REPORTS: Final = [
     (
         b"GET /search HTTP/1.1\r\nHost: example.org\r\nX-Trace: ab\x01cd\r\n\r\n",
         r"""
-        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
+        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (default answer 400)
           GET /search HTTP/1.1
           X-Trace: ab\x01
                      ^^^^ byte 52: 0x01
@@ -62,7 +62,7 @@ REPORTS: Final = [
     (
         b"GET /?token=abc HTTP/1.1\r\nHost: a\r\nCookie: session=secret\x00; b=c\r\n\r\n",
         r"""
-        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
+        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (default answer 400)
           GET /?********* HTTP/1.1
           Cookie: **************\x00
                                 ^^^^ byte 57: 0x00 (NUL)
@@ -74,7 +74,7 @@ REPORTS: Final = [
     (
         b"GET /my file.txt HTTP/1.1\r\n\r\n",
         """
-        HPE_INVALID_CONSTANT: Expected HTTP/, RTSP/ or ICE/  (answered 400)
+        HPE_INVALID_CONSTANT: Expected HTTP/, RTSP/ or ICE/  (default answer 400)
           GET /my f
                   ^ byte 8: 0x66 (f)
         In the request line: behind method, space, target and space comes HTTP/1.1; a
@@ -85,7 +85,7 @@ REPORTS: Final = [
     (
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         r"""
-        HPE_INVALID_METHOD: Invalid method encountered  (answered 400)
+        HPE_INVALID_METHOD: Invalid method encountered  (default answer 400)
           \x16
           ^^^^ byte 0: 0x16
         In the request line: a request starts with a method (GET, POST, ...), which is
@@ -99,7 +99,7 @@ REPORTS: Final = [
     (
         b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         r"""
-        ERR_HTTP_INVALID_HOST: Invalid Host  (answered 400)
+        ERR_HTTP_INVALID_HOST: Invalid Host  (default answer 400)
           GET / HTTP/1.1
           Host: a\x20
                  ^^^^ 0x20 (space)
@@ -112,7 +112,7 @@ REPORTS: Final = [
     (
         b"GET / HTTP/1.1\r\n\r\n",
         """
-        ERR_HTTP_HOST_REQUIRED: Missing Host  (answered 400)
+        ERR_HTTP_HOST_REQUIRED: Missing Host  (default answer 400)
           GET / HTTP/1.1
         In the header fields: there is no Host among them, and an HTTP/1.1 request has
         to have one, even where its target is a whole URL. RFC 9112, section 3.2.
@@ -122,7 +122,7 @@ REPORTS: Final = [
     (
         b"GET / HTTP/1.1\r\nHost: a\r\nX-Long: " + b"x" * 300 + b"\x7f",
         r"""
-        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
+        HPE_INVALID_HEADER_TOKEN: Invalid header value char  (default answer 400)
           GET / HTTP/1.1
           X-Long: xxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\x7f
                                                                byte 333: 0x7f (DEL) ^^^^
@@ -134,7 +134,7 @@ REPORTS: Final = [
     (
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello world",
         r"""
-        HPE_STRICT: Expected LF after chunk data  (answered 400)
+        HPE_STRICT: Expected LF after chunk data  (default answer 400)
           POST / HTTP/1.1
           \x20
           ^^^^ byte 64: 0x20 (space)
@@ -147,7 +147,7 @@ REPORTS: Final = [
     (
         b"GET / HTTP/1.1\r\nHost: exam",
         """
-        HPE_INVALID_EOF_STATE: Invalid EOF state  (answered 400)
+        HPE_INVALID_EOF_STATE: Invalid EOF state  (default answer 400)
           GET / HTTP/1.1
           Host: exam
                     ^ the input ends here
@@ -189,7 +189,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
             broke_at=Break(Part.REQUEST_LINE, b"GET /big?to", b"GET /big?to", 11),
         ),
         """
-        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (answered 408)
+        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (default answer 408)
           GET /big?**
                      ^ nothing more came
         The head was not complete within Timeouts.head_seconds. RFC 9110, section
@@ -202,7 +202,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
             "Request timeout", code="ERR_HTTP_REQUEST_TIMEOUT", phase="body", request=HEAD
         ),
         """
-        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (answered 408)
+        ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (default answer 408)
           GET /big?********* HTTP/1.1
           and 2 header fields
         The head came in time; the body was not complete within
@@ -258,7 +258,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
     (
         UnexpectedEOF("Invalid EOF state", code="HPE_INVALID_EOF_STATE", phase="body"),
         """
-        HPE_INVALID_EOF_STATE: Invalid EOF state  (answered 400)
+        HPE_INVALID_EOF_STATE: Invalid EOF state  (default answer 400)
         While the body of the request was being received: the client ended its input
         before the request was complete. RFC 9112, section 8.
         docs/codes.md#hpe_invalid_eof_state

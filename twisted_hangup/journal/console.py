@@ -27,7 +27,7 @@ _OPENING_COLUMNS: Final = 32 * len(r"\x00") + len("...")
 
 
 class ConsoleLog:
-    """A watcher that writes each `RecordedError` to a Twisted logger.
+    """A watcher that writes each `RecordedError` to a Twisted logger, once it was answered.
 
     Events hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
     ``peer``, ``request`` (the request line so far, or the first bytes of what is none) and
@@ -35,6 +35,8 @@ class ConsoleLog:
     fit to show; the lines that end a flood hold ``code`` and ``suppressed``.  They are
     warnings, but for a client that has left during a response, which is information.
     """
+
+    waits_for_answers: Final = True
 
     def __init__(
         self,
@@ -74,14 +76,14 @@ class ConsoleLog:
         request, lookalike = self._request(error), lookalike_of(error)
         level.log(
             '{answer} {code} "{reason}"{place} from {peer}{quoted}',
-            answer=error.status or "-",
+            answer=error.shown_status or "-",
             code=visible(error.code),
             reason=visible(error.reason),
             place=_place(error),
             peer=peer_text(error.peer),
             quoted=(f' "{request}"' if request else "")
             + (f" (looks like {lookalike.words})" if lookalike else ""),
-            status=error.status,
+            status=error.shown_status,
             phase=error.phase,
             offset=error.offset,
             request=request,

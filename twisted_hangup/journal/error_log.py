@@ -34,9 +34,12 @@ RAW_PACKET_BYTES: Final = 4 * KIB
 class ErrorLog:
     """A watcher that writes each `RecordedError` to a file, a regular one before it returns.
 
+    A line is written once the error was answered, and before the connection closes for it.
     It never raises into its caller.  While the file cannot be written, lines are dropped
     and counted; that is logged when it begins and when it ends.
     """
+
+    waits_for_answers: Final = True
 
     def __init__(
         self,

@@ -147,13 +147,14 @@ class Journal:
         self._since = seconds()
         self._number = 0
         #: What an `Entry` says beside its error: snapshots are seldom, errors are not.
-        self._kept: OrderedDict[RecordedError, tuple[int, float, int | None, bool]] = OrderedDict()
+        self._kept: OrderedDict[RecordedError, tuple[int, float]] = OrderedDict()
         self._kept_bytes = 0
         self._by_phase: Counter[str] = Counter()
         self._by_status: Counter[int | None] = Counter()
         self._rates = Rates()
         self._peers = Top(PEERS_COUNTED)
         self._watchers: Watchers[[ClientError]] = Watchers("client errors")
+        self._logs: Watchers[[ClientError]] = Watchers("answered client errors")
         self._upstream_watchers: Watchers[[UpstreamError]] = Watchers("upstream errors")
         self._settled_watchers: Watchers[[ClientError, int | None]] = Watchers("answers")
         self._followers: Watchers[[Snapshot | Entry]] = Watchers("the journal")
@@ -184,20 +185,18 @@ class Journal:
         if error.quiet:
             self.quiet += 1
         else:
-            self._keep(error, None, False)
+            self._keep(error)
             self._peers.add(peer_name(error.peer))
         self._watchers.tell(error)
         if self._followers:
             self._tell_followers(error)
 
     def settle(self, error: ClientError, status: int | None) -> None:
-        """Tell who watches for it what *error* was answered."""
+        """Note that *error* was answered *status*, or not at all, and tell who waits for that."""
         if not error.quiet:
             self._by_status[status] += 1
-        kept = self._kept.get(error)
-        if kept is not None:
-            number, recorded, _, _ = kept
-            self._kept[error] = (number, recorded, status, True)
+        error.settled, error.answered = True, status
+        self._logs.tell(error)
         self._settled_watchers.tell(error, status)
         if self._followers:
             self._tell_followers(error)
@@ -205,9 +204,9 @@ class Journal:
     def record_upstream(self, error: UpstreamError) -> None:
         """Count and keep *error*, no client's fault, and tell those who watch for it."""
         _forget_frames(error)
-        status = error.status
-        self._by_status[status] += 1
-        self._keep(error, status, True)
+        error.settled, error.answered = True, error.status
+        self._by_status[error.answered] += 1
+        self._keep(error)
         self._upstream_watchers.tell(error)
         if self._followers:
             self._tell_followers(error)
@@ -217,10 +216,14 @@ class Journal:
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Call *watcher* with every error from now on, as it happens.
 
+        Logs have a true attribute ``waits_for_answers``: they are called once the error is
+        settled, so that they know from ``error.answered`` what was sent.
+
         Returns:
             A function that ends the watch; calling it twice is harmless.
         """
-        return self._watchers.add(watcher)
+        waits = getattr(watcher, "waits_for_answers", False)
+        return (self._logs if waits else self._watchers).add(watcher)
 
     def watch_settled(self, watcher: SettledWatcher) -> Callable[[], None]:
         """Call *watcher* with each error, and the status code that was sent, once it was.
@@ -257,14 +260,14 @@ class Journal:
         follower(self.snapshot())
         return self._followers.add(follower)
 
-    def _keep(self, error: RecordedError, status: int | None, settled: bool) -> None:
+    def _keep(self, error: RecordedError) -> None:
         now = self._seconds()
         code = error.code
         self.counts[code] += 1
         self._by_phase[error.phase] += 1
         self._number += 1
         kept = self._kept
-        kept[error] = (self._number, now, status, settled)
+        kept[error] = (self._number, now)
         self._kept_bytes += len(error.raw_packet or b"")
         while len(kept) > RECENT_ERRORS or self._kept_bytes > RECENT_BYTES:
             oldest, _ = kept.popitem(last=False)
@@ -272,8 +275,8 @@ class Journal:
         self._rates.add(int(now), code)
 
     def _entry(self, error: RecordedError) -> Entry:
-        number, recorded, answered, settled = self._kept[error]
-        return Entry(number, recorded, error, answered, settled)
+        number, recorded = self._kept[error]
+        return Entry(number, recorded, error, error.answered, error.settled)
 
     def _tell_followers(self, error: RecordedError) -> None:
         if error in self._kept:

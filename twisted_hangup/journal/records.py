@@ -5,7 +5,7 @@ The names are an interface: they are never renamed, and each record has all of t
 
 ====================== =================================================================
 ``code``, ``reason``   `ClientError.code` and `ClientError.reason`
-``status``             status of the default answer, or null
+``status``             status that was sent; before anything was, of the default answer; or null
 ``phase``              `ClientError.phase`
 ``bytes_parsed``       Node's offset in the *whole* packet, or null
 ``offset``             the same place counted from the start of the message, or null
@@ -55,7 +55,7 @@ def error_record(
     record = {
         "code": visible(error.code),
         "reason": visible(error.reason),
-        "status": error.status,
+        "status": error.shown_status,
         "phase": error.phase,
         "bytes_parsed": error.bytes_parsed,
         "offset": error.offset,

@@ -93,13 +93,19 @@ def report_error(
         policy = error.masking or DEFAULT_POLICY
     lines = [f"{visible(error.code)}: {visible(error.reason)}"]
     if error.about == "request":
-        answered = "not answered" if error.status is None else f"answered {error.status}"
-        lines[0] += f"  ({answered})"
+        lines[0] += f"  ({_answer(error)})"
     lines += _picture(error, policy)
     lookalike = lookalike_of(error)
     lines += textwrap.wrap(_explanation(error, policy, lookalike), WIDTH)
     link = advice_of(error.code, error.reason, lookalike).link
     return "\n".join(lines if link is None else [*lines, link])
+
+
+def _answer(error: RecordedError) -> str:
+    status = error.shown_status
+    if status is None:
+        return "not answered"
+    return f"answered {status}" if error.settled else f"default answer {status}"
 
 
 class Excerpt(NamedTuple):

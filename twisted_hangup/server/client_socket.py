@@ -25,7 +25,9 @@ from .handler_log import handler_log
 
 LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
 
+#: A status line as far as the code, and how long that is.
 _STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
+_STATUS_LINE_BYTES: Final = 12
 
 
 class Transport(Protocol):
@@ -75,7 +77,7 @@ class ClientSocket:
     __slots__ = (
         *("__dict__", "__weakref__"),
         *("_deadline", "_deadlines", "_ending", "_flushed"),
-        *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes"),
+        *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes", "_opening"),
         *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
         *("bytes_written", "error", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
         *("peer", "secure", "status_sent"),
@@ -100,6 +102,8 @@ class ClientSocket:
         self.secure = ISSLTransport.providedBy(transport)
         self.headers_sent = False
         self.bytes_written = 0
+        #: As much of them as may be a status line.
+        self._opening = b""
         self.linger_end: LingerEnd | None = None
         self.status_sent: int | None = None
         self.out_of_time = False
@@ -153,8 +157,10 @@ class ClientSocket:
             self._tell_in_vain(data)
         else:
             assert self._transport is not None
-            if not self.bytes_written and (line := _STATUS_LINE.match(data)):
-                self.status_sent = int(line[1])
+            if self.bytes_written < _STATUS_LINE_BYTES:
+                self._opening += data[: _STATUS_LINE_BYTES - self.bytes_written]
+                if line := _STATUS_LINE.match(self._opening):
+                    self.status_sent = int(line[1])
             self._transport.write(data)
             self.bytes_written += len(data)
 

@@ -200,7 +200,7 @@ async def test_refused_request(serve_h2: Serve, bad: Bad) -> None:
 
 
 REPORT = """\
-HPE_INVALID_HEADER_TOKEN: Invalid header value char  (answered 400)
+HPE_INVALID_HEADER_TOKEN: Invalid header value char  (default answer 400)
   GET /fast?*************** HTTP/2
   authorization: **************
   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
