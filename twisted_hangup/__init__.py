@@ -49,6 +49,7 @@ from .server import ClientErrbacks as ClientErrbacks
 from .server import ClientSocket as ClientSocket
 from .server import HangupChannel as HangupChannel
 from .server import HangupSite as HangupSite
+from .server import SiteErrors as SiteErrors
 from .server import forward_client_errors as forward_client_errors
 from .transport import ForwardedClients as ForwardedClients
 from .transport import hangup_endpoint as hangup_endpoint

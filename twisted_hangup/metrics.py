@@ -27,7 +27,7 @@ from .report import LOOKALIKES, lookalike_of
 from .server.client_socket import LingerEnd
 from .server.context import SiteContext
 from .server.room import WHYS
-from .server.site import HangupSite
+from .server.site import HangupSite, SiteErrors, errors_of
 from .transport.clock import steady
 
 #: Methods with a label of their own; a client could invent any number of others.
@@ -59,7 +59,8 @@ class Metrics:
     """What happens at *site* from now on, counted.
 
     Args:
-        site: It is told nothing, and its requests pay for the counting of themselves.
+        site: It is told nothing, and its requests pay for the counting of themselves.  Of a
+            site of your own, what `forward_client_errors` has returned.
         registry: Where the metrics are registered, which must not have them yet; one of
             their own by default, with the process's CPU time, memory and open files.
 
@@ -67,7 +68,10 @@ class Metrics:
         registry: A ``prometheus_client.CollectorRegistry``.
     """
 
-    def __init__(self, site: HangupSite, *, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, site: HangupSite | SiteErrors, *, registry: CollectorRegistry | None = None
+    ) -> None:
+        errors = errors_of(site)
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -143,7 +147,7 @@ class Metrics:
             "Attempts of a RetryAgent that are followed by another one.",
             registry=registry,
         )
-        registry.register(_State(site.context))
+        registry.register(_State(errors.context))
         #: When each error that is not settled yet was recorded: at most one per connection.
         self._unsettled: dict[ClientError, float] = {}
         # Codes are OpenSSL's, too, and results those of any exception.
@@ -152,13 +156,13 @@ class Metrics:
         self._client_errors_with = _remembered_labels(self._client_errors)
         self._answers_with = _remembered_labels(self._answers)
         self._requests_with = _remembered_labels(self._requests)
-        site.journal.watch(self._client_error)
-        site.journal.watch_settled(self._settled)
-        site.journal.watch_upstream(self._upstream_error)
+        errors.journal.watch(self._client_error)
+        errors.journal.watch_settled(self._settled)
+        errors.journal.watch_upstream(self._upstream_error)
         # An attribute of the instance: a site without metrics pays nothing, and one whose
         # class has a log() of its own is counted, too.
-        instance: Any = site
-        instance.log = self._logged(site.log)
+        instance: Any = errors.site
+        instance.log = self._logged(instance.log)
 
     def count_attempt(self, attempt: Attempt) -> None:
         """Count what a `RetryAgent` did: ``RetryAgent(agent, on_attempt=this)``."""

@@ -21,14 +21,15 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.web.http import HTTPFactory
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import NOT_DONE_YET, Request
 
 from .errors import ClientError, HTTP2Error, ParseError, Phase, RecordedError
 from .limits import Limits, Timeouts
 from .parser.proxy_header import header_length
 from .report import DEFAULT_POLICY
-from .server import ClientSocket, HangupSite
+from .server import ClientSocket, HangupSite, SiteErrors
 from .server.http2.head import judge_head
 from .server.site import HangupProtocol
 from .transport.deadlines import Deadlines
@@ -45,10 +46,11 @@ _CLIENT: Final = "192.0.2.7"
 _ports: Final = cycle(range(49152, 65536))
 
 
-def feed(site: Site, *pieces: bytes, fin: bool = False) -> MemoryClient:
+def feed(site: HTTPFactory | SiteErrors, *pieces: bytes, fin: bool = False) -> MemoryClient:
     """Let a new client of *site* send *pieces*, one read each, and end its input if *fin*.
 
-    A site that has no `Clock` yet gets one, for good: feed it or let it listen, not both.
+    *site* may be what `forward_client_errors` has returned for one, too.  One that has no
+    `Clock` yet gets it, for good: feed it or let it listen, not both.
 
     Returns:
         The client, after all has happened that takes no time.
@@ -73,8 +75,10 @@ class MemoryClient:
             handlers get.
     """
 
-    def __init__(self, site: Site) -> None:
-        if not isinstance(site, Site):
+    def __init__(self, site: HTTPFactory | SiteErrors) -> None:
+        if isinstance(site, SiteErrors):
+            site = site.site
+        if not isinstance(site, HTTPFactory):
             raise TypeError(
                 f"site is {site!r} and no twisted.web.server.Site; "
                 "of a resource make one with HangupSite(resource)"

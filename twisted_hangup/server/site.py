@@ -13,6 +13,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import (
     H2_ENABLED,
+    HTTPChannel,
     HTTPFactory,
     _GenericHTTPChannelProtocol,
     _genericHTTPChannelProtocolFactory,
@@ -29,7 +30,7 @@ from ..transport.layers import transport_beneath
 from ..transport.preamble import IPreambleListener
 from .channel import HangupChannel
 from .context import SiteContext
-from .errbacks import ClientErrbacks, HandlerT
+from .errbacks import HandlerT
 
 if H2_ENABLED:  # the extra [http2] is installed
     from .http2.connection import HangupHTTP2
@@ -92,6 +93,144 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
             self._channel.writeConnectionLost()
 
 
+class SiteErrors:
+    """The client errors of one site: who answers them, and what is known of them.
+
+    A `HangupSite` has one as ``errors``, and `forward_client_errors` returns that of a site of
+    your own.  Status page and metrics take it in place of a `HangupSite`.
+
+    Attributes:
+        site: The site.
+        context: What its connections share.
+        errbacks: Its handlers.
+        journal: What went wrong lately, and who watches.
+        limits: What a connection may cost.
+        masking: What is hidden of an error where it is shown.
+    """
+
+    def __init__(
+        self, site: HTTPFactory, context: SiteContext, make_channel: Callable[[], HangupChannel]
+    ) -> None:
+        """*site* makes our protocols from now on, and its ``timeOut`` is the keep-alive time.
+
+        Raises:
+            ValueError: ``site.protocol`` is not Twisted's own, so that something would be
+                lost by replacing it.
+        """
+        protocol: Any = site.protocol
+        if isinstance(getattr(protocol, "__self__", None), SiteErrors):
+            raise ValueError(f"{site!r} forwards its client errors already")
+        if getattr(protocol, "__func__", protocol) is not _genericHTTPChannelProtocolFactory:
+            raise ValueError(
+                f"site.protocol is {protocol!r} and not Twisted's own; "
+                "pass your channel class as channel= instead"
+            )
+        self.site = site
+        self.context = context
+        self.errbacks = context.errbacks
+        self.journal = context.journal
+        self.limits = context.limits
+        self.masking = context.masking
+        self._make_channel = make_channel
+        self._was_asked = False
+        site.timeOut = context.timeouts.keep_alive_seconds or None
+        site.protocol = self._make_protocol  # type: ignore[method-assign]  # as Twisted does
+        if type(site).buildProtocol not in (HTTPFactory.buildProtocol, Site.buildProtocol):
+            self._look_at_first_protocol()
+
+    def add(self, handler: HandlerT) -> HandlerT:
+        """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
+        return self.errbacks.add(handler)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long a connection may take."""
+        return self.context.timeouts
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open now, without those that speak another protocol."""
+        return len(self.context.open())
+
+    def adopt(self, channel: HangupChannel) -> HangupProtocol:
+        """Let client errors of *channel* be those of the site.
+
+        For a site that makes its channels itself, in a ``buildProtocol`` that does not call
+        Twisted's::
+
+            class MySite(Site):
+                def buildProtocol(self, address):
+                    return self.errors.adopt(MyChannel(self))
+
+        Args:
+            channel: Of a new connection.  The ``requestFactory`` of its class counts, where
+                it has one, else the site's.
+
+        Returns:
+            What ``buildProtocol`` may return.
+        """
+        site: Any = self.site
+        protocol: Any = self._protocol_of(channel)
+        protocol.factory = site
+        if isinstance(site, Site):
+            protocol.site = site
+        protocol.callLater = site.reactor.callLater
+        own_factory = channel.requestFactory
+        if own_factory is HTTPChannel.requestFactory:
+            own_factory = getattr(site, "requestFactory", own_factory)
+        protocol.requestFactory = own_factory
+        return protocol  # type: ignore[no-any-return]
+
+    def drain(self) -> Deferred[None]:
+        """Read no further request, finish the running ones, and close.
+
+        Returns:
+            A Deferred that fires with None when every connection has gone.
+        """
+        for channel in self.context.open():
+            channel.close_when_done()
+        return self.context.when_empty()
+
+    def hang_up_all(self) -> None:
+        """Abort every connection now."""
+        for channel in self.context.open():
+            channel.transport.abortConnection()
+
+    def _make_protocol(self) -> HangupProtocol:
+        return self._protocol_of(self._make_channel())
+
+    def _protocol_of(self, channel: HangupChannel) -> HangupProtocol:
+        context = self.context
+        seconds = self.site.timeOut or 0.0  # for a new connection, as Twisted reads it
+        if seconds != context.timeouts.keep_alive_seconds:
+            context.timeouts = context.timeouts.with_keep_alive(seconds)
+        channel.context = context
+        self._was_asked = True
+        return HangupProtocol(channel)
+
+    def _look_at_first_protocol(self) -> None:
+        """Warn where the site's own ``buildProtocol`` turns out not to make ours."""
+        site: Any = self.site
+        build_protocol = site.buildProtocol
+        looked = False
+
+        def build_and_look(address: Any) -> Any:
+            nonlocal looked
+            protocol = build_protocol(address)
+            if protocol is not None and not looked:
+                looked = True
+                if not self._was_asked:
+                    warnings.warn(
+                        f"{type(site).__name__}.buildProtocol makes protocols of its own, whose "
+                        "client errors are not forwarded: let it call super().buildProtocol(), "
+                        "or return what adopt() does",
+                        stacklevel=2,
+                    )
+            return protocol
+
+        site.buildProtocol = build_and_look
+
+
 class HangupSite(Site):
     """A `twisted.web.server.Site` whose client errors reach the application.
 
@@ -109,6 +248,7 @@ class HangupSite(Site):
 
     Attributes:
         channel: The channel class; a subclass of `HangupChannel`.
+        errors: Its client errors, as those of any site.
         context: What the connections share.
         journal: What went wrong lately, and who watches.
         masking: What is hidden of it where it is shown.
@@ -136,86 +276,67 @@ class HangupSite(Site):
         timeouts = timeouts.with_keep_alive(self.timeOut)
         context = SiteContext(limits or Limits(), timeouts, masking, self.reactor)
         context.forwarded = forwarded
-        self.context = _install(self, context, lambda: self.channel())
-        self.journal: Journal = self.context.journal
+        self.errors = SiteErrors(self, context, lambda: self.channel())
+        self.context = context
+        self.journal: Journal = context.journal
         self.masking = masking
 
     def on_client_error(self, handler: HandlerT) -> HandlerT:
         """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
-        return self.context.errbacks.add(handler)
+        return self.errors.add(handler)
 
     @property
     def open_connections(self) -> int:
         """How many connections are open now, without those that speak another protocol."""
-        return len(self.context.open())
+        return self.errors.open_connections
 
     def drain(self) -> Deferred[None]:
-        """Read no further request, finish the running ones, and close.
-
-        Returns:
-            A Deferred that fires with None when every connection has gone.
-        """
-        for channel in self.context.open():
-            channel.close_when_done()
-        return self.context.when_empty()
+        """See `SiteErrors.drain`."""
+        return self.errors.drain()
 
     def hang_up_all(self) -> None:
         """Abort every connection now."""
-        for channel in self.context.open():
-            channel.transport.abortConnection()
+        self.errors.hang_up_all()
 
 
 def forward_client_errors(
-    site: Site,
+    site: HTTPFactory,
     *,
     limits: Limits | None = None,
     timeouts: Timeouts | None = None,
     channel: type[HangupChannel] = HangupChannel,
     masking: MaskingPolicy = DEFAULT_POLICY,
-) -> ClientErrbacks:
+    forwarded: ForwardedClients | None = None,
+) -> SiteErrors:
     """Give a site of your own what `HangupSite` has.
 
     Args:
-        site: Any `Site`, before it listens.  Without *timeouts*, its ``timeOut`` stays
-            the keep-alive time; with them, it becomes theirs, and may be set again.
+        site: Any `Site`, or `HTTPFactory`, before it listens.  Without *timeouts*, its
+            ``timeOut`` stays the keep-alive time; with them, it becomes theirs, and may be
+            set again.
 
     Returns:
-        Its handlers: ``errbacks.add(handler)``, also as a decorator.
+        Its errors; ``errors.add(handler)`` serves as a decorator, too.
 
     Raises:
         ValueError: ``site.protocol`` is not Twisted's own, so that something would be
             lost by replacing it.
     """
-    protocol = getattr(site.protocol, "__func__", site.protocol)
-    if protocol is not _genericHTTPChannelProtocolFactory:
-        raise ValueError(
-            f"site.protocol is {site.protocol!r} and not Twisted's own; "
-            "pass your channel class as channel= instead"
-        )
-    if type(site).buildProtocol is not Site.buildProtocol:
-        warnings.warn(
-            f"{type(site).__name__}.buildProtocol is overridden: client errors are "
-            "forwarded only if it calls super().buildProtocol()",
-            stacklevel=2,
-        )
     timeouts = timeouts or Timeouts().with_keep_alive(site.timeOut)
     context = SiteContext(limits or Limits(), timeouts, masking, site.reactor)
-    return _install(site, context, channel).errbacks
+    context.forwarded = forwarded
+    return SiteErrors(site, context, channel)
 
 
-def _install(
-    site: HTTPFactory, context: SiteContext, make_channel: Callable[[], HangupChannel]
-) -> SiteContext:
-    """Let *site* make our protocols; its ``timeOut`` is the keep-alive time from now on."""
-    site.timeOut = context.timeouts.keep_alive_seconds or None
+def errors_of(site: HangupSite | SiteErrors) -> SiteErrors:
+    """The errors of *site*, whichever of the two it is.
 
-    def make_protocol() -> HangupProtocol:
-        seconds = site.timeOut or 0.0  # for a new connection, as Twisted reads it
-        if seconds != context.timeouts.keep_alive_seconds:
-            context.timeouts = context.timeouts.with_keep_alive(seconds)
-        channel = make_channel()
-        channel.context = context
-        return HangupProtocol(channel)
-
-    site.protocol = make_protocol  # type: ignore[method-assign]  # as Twisted does
-    return context
+    Raises:
+        TypeError: It is neither.
+    """
+    errors = site.errors if isinstance(site, HangupSite) else site
+    if not isinstance(errors, SiteErrors):
+        raise TypeError(
+            f"{site!r} is no HangupSite; give what forward_client_errors(site) has returned"
+        )
+    return errors

@@ -23,7 +23,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ..server.pages import without_body
-from ..server.site import HangupSite
+from ..server.site import HangupSite, SiteErrors, errors_of
 from ..transport.clock import steady
 from .access import GUESS_SECONDS, Access
 from .page import document
@@ -54,7 +54,8 @@ class StatusResource(Resource):
     the address that the request came to, or ``localhost`` where that is this machine.
 
     Args:
-        site: The site whose client errors are shown.
+        site: The site whose client errors are shown; of a site of your own, what
+            `forward_client_errors` has returned.
         clock: Timers; the reactor.
         token: Needed by everybody who wants to see it.  None for one that is made up, and
             is not needed on loopback and UNIX sockets.
@@ -70,7 +71,7 @@ class StatusResource(Resource):
 
     def __init__(
         self,
-        site: HangupSite,
+        site: HangupSite | SiteErrors,
         clock: IReactorTime,
         *,
         token: str | None = None,
@@ -79,10 +80,11 @@ class StatusResource(Resource):
     ) -> None:
         super().__init__()
         clock = steady(clock)
-        self._site = site
+        errors = errors_of(site)
+        self._journal = errors.journal
         self._access = Access(clock, token)
-        self._snapshots = Snapshots(site.masking, now, lambda: site.open_connections)
-        self._streams = Streams(site.journal, self._snapshots, clock)
+        self._snapshots = Snapshots(errors.masking, now, lambda: errors.open_connections)
+        self._streams = Streams(errors.journal, self._snapshots, clock)
         self._metrics = metrics
         self._page, self._sign_in_page = document("page"), document("sign_in")
         self.token = self._access.token
@@ -179,7 +181,7 @@ class StatusResource(Resource):
         return _body(request, b"text/html; charset=utf-8", self._page.html)
 
     def _render_snapshot(self, request: Any) -> bytes:
-        data = self._snapshots.json(self._site.journal.snapshot())
+        data = self._snapshots.json(self._journal.snapshot())
         return _body(request, b"application/json", data.encode("ascii") + b"\n")
 
     def _render_events(self, request: Any) -> Any:

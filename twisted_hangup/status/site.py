@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.web.resource import IResource
 
 from ..limits import KIB, Limits
-from ..server.site import HangupSite
+from ..server.site import HangupSite, SiteErrors, errors_of
 from .resource import StatusResource
 
 #: A token in a form, and nothing larger, is ever sent here.
@@ -24,7 +24,8 @@ class StatusSite(HangupSite):
     """Serves the status page of another site.
 
     Args:
-        site: The site whose client errors are shown.
+        site: The site whose client errors are shown; of a site of your own, what
+            `forward_client_errors` has returned.
         reactor: Timers and clock.
         token: See `StatusResource`.
         metrics: See `StatusResource`.
@@ -36,20 +37,21 @@ class StatusSite(HangupSite):
 
     def __init__(
         self,
-        site: HangupSite,
+        site: HangupSite | SiteErrors,
         reactor: Any,
         *,
         token: str | None = None,
         metrics: IResource | None = None,
     ) -> None:
-        self._status = StatusResource(site, reactor, token=token, metrics=metrics)
+        errors = errors_of(site)
+        self._status = StatusResource(errors, reactor, token=token, metrics=metrics)
         #: Clients that have shown that they may see it.
         self._known: set[IAddress] = set()
         self._status.admitted = self._known.add
         super().__init__(
             self._status,
             limits=_LIMITS,
-            masking=site.masking,
+            masking=errors.masking,
             reactor=reactor,
             parsePOSTFormSubmission=False,
         )
