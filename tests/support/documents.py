@@ -28,11 +28,28 @@ def written_codes() -> frozenset[str]:
     return frozenset(codes)
 
 
+#: Applications that programs in the pages are for, and whether such a program can share its
+#: process with others.
+APPLICATIONS: Final = {
+    "klein": True,
+    "autobahn": True,
+    **dict.fromkeys(["daphne", "buildbot", "allmydata", "synapse", "scrapy"], False),
+}
+
+_IMPORTED: Final = rf"^(?:from|import) ({'|'.join(APPLICATIONS)})\b"
+
+
+def _can_be_imported(application: str) -> bool:
+    return APPLICATIONS[application] and find_spec(application) is not None
+
+
 def run(page: str, change: Callable[[str], str] = str) -> dict[str, Any]:
     """Run the programs of a page, one after the other, after *change*; what they have made."""
-    programs = re.findall(r"^```python\n(.*?)^```$", PAGES[page].read_text(), re.DOTALL | re.M)
+    programs: list[str] = re.findall(
+        r"^```python\n(.*?)^```$", PAGES[page].read_text(), re.DOTALL | re.M
+    )
     made: dict[str, Any] = {"__name__": page, "resource": Resource()}
     for program in programs:
-        if "klein" not in program or find_spec("klein"):
+        if all(map(_can_be_imported, re.findall(_IMPORTED, program, re.M))):
             exec(compile(change(program), PAGES[page].name, "exec"), made)
     return made
