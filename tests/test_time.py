@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.wire import GOOD, SLOW, Paths, Serve, statuses, talk
+from twisted.internet.task import Clock
 from twisted.web.server import Site
 
 from twisted_hangup import HangupSite, Timeouts, forward_client_errors
@@ -118,3 +119,10 @@ def test_slow_handler_is_never_cut() -> None:
     root.slow.requests[0].finish()
     assert statuses(client.advance(0).received) == [200]
     assert client.errors == []
+
+
+def test_request_in_progress_keeps_no_timer() -> None:
+    """Nobody's time runs out while we answer, whatever the client has pipelined meanwhile."""
+    site = HangupSite(Paths(), reactor=Clock())
+    client = feed(site, SLOW, SLOW)
+    assert client.clock.getDelayedCalls() == []

@@ -35,20 +35,29 @@ def test_passes_in_time(due: float) -> None:
     assert clock.getDelayedCalls() == []
 
 
-@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 5)), min_size=1, max_size=20))
-def test_moving(moves: list[tuple[float, float]]) -> None:
-    """However it is moved about, only the last moment set counts."""
+@given(
+    st.lists(st.tuples(st.floats(0, 2), st.floats(0, 5), st.booleans()), min_size=1, max_size=20),
+    st.booleans(),
+)
+def test_moving(moves: list[tuple[float, float, bool]], alone: bool) -> None:
+    """However it is moved about and rests, only the last moment set counts."""
     clock = Clock()
-    deadlines, watched = Deadlines(clock), Watched(clock)
+    deadlines, watched, other = Deadlines(clock), Watched(clock), Watched(clock)
     due = inf
-    for wait, more in moves:
+    if not alone:
+        deadlines.set(other.deadline, 10)
+    for wait, more, rests in moves:
         clock.advance(wait)
         if watched.passed_at:
             assert watched.passed_at[-1] >= due
             watched.passed_at.clear()
+        if rests:
+            deadlines.rest(watched.deadline)
+            assert not (alone and clock.getDelayedCalls())
         due = clock.seconds() + more
         deadlines.set(watched.deadline, due)
-    clock.pump([TICK / 4] * 100)
+    clock.pump([TICK / 4] * 300)
+    assert len(other.passed_at) == (not alone)
     assert len(watched.passed_at) == 1
     assert due <= watched.passed_at[0] < due + 1.0
     assert clock.getDelayedCalls() == []

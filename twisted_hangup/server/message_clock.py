@@ -54,7 +54,7 @@ class MessageClock(Deadline):
 
     def answering(self) -> None:
         """It is our turn: no deadline touches a request while it is being answered."""
-        self.due = inf
+        self._deadlines.rest(self)
 
     def stand(self) -> None:
         """Reading has been paused, so that the client can do nothing."""

@@ -86,11 +86,21 @@ class Deadlines:
         if self._timer is None:
             self._timer = self._clock.callLater(TICK, self._look)
 
+    def rest(self, deadline: Deadline) -> None:
+        """Let *deadline* not pass before it is set again; where it is the last, no timer runs."""
+        deadline.due = inf
+        if self._waiting == 1:
+            self._unfile(deadline)
+            self._stop_if_idle()
+
     def forget(self, deadline: Deadline) -> None:
         """Drop *deadline* for good: it never passes, and refers to nobody any more."""
         deadline.due = inf
         deadline._expired = _nothing
         self._unfile(deadline)
+        self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
         if not self._waiting and not self._passed and self._timer is not None:
             self._timer.cancel()
             self._timer = None
