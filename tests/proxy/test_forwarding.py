@@ -294,6 +294,13 @@ def test_via_has_the_version_that_came() -> None:
     assert response_fields([], Forwarding(), version=b"1.0") == [(b"Via", b"1.0 twisted_hangup")]
 
 
+def test_via_may_be_left_out() -> None:
+    """Some servers treat whoever sends it as a proxy that can do less than a client."""
+    silent = Forwarding(via=b"", forwarded="off")
+    assert sent([], forwarding=silent) == [HOST]
+    assert response_fields([(b"Via", b"1.1 a")], silent) == [(b"Via", b"1.1 a")]
+
+
 def test_length_of_a_response_passes() -> None:
     """Even where Connection lists it: a body without its length would seem to have no end."""
     came = [(b"Connection", b"content-length"), (b"Content-Length", b"2")]

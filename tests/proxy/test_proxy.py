@@ -35,6 +35,15 @@ def body_of(received: bytes) -> bytes:
 
 
 @pytest_twisted.ensureDeferred
+async def test_server_that_does_not_say_who_it_is(proxied: Callable[..., Proxied]) -> None:
+    """It is not called Twisted; a Date is added (RFC 9110, section 6.6.1)."""
+    there = proxied(always(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    answer = (await talk(there.port, LAST)).lower()
+    assert b"\r\nserver:" not in answer
+    assert answer.count(b"\r\ndate:") == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_request_and_response_cross(proxied: Callable[..., Proxied]) -> None:
     """Target and fields arrive as they were sent, with ours behind; so does the answer."""
     there = proxied(

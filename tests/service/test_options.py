@@ -73,6 +73,8 @@ def test_switches_and_lists() -> None:
         b"x-pin",
     }
     assert parse("--unmasked").masking.unmasked
+    assert parse("--proxy", "http://a").forwarding.via == b"twisted_hangup"
+    assert parse("--proxy", "http://a", "--proxy-via", "off").forwarding.via == b""
     assert parse().forwarded is None
     named = parse("--trust-forwarded", "unix", "--trust-forwarded=::1").forwarded
     assert named is not None

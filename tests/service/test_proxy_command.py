@@ -36,6 +36,8 @@ GET = b"GET /%b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         ("--proxy http://a --proxy-host me", "--proxy-host: 'me' is none of pass, rewrite"),
         ("--proxy http://a --proxy-forwarded on", "--proxy-forwarded: 'on' is none of replace"),
         ("--proxy http://a --proxy-timeout soon", "--proxy-timeout: 'soon' is not a number"),
+        ("--proxy http://a --proxy-via no", "--proxy-via: 'no' is none of on, off"),
+        ("--proxy-via off", "--proxy-via needs --proxy"),
         ("--proxy-timeout 5", "--proxy-timeout needs --proxy"),
         ("--proxy-host rewrite --path .", "--proxy-host needs --proxy"),
     ],

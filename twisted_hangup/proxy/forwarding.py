@@ -98,7 +98,8 @@ class Forwarding:
             (behind a proxy that is trusted) or ``"off"`` (dropped, nothing added).  The
             same goes for the other fields of `IDENTITY` and `IDENTITY_PREFIXES`.
         drop_fields: Names of further fields that no client sends through, in any case.
-        via: The name in Via.
+        via: The name in Via; ``b""`` for no Via.  RFC 9110, section 7.6.3, asks for one; but
+            nginx, for one, does not compress what goes to a proxy (``gzip_proxied``).
     """
 
     host: HostChoice = "pass"
@@ -172,7 +173,7 @@ def request_fields(
         lines.append((b"Connection", b"Upgrade"))
     elif b"trailers" in listed(fields, b"te"):
         lines += [(b"TE", b"trailers"), (b"Connection", b"TE")]
-    lines.append((b"Via", b"%b %b" % (client.version, forwarding.via)))
+    lines += _via(client.version, forwarding)
     if forwarding.forwarded != "off":
         lines += _client_fields(client)
     return lines
@@ -201,6 +202,11 @@ def asks_for_tunnel(fields: Iterable[Field]) -> bool:
         and all(one and not _NEVER_TUNNELLED.fullmatch(one["name"]) for one in wanted)
         and b"upgrade" in listed(fields, b"connection")
     )
+
+
+def _via(version: bytes, forwarding: Forwarding) -> list[Field]:
+    """The line that says through whom a message of that *version* went."""
+    return [(b"Via", b"%b %b" % (version, forwarding.via))] if forwarding.via else []
 
 
 def _client_fields(client: Client) -> list[Field]:
@@ -232,8 +238,7 @@ def response_fields(
     if status < 200 or status == _NO_CONTENT:
         dropped |= {b"content-length"}
     lines = [field for field in fields if field[0].lower() not in dropped]
-    lines.append((b"Via", b"%b %b" % (version, forwarding.via)))
-    return lines
+    return lines + _via(version, forwarding)
 
 
 def trailer_fields(fields: Iterable[Field]) -> list[Field]:

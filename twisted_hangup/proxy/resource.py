@@ -196,8 +196,9 @@ class _Relay:
             request.defaultContentType = None
             fields = self._fields_of(head)
             headers = request.responseHeaders
+            headers.removeHeader(b"Server")  # which Twisted has set, and is not who answers
             for name, _ in fields:
-                headers.removeHeader(name)  # Server and Date, which Twisted has set
+                headers.removeHeader(name)  # Date: set where the server has none (section 6.6.1)
             for name, value in fields:
                 headers.addRawHeader(name, value)
 

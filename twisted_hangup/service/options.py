@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, get_args
 
@@ -335,6 +335,14 @@ class Options(UsageOptions):
             "a proxy that you trust) or off.",
             one_of("proxy-forwarded", get_args(ForwardedChoice)),
         ],
+        [
+            "proxy-via",
+            None,
+            "on",
+            "With --proxy: whether messages say in Via that they went through it (on or off). By "
+            "default nginx compresses nothing for who says so.",
+            one_of("proxy-via", ("on", "off")),
+        ],
         *_parameters(PROXY_TIMEOUTS, OutboundTimeouts()),
         [
             "status-token-file",
@@ -480,7 +488,8 @@ class Options(UsageOptions):
         for flag in ("dotfiles", "follow-symlinks"):
             if self[flag] and self["path"] is None:
                 raise UsageError(f"--{flag} needs --path")
-        for option in ("proxy-host", "proxy-forwarded", *(one.option for one in PROXY_TIMEOUTS)):
+        proxying = ("proxy-host", "proxy-forwarded", "proxy-via")
+        for option in (*proxying, *(one.option for one in PROXY_TIMEOUTS)):
             if self[option] != self._given_nothing[option] and self["proxy"] is None:
                 raise UsageError(f"--{option} needs --proxy")
         if self._dropped and self["proxy"] is None:
@@ -537,11 +546,12 @@ class Options(UsageOptions):
 
     @property
     def forwarding(self) -> Forwarding:
-        return Forwarding(
+        forwarding = Forwarding(
             host=self["proxy-host"],
             forwarded=self["proxy-forwarded"],
             drop_fields=frozenset(self._dropped),
         )
+        return forwarding if self["proxy-via"] == "on" else replace(forwarding, via=b"")
 
     @property
     def forwarded(self) -> ForwardedClients | None:
