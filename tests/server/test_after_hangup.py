@@ -97,6 +97,10 @@ async def left(
 
 #: What applications do with a request, stock Twisted raising or not.
 USES: Final[dict[str, Callable[[Any], object]]] = {
+    "write too much": lambda request: (
+        request.setHeader(b"Content-Length", b"1"),
+        request.write(b"late"),
+    ),
     "write": lambda request: request.write(b"late"),
     "finish": lambda request: request.finish(),
     "finish twice": lambda request: (request.finish(), request.finish()),

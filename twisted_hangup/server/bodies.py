@@ -220,7 +220,7 @@ class BodyRequest(Request):
         return int(values[0]) if values and values[0].isdigit() else inf
 
     def __note_dropped(self) -> None:
-        if not self.__dropped:
+        if not (self.__dropped or self._disconnected):
             self.__dropped = True
             self.channel.context.warn_of_lengths(
                 "The response to {method} {target} is longer than its Content-Length;"

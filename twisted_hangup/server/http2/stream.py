@@ -260,8 +260,11 @@ class HangupStream(H2Stream):
         super().requestDone(request)
 
     def loseConnection(self) -> None:
-        """End the response as it is, or break it off where it has not begun."""
-        if self._request.startedWriting:
+        """End the response where all that was announced is written, else break it off.
+
+        Over HTTP/1 the end of the connection shows that something is missing.
+        """
+        if self._request._hangup_body_left == 0:
             super().loseConnection()
         else:
             self.abortConnection()
