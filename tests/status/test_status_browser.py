@@ -336,6 +336,20 @@ async def test_pause(pair: Pair, browser: Browser) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_what_it_looks_like(pair: Pair, browser: Browser) -> None:
+    """Where the bytes are known by their look, an error says so when it is opened."""
+
+    def steps() -> None:
+        browser.open(pair.url)
+        pair.send(b"JRMI\0\2K")
+        browser.until(browser.has_rows(1))
+        browser.one(".error .code button").click()
+        assert "java-rmi" in browser.text(".facts")
+
+    await use(steps)
+
+
+@pytest_twisted.ensureDeferred
 async def test_the_answer_comes_later(pair: Pair, browser: Browser) -> None:
     """Where a handler takes its time, the answer is filled in when it was sent."""
     error = ParseError("Invalid", code="HPE_INVALID_URL", phase="head")

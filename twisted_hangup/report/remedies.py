@@ -41,7 +41,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             " small or missing, or another protocol. " + SCANNERS,
             "For 0x16, use https:// only on ports with TLS. After a body, correct the client's"
             " Content-Length. For a method of your own, allow it: --method NAME, or"
-            " Limits.methods.",
+            " --any-method (Limits.methods).",
         ),
         "HPE_INVALID_URL": Remedy(
             "The client put a path or URL on the wire as somebody typed it: with a space, a"
@@ -320,7 +320,7 @@ _BY_REASON: Final[tuple[tuple[tuple[why.Why, ...], Remedy], ...]] = (
             "The method goes on after one that this server knows, or a tab, a slash or a line end"
             " comes after it in place of a space.",
             "Write method, one space and target. For a method of your own, allow it:"
-            " --method NAME, or Limits.methods.",
+            " --method NAME, or --any-method (Limits.methods).",
         ),
     ),
     (

@@ -27,7 +27,7 @@ function detailOf(error) {
     ? (error.answered === null ? "nothing was sent" : `${error.answered}`)
     : "not settled yet";
   for (const [name, value] of [
-    ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
+    ["Looks like", error.looks_like], ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
     ["Upstream", error.upstream], ["Phase", error.phase], ["Answer", answered],
     ["Byte", error.offset === null ? null : `${error.offset.toLocaleString()} of the message`],
     ["Time", new Date(error.time).toLocaleString()],
