@@ -157,8 +157,9 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         ),
         "ERR_HTTP_MULTIPART": Remedy(
             "A form whose Content-Type was set by hand, without its boundary or with that of"
-            " another form.",
-            "Let the library set Content-Type: in fetch() and in requests, leave the field out.",
+            " another form; or one that ends before its last boundary.",
+            "Let the library set Content-Type: in fetch() and in requests, leave the field out."
+            " Where a form ends too soon, look at the program that cuts it (docs/forms.md).",
         ),
         "HPE_CLOSED_CONNECTION": Remedy(
             "Bytes behind a message that was the last one on its connection.",
