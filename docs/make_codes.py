@@ -116,6 +116,12 @@ def _answer(name: str) -> str:
         return f"The client is answered {_UPSTREAM_STATUS[name]}."
     if name == "ERR_SSL_HTTP_REQUEST":
         return "Answered 400, in plain text."
+    if name == "HPE_INVALID_EOF_STATE":
+        return (
+            "Answered 400; over TLS not answered, where the end of input is that of the connection."
+        )
+    if name == "HPE_CLOSED_CONNECTION":
+        return "Never raised here."
     if name in _RESPONSES:
         return "About a server's response; a proxy answers its client 502."
     if name == "HPE_HEADER_OVERFLOW":
