@@ -18,6 +18,7 @@ from support.certificates import pem, server_context
 from support.wire import (
     BAD,
     GOOD,
+    PATIENCE,
     SLOW,
     Client,
     HandClock,
@@ -41,11 +42,12 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.haproxy import proxyEndpoint
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from twisted_hangup import (
     ClientHangUp,
     ClientSocket,
+    HangupSite,
     Limits,
     Timeouts,
     TLSError,
@@ -627,3 +629,72 @@ async def test_server_name_chooses_the_certificate(serve: Serve, tmp_path: Path)
     assert (await in_thread(run)).startswith(b"HTTP/1.1 400 ")
     assert (await talk(served.port, GOOD)).startswith(b"HTTP/1.1 400 ")
     assert served.codes == ["HPE_INVALID_HEADER_TOKEN", "ERR_SSL_HTTP_REQUEST"]
+
+
+# ALPN (RFC 7301).
+
+
+def negotiated(port: int, *names: str, wire: bytes = GOOD) -> tuple[str | None, bytes]:
+    """What ALPN chooses of *names*, and the answer to *wire*."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols([*names])
+    with (
+        socket.create_connection(("127.0.0.1", port), PATIENCE) as plain,
+        context.wrap_socket(plain) as secured,
+    ):
+        secured.sendall(wire)
+        return secured.selected_alpn_protocol(), secured.recv(65536)
+
+
+@pytest.mark.parametrize("kind", ["ours", "Twisted's"])
+@pytest_twisted.ensureDeferred
+async def test_alpn_of_http_1_0(serve: Serve, kind: str) -> None:
+    """It is what curl -0 offers: agreed on, by any site, and served as HTTP/1."""
+    served = serve(Paths() if kind == "ours" else Site(Paths()), endpoint=tls())
+    wire = b"GET /fast HTTP/1.0\r\n\r\n"
+    name, answer = await in_thread(lambda: negotiated(served.port, "http/1.0", wire=wire))
+    assert name == "http/1.0" and answer.startswith(b"HTTP/1.")
+
+
+@pytest_twisted.ensureDeferred
+async def test_alpn_prefers_what_is_newer(serve: Serve) -> None:
+    """Whatever the client's order, and however many ports the site has."""
+    site = HangupSite(Paths())
+    for served in (serve(site, endpoint=tls()), serve(site, endpoint=tls())):
+        offers = ("http/1.0", "http/1.1")
+        assert (await in_thread(lambda: negotiated(served.port, *offers)))[0] == "http/1.1"  # noqa: B023
+    names = site.acceptableProtocols()
+    assert names == [*Site(Paths()).acceptableProtocols(), b"http/1.0"]
+
+
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name
+)
+@pytest_twisted.ensureDeferred
+async def test_alpn_without_overlap(serve: Serve, version: ssl.TLSVersion) -> None:
+    """Alert 120 and its code, as in Node: no internal error, which would be ours."""
+    served = serve(endpoint=tls())
+
+    def run() -> bytes:
+        context = ssl.create_default_context()
+        context.minimum_version = context.maximum_version = version
+        context.set_alpn_protocols(["spdy/9"])
+        came, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        with suppress(ssl.SSLWantReadError):
+            context.wrap_bio(came, sent, server_hostname="localhost").do_handshake()
+        client = Client(served.port).send(sent.read())
+        try:
+            return client.read_all()
+        finally:
+            client.close()
+
+    assert await in_thread(run) == b"\x15\x03\x03\x00\x02\x02\x78"
+    await until(lambda: served.errors)
+    (error,) = served.errors
+    assert (error.code, error.reason) == (
+        "ERR_SSL_NO_APPLICATION_PROTOCOL",
+        "no application protocol",
+    )
+    assert (error.phase, error.status) == ("handshake", None)

@@ -215,6 +215,11 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             " very old client. " + SCANNERS,
             "Look which program is at that address. TLS 1.2 is the least a client should speak.",
         ),
+        "ERR_SSL_NO_APPLICATION_PROTOCOL": Remedy(
+            "The client offered by ALPN only protocols that are not spoken here: HTTP/2 alone where"
+            " that is not installed (the extra [http2]), or none of HTTP. " + SCANNERS,
+            "Let the client offer http/1.1 as well, or install the extra.",
+        ),
         "ERR_TLS_HANDSHAKE_TIMEOUT": Remedy(
             "A client connected to a port with TLS and was silent: a browser in advance, a load"
             " balancer that only looks whether the port is open, or a slow attack.",

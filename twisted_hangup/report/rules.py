@@ -55,6 +55,9 @@ _OTHER_REASONS: Final = {
         "the client's first bytes are not TLS, or of a version that the server does not speak",
         "RFC 8446, section 5.1",
     ),
+    "ERR_SSL_NO_APPLICATION_PROTOCOL": Rule(
+        "client and server have no protocol in common", "RFC 7301, section 3.2"
+    ),
     "ERR_HTTP2_ENHANCE_YOUR_CALM": Rule(
         "the client gives the server work without end: requests that it resets, frames that"
         " do nothing, answers that it does not read, or fields that never end",

@@ -10,14 +10,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import WrappingFactory
-from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from .lean_tls import lean
 from .preamble import Preamble
 from .proxy_protocol import HangupProxyProtocol
 from .sockets import telling
-from .tls import HangupTLS
+from .tls import HangupTLS, accept_http10
 
 
 def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
@@ -57,6 +57,8 @@ def _telling(port: Any) -> Any:
         factory: Any = port.factory
         while isinstance(factory, WrappingFactory):
             factory.protocol = _wrapper(factory.protocol)
+            if isinstance(factory, TLSMemoryBIOFactory):
+                accept_http10(factory.wrappedFactory)
             factory = factory.wrappedFactory
     return port
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -18,6 +19,13 @@ from .sockets import ConnectionBroken
 
 #: The code of plain HTTP on a TLS port: the one failure whose client can be answered.
 HTTP_REQUEST: Final = "ERR_SSL_HTTP_REQUEST"
+
+#: OpenSSL's words for ALPN without a protocol that is common to both.
+NO_COMMON_PROTOCOL: Final = "no application protocol"
+
+# RFC 7301, section 3.2
+#: The alert for that, number 120, fatal; in the clear, because no keys are agreed on yet.
+_ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x78"
 
 _NOT_IN_CODES: Final = re.compile(r"[^A-Z0-9]+")
 
@@ -35,6 +43,9 @@ def tls_error(error: Exception, phase: Phase) -> TLSError:
     """
     queue = error.args[0] if error.args else None
     reason = str(queue[0][-1]) if isinstance(queue, list) and queue else "unknown"
+    if reason == "internal error" and phase == "handshake":
+        # So OpenSSL calls that Twisted chooses b"" where ALPN has no overlap.
+        reason = NO_COMMON_PROTOCOL
     code = "ERR_SSL_" + _NOT_IN_CODES.sub("_", reason.upper()).strip("_")
     return TLSError(reason, code=code, phase=phase)
 
@@ -65,6 +76,17 @@ def in_handshake(transport: Any) -> bool:
     return handle is None or handle.get_peer_finished() is None
 
 
+def accept_http10(factory: Any) -> None:
+    """Let *factory* agree by ALPN on ``http/1.0`` as well, where it does on ``http/1.1``.
+
+    It is what ``curl -0`` offers, and nothing besides.
+    """
+    if IProtocolNegotiationFactory.providedBy(factory):
+        names = factory.acceptableProtocols
+        if {b"http/1.1", b"http/1.0"}.intersection(names()) == {b"http/1.1"}:
+            factory.acceptableProtocols = lambda: [*names(), b"http/1.0"]  # type: ignore[method-assign]
+
+
 class EndedWithoutNotify(ConnectionLost):
     """The client ended TCP without ending TLS: FIN, and no close_notify before it."""
 
@@ -80,12 +102,22 @@ class HangupTLS(Preamble, TLSMemoryBIOProtocol):
 
     _lost_because: ConnectionLost | None = None
 
+    @property
+    def negotiatedProtocol(self) -> bytes | None:
+        """What the client and we agreed on; Twisted knows one name only for HTTP/1."""
+        name = super().negotiatedProtocol
+        return b"http/1.1" if name == b"http/1.0" else name
+
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         if reason is not None and not self._handshakeDone and isinstance(reason.value, SSL.Error):
             error = tls_error(reason.value, "handshake")
             if error.code == HTTP_REQUEST and self.fail(answered_in_plain(error)):
                 self._lostTLSConnection = True
                 return
+            if error.reason == NO_COMMON_PROTOCOL:
+                self._tlsConnection.bio_read(len(_ALERT))  # the other
+                transport: Any = self.transport
+                transport.write(_ALERT)
         super()._tlsShutdownFinished(reason)
         because = self._lost_because
         if because is not None and self._reason is not None and self._reason.check(ConnectionLost):
