@@ -49,7 +49,7 @@ from twisted.web.http import _DataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
-from twisted_hangup import ParseError, ServerHangUp
+from twisted_hangup import Limits, ParseError, ServerHangUp
 from twisted_hangup.client import HangupAgent
 from twisted_hangup.client.agent import AnotherAgent
 from twisted_hangup.limits import OutboundTimeouts
@@ -341,6 +341,36 @@ async def test_not_http(own: Make, answer: bytes) -> None:
     error = await error_of(get(agent, server))
     assert isinstance(error, ParseError)
     assert error.code.startswith("HPE_") and error.offset is not None
+
+
+@pytest.mark.parametrize(
+    "lines, value",
+    [
+        ((b"a", b"    b"), "a b"),
+        ((b"a,", b"\tb,", b" c"), "a, b, c"),
+        ((b"", b" a"), "a"),
+        ((b"a", b" "), "a"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_folded_fields(own: Make, lines: tuple[bytes, ...], value: str) -> None:
+    """Each fold is a space (RFC 9112, section 5.2), whatever the limits say of lenience."""
+    folded = b"\r\n".join(lines)
+    head = b"HTTP/1.1 200 OK\r\nX: " + folded + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = head + b"2\r\nhi\r\n0\r\nY: " + folded + b"\r\n\r\n"
+    agent, server = own(after_head(answer), limits=Limits(head_fields=50))
+    response = await get(agent, server)
+    assert response.headers.getRawHeaders("X") == [value]
+    assert await readBody(response) == b"hi"
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"Transfer-Encoding", b"Connection"])
+@pytest_twisted.ensureDeferred
+async def test_framing_is_not_folded(own: Make, name: bytes) -> None:
+    """Readers disagree on what such a field says."""
+    head = b"HTTP/1.1 200 OK\r\n" + name + b": 2\r\n 3\r\n\r\n"
+    agent, server = own(after_head(head))
+    assert isinstance(await error_of(get(agent, server)), ParseError)
 
 
 @pytest_twisted.ensureDeferred

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -68,10 +69,14 @@ class HangupAgent:
             policy: What certificates are trusted; a browser's by default.
             endpoint: How to reach a URI, in place of host and port.
             timeouts: How long servers may take.
-            limits: What responses may cost; ``head_*`` and ``chunk_*`` count.
+            limits: What responses may cost; ``head_*`` and ``chunk_*`` count.  Folded fields
+                are unfolded whatever its ``lenience`` says.
             most_idle: Connections kept for each server.
         """
         trust: Any = policy or BrowserLikePolicyForHTTPS()
+        limits = limits or Limits()
+        # RFC 9112, section 5.2: a user agent MUST replace obs-fold with SP, and goes on.
+        limits = replace(limits, lenience=replace(limits.lenience, obs_fold=True))
 
         def by_name(uri: URI) -> IStreamClientEndpoint:
             plain = named_endpoint(reactor, uri.host.decode("ascii"), uri.port)
