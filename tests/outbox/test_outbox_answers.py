@@ -231,3 +231,17 @@ async def test_attempts_that_answer(tmp_path: Path, start: Start) -> None:
     (letter,) = await until(outbox.requests)
     assert letter.problem == "too many attempts; answered 500 Whatever"
     assert len(agent.sent) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_words_of_a_hang_up(tmp_path: Path, start: Start) -> None:
+    """The problem is Node's words, not what Twisted said beneath them."""
+    with served(lambda connection: connection.read_head()) as server:
+        agent = HangupAgent(Agent(reactor))
+        outbox = start(str(tmp_path / "outbox"), agent=agent, policy=QUICK)
+        seen: list[Delivery] = []
+        outbox.watch(seen.append)
+        await outbox.send("PUT", server.url)
+        await until(lambda: seen)
+        await outbox.stopService()
+    assert seen[0].problem == "ServerHangUp: ECONNRESET: socket hang up (waiting)"

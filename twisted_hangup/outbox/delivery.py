@@ -13,6 +13,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from ..client.backoff import BytesProducer, Discard, retry_after_seconds
+from ..errors import ServerHangUp
 from ..report.text import shortened
 from .policy import DeliveryPolicy, Verdict
 from .request import headers_from_text
@@ -166,10 +167,10 @@ def _headers(claim: Claim) -> Headers:
 def _problem(failure: Failure) -> str:
     """A failure of an agent in one line: what is inside of Twisted's lists of reasons."""
     error = failure.value
-    while reasons := getattr(error, "reasons", None):
+    while not isinstance(error, ServerHangUp) and (reasons := getattr(error, "reasons", None)):
         error = reasons[0].value if isinstance(reasons[0], Failure) else reasons[0]
     if isinstance(error, CancelledError):
         return "the attempt was cancelled"
     text = " ".join(str(error).split())
-    name = type(error).__name__
+    name = "ServerHangUp" if isinstance(error, ServerHangUp) else type(error).__name__
     return shortened(f"{name}: {text}".encode() if text else name.encode(), _PROBLEM_COLUMNS)
