@@ -349,10 +349,16 @@ class UpstreamError(RecordedError):
 class OutboxUnavailable(HangupError):
     """A request was not stored: the outbox's database is away, locked, full or not started.
 
-    It may be sent again, with the same key if it had one.  Only where the connection to a
-    PostgreSQL server was lost may it have been stored all the same; with the same key it
-    is not stored twice.
+    It may be sent again, with the same key if it had one: then it is not stored twice.
+
+    Attributes:
+        stored: False where it is not stored; None where that is not known, because the database
+            has not answered or the connection to it was lost.
     """
+
+    def __init__(self, reason: str, *, stored: bool | None = False) -> None:
+        super().__init__(reason)
+        self.stored = stored
 
 
 class KeyInUse(HangupError, ValueError):

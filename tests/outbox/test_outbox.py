@@ -175,10 +175,10 @@ async def test_together_in_one_transaction(tmp_path: Path, start: Start) -> None
     """Requests that are sent at the same time wait for the disk once."""
     outbox = start(str(tmp_path / "outbox"), deliver=False)
     await outbox.send("POST", URL)
-    pool: Any = outbox._pool
-    with mock.patch.object(pool, "runInteraction", wraps=pool.runInteraction) as interaction:
+    writer: Any = import_module("twisted_hangup.outbox.writer")
+    with mock.patch.object(writer, "run", wraps=writer.run) as transaction:
         keys = await gatherResults([outbox.send("POST", URL) for _ in range(500)])
-    assert len({*keys}) == 500 and interaction.call_count <= 2
+    assert len({*keys}) == 500 and transaction.call_count <= 2
 
 
 @pytest_twisted.ensureDeferred
@@ -295,12 +295,11 @@ async def test_a_destination_that_is_down(tmp_path: Path, start: Start) -> None:
     async def turn(seconds: float = 0.0) -> None:
         clock.advance(seconds)
         for _ in range(8):  # what the database answers is a reason to ask it again
-            await until(lambda: not team.statistics().busyWorkerCount)
+            await until(lambda: not thread.busy)
             await settled()
             clock.advance(0)
 
-    pool: Any = outbox._pool
-    team = pool.threadpool._team
+    thread: Any = outbox._writer._thread  # type: ignore[union-attr]
 
     sending = [outbox.send("POST", URL, None, b"%d" % n, ordered=f"{n}") for n in range(8)]
     clock.advance(0)
@@ -338,7 +337,7 @@ async def test_a_locked_file_is_waited_for(
 ) -> None:
     """Another program that holds the lock keeps requests waiting, not failing."""
     name = str(tmp_path / "outbox")
-    with mock.patch("twisted_hangup.outbox.database._BUSY_SECONDS", 0.05):
+    with mock.patch("twisted_hangup.outbox.service.LOCK_SECONDS", 0.05):
         outbox = start(name, deliver=False)
         await outbox.send("POST", URL)
         other = sqlite3.connect(name, isolation_level=None)
@@ -360,7 +359,7 @@ async def test_a_locked_file_is_not_waited_for_for_ever(
 ) -> None:
     """The time that sending may take is bounded, and the error says why."""
     name = str(tmp_path / "outbox")
-    with mock.patch("twisted_hangup.outbox.database._BUSY_SECONDS", 0.05):
+    with mock.patch("twisted_hangup.outbox.service.LOCK_SECONDS", 0.05):
         await start(name, deliver=False).send("POST", URL)  # which takes longer
         outbox = start(name, deliver=False, limits=OutboxLimits(store_seconds=0.2))
         other = sqlite3.connect(name, isolation_level=None)
@@ -390,8 +389,8 @@ async def test_a_full_disk(tmp_path: Path, start: Start, expected_errors: Logged
 
 
 def _set_most_pages(outbox: Any, pages: int) -> None:
-    for connection in outbox._pool.connections.values():
-        connection.execute(f"PRAGMA max_page_count = {pages}")
+    connection = outbox._writer._thread._thread._connection
+    connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
 @pytest_twisted.ensureDeferred

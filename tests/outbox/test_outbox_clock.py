@@ -75,8 +75,7 @@ class Store:
     def waits(self) -> list[float]:
         """How long each request waits, from now."""
         cursor = self.connection.cursor()
-        self.database.begin(cursor)
-        now = self.database.now(cursor)
+        now = self.database.begin(cursor)
         cursor.execute("SELECT due_at FROM hangup_outbox_requests ORDER BY id")
         waits = [due_at - now for (due_at,) in cursor.fetchall()]
         self.connection.commit()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
@@ -129,4 +129,4 @@ def start() -> Iterator[Start]:
     yield run
     for outbox in started:
         if outbox.running:
-            pytest_twisted.blockon(succeed(outbox.stopService()))
+            pytest_twisted.blockon(outbox.stopService())

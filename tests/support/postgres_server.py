@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,6 +86,21 @@ class PostgresServer:
                 time.sleep(0.05)
         self.stop()
         raise NoPostgres(f"the server does not answer: {reason}")
+
+    def freeze(self) -> None:
+        """Let it answer nobody: connections stay, and the kernel takes what is sent."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        server = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        for process in (server, *map(int, children)):
+            with suppress(ProcessLookupError):  # it may just have ended
+                os.kill(process, number)
 
     def stop(self) -> None:
         """Stop it at once; every connection is lost."""

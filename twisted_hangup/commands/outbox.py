@@ -16,6 +16,7 @@ from ..errors import OutboxUnavailable
 from ..outbox import admin
 from ..outbox.admin import QueuedRequest
 from ..outbox.database import Database, SQLite, database_named
+from ..outbox.sql import check_tables
 from ..report.masking import DEFAULT_POLICY, mask_target
 from ..report.text import shortened, visible
 
@@ -83,6 +84,7 @@ def _run(action: Any, options: argparse.Namespace) -> None:
         raise CommandError(f"no such file: {visible(options.database)}")
     try:
         with closing(database.connect()) as connection:
+            check_tables(connection.cursor(), database)
             action(_Store(database, connection), options)
     except OutboxUnavailable as problem:
         raise CommandError(str(problem)) from None

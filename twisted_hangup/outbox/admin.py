@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from ..errors import OutboxUnavailable
 from . import sql
 from .database import Database, Session
 from .request import destination_of, headers_from_text
@@ -91,33 +90,15 @@ class OutboxStats:
     destinations: dict[str, DestinationStats]
 
 
-def run(
-    cursor: Any,
-    database: Database,
-    function: Callable[..., T],
-    *,
-    create: bool = False,
-    **arguments: Any,
-) -> T:
-    """Call *function* in a transaction; with *create*, after the tables are created.
-
-    Raises:
-        OutboxUnavailable: The database is no outbox, or not one of this version.
-    """
-    if create:
-        sql.create_tables(cursor, database)
-    elif not database.has_tables(cursor):
-        raise OutboxUnavailable(f"{database.name} is no outbox")
-    else:
-        sql.check_version(cursor)
-    if function in (requeue, drop):  # with SQLite, those that only read keep nobody waiting
-        database.begin(cursor)
-    return function(Session(cursor, database), **arguments)
+def run(cursor: Any, database: Database, function: Callable[..., T], **arguments: Any) -> T:
+    """Call *function* in a transaction; with SQLite, one that only reads keeps nobody waiting."""
+    session = Session(cursor, database, write=function in (requeue, drop))
+    return function(session, **arguments)
 
 
 def stats(session: Session) -> OutboxStats:
     """Count everything; takes as long as it takes to read one index."""
-    now = session.now()
+    now = session.now
     counts: dict[str, dict[str, Any]] = {}
     for column, where in (("queued", sql.QUEUED), ("dead", sql.DEAD_LETTER)):
         for lane, count in session.rows(sql.COUNT_LANES.replace("{where}", where)):
@@ -182,7 +163,7 @@ def _change(
     destination: str | None,
 ) -> int:
     """Do it to each request that is meant, and let their lanes be looked at."""
-    now = session.now()
+    now = session.now
     count = 0
     lanes: set[str] = set()
     for rows in _chosen(session, condition, keys, destination):

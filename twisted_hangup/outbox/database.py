@@ -1,4 +1,4 @@
-"""SQLite and PostgreSQL, as far as they differ; and a connection pool that recovers.
+"""SQLite and PostgreSQL, as far as they differ.
 
 Statements are written once, with ``%(name)s`` for parameters; `Database.sql` makes them
 what the driver wants.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import sqlite3
 import time
 from abc import ABC, abstractmethod
@@ -16,13 +17,15 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any, Final
 
-from twisted.enterprise import adbapi
 from twisted.python.reflect import namedModule
 
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 
-#: How long a statement waits for another process that writes to the same SQLite file.
-_BUSY_SECONDS: Final = 5.0
+#: How long a statement waits for what another process has locked.
+LOCK_SECONDS: Final = 5.0
+
+#: How long PostgreSQL works on a statement: one that nobody waits for any more keeps its locks.
+_STATEMENT_SECONDS: Final = 60.0
 
 #: How often to try to switch a file to WAL that another process is about to switch.
 _SWITCH_SECONDS: Final = 0.01
@@ -39,28 +42,45 @@ class Database(ABC):
 
     Attributes:
         name: What to call it in a message, without a password.
-        driver: DB-API module.
         words: What the statements of `sql` leave open.
         shared_writes: Whether transactions of two processes run at the same time, so that
             one may not see what another is about to commit.
     """
 
     name: str
-    driver: str
     words: dict[str, str]
     shared_writes: bool
+
+    def __init__(self, lock_seconds: float) -> None:
+        """
+        Args:
+            lock_seconds: How long a statement waits for what another process has locked.
+        """
+        self.lock_seconds = lock_seconds
 
     @abstractmethod
     def connect(self) -> Any:
         """A new connection, in which `begin` begins a transaction."""
 
     @abstractmethod
+    def is_usable(self, connection: Any) -> bool:
+        """Whether a connection is worth another transaction."""
+
+    @abstractmethod
+    def shut(self, connection: Any) -> None:
+        """From another thread: let what waits for the database fail, as far as that can be."""
+
+    @abstractmethod
     def sql(self, statement: str) -> str:
         """The statement in the form of the driver, with the `words` where it names them."""
 
     @abstractmethod
-    def begin(self, cursor: Any) -> None:
-        """Begin a transaction that will write."""
+    def begin(self, cursor: Any, *, write: bool = True) -> float:
+        """Begin a transaction, which may *write*.
+
+        Returns:
+            Seconds since the epoch, by the one clock that all processes have in common.
+        """
 
     @abstractmethod
     def together(self, cursor: Any) -> AbstractContextManager[object]:
@@ -68,10 +88,6 @@ class Database(ABC):
 
         Reading a result does; the number of rows is only known after the block.
         """
-
-    @abstractmethod
-    def now(self, cursor: Any) -> float:
-        """Seconds since the epoch, by the one clock that all processes have in common."""
 
     @abstractmethod
     def has_tables(self, cursor: Any) -> bool:
@@ -89,6 +105,10 @@ class Database(ABC):
     def is_failing(self, error: BaseException) -> bool:
         """Whether an error is the database's and not that of what it was asked to do."""
 
+    def is_certain(self, error: BaseException) -> bool:
+        """Whether nothing is stored of a transaction that has failed so."""
+        return True
+
     def explain(self, error: BaseException) -> str:
         """An error of the database in one line."""
         return " ".join(str(error).split()) or type(error).__name__
@@ -101,7 +121,6 @@ class SQLite(Database):
     power failure could take back what ``send()`` has promised.
     """
 
-    driver = "sqlite3"
     shared_writes = False
     words: Final = {  # type: ignore[misc]
         "id": "integer PRIMARY KEY AUTOINCREMENT",  # a settled id never comes back
@@ -113,12 +132,19 @@ class SQLite(Database):
         "skip_locked": "",
     }
 
-    def __init__(self, path: str, seconds: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: str,
+        seconds: Callable[[], float] = time.time,
+        lock_seconds: float = LOCK_SECONDS,
+    ) -> None:
         """
         Args:
             path: Of the file; created, readable for its owner alone, if it is not there.
             seconds: The clock.  All processes with the same file are on one machine.
+            lock_seconds: As `Database` has it.
         """
+        super().__init__(lock_seconds)
         if not path or path == ":memory:" or "\0" in path:
             raise ValueError(f"not the name of a file: {path!r}")
         self.name = self._path = path
@@ -130,31 +156,35 @@ class SQLite(Database):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
             self._path,
-            timeout=_BUSY_SECONDS,
+            timeout=self.lock_seconds,
             isolation_level=None,  # no BEGIN of Python's: it would not be IMMEDIATE
-            check_same_thread=False,  # adbapi closes connections from another thread
+            check_same_thread=False,  # `shut` comes from another one
         )
         try:
-            _use_wal(connection)
+            _use_wal(connection, self.lock_seconds)
             connection.execute("PRAGMA synchronous=FULL")
         except BaseException:
             connection.close()
             raise
         return connection
 
+    def is_usable(self, connection: Any) -> bool:
+        return True
+
+    def shut(self, connection: Any) -> None:
+        connection.interrupt()
+
     def sql(self, statement: str) -> str:
         return _for_sqlite(statement)
 
-    def begin(self, cursor: Any) -> None:
+    def begin(self, cursor: Any, *, write: bool = True) -> float:
         # A transaction that reads first and then finds that another one has written fails
         # at once, whatever the timeout is.
-        cursor.execute("BEGIN IMMEDIATE")
+        cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        return self._seconds()
 
     def together(self, cursor: Any) -> AbstractContextManager[object]:
         return nullcontext()
-
-    def now(self, cursor: Any) -> float:
-        return self._seconds()
 
     def has_tables(self, cursor: Any) -> bool:
         cursor.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,))
@@ -176,7 +206,6 @@ class SQLite(Database):
 class PostgreSQL(Database):
     """A server, and with it the clock and the row locks that several machines share."""
 
-    driver = "psycopg"
     shared_writes = True
     words: Final = {  # type: ignore[misc]
         "id": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -188,15 +217,17 @@ class PostgreSQL(Database):
         "skip_locked": "FOR UPDATE SKIP LOCKED",
     }
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, lock_seconds: float = LOCK_SECONDS) -> None:
         """
         Args:
             dsn: A ``postgresql://`` URL, as libpq takes it.
+            lock_seconds: As `Database` has it.
 
         Raises:
             ModuleNotFoundError: psycopg is not installed.
             ValueError: libpq does not understand *dsn*.
         """
+        super().__init__(lock_seconds)
         try:
             self._psycopg = namedModule("psycopg")
         except ImportError as problem:
@@ -222,20 +253,35 @@ class PostgreSQL(Database):
     def connect(self) -> Any:
         return self._psycopg.connect(**self._settings)
 
+    def is_usable(self, connection: Any) -> bool:
+        return not connection.closed
+
+    def shut(self, connection: Any) -> None:
+        # Not the connection itself: its thread has it.
+        with (
+            suppress(OSError, self._psycopg.Error),  # it may just have gone by itself
+            socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
+        ):
+            duplicate.shutdown(socket.SHUT_RDWR)
+
     def sql(self, statement: str) -> str:
         return statement.format_map(self.words)
 
-    def begin(self, cursor: Any) -> None:
-        """Nothing to do: psycopg begins one with the first statement."""
+    def begin(self, cursor: Any, *, write: bool = True) -> float:
+        # psycopg begins one with the first statement.  A SET of the connection would outlive
+        # it where a pooler lends connections to others.
+        with self.together(cursor):
+            cursor.execute(
+                "SELECT extract(epoch FROM clock_timestamp())::double precision,"
+                " set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+                (f"{self.lock_seconds:.3f}s", f"{_STATEMENT_SECONDS:.3f}s"),
+            )
+            return float(cursor.fetchone()[0])
 
     def together(self, cursor: Any) -> AbstractContextManager[object]:
         # A thread that waits for the server also waits for Python's lock, each time.
         pipeline: AbstractContextManager[object] = cursor.connection.pipeline()
         return pipeline
-
-    def now(self, cursor: Any) -> float:
-        cursor.execute("SELECT extract(epoch FROM clock_timestamp())::double precision")
-        return float(cursor.fetchone()[0])
 
     def has_tables(self, cursor: Any) -> bool:
         # to_regclass() would answer from a cache that does not see what was just created.
@@ -255,6 +301,11 @@ class PostgreSQL(Database):
             error, (errors.DiskFull, errors.OutOfMemory)
         )
 
+    def is_certain(self, error: BaseException) -> bool:
+        # Not where the connection or the server went away: in a commit, for what is known.
+        state = getattr(error, "sqlstate", None)
+        return state is not None and not state.startswith(("08", "57P"))
+
     def is_failing(self, error: BaseException) -> bool:
         # What is left of OperationalError, and a server that has become read-only.
         errors = self._psycopg.errors
@@ -267,24 +318,38 @@ class PostgreSQL(Database):
         )
 
 
-def database_named(name: str, seconds: Callable[[], float] = time.time) -> Database:
+def database_named(
+    name: str,
+    seconds: Callable[[], float] = time.time,
+    lock_seconds: float = LOCK_SECONDS,
+) -> Database:
     """The database that a ``postgresql://`` URL or else the path of a file stands for.
+
+    Args:
+        name: Either.
+        seconds: As `SQLite` has it.
+        lock_seconds: As `Database` has it.
 
     Raises:
         ModuleNotFoundError: psycopg is not installed.
         ValueError: It stands for none.
     """
     if name.startswith(("postgresql:", "postgres:")):
-        return PostgreSQL(name)
-    return SQLite(name, seconds)
+        return PostgreSQL(name, lock_seconds)
+    return SQLite(name, seconds, lock_seconds)
 
 
 class Session:
-    """A cursor of one transaction that takes the statements of `sql` as they stand there."""
+    """A transaction that takes the statements of `sql` as they stand there.
 
-    def __init__(self, cursor: Any, database: Database) -> None:
+    Attributes:
+        now: When it has begun, in seconds since the epoch, by the database's clock.
+    """
+
+    def __init__(self, cursor: Any, database: Database, *, write: bool = True) -> None:
         self._cursor = cursor
         self._database = database
+        self.now = database.begin(cursor, write=write)
 
     def execute(self, statement: str, **parameters: object) -> None:
         self._cursor.execute(self._database.sql(statement), parameters)
@@ -314,48 +379,10 @@ class Session:
         """See `Database.together`."""
         return self._database.together(self._cursor)
 
-    def now(self) -> float:
-        """See `Database.now`."""
-        return self._database.now(self._cursor)
 
-
-class Pool(adbapi.ConnectionPool):
-    """Twisted's pool, which does not keep a connection that is broken, nor log each error.
-
-    Twisted's `reconnect` does more than is needed: it logs a traceback for each failure and
-    reports another error than the database's.
-    """
-
-    def __init__(self, database: Database, reactor: Any) -> None:
-        super().__init__(database.driver, cp_min=0, cp_max=2, cp_reactor=reactor)
-        self._database = database
-        self.connectionFactory = _Connection
-
-    def connect(self) -> Any:
-        """This thread's connection."""
-        thread = self.threadID()
-        if thread not in self.connections:
-            self.connections[thread] = self._database.connect()
-        return self.connections[thread]
-
-
-class _Connection(adbapi.Connection):
-    def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
-        if getattr(self._connection, "closed", False):
-            self.reconnect()
-
-    def rollback(self) -> None:
-        try:
-            connection: Any = self._connection
-            connection.rollback()
-        except Exception:  # the error that led here is the one to tell
-            self._pool.disconnect(self._connection)
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
+def _use_wal(connection: sqlite3.Connection, seconds: float) -> None:
     """Switch the file to WAL, which is never waited for: not even within the timeout."""
-    give_up_at = time.monotonic() + _BUSY_SECONDS
+    give_up_at = time.monotonic() + seconds
     while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         try:
             connection.execute("PRAGMA journal_mode=WAL")

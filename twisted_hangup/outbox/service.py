@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,14 +25,22 @@ from ..errors import OutboxUnavailable
 from ..limits import OutboundTimeouts
 from . import admin
 from .admin import OutboxStats, QueuedRequest
-from .database import Database, Pool, database_named
+from .database import LOCK_SECONDS, Database, database_named
 from .delivery import DeliveryAttempt, Drains, handback
 from .policy import DeliveryPolicy, Verdict
 from .request import HeadersArgument, OutboxLimits, Text, new_request
+from .sql import create_tables
 from .store import Bounds, Claim, Demand, Result, Settlement
+from .thread import DatabaseThread, NoAnswer
 from .writer import Writer
 
 T = TypeVar("T")
+
+#: How long a question about the queue may take.
+_QUESTION_SECONDS: Final = 60.0
+
+#: How much longer than its attempts a service may take to stop, whatever its database does.
+_CLOSING_SECONDS: Final = 0.5
 
 #: How often requests that are too old are looked for, and lanes that nobody looks at.
 _SWEEP_SECONDS: Final = 30.0
@@ -102,7 +111,9 @@ class Outbox(Service):
         self._reactor: Any = reactor
         clock = reactor if clock is None else clock
         self._clock: Any = steady(clock)
-        self._database: Database = database_named(database, clock.seconds)
+        # Half the time, so that a second try may still come in time.
+        lock_seconds = min(LOCK_SECONDS, limits.store_seconds / 2)
+        self._database: Database = database_named(database, clock.seconds, lock_seconds)
         self._own_agent = agent is None
         self._agent = agent
         self._policy = policy
@@ -110,7 +121,7 @@ class Outbox(Service):
         self._deliver = deliver
         self._grace_seconds = grace_seconds
         self._jitter = jitter
-        self._pool: Pool | None = None
+        self._questions: DatabaseThread | None = None
         self._writer: Writer | None = None
         self._attempts: set[DeliveryAttempt] = set()
         self._drains = Drains(self._clock, limits.deliveries)
@@ -150,7 +161,8 @@ class Outbox(Service):
 
             It fails with `KeyInUse` where the key has another request, and with
             `OutboxUnavailable` where the database is full, or is locked or away for
-            longer than `OutboxLimits.store_seconds`.  Cancelling withdraws the request,
+            longer than `OutboxLimits.store_seconds`; its ``stored`` is None where it may be
+            stored all the same.  Cancelling withdraws the request,
             unless it is being stored right then.
 
         Raises:
@@ -230,8 +242,7 @@ class Outbox(Service):
     def startService(self) -> None:
         """Begin to store and to deliver, also what earlier processes have left."""
         super().startService()
-        self._pool = Pool(self._database, self._reactor)
-        self._pool.start()
+        self._questions = self._database_thread()
         if self._agent is None:
             self._agent = HangupAgent.from_reactor(
                 self._reactor,
@@ -240,7 +251,7 @@ class Outbox(Service):
                 most_idle=self._limits.deliveries_per_destination,
             )
         self._writer = Writer(
-            self._pool,
+            self._database_thread(),
             self._database,
             self._clock,
             self._limits,
@@ -264,23 +275,29 @@ class Outbox(Service):
             timer.cancel()
         self._timers.clear()
         grace = self._clock.callLater(self._grace_seconds, self._release)
+        end = self._clock.callLater(self._grace_seconds + _CLOSING_SECONDS, self._give_up)
         settled: Deferred[Any] = DeferredList([_fork(one.settled) for one in self._attempts])
         settled.addCallback(lambda _: grace.active() and grace.cancel())
-        return settled.addCallback(self._cb_close_writer).addCallback(self._cb_close)
+        settled.addCallback(self._cb_close_database)
+        settled.addCallback(lambda _: end.active() and end.cancel())
+        return settled.addCallback(self._cb_close)
 
     def _release(self) -> None:
         for attempt in [*self._attempts]:
             attempt.release()
 
-    def _cb_close_writer(self, _: object) -> Deferred[None]:
+    def _give_up(self) -> None:
+        for thread in (self._questions, self._writer):
+            if thread is not None:
+                thread.give_up("the outbox has stopped")
+
+    def _cb_close_database(self, _: object) -> Deferred[Any]:
         self._drains.stop()
-        assert self._writer is not None
-        return self._writer.close()
+        assert self._writer is not None and self._questions is not None
+        return gatherResults([self._writer.close(), self._questions.close()])
 
     def _cb_close(self, _: object) -> Deferred[None]:
-        assert self._pool is not None
-        self._pool.close()
-        self._pool = self._writer = None
+        self._questions = self._writer = None
         if not self._own_agent:
             return succeed(None)
         agent: Any
@@ -288,17 +305,23 @@ class Outbox(Service):
         closed: Deferred[None] = agent.close()
         return closed
 
+    def _database_thread(self) -> DatabaseThread:
+        prepare = partial(create_tables, database=self._database)
+        return DatabaseThread(self._database, prepare, self._reactor, self._clock)
+
     def _run(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
-        if self._pool is None:
+        if self._questions is None:
             raise OutboxUnavailable("the outbox is not running: start the service first")
-        asking: Deferred[T] = self._pool.runInteraction(
-            admin.run, self._database, function, create=True, **arguments
+        asking = self._questions.run(
+            lambda cursor: admin.run(cursor, self._database, function, **arguments),
+            _QUESTION_SECONDS,
         )
         return asking.addErrback(self._eb_database)
 
     def _eb_database(self, failure: Failure) -> Failure:
         error = failure.value
-        if error is None or not self._database.is_failing(error):
+        silent = isinstance(error, NoAnswer)
+        if error is None or not (silent or self._database.is_failing(error)):
             return failure
         raise OutboxUnavailable(
             f"{self._database.name}: {self._database.explain(error)}"

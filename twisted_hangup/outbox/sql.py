@@ -254,23 +254,31 @@ WHERE id = %(id)s
 
 
 def create_tables(cursor: Any, database: Database) -> None:
-    """Create what is missing, in a transaction of its own.
+    """Create them, in a transaction of its own, if they are not there.
 
     Raises:
         OutboxUnavailable: The tables are of a version that this one does not know.
     """
+    database.begin(cursor, write=False)
     if not database.has_tables(cursor):
+        cursor.execute("COMMIT")
         database.begin(cursor)
         database.lock_tables(cursor)
         if not database.has_tables(cursor):
             for statement in _TABLES.split(";"):
                 cursor.execute(database.sql(statement))
-        cursor.execute("COMMIT")
-    check_version(cursor)
+    check_tables(cursor, database)
+    cursor.execute("COMMIT")
 
 
-def check_version(cursor: Any) -> None:
-    """Raises OutboxUnavailable for tables that another version of this package has created."""
+def check_tables(cursor: Any, database: Database) -> None:
+    """See whether the tables are there, and are those of this version.
+
+    Raises:
+        OutboxUnavailable: They are not.
+    """
+    if not database.has_tables(cursor):
+        raise OutboxUnavailable(f"{database.name} is no outbox")
     cursor.execute(f"SELECT version FROM {VERSION_TABLE}")
     (version,) = cursor.fetchone()
     if version != VERSION:

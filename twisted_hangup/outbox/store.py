@@ -193,7 +193,6 @@ class Result:
 
 def run(cursor: Any, database: Database, work: Work) -> Result:
     """Do *work*, all of it or, where this raises, nothing."""
-    database.begin(cursor)
     return _Transaction(Session(cursor, database), work).run()
 
 
@@ -203,7 +202,7 @@ class _Transaction:
     def __init__(self, session: Session, work: Work) -> None:
         self._session = session
         self._work = work
-        self._now = session.now()
+        self._now = session.now
         self._result = Result(ahead=self._now - work.seconds())
         #: Lane -> when it is to be looked at.
         self._wakes: dict[str, float] = {}

@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from twisted.enterprise.adbapi import Transaction
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import KeyInUse, OutboxUnavailable
 from ..limits import MIB
-from .database import Database, Pool
+from .database import Database
 from .request import NewRequest, OutboxLimits
-from .sql import create_tables
 from .store import Bounds, Demand, Pause, Result, Settlement, Work, run
+from .thread import DatabaseThread, NoAnswer
 
 #: What one transaction stores at most, so that none takes long.
 _BATCH_REQUESTS: Final = 1000
@@ -31,6 +30,11 @@ _BATCH_BYTES: Final = 8 * MIB
 #: How long to wait before trying a database again that is away.
 _RETRY_SECONDS: Final = 0.1
 _MOST_RETRY_SECONDS: Final = 5.0
+
+#: How long the database may take for a transaction: as long as a ``send()`` may, but at least so
+#: many seconds; and twice as long after each that was too slow.
+_LEAST_ANSWER_SECONDS: Final = 1.0
+_MOST_ANSWER_SECONDS: Final = 60.0
 
 #: So many seconds back are a step of the database's clock: less may be how long a server takes
 #: to say what time it is, and a delivery is late by no more than that.
@@ -41,16 +45,22 @@ _log = Logger()
 
 @dataclass(slots=True, eq=False)
 class _Send:
-    """A ``send()`` whose request is not stored yet."""
+    """A ``send()`` whose request is not stored yet, for all that is known."""
 
     request: NewRequest
     cost: int
     deadline: float
     stored: Deferred[str]
+    unsure: bool = False
 
     def fail(self, error: Exception) -> None:
         if not self.stored.called:
             self.stored.errback(error)
+
+    def fail_unstored(self, reason: str, cause: BaseException | None = None) -> None:
+        error = OutboxUnavailable(reason, stored=None if self.unsure else False)
+        error.__cause__ = cause
+        self.fail(error)
 
 
 @dataclass(slots=True)
@@ -79,7 +89,7 @@ class Writer:
 
     def __init__(
         self,
-        pool: Pool,
+        thread: DatabaseThread,
         database: Database,
         clock: Any,
         limits: OutboxLimits,
@@ -91,7 +101,7 @@ class Writer:
     ) -> None:
         """
         Args:
-            pool: Of connections to *database*.
+            thread: Of its own, with a connection to *database*.
             database: Where it goes.
             clock: An ``IReactorTime`` that nobody can set.
             limits: How much may wait, and how long.
@@ -100,7 +110,7 @@ class Writer:
             bounds: The longest waits; None where this process claims nothing.
             committed: Called with the result of each transaction.
         """
-        self._pool = pool
+        self._thread = thread
         self._database = database
         self._clock = clock
         self._limits = limits
@@ -113,15 +123,19 @@ class Writer:
         self._beyond = bounds is not None
         self._ahead: float | None = None
         self._sends: deque[_Send] = deque()
+        self._storing: list[_Send] = []
+        self._overdue: IDelayedCall | None = None
         self._unstored_bytes = 0
         self._settlements: list[Settlement] = []
         self._rewake: set[str] = set()
         self._look = self._sweep = False
-        self._created = False
         self._running = False
         self._closing = False
         self._retry: IDelayedCall | None = None
         self._retry_seconds = 0.0
+        self._answer_seconds = 0.0
+        #: Why the last transaction has failed; None where it has not.
+        self._trouble: str | None = None
         self._idle: list[Deferred[None]] = []
 
     def store(self, request: NewRequest) -> Deferred[str]:
@@ -129,7 +143,8 @@ class Writer:
 
         Returns:
             A Deferred that fires with its key once it is on the disk, and fails with
-            `OutboxUnavailable` or `KeyInUse`.  To cancel it withdraws the request, unless
+            `KeyInUse`, or after `OutboxLimits.store_seconds` at the latest with
+            `OutboxUnavailable`.  To cancel it withdraws the request, unless
             it is being stored right then.
 
         Raises:
@@ -144,6 +159,8 @@ class Writer:
         send = _Send(request, cost, deadline, Deferred(lambda _: self._withdraw(send)))
         self._sends.append(send)
         self._unstored_bytes += cost
+        if self._overdue is None:
+            self._overdue = self._clock.callLater(self._limits.store_seconds, self._fail_overdue)
         self._work_soon()
         return send.stored
 
@@ -159,11 +176,12 @@ class Writer:
         self._work_soon()
 
     def close(self) -> Deferred[None]:
-        """Store what there is, and do nothing after that.
+        """Store what there is, and end.
 
         Returns:
-            A Deferred that fires when no thread is at work.  What a database that is away
-            did not take fails; leases that could not be given back end by themselves.
+            A Deferred that fires when the thread has ended, or was given up.  What a database
+            that is away did not take fails; leases that could not be given back end by
+            themselves.
         """
         self._closing = True
         if self._retry is not None:
@@ -172,12 +190,38 @@ class Writer:
         idle: Deferred[None] = Deferred()
         self._idle.append(idle)
         self._tell_if_idle()
-        return idle
+        return idle.addCallback(lambda _: self._thread.close())
+
+    def give_up(self, why: str) -> None:
+        """Wait for the database no longer."""
+        self._thread.give_up(why)
+
+    def _fail_overdue(self) -> None:
+        """The time is up for the oldest, whatever the database is doing."""
+        self._overdue = None
+        now = self._clock.seconds()
+        why = self._trouble or f"no answer within {self._limits.store_seconds:g} s"
+        storing = [send for send in self._storing if not send.stored.called]
+        for send in storing:
+            if send.deadline <= now:
+                send.unsure = True  # until an answer comes, too late
+                send.fail_unstored(f"perhaps not stored in {self._database.name}: {why}")
+        while self._sends and self._sends[0].deadline <= now:
+            self._give_back(self._sends.popleft()).fail_unstored(
+                f"not stored in {self._database.name}: {why}"
+            )
+        waiting = [send for send in storing if send.deadline > now] or self._sends
+        if waiting and self._overdue is None:  # who heard of it may have sent something else
+            self._overdue = self._clock.callLater(waiting[0].deadline - now, self._fail_overdue)
+
+    def _give_back(self, send: _Send) -> _Send:
+        """*send* waits no longer."""
+        self._unstored_bytes -= send.cost
+        return send
 
     def _withdraw(self, send: _Send) -> None:
         if send in self._sends:
-            self._sends.remove(send)
-            self._unstored_bytes -= send.cost
+            self._sends.remove(self._give_back(send))
 
     def _work_soon(self) -> None:
         """In the next turn, together with what else this one brings."""
@@ -191,6 +235,7 @@ class Writer:
             self._tell_if_idle()
             return
         self._running = True
+        self._storing = batch.sends
         self._run(batch).addErrback(self._eb_split, batch).addErrback(_eb_bug).addCallback(
             self._cb_go_on
         )
@@ -222,21 +267,19 @@ class Writer:
         return batch
 
     def _run(self, batch: _Batch) -> Deferred[None]:
-        storing = maybeDeferred(self._pool.runInteraction, self._interaction, batch.work)
+        least = max(self._limits.store_seconds, _LEAST_ANSWER_SECONDS)
+        self._answer_seconds = min(max(self._answer_seconds, least), _MOST_ANSWER_SECONDS)
+        storing = self._thread.run(
+            lambda cursor: run(cursor, self._database, batch.work), self._answer_seconds
+        )
         return storing.addCallbacks(
             self._cb_committed, self._eb_failed, callbackArgs=(batch,), errbackArgs=(batch,)
         )
 
-    def _interaction(self, transaction: Transaction, work: Work) -> Result:
-        """In a thread: do *work* in one transaction."""
-        if not self._created:
-            create_tables(transaction, self._database)
-            self._created = True
-        return run(transaction, self._database, work)
-
     def _cb_committed(self, result: Result, batch: _Batch) -> None:
-        if self._retry_seconds:
-            self._retry_seconds = 0.0
+        self._retry_seconds = self._answer_seconds = 0.0
+        if self._trouble is not None:
+            self._trouble = None
             _log.info("{database} is back", database=self._database.name)
         before, self._ahead = self._ahead, result.ahead
         if before is not None and before - result.ahead > _STEP_SECONDS:
@@ -244,7 +287,7 @@ class Writer:
         if self._database.shared_writes:
             self._rewake.update(request.lane for request in batch.work.requests)
         for place, send in enumerate(batch.sends):
-            self._unstored_bytes -= send.cost
+            self._give_back(send)
             if place in result.conflicts:
                 send.fail(KeyInUse(f"the key {send.request.key} has another request"))
             elif not send.stored.called:
@@ -255,27 +298,31 @@ class Writer:
         """Keep what may work later, and pass on what is wrong with the work itself."""
         cause = failure.value
         assert cause is not None
-        unknown_tables = failure.check(OutboxUnavailable)
-        if not (unknown_tables or self._database.is_failing(cause)):
+        silent = isinstance(cause, NoAnswer)
+        unusable = isinstance(cause, OutboxUnavailable)
+        if not (silent or unusable or self._database.is_failing(cause)):
             return failure
-        text = self._database.explain(cause)
-        error = OutboxUnavailable(f"not stored in {self._database.name}: {text}")
-        error.__cause__ = cause
+        text = str(cause) if silent else self._database.explain(cause)
+        unsure = self._thread.reached and (silent or not self._database.is_certain(cause))
+        away = silent or self._database.is_away(cause)
         now = self._clock.seconds()
-        wait = self._database.is_away(cause) and not self._closing
         for send in reversed(batch.sends):
-            if wait and send.deadline > now and not send.stored.called:
+            send.unsure = send.unsure or unsure
+            if away and not self._closing and send.deadline > now and not send.stored.called:
                 self._sends.appendleft(send)
             else:
-                self._unstored_bytes -= send.cost
-                send.fail(error)
+                reason = f"not stored in {self._database.name}: {text}"
+                self._give_back(send).fail_unstored(reason, cause)
         self._settlements[:0] = batch.settlements
         self._rewake.update(batch.work.rewake)
         self._look = True
         self._sweep = self._sweep or batch.work.sweep
         self._beyond = self._beyond or batch.work.bounds is not None
-        if not self._retry_seconds:
+        if self._trouble is None:
             _log.error("{database}: {text}", database=self._database.name, text=text)
+        self._trouble = text
+        if silent:
+            self._answer_seconds *= 2
         self._retry_seconds = min(max(_RETRY_SECONDS, 2 * self._retry_seconds), _MOST_RETRY_SECONDS)
         return None
 
@@ -294,17 +341,16 @@ class Writer:
             return one_by_one
         cause = failure.value
         assert cause is not None
-        error = OutboxUnavailable(f"not stored: {self._database.explain(cause)}")
-        error.__cause__ = cause
         for send in batch.sends:
-            self._unstored_bytes -= send.cost
-            send.fail(error)
+            reason = f"not stored: {self._database.explain(cause)}"
+            self._give_back(send).fail_unstored(reason, cause)
         if not batch.sends:
             _log.failure("{database}", failure, database=self._database.name)
         return None
 
     def _cb_go_on(self, _: object) -> None:
         self._running = False
+        self._storing = []
         if self._retry_seconds and not self._closing:
             self._retry = self._clock.callLater(self._retry_seconds, self._work)
         elif self._retry_seconds:
@@ -316,8 +362,11 @@ class Writer:
         if self._running or self._retry is not None:
             return
         if self._closing:
+            overdue, self._overdue = self._overdue, None
+            if overdue is not None:
+                overdue.cancel()
             while self._sends:
-                self._sends.popleft().fail(OutboxUnavailable("the outbox has stopped"))
+                self._sends.popleft().fail_unstored("the outbox has stopped")
         waiters, self._idle = self._idle, []
         for waiter in waiters:
             waiter.callback(None)

@@ -1,0 +1,247 @@
+"""A database that does not answer: what was promised about time is kept all the same."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import pytest_twisted
+from support.cleanliness import LoggedErrors
+from support.outboxes import URL, FakeAgent, Start
+from support.outboxes import database as database
+from support.outboxes import postgres_dsn as postgres_dsn
+from support.outboxes import start as start
+from support.postgres_server import PostgresServer
+from support.wire import until
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, globalLogPublisher
+from zope.interface import provider
+
+from twisted_hangup import OutboxUnavailable
+from twisted_hangup.outbox import Outbox, OutboxLimits
+from twisted_hangup.outbox.database import SQLite
+from twisted_hangup.outbox.thread import DatabaseThread, NoAnswer
+
+STORE_SECONDS: Final = 1.0
+GRACE_SECONDS: Final = 0.5
+
+#: What a busy machine may add.
+SLACK: Final = 0.5
+
+
+@contextmanager
+def locked(database: str) -> Iterator[None]:
+    """Nobody else can write to *database*."""
+    if "://" in database:
+        connection = import_module("psycopg").connect(database)
+        connection.execute("LOCK TABLE hangup_outbox_requests IN ACCESS EXCLUSIVE MODE")
+    else:
+        connection = sqlite3.connect(database, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+    with closing(connection):
+        yield
+        connection.rollback()
+
+
+@contextmanager
+def frozen(server: PostgresServer) -> Iterator[None]:
+    """*server* answers nobody."""
+    server.freeze()
+    try:
+        yield
+    finally:
+        server.thaw()
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What the outbox logs of its database."""
+    texts: list[str] = []
+
+    @provider(ILogObserver)
+    def note(event: dict[str, Any]) -> None:
+        if event.get("log_namespace") == "twisted_hangup.outbox.writer":
+            texts.append(event["log_format"].format(**event))
+
+    globalLogPublisher.addObserver(note)
+    yield texts
+    globalLogPublisher.removeObserver(note)
+
+
+def begin(start: Start, database: str, **options: Any) -> Outbox:
+    limits = OutboxLimits(store_seconds=STORE_SECONDS, poll_seconds=0.1)
+    return start(database, limits=limits, grace_seconds=GRACE_SECONDS, **options)
+
+
+async def failed(sending: Deferred[str], began: float) -> OutboxUnavailable:
+    """How a ``send()`` fails, which it must in time."""
+    with pytest.raises(OutboxUnavailable) as caught:
+        await sending
+    assert time.monotonic() - began < STORE_SECONDS + SLACK
+    return caught.value
+
+
+async def stopped(outbox: Outbox) -> None:
+    """The service ends in time."""
+    began = time.monotonic()
+    await outbox.stopService()
+    assert time.monotonic() - began < GRACE_SECONDS + 1.0
+
+
+@pytest_twisted.ensureDeferred
+async def test_locked(
+    database: str, start: Start, lines: list[str], expected_errors: LoggedErrors
+) -> None:
+    """send() fails in time; the log says so once, and once that it is over; all goes on."""
+    agent = FakeAgent()
+    outbox = begin(start, database, agent=agent)
+    await outbox.send("POST", URL, None, b"first")
+    with locked(database):
+        began = time.monotonic()
+        sending = [outbox.send("POST", URL, None, b"%d" % n, key=f"k{n}") for n in range(3)]
+        for one in sending:
+            await failed(one, began)
+    keys = [await outbox.send("POST", URL, None, b"%d" % n, key=f"k{n}") for n in range(3)]
+    await until(lambda: {*agent.bodies} == {b"first", b"0", b"1", b"2"})
+    assert keys == ["k0", "k1", "k2"]
+    assert len(lines) == 2 and lines[1].endswith(" is back")
+    expected_errors.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_while_locked(
+    database: str, start: Start, expected_errors: LoggedErrors
+) -> None:
+    """The service ends, and what waits to be stored fails."""
+    agent = FakeAgent(lambda sent: answer)
+    answer: Deferred[int] = Deferred()
+    outbox = begin(start, database, agent=agent)
+    await outbox.send("POST", URL)
+    await until(lambda: agent.sent)
+    with locked(database):
+        answer.callback(200)
+        sending = outbox.send("POST", URL)
+        await stopped(outbox)
+        await failed(sending, time.monotonic())
+    expected_errors.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_is_stopped(
+    postgres: PostgresServer,
+    postgres_dsn: str,
+    start: Start,
+    lines: list[str],
+    expected_errors: LoggedErrors,
+) -> None:
+    """It keeps its connections and says nothing: nobody waits for it, and nothing is lost."""
+    agent = FakeAgent()
+    outbox = begin(start, postgres_dsn, agent=agent)
+    await outbox.send("POST", URL, None, b"first")
+    with frozen(postgres):
+        error = await failed(outbox.send("POST", URL, None, b"1", key="k"), time.monotonic())
+        assert error.stored is None
+        await failed(outbox.send("POST", URL, None, b"2"), time.monotonic())
+        await until(lambda: lines)
+    assert await outbox.send("POST", URL, None, b"1", key="k") == "k"
+    await until(lambda: {*agent.bodies} >= {b"first", b"1"})
+    assert len(lines) == 2 and lines[1].endswith(" is back")
+    expected_errors.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stopping_with_a_server_that_is_stopped(
+    postgres: PostgresServer, postgres_dsn: str, start: Start, expected_errors: LoggedErrors
+) -> None:
+    """The service ends, whether or not somebody asks for the state of the queue."""
+    outbox = begin(start, postgres_dsn, agent=FakeAgent())
+    await outbox.send("POST", URL)
+    with frozen(postgres):
+        asking = outbox.stats()
+        sending = outbox.send("POST", URL)
+        await stopped(outbox)
+        for one in (asking, sending):
+            with pytest.raises(OutboxUnavailable):
+                await one
+    expected_errors.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_starting_with_a_server_that_is_stopped(
+    postgres: PostgresServer, postgres_dsn: str, start: Start, expected_errors: LoggedErrors
+) -> None:
+    """There is not even a connection: the same."""
+    with frozen(postgres):
+        outbox = begin(start, postgres_dsn, agent=FakeAgent())
+        error = await failed(outbox.send("POST", URL), time.monotonic())
+        await stopped(outbox)
+    assert error.stored is None
+    expected_errors.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_is_not_stored(
+    postgres: PostgresServer, postgres_dsn: str, start: Start, expected_errors: LoggedErrors
+) -> None:
+    """Where nothing can have been stored the error says so."""
+    postgres.stop()
+    outbox = begin(start, postgres_dsn, agent=FakeAgent())
+    error = await failed(outbox.send("POST", URL), time.monotonic())
+    await stopped(outbox)
+    postgres.start()
+    assert error.stored is False
+    expected_errors.flush()
+
+
+class Stuck(SQLite):
+    """A disk that has gone: whoever asks is not heard of again until `let_go`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.asked = 0
+        self.let_go = threading.Event()
+
+    def has_begun(self, threads: int) -> bool:
+        return self.asked == threads
+
+    def connect(self) -> Any:
+        self.asked += 1
+        self.let_go.wait()
+        return super().connect()
+
+
+@pytest_twisted.ensureDeferred
+async def test_threads_are_bounded(tmp_path: Path) -> None:
+    """One that does not come back is left alone; after some, no other is begun until it does."""
+    database, clock = Stuck(str(tmp_path / "outbox")), Clock()
+    thread = DatabaseThread(database, lambda cursor: None, reactor, clock)
+
+    def ask() -> Deferred[int]:
+        question: Callable[[Any], int] = lambda cursor: 7  # noqa: E731
+        return thread.run(question, 5.0)
+
+    for begun in (1, 2, 3, 4, 4, 4):
+        asking = ask()
+        await until(partial(database.has_begun, begun))
+        clock.advance(4.9)
+        assert asking.called == (len(thread._stuck) == 4)
+        clock.advance(0.1)
+        with pytest.raises(NoAnswer):
+            await asking
+    assert database.asked == 4
+    database.let_go.set()
+    await until(lambda: len(thread._stuck) < 4)
+    assert await ask() == 7
+    await until(lambda: not thread._stuck)
+    await thread.close()
+    assert not clock.getDelayedCalls()
