@@ -136,6 +136,20 @@ async def test_hang_up(serve: Serve) -> None:
     assert values(metrics, "hangup_requests_total") == {("GET", "499"): 1}
 
 
+@pytest_twisted.ensureDeferred
+async def test_probes(serve: Serve) -> None:
+    """A reset is an error that is nobody's fault, and counted apart; a FIN is no error."""
+    served, metrics = counted(serve)
+    for leave in (Client.reset, Client.close):
+        client = await in_thread(lambda: Client(served.port))
+        await until(lambda: served.site.open_connections)
+        leave(client)
+        await served.emptied()
+    assert values(metrics, "hangup_client_errors_total") == {("ECONNRESET", "idle"): 1}
+    assert values(metrics, "hangup_quiet_client_errors_total") == {("idle",): 1}
+    assert values(metrics, "hangup_unused_connections_total") == {(): 1}
+
+
 class Teapot(Resource):
     """Answers with a status that is none of HTTP's, or the one it is told."""
 

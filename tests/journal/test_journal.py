@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from typing import Any
 from weakref import ref
 
@@ -15,7 +16,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.python.failure import Failure
 
 from twisted_hangup import ClientError, ClientSocket, ParseError, ServerHangUp, UpstreamError
-from twisted_hangup.errors import Phase
+from twisted_hangup.errors import ClientHangUp, Phase
 from twisted_hangup.journal import (
     PEERS_COUNTED,
     RECENT_BYTES,
@@ -170,6 +171,24 @@ def test_snapshot() -> None:
     later = journal.snapshot()
     assert later.entries[1] == Entry(2, 1_700_000_002.5, second, None, True)
     assert later.by_status == {400: 1, 502: 1, None: 1}
+
+
+def test_what_is_nobodys_fault_is_counted_and_no_more() -> None:
+    """It takes no room from what matters, and watchers hear of it."""
+    journal = Journal()
+    heard: list[ClientError] = []
+    followed: list[Any] = []
+    journal.watch(heard.append)
+    journal.watch_settled(lambda error, status: heard.append(error))
+    journal.follow(followed.append)
+    empty = journal.snapshot()
+    probe = ClientHangUp("read ECONNRESET", code="ECONNRESET", phase="idle")
+    journal.record(probe)
+    journal.settle(probe, None)
+    assert heard == [probe, probe]
+    assert (journal.quiet, journal.recent, journal.counts) == (1, (), {})
+    assert journal.snapshot() == replace(empty, quiet=1)
+    assert followed == [empty]
 
 
 @pytest.mark.parametrize(
