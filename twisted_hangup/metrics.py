@@ -96,7 +96,7 @@ class Metrics:
             ["phase"],
             registry=registry,
         )
-        for phase in _PHASES[:2]:  # there is nothing under way in these two only
+        for phase in ("handshake", "idle"):  # in the others something is under way
             self._quiet.labels(phase)
         self._lookalikes = Counter(
             "hangup_lookalikes",

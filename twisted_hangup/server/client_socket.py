@@ -247,12 +247,11 @@ class ClientSocket:
         return waiter
 
     def _tell_in_vain(self, data: bytes) -> None:
-        """Nothing comes of what was called; to close what has gone by itself is no mistake."""
-        gone = self._peer_left or not self._ending
-        if self.error is not None and (data or not gone) and not (gone and self.error.quiet):
-            handler_log.answered_in_vain(
-                self.handler, self.error, late=self.out_of_time, client_gone=gone
-            )
+        """It comes to nothing; to close what has gone, or answer a probe, is no mistake."""
+        error, gone = self.error, self._peer_left or not self._ending
+        if error is None or (gone and (error.quiet or not data)):
+            return
+        handler_log.answered_in_vain(self.handler, error, late=self.out_of_time, client_gone=gone)
 
     # What the channel tells us about the connection.
 
