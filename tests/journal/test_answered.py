@@ -44,6 +44,11 @@ def write_and_forget(failure: Failure, socket: ClientSocket) -> None:
     socket.write(b"HTTP/1.1 418 I'm a teapot\r\n")
 
 
+def write_and_destroy(failure: Failure, socket: ClientSocket) -> None:
+    write_and_forget(failure, socket)
+    socket.destroy()
+
+
 async def write_and_wait(failure: Failure, socket: ClientSocket) -> None:
     socket.write(b"HTTP/1.1 418 I'm a teapot\r\n")
     await swallow_the_cancellation(failure, socket)
@@ -124,6 +129,7 @@ def _status(text: str | None) -> int | None:
         (lambda failure, socket: b"", None),
         (lambda failure, socket: socket.end(b"not HTTP"), None),
         (lambda failure, socket: socket.destroy(), None),
+        (write_and_destroy, None),
         (write_in_pieces, 418),
         (write_nothing_of_http, None),
         (write_and_forget, 418),

@@ -289,13 +289,15 @@ def test_forgetful_handler_is_answered_for(of_channel: bool) -> None:
     assert (client.received, client.ended) == (DEFAULT, "fin")
 
 
-def test_handler_that_wrote_and_forgot_is_closed_for() -> None:
-    """One that wrote something and never closes has its socket destroyed."""
+@pytest.mark.parametrize("waits", [False, True])
+def test_handler_that_wrote_and_forgot_is_closed_for(waits: bool) -> None:
+    """One that wrote something and never closes, or waits for ever, has its socket destroyed."""
     sockets: list[ClientSocket] = []
 
-    def forget(failure: Failure, socket: ClientSocket) -> None:
+    def forget(failure: Failure, socket: ClientSocket) -> Deferred[None] | None:
         sockets.append(socket)
         socket.write(b"begun ")
+        return Deferred() if waits else None
 
     client = InMemory(forget).client.advance(29)
     assert client.ended is None

@@ -49,6 +49,13 @@ def has_unsent(transport: Any) -> bool:
     return bool(getattr(beneath, "dataBuffer", b"") or getattr(beneath, "_tempDataBuffer", ()))
 
 
+def _unsent_bytes(transport: Any) -> int:
+    """How many they are."""
+    beneath = transport_beneath(transport)
+    waiting = len(getattr(beneath, "dataBuffer", b"")) - getattr(beneath, "offset", 0)
+    return int(waiting + getattr(beneath, "_tempDataLen", 0))
+
+
 class ClientSocket:
     """The client's connection, as `HangupChannel.client_error` and handlers get it.
 
@@ -231,6 +238,8 @@ class ClientSocket:
             return
         if not self._ending:
             self._ending = True
+            if _unsent_bytes(transport) >= self.bytes_written:
+                self.status_sent = None  # none of it will leave
             self._let_go()
         transport.abortConnection()
 

@@ -121,10 +121,11 @@ class Chain:
         self._waiting = None
         socket = self._socket
         try:
-            if _judged(result, self._hook, socket, self._error) is not None:
+            outcome = _judged(result, self._hook, socket, self._error)
+            if socket.out_of_time:
+                self._do_without()  # whatever it has made of being cancelled
+            elif outcome is not None:
                 self._answer()
-            elif socket.out_of_time:
-                self._do_without()  # it took no notice of having been cancelled
         except Exception:
             _log.failure("Could not answer {log_error}", log_error=str(self._error))
             socket.destroy()
@@ -163,7 +164,7 @@ class Chain:
             self._do_without()
 
     def _do_without(self) -> None:
-        """Somebody took the error and left the connection open, and its time is over."""
+        """The time of whoever took the error is over: answer by default, or end what was begun."""
         if not self._begun:
             self._answer()
         elif not self._socket.ended:
