@@ -34,6 +34,7 @@ from twisted_hangup import (
     ClientErrbacks,
     ClientError,
     ClientSocket,
+    ForwardedClients,
     HangupChannel,
     HangupSite,
     Limits,
@@ -279,6 +280,18 @@ def test_site_of_ones_own_is_watched() -> None:
     assert (
         b'hangup_client_errors_total{code="HPE_INVALID_HEADER_TOKEN",phase="head"} 1.0' in scraped
     )
+
+
+def test_site_of_ones_own_behind_a_proxy() -> None:
+    """Whom a proxy names that is trusted is the peer of an error, as of a HangupSite's."""
+    trusted = ForwardedClients(["192.0.2.0/24"])
+    errors = forward_client_errors(Site(Resource(), reactor=Clock()), forwarded=trusted)
+    head = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nX-Forwarded-For: 198.51.100.1\r\n\r\n"
+    )
+    feed(errors, head, fin=True)
+    (error,) = errors.journal.recent
+    assert error.peer.host == "198.51.100.1"
 
 
 @pytest.mark.parametrize("watch", [Metrics, lambda site: StatusSite(site, Clock())])
