@@ -256,6 +256,13 @@ def test_adopted_channel_without_a_request_factory_has_the_sites() -> None:
     assert feed(site, GOOD).received.endswith(b"hello")
 
 
+def test_channel_of_twisteds_cannot_be_adopted() -> None:
+    """It would not know what to do with a client error."""
+    channel: Any = OwnChannel(OwnSite())
+    with pytest.raises(TypeError, match="no HangupChannel"):
+        forward_client_errors(OwnSite()).adopt(channel)
+
+
 def test_site_of_ones_own_is_watched() -> None:
     """Logs, status page and metrics take the errors of a site where they take a HangupSite."""
     site = Site(Paths(), reactor=Clock())

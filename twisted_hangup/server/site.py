@@ -168,7 +168,12 @@ class SiteErrors:
 
         Returns:
             What ``buildProtocol`` may return.
+
+        Raises:
+            TypeError: *channel* is no `HangupChannel`.
         """
+        if not isinstance(channel, HangupChannel):
+            raise TypeError(f"channel is {channel!r} and no HangupChannel")
         site: Any = self.site
         protocol: Any = self._protocol_of(channel)
         protocol.factory = site
