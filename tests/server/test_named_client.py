@@ -13,9 +13,9 @@ from support.http2_client import talk
 from support.wire import Serve
 from twisted.internet.address import IPv4Address
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from twisted_hangup import ForwardedClients, HangupSite, Limits
+from twisted_hangup import ForwardedClients, HangupSite, Limits, forward_client_errors
 from twisted_hangup.report.text import peer_text
 from twisted_hangup.testing import feed
 
@@ -57,11 +57,18 @@ def made(channel: Any, queued: Any) -> Any:
     return Own(channel, queued)
 
 
+def own_site(root: Resource) -> Site:
+    site = Site(root)
+    forward_client_errors(site, forwarded=ForwardedClients(["192.0.2.7"]))
+    return site
+
+
+@pytest.mark.parametrize("make_site", [trusting, own_site])
 @pytest.mark.parametrize("factory", [Request, Own, made])
-def test_request(factory: Callable[..., Any]) -> None:
+def test_request(factory: Callable[..., Any], make_site: Callable[..., Site]) -> None:
     """Whatever class the request has, and also when it is over."""
     root = Who()
-    site = trusting(root)
+    site = make_site(root)
     site.requestFactory = factory  # type: ignore[assignment]
     logged: list[Any] = []
     site.log = lambda request: logged.append(request.getClientAddress().host)  # type: ignore[method-assign]
