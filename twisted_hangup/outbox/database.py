@@ -6,10 +6,12 @@ what the driver wants.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
 import sqlite3
+import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +19,14 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import lru_cache
 from typing import Any, Final
 
+from twisted.logger import Logger
 from twisted.python.reflect import namedModule
+
+from ..errors import OutboxUnavailable
+
+_log = Logger()
+
+_QUIET: Final = logging.NullHandler()
 
 _PARAMETER: Final = re.compile(r"%\((\w+)\)s")
 
@@ -26,6 +35,17 @@ LOCK_SECONDS: Final = 5.0
 
 #: How long PostgreSQL works on a statement: one that nobody waits for any more keeps its locks.
 _STATEMENT_SECONDS: Final = 60.0
+
+#: What the statements need: ``ON CONFLICT`` of the one, identity columns of the other.
+_LEAST_SQLITE: Final = (3, 24)
+_LEAST_POSTGRESQL: Final = 10
+
+#: What is easily taken for the path of a file, and would become one.
+_OTHER_NAME: Final = re.compile(
+    r"([a-z][a-z0-9+.-]+(?=://)|file(?=:))|.*\b(?:host|dbname|user|service)\s*=", re.I
+)
+
+_REPLACED: Final = "deleted or replaced while it was open"
 
 #: How often to try to switch a file to WAL that another process is about to switch.
 _SWITCH_SECONDS: Final = 0.01
@@ -105,6 +125,10 @@ class Database(ABC):
     def is_failing(self, error: BaseException) -> bool:
         """Whether an error is the database's and not that of what it was asked to do."""
 
+    @abstractmethod
+    def is_stale(self, error: BaseException) -> bool:
+        """Whether an error says that what the connection was opened for is not there any more."""
+
     def is_certain(self, error: BaseException) -> bool:
         """Whether nothing is stored of a transaction that has failed so."""
         return True
@@ -148,25 +172,52 @@ class SQLite(Database):
         if not path or path == ":memory:" or "\0" in path:
             raise ValueError(f"not the name of a file: {path!r}")
         self.name = self._path = path
+        self._paths = (path, f"{path}-wal", f"{path}-shm")
         self._seconds = seconds
 
     def connect(self) -> Any:
+        if sqlite3.sqlite_version_info < _LEAST_SQLITE:
+            raise OutboxUnavailable(f"SQLite {sqlite3.sqlite_version} is too old")
         # SQLite would make it readable for everybody, and there are credentials in it.
         with suppress(OSError):  # SQLite says better what is wrong
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        self._close_to_others()
         connection = sqlite3.connect(
             self._path,
             timeout=self.lock_seconds,
             isolation_level=None,  # no BEGIN of Python's: it would not be IMMEDIATE
             check_same_thread=False,  # `shut` comes from another one
+            factory=_Opened,
         )
         try:
             _use_wal(connection, self.lock_seconds)
             connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens the log
+            connection.files = self._files()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _close_to_others(self) -> None:
+        """Take from others what rights they have to the file, and to what SQLite puts beside it."""
+        for path in self._paths:
+            with suppress(FileNotFoundError):
+                mode = stat.S_IMODE(os.stat(path).st_mode)
+                if mode & (stat.S_IRWXG | stat.S_IRWXO):
+                    try:
+                        os.chmod(path, mode & stat.S_IRWXU)
+                    except PermissionError:
+                        raise OutboxUnavailable(f"{path} is open to others: chmod 600") from None
+                    _log.warn("{path} was open to others; now it is its owner's", path=path)
+
+    def _files(self) -> list[tuple[int, int]]:
+        """What the names of the file and its log stand for right now."""
+        try:
+            stats = [os.stat(path) for path in self._paths[:2]]
+        except FileNotFoundError:
+            return []
+        return [(one.st_dev, one.st_ino) for one in stats]
 
     def is_usable(self, connection: Any) -> bool:
         return True
@@ -181,6 +232,9 @@ class SQLite(Database):
         # A transaction that reads first and then finds that another one has written fails
         # at once, whatever the timeout is.
         cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+        # What is open may be a file that nobody will find again.
+        if self._files() != cursor.connection.files:
+            raise sqlite3.OperationalError(_REPLACED)
         return self._seconds()
 
     def together(self, cursor: Any) -> AbstractContextManager[object]:
@@ -196,6 +250,11 @@ class SQLite(Database):
     def is_away(self, error: BaseException) -> bool:
         return isinstance(error, sqlite3.OperationalError) and any(
             word in str(error) for word in ("locked", "busy")
+        )
+
+    def is_stale(self, error: BaseException) -> bool:
+        return isinstance(error, sqlite3.OperationalError) and any(
+            words in str(error) for words in (_REPLACED, "no such table", "no such column")
         )
 
     def is_failing(self, error: BaseException) -> bool:
@@ -234,6 +293,8 @@ class PostgreSQL(Database):
             raise ModuleNotFoundError(
                 "PostgreSQL needs psycopg 3: pip install 'twisted_hangup[postgres]'"
             ) from problem
+        # Without a handler Python writes to stderr what it has to say of each lost connection.
+        logging.getLogger("psycopg").addHandler(_QUIET)
         try:
             settings = namedModule("psycopg.conninfo").conninfo_to_dict(dsn)
         except self._psycopg.Error as problem:
@@ -247,11 +308,22 @@ class PostgreSQL(Database):
             "tcp_user_timeout": 30_000,
             "application_name": "twisted_hangup outbox",
         } | settings
+        # Else texts come back as bytes from a database without an encoding of its own.
+        self._settings["client_encoding"] = "UTF8"
         host, port = settings.get("host", "localhost"), settings.get("port", "5432")
         self.name = f"postgresql://{host}:{port}/{settings.get('dbname', '')}"
 
     def connect(self) -> Any:
-        return self._psycopg.connect(**self._settings)
+        connection = self._psycopg.connect(**self._settings)
+        info = connection.info
+        if info.encoding != "utf-8":
+            wrong = f"the encoding of the connection is {info.encoding}, not UTF-8"
+        elif info.server_version < _LEAST_POSTGRESQL * 10_000:
+            wrong = f"PostgreSQL {_LEAST_POSTGRESQL} or later is needed"
+        else:
+            return connection
+        connection.close()
+        raise OutboxUnavailable(f"{self.name}: {wrong}")
 
     def is_usable(self, connection: Any) -> bool:
         return not connection.closed
@@ -301,6 +373,12 @@ class PostgreSQL(Database):
             error, (errors.DiskFull, errors.OutOfMemory)
         )
 
+    def is_stale(self, error: BaseException) -> bool:
+        errors = self._psycopg.errors
+        return isinstance(
+            error, (errors.UndefinedTable, errors.UndefinedColumn, errors.InvalidSchemaName)
+        )
+
     def is_certain(self, error: BaseException) -> bool:
         # Not where the connection or the server went away: in a commit, for what is known.
         state = getattr(error, "sqlstate", None)
@@ -315,7 +393,7 @@ class PostgreSQL(Database):
                 *(self._psycopg.OperationalError, self._psycopg.InterfaceError),
                 *(errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege),
             ),
-        )
+        ) or self.is_stale(error)
 
 
 def database_named(
@@ -336,6 +414,10 @@ def database_named(
     """
     if name.startswith(("postgresql:", "postgres:")):
         return PostgreSQL(name, lock_seconds)
+    other = _OTHER_NAME.match(name)
+    if other is not None:
+        what = f"{other[1]}:" if other[1] else "a list of settings"
+        raise ValueError(f"neither the path of an SQLite file nor a postgresql:// URL, but {what}")
     return SQLite(name, seconds, lock_seconds)
 
 
@@ -378,6 +460,12 @@ class Session:
     def together(self) -> AbstractContextManager[object]:
         """See `Database.together`."""
         return self._database.together(self._cursor)
+
+
+class _Opened(sqlite3.Connection):
+    """A connection that knows which files it has opened: the database and its log."""
+
+    files: list[tuple[int, int]]
 
 
 def _use_wal(connection: sqlite3.Connection, seconds: float) -> None:

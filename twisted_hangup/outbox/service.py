@@ -310,18 +310,20 @@ class Outbox(Service):
         return DatabaseThread(self._database, prepare, self._reactor, self._clock)
 
     def _run(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
-        if self._questions is None:
+        thread = self._questions
+        if thread is None:
             raise OutboxUnavailable("the outbox is not running: start the service first")
-        asking = self._questions.run(
+        asking = thread.run(
             lambda cursor: admin.run(cursor, self._database, function, **arguments),
             _QUESTION_SECONDS,
         )
-        return asking.addErrback(self._eb_database)
+        return asking.addErrback(self._eb_database, thread)
 
-    def _eb_database(self, failure: Failure) -> Failure:
+    def _eb_database(self, failure: Failure, thread: DatabaseThread) -> Failure:
         error = failure.value
+        assert error is not None
         silent = isinstance(error, NoAnswer)
-        if error is None or not (silent or self._database.is_failing(error)):
+        if thread.reached and not (silent or self._database.is_failing(error)):
             return failure
         raise OutboxUnavailable(
             f"{self._database.name}: {self._database.explain(error)}"

@@ -73,6 +73,14 @@ CREATE TABLE hangup_outbox_version (version integer NOT NULL);
 INSERT INTO hangup_outbox_version VALUES (1)
 """
 
+#: Whether the tables have these columns.
+_FORMS: Final = (
+    "SELECT id, key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at,"
+    " attempts, claim, problem, dead_at FROM hangup_outbox_requests WHERE 1 = 0",
+    "SELECT name, destination, ordered, next_at FROM hangup_outbox_lanes WHERE 1 = 0",
+    "SELECT name, failures, paused_until, problem FROM hangup_outbox_destinations WHERE 1 = 0",
+)
+
 INSERT: Final = """
 INSERT INTO hangup_outbox_requests
     (key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at)
@@ -161,6 +169,8 @@ LOOK_AT_ALL: Final = "UPDATE hangup_outbox_lanes SET next_at = %(now)s WHERE nex
 # And after it was set forward, a lease is renewed while its request is still under way.
 RENEW: Final = "UPDATE hangup_outbox_requests SET due_at = %(due_at)s WHERE id = %(id)s"
 
+# A file that was replaced by another has the same numbers again.
+DELIVERED: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s AND key = %(key)s"
 DELETE: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s"
 # Only while the claim is ours: past the lease, the row may be with somebody else.
 AGAIN: Final = """
@@ -279,7 +289,15 @@ def check_tables(cursor: Any, database: Database) -> None:
     """
     if not database.has_tables(cursor):
         raise OutboxUnavailable(f"{database.name} is no outbox")
-    cursor.execute(f"SELECT version FROM {VERSION_TABLE}")
+    cursor.execute(f"SELECT max(version) FROM {VERSION_TABLE}")
     (version,) = cursor.fetchone()
     if version != VERSION:
         raise OutboxUnavailable(f"the tables are of version {version}, and this knows {VERSION}")
+    try:
+        for statement in _FORMS:
+            cursor.execute(statement)
+    except Exception as problem:
+        if not database.is_stale(problem):
+            raise
+        text = f"the tables have another form: {database.explain(problem)}"
+        raise OutboxUnavailable(text) from problem

@@ -256,7 +256,7 @@ class _Transaction:
             row = {"id": claim.id, "claim": claim.lease, "problem": settlement.problem}
             wake_at = now
             if settlement.verdict is Verdict.DELIVERED:
-                delivered.append({"id": claim.id})
+                delivered.append({"id": claim.id, "key": claim.key})
             elif settlement.verdict is Verdict.DEAD:
                 dead.append({**row, "now": now})
             else:
@@ -265,7 +265,7 @@ class _Transaction:
                 again.append({**row, "at": wake_at})
             if claim.ordered or settlement.verdict is Verdict.RETRY:
                 self._wakes[claim.lane] = min(wake_at, self._wakes.get(claim.lane, wake_at))
-        self._session.execute_all(sql.DELETE, delivered)
+        self._session.execute_all(sql.DELIVERED, delivered)
         self._session.execute_all(sql.AGAIN, again)
         self._session.execute_all(sql.DEAD, dead)
 

@@ -42,7 +42,8 @@ class DatabaseThread:
     """Runs transactions one after the other, over a connection that it opens when there is none.
 
     Attributes:
-        reached: Whether the last transaction that failed may have got to the database.
+        reached: Whether the last transaction that failed may have got to the database; what
+            comes before that is the database's fault, whatever it looks like.
     """
 
     def __init__(
@@ -184,11 +185,13 @@ class _Thread:
             reached = True
             result: object = job.function(cursor)
             self._connection.commit()
-        except BaseException:
+        except BaseException as error:
             result = Failure()
             try:
                 self._connection.rollback()
             except Exception:  # the error that led here is the one to tell
+                self._disconnect()
+            if self._database.is_stale(error):
                 self._disconnect()
         self._owner.answered(job, result, reached)
 

@@ -299,11 +299,11 @@ class Writer:
         cause = failure.value
         assert cause is not None
         silent = isinstance(cause, NoAnswer)
-        unusable = isinstance(cause, OutboxUnavailable)
-        if not (silent or unusable or self._database.is_failing(cause)):
+        reached = self._thread.reached
+        if reached and not (silent or self._database.is_failing(cause)):
             return failure
         text = str(cause) if silent else self._database.explain(cause)
-        unsure = self._thread.reached and (silent or not self._database.is_certain(cause))
+        unsure = reached and (silent or not self._database.is_certain(cause))
         away = silent or self._database.is_away(cause)
         now = self._clock.seconds()
         for send in reversed(batch.sends):
