@@ -193,7 +193,7 @@ class HeaderOverflow(ParseError):
     @property
     def status(self) -> int | None:
         broke = self.broke_at
-        in_target = self.request is None and broke is not None and broke.part is Part.REQUEST_LINE
+        in_target = broke is not None and broke.part is Part.REQUEST_LINE
         return TARGET_TOO_LONG if in_target else super().status
 
 

@@ -78,6 +78,9 @@ _SCHEME: Final = TargetPart(
     why.URL_SCHEMA, grammar.SCHEME, {ord(":"): _FIRST_SLASH}, swallowed=_BLANK
 )
 
+#: What no port means.
+_DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+
 #: What every target but CONNECT's starts with.
 START: Final = TargetPart(
     why.URL_START,
@@ -101,6 +104,22 @@ def host_and_path(target: bytes) -> tuple[bytes, bytes] | None:
     if scheme.lower() not in (b"http", b"https"):
         rest = b"/" + target
     return authority, rest.partition(b"?")[0] or b"/"
+
+
+def same_host(one: bytes, other: bytes, scheme: bytes) -> bool:
+    """Whether two values of Host mean the same server in a URL of that *scheme*.
+
+    Normalised as RFC 9110, section 4.2.3, has it: names and schemes have no case, and no port
+    means the scheme's own.
+    """
+    return one == other or _normalised(one, scheme) == _normalised(other, scheme)
+
+
+def _normalised(host: bytes, scheme: bytes) -> bytes:
+    name, colon, port = host.lower().rpartition(b":")
+    if not colon or b"]" in port:  # of an IPv6 address
+        return host.lower()
+    return name if port in (b"", _DEFAULT_PORTS.get(scheme.lower())) else name + b":" + port
 
 
 def refused_form(method: bytes, target: bytes) -> Why | None:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from twisted.web.http import RESPONSES
 from twisted.web.http_headers import Headers
 
+from ..events import Field
 from ..parser.grammar import TOKEN
 
 ResponseFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
@@ -21,7 +22,7 @@ NODE_PHRASES: Final[Mapping[int, bytes]] = {
     431: b"Request Header Fields Too Large",
 }
 
-#: What `closing_head` adds, or would be contradicted by.
+#: What is added to a handler's fields, or would be contradicted by.
 _OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 
 
@@ -41,12 +42,24 @@ def closing_head(status: int, body: bytes, fields: ResponseFields) -> bytes:
     """The head of a response that a handler makes, after which the connection is closed.
 
     Raises:
+        ValueError: See `handler_fields`.
+    """
+    lines = [status_line(status), b"Connection: close\r\n"]
+    lines += [b"%b: %b\r\n" % field for field in handler_fields(status, body, fields)]
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+def handler_fields(status: int, body: bytes, fields: ResponseFields) -> list[Field]:
+    """The fields of a response that a handler makes, type and length of *body* among them.
+
+    Raises:
         ValueError: *status* is not a final one, a name is not a token, a value has a CR, LF
-            or NUL, or a field is one of those that are added here.
+            or NUL, or a field is one of those that are added to them.
     """
     if not 200 <= status <= 599:
         raise ValueError(f"{status!r} is not the status of a final response")
-    lines = [status_line(status), b"Connection: close\r\n"]
+    result: list[Field] = []
     names = set()
     for raw_name, raw_value in fields.items() if isinstance(fields, Mapping) else fields:
         name, value = _field_bytes(raw_name), _field_bytes(raw_value)
@@ -57,11 +70,11 @@ def closing_head(status: int, body: bytes, fields: ResponseFields) -> bytes:
         if name.lower() in _OURS:
             raise ValueError(f"{raw_name!r} is set by respond() itself")
         names.add(name.lower())
-        lines.append(name + b": " + value + b"\r\n")
+        result.append((name, value))
     if body and b"content-type" not in names:
-        lines.append(b"Content-Type: text/plain; charset=utf-8\r\n")
-    lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
-    return b"".join(lines)
+        result.append((b"Content-Type", b"text/plain; charset=utf-8"))
+    result.append((b"Content-Length", b"%d" % len(body)))
+    return result
 
 
 def response_head(version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:

@@ -743,6 +743,9 @@ class HangupChannel(HTTPChannel):
 
     # What `Ending` asks of its carrier.
 
+    socket_class = ClientSocket
+    counts_lingering = True
+
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on nothing is parsed or run: *socket* is what is left of the connection."""
         self._rise(CLOSING)

@@ -20,7 +20,7 @@ from ..errors import ClientError
 from ..limits import Limits, Timeouts
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import transport_beneath
-from .answers import ResponseFields, closing_head
+from .answers import ResponseFields, closing_head, default_answer
 from .handler_log import handler_log
 
 LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
@@ -79,6 +79,9 @@ class ClientSocket:
         out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
             errback chain is skipped.
     """
+
+    #: Whether the protocol lets a handler say what the bytes of its answer are.
+    takes_bytes = True
 
     # Ten thousand may be lingering at a time; a handler may note on it what it likes.
     __slots__ = (
@@ -158,17 +161,13 @@ class ClientSocket:
 
     def write(self, data: bytes) -> None:
         """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
-        if self.headers_sent:
-            self.destroy()
-        elif not self.writable:
-            self._tell_in_vain(data)
-        else:
+        if self._may_send(data):
             assert self._transport is not None
+            self._transport.write(data)
             if self.bytes_written < _STATUS_LINE_BYTES:
                 self._opening += data[: _STATUS_LINE_BYTES - self.bytes_written]
                 if line := _STATUS_LINE.match(self._opening):
                     self.status_sent = int(line[1])
-            self._transport.write(data)
             self.bytes_written += len(data)
 
     def respond(self, status: int, body: bytes = b"", headers: ResponseFields = ()) -> None:
@@ -184,9 +183,11 @@ class ClientSocket:
                 has a CR, LF or NUL, or a field is one of the two that are added.
         """
         head = closing_head(status, body, headers)
-        request = self.error.request if self.error is not None else None
-        bodiless = request is not None and request.method == b"HEAD"  # RFC 9110, section 9.3.2
-        self.end(b"" if self.bytes_written else head if bodiless else head + body)
+        self.end(b"" if self.bytes_written else head if self._bodiless else head + body)
+
+    def respond_by_default(self, status: int) -> None:
+        """Send the answer to an error that no handler answers, and `end` the connection."""
+        self.end(default_answer(status))
 
     def end(self, data: bytes = b"") -> None:
         """Send *data*, then close so that the client can read all that was written.
@@ -195,8 +196,7 @@ class ClientSocket:
         until it closes its half, falls silent, or sends more than the limits allow
         (``linger_*`` of `Timeouts` and `Limits`).
         """
-        transport = self._transport
-        if transport is None or self._ending:
+        if self._transport is None or self._ending:
             self._tell_in_vain(data)
             return
         if data and self.headers_sent:
@@ -204,9 +204,15 @@ class ClientSocket:
             return
         if data:
             self.write(data)
+        self._close()
+
+    def _close(self) -> None:
+        """Say nothing more, so that the client can read what was said."""
+        transport = self._transport
+        assert transport is not None
         self._ending = True
         half_close = getattr(transport, "loseWriteConnection", None)
-        if self._input_ended or self.secure or half_close is None:
+        if self._input_ended or half_close is None or ISSLTransport.providedBy(transport):
             # Nothing more can arrive; or TLS, which says close_notify and then reads on
             # until the peer has said it too.  TLS gathers small writes, and sends them
             # before it closes only if it is told to close before its producer goes.
@@ -254,6 +260,22 @@ class ClientSocket:
         else:
             self._waiting = [*(self._waiting or ()), waiter]
         return waiter
+
+    @property
+    def _bodiless(self) -> bool:
+        """Whether the answer has no body, whatever its head says (RFC 9110, section 9.3.2)."""
+        request = self.error.request if self.error is not None else None
+        return request is not None and request.method == b"HEAD"
+
+    def _may_send(self, data: bytes) -> bool:
+        """Whether *data* can be sent; where it cannot, that has its consequences."""
+        if self.headers_sent:
+            self.destroy()
+        elif not self.writable:
+            self._tell_in_vain(data)
+        else:
+            return True
+        return False
 
     def _tell_in_vain(self, data: bytes) -> None:
         """It comes to nothing; to close what has gone, or answer a probe, is no mistake."""

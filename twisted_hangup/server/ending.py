@@ -1,4 +1,8 @@
-"""How a connection ends: its one error, the socket that answers it, the last word on it."""
+"""How a carrier ends: its one error, the socket that answers it, the last word on it.
+
+A carrier is what brings a request: an HTTP/1 or HTTP/2 connection, or of the latter a stream
+whose request is refused.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,13 @@ from .errbacks import Chain
 
 
 class EndStage(IntEnum):
-    """How far the one client error of a connection has come; it only goes on.
+    """How far the one client error of a carrier has come; it only goes on.
 
     =========== ======================================================================
     `NONE`      there is none
     `FOUND`     it is in the journal; the responses before it come first
     `ANSWERING` its errback chain was started, and may be waiting for a handler
-    `SETTLED`   the connection is closed for it, and the journal knows what was answered
+    `SETTLED`   the carrier is closed for it, and the journal knows what was answered
     =========== ======================================================================
     """
 
@@ -49,15 +53,23 @@ Place: TypeAlias = tuple[Phase, RequestHead | None]
 
 
 class Endable(Protocol):
-    """A connection as its `Ending` needs it."""
+    """A carrier as its `Ending` needs it."""
+
+    #: What handlers get of it.
+    socket_class: type[ClientSocket]
+    #: Whether its lingering close is one of a connection, which are counted.
+    counts_lingering: bool
 
     context: SiteContext
-    transport: Any
     host: Any  # the address that the client connected to
 
     @property
+    def transport(self) -> Any:
+        """What handlers' answers are written to."""
+
+    @property
     def place(self) -> Place:
-        """Where in a message the connection is now, and the request so far, if there is any."""
+        """Where in a message the carrier is now, and the request so far, if there is any."""
 
     @property
     def request_line_so_far(self) -> Break | None:
@@ -70,7 +82,7 @@ class Endable(Protocol):
     default_client_error: Callable[..., Any]
 
     def closing_with(self, socket: ClientSocket) -> None:
-        """From now on nothing is parsed or run: *socket* is what is left of the connection."""
+        """From now on nothing is parsed or run: *socket* is what is left of the carrier."""
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
         """The errback chain is about to have *socket*."""
@@ -83,32 +95,32 @@ class Endable(Protocol):
 
 
 class Ending:
-    """The end of one connection, in whichever protocol: at most one error, and one answer.
+    """The end of one carrier, in whichever protocol: at most one error, and one answer.
 
     Attributes:
         error: The one client error; None before it.
-        socket: What handlers write to; None while the connection lives, and once it has gone.
+        socket: What handlers write to; None while the carrier lives, and once it has gone.
         stage: How far *error* has come.
         input_over: Whether the client has ended its input (FIN).
         due: Whether there is anything to do once no request is being answered: an error has
             been found, or the input is over.
     """
 
-    __slots__ = ("_connection", "_place", "due", "error", "input_over", "socket", "stage")
+    __slots__ = ("_carrier", "_place", "due", "error", "input_over", "socket", "stage")
 
-    def __init__(self, connection: Endable) -> None:
-        self._connection: Any = connection
+    def __init__(self, carrier: Endable) -> None:
+        self._carrier: Any = carrier
         self.error: ClientError | None = None
         self.socket: ClientSocket | None = None
         self.stage = NONE
         self.input_over = self.due = False
-        #: Where the connection stood when its transport went.
+        #: Where the carrier stood when its transport went.
         self._place: Place | None = None
 
     @property
     def open(self) -> bool:
         """Whether nothing has gone wrong, and nothing is closed or being closed."""
-        return self.stage is NONE and self.socket is None and self._connection is not None
+        return self.stage is NONE and self.socket is None and self._carrier is not None
 
     @property
     def closing(self) -> bool:
@@ -126,38 +138,38 @@ class Ending:
         """Record *error*, unless there is one already; `answer` is its turn.
 
         Returns:
-            The error of this connection: the first that was found.
+            The error of this carrier: the first that was found.
         """
         if self.error is None:
-            connection = self._connection
+            carrier = self._carrier
             self.stage, self.due = FOUND, True
             if error.phase == "head" and error.request is None and error.broke_at is None:
-                error.broke_at = connection.request_line_so_far
-            self.error = attributed(error, connection.getPeer(), connection.context)
-            connection.context.journal.record(error)
+                error.broke_at = carrier.request_line_so_far
+            self.error = attributed(error, carrier.getPeer(), carrier.context)
+            carrier.context.journal.record(error)
         return self.error
 
     def open_socket(self, transport: Any = None) -> ClientSocket:
-        """The connection as a handler gets it; from now on nothing is parsed or run.
+        """The carrier as a handler gets it; from now on nothing is parsed or run.
 
         Args:
-            transport: What to answer on, where that is not the connection's own.
+            transport: What to answer on, where that is not the carrier's own.
         """
         if self.socket is None:
-            connection, context = self._connection, self._connection.context
-            self.socket = ClientSocket(
-                transport or connection.transport,
-                peer=self.error.peer if self.error is not None else connection.getPeer(),
-                host=connection.host,
+            carrier, context = self._carrier, self._carrier.context
+            self.socket = carrier.socket_class(
+                transport or carrier.transport,
+                peer=self.error.peer if self.error is not None else carrier.getPeer(),
+                host=carrier.host,
                 deadlines=context.deadlines,
                 limits=context.limits,
                 timeouts=context.timeouts,
                 release=self._released,
-                watch_sending=connection.watch_sending,
+                watch_sending=carrier.watch_sending,
             )
             if self.input_over:
                 self.socket.input_ended()
-            connection.closing_with(self.socket)
+            carrier.closing_with(self.socket)
         return self.socket
 
     def answer(self) -> None:
@@ -170,10 +182,10 @@ class Ending:
         error, socket = self.error, self.open_socket()
         assert error is not None
         self.stage = ANSWERING
-        connection = self._connection
-        connection.answering_with(socket, error)
-        context, hook = connection.context, connection.client_error
-        if getattr(hook, "__func__", None) is connection.default_client_error:
+        carrier = self._carrier
+        carrier.answering_with(socket, error)
+        context, hook = carrier.context, carrier.client_error
+        if getattr(hook, "__func__", None) is carrier.default_client_error:
             hook = context.errbacks.ask  # the same, and needs no Deferred
         Chain(error, socket, context.deadlines).start(hook, context.timeouts.handler_seconds)
         if self.stage is ANSWERING and socket.ended:
@@ -207,7 +219,7 @@ class Ending:
     def note_place(self) -> None:
         """The transport has gone: what comes of that may let the connection look idle."""
         if self.open:
-            self._place = self._connection.place
+            self._place = self._carrier.place
 
     def judge_loss(self, reason: Failure, end_of_input: Callable[[], None]) -> ClientError | None:
         """The error of this connection, now that it is lost: the known one, or what that says.
@@ -215,31 +227,32 @@ class Ending:
         Args:
             reason: See `reason_of_loss`, as for *end_of_input*.
         """
-        if self._connection is None:
+        if self._carrier is None:
             return None
         if self.error is None and (self.socket is None or self._place or self.socket.unsent):
-            phase, request = self._place or self._connection.place
-            error = reason_of_loss(reason, self._connection.transport, phase, end_of_input)
+            phase, request = self._place or self._carrier.place
+            error = reason_of_loss(reason, self._carrier.transport, phase, end_of_input)
             if error is not None:
                 error.request = request
                 self.found(error)
         return self.error
 
     def lost(self) -> None:
-        """The connection has gone; an error whose turn never came has it now."""
-        if self._connection is None:
+        """The carrier has gone; an error whose turn never came has it now."""
+        if self._carrier is None:
             return
         if self.socket is not None:
             self.socket.connection_lost()
-            self._connection.context.lingered[self.socket.linger_end] += 1
+            if self._carrier.counts_lingering:
+                self._carrier.context.lingered[self.socket.linger_end] += 1
         self.answer()
         self._settle()
         # Nobody needs them any more, and Python would have to look for what is left of a circle.
-        self._connection = self.socket = None
+        self._carrier = self.socket = None
 
     def _released(self) -> None:
         """The socket has been ended or destroyed, and nothing more is said."""
-        self._connection.release_transport()
+        self._carrier.release_transport()
         self._settle()
 
     def _settle(self) -> None:
@@ -247,7 +260,7 @@ class Ending:
         if self.stage is ANSWERING:
             assert self.error is not None and self.socket is not None
             self.stage = SETTLED
-            self._connection.context.journal.settle(self.error, self.socket.status_sent)
+            self._carrier.context.journal.settle(self.error, self.socket.status_sent)
 
 
 def reason_of_loss(

@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 
 from ..errors import ClientError
 from ..transport.deadlines import Deadline, Deadlines
-from .answers import default_answer
 from .client_socket import ClientSocket
 from .handler_log import handler_log
 
@@ -143,7 +142,7 @@ class Chain:
         elif error.default_body:
             socket.respond(status, error.default_body)
         else:
-            socket.end(default_answer(status))
+            socket.respond_by_default(status)
 
     @property
     def _begun(self) -> bool:
@@ -230,7 +229,7 @@ def _counted(
 def _judged(result: object, handler: Handler, socket: ClientSocket, error: ClientError) -> Outcome:
     if result is None:
         return None
-    if isinstance(result, bytes):
+    if isinstance(result, bytes) and socket.takes_bytes:
         socket.end(b"" if socket.bytes_written else result)
         return None
     if isinstance(result, Failure):
@@ -239,6 +238,8 @@ def _judged(result: object, handler: Handler, socket: ClientSocket, error: Clien
             return result
         if not (socket.out_of_time and result.check(CancelledError)):
             handler_log.failed(handler, result, error)
+    elif isinstance(result, bytes):
+        handler_log.returned_bytes(handler, error)
     else:
         handler_log.returned(handler, result, error)
     return Failure(error)

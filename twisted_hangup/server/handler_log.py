@@ -44,6 +44,11 @@ class HandlerLog:
         )
         self._tell(LogLevel.error, handler, words, error)
 
+    def returned_bytes(self, handler: object, error: ClientError) -> None:
+        """It returned bytes where there are none to be sent as they are."""
+        words = "returned bytes, which mean nothing in HTTP/2 (answer with respond()),"
+        self._tell(LogLevel.error, handler, words, error)
+
     def still_waits(self, handler: object, error: ClientError) -> None:
         """Its time is over."""
         words = "is cancelled and done without, as it still waits"

@@ -51,7 +51,7 @@ from twisted.web.static import Data, File
 from twisted_hangup import HangupSite, HTTP2Error
 from twisted_hangup.server.bodies import MOST_IN_MEMORY
 from twisted_hangup.server.context import MoreStreams
-from twisted_hangup.server.http2.connection import MOST_QUEUED, SLICE, HangupHTTP2
+from twisted_hangup.server.http2.connection import MOST_QUEUED, MOST_REFUSED, SLICE, HangupHTTP2
 from twisted_hangup.server.http2.stream import HangupStream
 
 #: Frames that a client may send for nothing.
@@ -303,13 +303,15 @@ async def test_many_refusals_in_one_read(serve_h2: Serve) -> None:
     served = serve_h2()
 
     def run(client: H2Client) -> list[int | None]:
-        heads = [client.headers(fields_of(b"/a b")) for _ in range(150)]
+        for _ in range(10):
+            client.request(b"/slow")
+        heads = [client.headers(fields_of(b"/a b")) for _ in range(MOST_REFUSED)]
         streams = [head.stream_id for head in heads]
         client.send(*heads).answer(*streams)
         return [client.stream(stream).status for stream in streams]
 
-    assert await talk(served.port, run) == [400] * 150
-    assert served.codes == ["HPE_INVALID_URL"] * 150
+    assert await talk(served.port, run) == [400] * MOST_REFUSED
+    assert served.codes[:MOST_REFUSED] == ["HPE_INVALID_URL"] * MOST_REFUSED
 
 
 @pytest_twisted.ensureDeferred

@@ -14,17 +14,21 @@ from support.cleanliness import LoggedErrors
 from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, fields_of, talk
 from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
-from twisted_hangup import ClientError, ClientHangUp, Lenience, Limits, Timeouts
+from twisted_hangup import ClientError, ClientHangUp, ClientSocket, Lenience, Limits, Timeouts
 from twisted_hangup.journal.access_log import AccessLog
 from twisted_hangup.journal.files import LogFile
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
 
 INTERNAL_ERROR = 2
+
+#: A client that has been refused and is silent is waited for no longer than that.
+QUIET_SOON = Timeouts(linger_silence_seconds=0.2)
 
 
 @pytest.fixture
@@ -130,6 +134,7 @@ BAD = [
         b"host",
     ),
     with_field("Host that differs", b"host", b"other", "ERR_HTTP_INVALID_HOST"),
+    with_field("Host with another port", b"host", b"localhost:80", "ERR_HTTP_INVALID_HOST"),
     with_field("upper case in a name", b"Upper", b"a"),
     with_field("colon in a name", b"a:b", b"c"),
     with_field("space in a name", b"a b", b"c"),
@@ -155,7 +160,14 @@ BAD = [
         b"content-length",
     ),
     with_field("a long field", b"a", b"b" * 16384, "HPE_HEADER_OVERFLOW")._replace(status=431),
-    Bad("a long path", fields_of(b"/" * 16384), "HPE_HEADER_OVERFLOW", None, 431),
+    Bad("a long path", fields_of(b"/" * 16384, (b"a", b"b")), "HPE_HEADER_OVERFLOW", None, 414),
+    Bad(
+        "a long authority",
+        [*without(b":authority")[:2], (b":authority", b"a" * 16384), (b":path", b"/")],
+        "HPE_HEADER_OVERFLOW",
+        b":authority",
+        431,
+    ),
     Bad(
         "many fields",
         fields_of(b"/fast", *[(b"a", b"b")] * 1001),
@@ -173,7 +185,11 @@ async def test_refused_request(serve_h2: Serve, bad: Bad) -> None:
     served = serve_h2()
     settled = settled_of(served)
     chained: list[Any] = []
-    served.site.on_client_error(lambda failure, socket: chained.append(failure))
+
+    @served.site.on_client_error
+    def note(failure: Failure, socket: ClientSocket) -> Failure:
+        chained.append((failure.value, socket.peer.host, socket.writable, socket.headers_sent))
+        return failure
 
     def run(client: H2Client) -> list[Stream]:
         running = client.request(b"/slow")
@@ -195,7 +211,7 @@ async def test_refused_request(serve_h2: Serve, bad: Bad) -> None:
     assert (error.raw_packet, error.bytes_parsed, error.offset) == (None, None, None)
     assert served.errors == [error]
     assert served.root.fast.ran == [b"/fast"]
-    assert chained == []
+    assert chained == [(error, "127.0.0.1", True, False)]
     assert error.report().startswith(f"{bad.code}: ")
 
 
@@ -232,6 +248,9 @@ GOOD: list[tuple[str, list[tuple[bytes, bytes]], Limits]] = [
     ("query", fields_of(b"/fast?a=b&c=%20"), Limits()),
     ("Host alone", without(b":authority", (b"host", b"localhost:1")), Limits()),
     ("Host that agrees", fields_of(b"/fast", (b"host", b"localhost")), Limits()),
+    ("Host with the default port", fields_of(b"/fast", (b"host", b"localhost:443")), Limits()),
+    ("Host in another case", fields_of(b"/fast", (b"host", b"LocalHost")), Limits()),
+    ("Host with an empty port", fields_of(b"/fast", (b"host", b"LOCALHOST:")), Limits()),
     ("empty value", fields_of(b"/fast", (b"a", b"")), Limits()),
     ("TE: trailers", fields_of(b"/fast", (b"te", b"trailers")), Limits()),
     ("obs-text", fields_of(b"/fast", (b"a", b"\xe4")), Limits()),
@@ -311,7 +330,7 @@ async def test_refused_without_an_error(
     serve_h2: Serve, fields: list[tuple[bytes, bytes]], status: int, end: bool
 ) -> None:
     """CONNECT and unknown expectations are answered as over HTTP/1.1: well-formed, not run."""
-    served = serve_h2()
+    served = serve_h2(timeouts=QUIET_SOON)
 
     def run(client: H2Client) -> Stream:
         head = client.headers(fields, end=end)
@@ -363,7 +382,7 @@ async def test_100_continue(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_body_too_large(serve_h2: Serve, length: bytes | None, sent: int) -> None:
     """413 as soon as it is known; the rest of the body is not wanted and harms nobody."""
-    served = serve_h2(limits=Limits(body_bytes=10))
+    served = serve_h2(limits=Limits(body_bytes=10), timeouts=QUIET_SOON)
 
     def run(client: H2Client) -> list[Stream]:
         more = [] if length is None else [(b"content-length", length)]

@@ -40,12 +40,13 @@ from ...transport.sockets import SendWatch
 from ..bodies import BodiesInMemory
 from ..channel import CLOSING, LAST, LEFT, NEW, HangupChannel
 from ..client_socket import ClientSocket, has_unsent
-from ..ending import Ending, Place, attributed, hang_up, reason_of_loss, request_timeout
+from ..ending import Ending, Place, hang_up, reason_of_loss, request_timeout
 from ..lean import is_stock
 from ..request import hangup_class, hangup_factory
 from ..room import Spare
-from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
-from .head import judge_head, judge_trailers, largest_list_bytes, refusal
+from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, forget_length, server_frames
+from .head import judge_head, largest_list_bytes, refusal
+from .refused import RefusedStream
 from .stream import HangupStream
 
 #: Most characters of h2's words in an error, and what is of no use in them: where in the
@@ -58,6 +59,10 @@ _FRAMES_A_TURN: Final = 8
 
 #: Bytes of a response that wait to be sent before its producer is told to wait, too.
 MOST_QUEUED: Final = 64 * KIB
+
+#: Requests of one connection that are refused with an error of their own, before the next one
+#: ends the connection.
+MOST_REFUSED: Final = 100
 
 #: Seconds of work on one client's frames before all others have their turn.
 SLICE: Final = 0.01
@@ -84,7 +89,7 @@ class HangupHTTP2(H2Connection):
     """
 
     conn: Any
-    streams: dict[int, HangupStream]
+    streams: dict[int, HangupStream | RefusedStream]
     transport: Any
     requestFactory: Any
     site: Any
@@ -113,6 +118,7 @@ class HangupHTTP2(H2Connection):
         self._last_stream_id = 0
         #: Streams whose requests are not answered: all but one have a place of `MoreStreams`.
         self._unanswered = 0
+        self._refused_streams = 0
         self._timed_block = 0
         self._sending = False
         self._send_watch: SendWatch | None = None
@@ -134,7 +140,7 @@ class HangupHTTP2(H2Connection):
     @property
     def place(self) -> Place:
         """How far the request is that has come furthest, the oldest of those, and which it is."""
-        streams = list(self.streams.values())
+        streams = self._awaited
         for stream in streams:
             if stream.complete:
                 return "response", stream.head
@@ -144,6 +150,11 @@ class HangupHTTP2(H2Connection):
 
     #: There are no lines in HTTP/2.
     request_line_so_far = None
+
+    @property
+    def _awaited(self) -> list[HangupStream]:
+        """The streams whose clients still wait for a resource's response."""
+        return [stream for stream in self.streams.values() if isinstance(stream, HangupStream)]
 
     @property
     def phase(self) -> Phase:
@@ -250,8 +261,9 @@ class HangupHTTP2(H2Connection):
             ending.found(error)
             self._abandon(error)
         for stream in list(self.streams.values()):
-            self._requestDone(stream.streamID)
-            stream.lost(reason)
+            if self.streams.get(stream.streamID) is stream:  # another's end may have ended it
+                self._requestDone(stream.streamID)
+                stream.lost(reason)
         self._stop_clocks()
         self._wait_no_more()
         if self._send_watch is not None:
@@ -312,7 +324,9 @@ class HangupHTTP2(H2Connection):
         if error is None and bodiless and head.content_length:
             error = refusal(END_OF_INPUT, head, b"content-length", "body")
         if error is not None:
-            self.fail_stream(stream_id, error)
+            refused = RefusedStream(self, stream_id, head, complete=bodiless)
+            if self.take_refused(refused, error):
+                refused.ending.answer()
             return
         if self._unanswered and not self.context.more_streams.take():
             self._refuse_stream(stream_id)
@@ -328,15 +342,19 @@ class HangupHTTP2(H2Connection):
             stand_in.lost(Failure())  # so that the access log has it
             self.place_left()
             return
+        self._add(stream)
+        self._idle_frames.earn(2)  # a window for its response, and what it thinks of its urgency
+        if not bodiless:
+            self._set(stream.deadline, self.context.timeouts.request_seconds)
+        stream.begin()
+
+    def _add(self, stream: HangupStream | RefusedStream) -> None:
+        stream_id = stream.streamID
         self.streams[stream_id] = stream
         self._outboundStreamQueues[stream_id] = deque()
         self.priority.insert_stream(stream_id)
         self.priority.block(stream_id)
-        self._idle_frames.earn(2)  # a window for its response, and what it thinks of its urgency
         self._idle_clock.due = inf
-        if not bodiless:
-            self._set(stream.deadline, self.context.timeouts.request_seconds)
-        stream.begin()
 
     def _refuse_stream(self, stream_id: int) -> None:
         """There is no place for it, and it may be asked for again (RFC 9113, section 8.7)."""
@@ -346,9 +364,7 @@ class HangupHTTP2(H2Connection):
     def _trailers_received(self, event: Any) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is not None:
-            error = judge_trailers(event.headers, stream.head, self.context.limits)
-            if error is not None:
-                stream.refuse(error)
+            stream.trailers_received(event.headers)
 
     def _requestDataReceived(self, event: Any) -> None:
         if event.stream_id in self.streams:
@@ -370,9 +386,7 @@ class HangupHTTP2(H2Connection):
         self.context.journal.stream_resets += 1
         stream = self.streams.get(event.stream_id)
         if stream is not None:
-            stream.end(
-                stream.gone(HANG_UP._replace(reason=f"Stream reset: {_name_of(event.error_code)}"))
-            )
+            stream.was_reset(_name_of(event.error_code))
         if not self._resets.spend():
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many stream resets")
 
@@ -398,7 +412,7 @@ class HangupHTTP2(H2Connection):
 
     def _client_going_away(self, event: Any) -> None:
         """The client's GOAWAY: it opens no stream any more (RFC 9113, section 6.8)."""
-        if event.error_code == ErrorCodes.NO_ERROR or not self.streams:
+        if event.error_code == ErrorCodes.NO_ERROR or not self._awaited:
             self.close_when_done()
         else:
             self._hung_up(HANG_UP._replace(reason=f"GOAWAY: {_name_of(event.error_code)}"))
@@ -417,23 +431,34 @@ class HangupHTTP2(H2Connection):
 
     # Streams.
 
-    def fail_stream(self, stream_id: int, error: ClientError, begun: bool = False) -> None:
-        """Let one request go wrong, which may have no `HangupStream` yet.
+    def take_refused(self, refused: RefusedStream, error: ClientError) -> bool:
+        """Let *refused* be what is left of its stream, for *error*, which is recorded.
 
-        Args:
-            begun: Whether its response has: then that is broken off.  Otherwise the client is
-                answered with the status of *error*.
+        Returns:
+            Whether `Ending.answer` is to follow; not where this is one error too many, and
+            the connection has been ended for it.
         """
-        self.context.journal.record(attributed(error, self._peer, self.context))
-        status = None if begun else error.status or 400
-        if status is None:
-            self.reset_stream(stream_id, ErrorCodes.CANCEL)
-        else:
-            fields = [(b":status", b"%d" % status), (b"content-length", b"0")]
-            self.conn.send_headers(stream_id, fields, end_stream=True)
-            # What more comes of the request is not wanted (RFC 9113, section 8.1).
-            self.reset_stream(stream_id, ErrorCodes.NO_ERROR)
-        self.context.journal.settle(error, status)
+        if self._refused_streams == MOST_REFUSED:
+            self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many refused requests")
+            return False
+        self._refused_streams += 1
+        self.replace(refused)
+        refused.found(error)
+        return True
+
+    def replace(self, refused: RefusedStream) -> None:
+        """Forget the request of a stream, and what waits of its response."""
+        forget_length(self.conn, refused.streamID)
+        stream = self.streams.get(refused.streamID)
+        if stream is None:
+            self._add(refused)
+            return
+        self.streams[refused.streamID] = refused
+        self.drop_queue(refused.streamID)
+        unread = stream.unread_bytes
+        stream.leave_request()
+        if unread:
+            self.openStreamWindow(refused.streamID, unread)
 
     def reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
         """Tell the client that nothing more comes on the stream, or is read from it."""
@@ -449,15 +474,19 @@ class HangupHTTP2(H2Connection):
         stream = self.conn.streams.get(stream_id)
         return stream is not None and not stream.closed
 
+    def drop_queue(self, stream_id: int) -> None:
+        """Send nothing more of what waits on a stream that stays."""
+        self._outboundStreamQueues[stream_id].clear()
+        self.priority.block(stream_id)
+
     def _requestDone(self, streamID: int) -> None:
         """Forget a stream, and be idle after the last one."""
         stream = self.streams[streamID]
-        self.context.deadlines.forget(stream.deadline)
         unread = stream.unread_bytes
         # As Twisted has it, without a Deferred that nobody waits for.
         del self.streams[streamID], self._outboundStreamQueues[streamID]
         self.priority.remove_stream(streamID)
-        stream.leave_place()
+        stream.leave_request()
         if self.over or not self._stillProducing:
             return
         if unread:
@@ -477,7 +506,7 @@ class HangupHTTP2(H2Connection):
 
     def _abandon(self, error: ClientError) -> None:
         for stream in list(self.streams.values()):
-            stream.end(error, told=error.refuses and error.request is stream.head)
+            stream.end(error, told=error.refuses and error.request is stream.place[1])
 
     # What a stream sends.
 
@@ -532,7 +561,7 @@ class HangupHTTP2(H2Connection):
         if data is _END_STREAM_SENTINEL:
             self.conn.end_stream(stream_id)
             self._tryToWriteControlData()
-            self._stream_sent(stream)
+            stream.response_sent()
             return
         window = self.conn.local_flow_control_window(stream_id)
         size = min(len(data), window, self.conn.max_outbound_frame_size, MOST_QUEUED)
@@ -549,17 +578,11 @@ class HangupHTTP2(H2Connection):
         stream.queued -= size
         stream.waiting_since = self.context.deadlines.seconds()
         if last:
-            self._stream_sent(stream)
+            stream.response_sent()
             return
         if not queue:
             self.priority.block(stream_id)
         stream.windowUpdated()
-
-    def _stream_sent(self, stream: HangupStream) -> None:
-        """The end of a response is with the transport."""
-        if not stream.complete:
-            self.reset_stream(stream.streamID, ErrorCodes.NO_ERROR)
-        self._requestDone(stream.streamID)
 
     def _tryToWriteControlData(self) -> bool:
         """Hand what h2 has made to the transport, after what waits for it already.
@@ -603,6 +626,9 @@ class HangupHTTP2(H2Connection):
             socket.end() if linger else socket.part()
 
     # What `Ending` asks of its carrier.
+
+    socket_class = ClientSocket
+    counts_lingering = True
 
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on no frame is acted on, and none is sent but those that wait."""

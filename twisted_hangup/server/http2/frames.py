@@ -95,6 +95,13 @@ def server_frames(limits: Limits) -> H2Connection:
     return frames
 
 
+def forget_length(frames: H2Connection, stream_id: int) -> None:
+    """What still comes of a request that nobody reads may be of any length."""
+    stream = frames.streams.get(stream_id)
+    if stream is not None:
+        stream._expected_content_length = None
+
+
 class _Connection(H2Connection):
     """Takes more streams than announced, as its connection error would cost all of them.
 

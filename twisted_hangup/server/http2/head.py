@@ -19,6 +19,7 @@ from ...parser import refusals as why
 from ...parser.framing import LENGTH_OVERFLOW, refused_host
 from ...parser.refusals import Why
 from ...parser.scan import Methods, methods_of
+from ...parser.target import same_host
 
 #: What a field adds to the size of a field section besides its octets (section 10.5.1).
 _FIELD_OVERHEAD: Final = 32
@@ -28,7 +29,7 @@ _MERCY: Final = 4
 
 _PSEUDO_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
 #: RFC 9113, section 8.2.2
-_CONNECTION_FIELDS: Final = frozenset(
+CONNECTION_FIELDS: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
 #   field-name = token, without upper case                        RFC 9113, section 8.2.1
@@ -79,15 +80,16 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
     head.target = (authority if connects else pseudo.get(b":path")) or b""
     broken = (
         fault
+        or _refused_target_size(head.target, authority or b"", limits)
         or _refused_size(len(head.target) + len(authority or b""), head.fields, limits)
         or _refused_fields(head.fields, limits)
         or _refused_length(head, limits)
     )
     if broken is None and not connects:
         broken = _refused_request(head, pseudo, limits) or _refused_authority(
-            head, authority, limits
+            head, authority, pseudo[b":scheme"], limits
         )
-    error = broken and refusal(broken[0], head, broken[1], "head")
+    error = broken and refusal(broken[0], head, broken[1], "head", authority)
     if isinstance(error, HeaderOverflow):
         # An error is kept for a while, and this is what it must not keep.
         head.target, head.fields = head.target[: limits.head_bytes], []
@@ -104,12 +106,18 @@ def judge_trailers(fields: Iterable[Field], head: RequestHead, limits: Limits) -
     return broken and refusal(broken[0], head, broken[1], "body")
 
 
-def refusal(fault: Why, head: RequestHead | None, field: bytes | None, phase: Phase) -> ParseError:
+def refusal(
+    fault: Why,
+    head: RequestHead | None,
+    field: bytes | None,
+    phase: Phase,
+    authority: bytes | None = None,
+) -> ParseError:
     """The error for *fault*, of the class that its code has."""
     kind = PARSE_ERRORS.get(fault.code, ParseError)
     broke_at = None
     if head is not None and phase == "head":
-        broke_at = _shown(head, field or b"")
+        broke_at = _shown(head, field or b"", authority)
     return kind(
         fault.reason,
         code=fault.code,
@@ -120,10 +128,12 @@ def refusal(fault: Why, head: RequestHead | None, field: bytes | None, phase: Ph
     )
 
 
-def _shown(head: RequestHead, field: bytes) -> Break:
+def _shown(head: RequestHead, field: bytes, authority: bytes | None) -> Break:
     """Where *head* broke, written as HTTP/1 would have it, for people to read."""
     request_line = b"%b %b HTTP/2" % (head.method, head.target[:_MOST_SHOWN])
     value = next((value for name, value in head.fields if name == field), None)
+    if field == b":authority":
+        value = authority
     if value is None:
         return Break(Part.REQUEST_LINE, request_line, request_line, len(request_line))
     line = b"%b: %b" % (field, value[:_MOST_SHOWN])
@@ -137,7 +147,15 @@ def _refused_size(so_far: int, fields: list[Field], limits: Limits) -> tuple[Why
         so_far += len(name) + len(value)
         if so_far >= limits.head_bytes:
             return why.HEADER_OVERFLOW, name
-    return (why.HEADER_OVERFLOW, b"") if so_far >= limits.head_bytes else None
+    return None
+
+
+def _refused_target_size(path: bytes, authority: bytes, limits: Limits) -> tuple[Why, bytes] | None:
+    if len(path) >= limits.head_bytes:
+        return why.HEADER_OVERFLOW, b""  # of no field: it is the request line of HTTP/1
+    if len(path) + len(authority) >= limits.head_bytes:
+        return why.HEADER_OVERFLOW, b":authority"
+    return None
 
 
 def _refused_fields(fields: list[Field], limits: Limits) -> tuple[Why, bytes] | None:
@@ -149,7 +167,7 @@ def _refused_fields(fields: list[Field], limits: Limits) -> tuple[Why, bytes] | 
             return why.VALUE_CHAR, name
         if value[:1] in (b" ", b"\t") or value[-1:] in (b" ", b"\t"):
             return why.VALUE_SPACE, name
-        if name in _CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
+        if name in CONNECTION_FIELDS or (name == b"te" and value.lower() != b"trailers"):
             return why.CONNECTION_FIELD, name
     return None
 
@@ -210,12 +228,12 @@ def refused_path(method: bytes, path: bytes) -> Why | None:
 
 
 def _refused_authority(
-    head: RequestHead, authority: bytes | None, limits: Limits
+    head: RequestHead, authority: bytes | None, scheme: bytes, limits: Limits
 ) -> tuple[Why, bytes] | None:
     """RFC 9113, section 8.3.1; what ``Limits.require_host`` leaves out may still not differ."""
     hosts = [value for name, value in head.fields if name == b"host"]
     if authority is not None:
-        if any(host != authority for host in hosts):
+        if any(not same_host(host, authority, scheme) for host in hosts):
             return why.HOSTS_DISAGREE, b"host"
         hosts = [authority]
     fault = refused_host(b"1.1", hosts, limits)

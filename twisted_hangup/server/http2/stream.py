@@ -12,17 +12,18 @@ from twisted.python.failure import Failure
 from twisted.web._http2 import H2Stream
 from twisted.web.http_headers import Headers
 
-from ...errors import ClientError, Phase
-from ...events import RequestHead
+from ...errors import ClientError
+from ...events import Field, RequestHead
 from ...parser.framing import unserved_status
 from ...parser.refusals import BODY_TOO_LARGE, Why
-from ...report.rules import STALLED
+from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ..bodies import BodiesInMemory
 from ..context import SiteContext
-from ..ending import attributed, hang_up, request_timeout
+from ..ending import Place, attributed, hang_up, request_timeout
 from ..headers import headers_of
-from .head import refusal
+from .head import judge_trailers, refusal
+from .refused import RefusedStream
 
 _log = Logger()
 
@@ -88,7 +89,17 @@ class HangupStream(H2Stream):
         """What has arrived of the body and was not taken, as the connection's window counts."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
 
-    def leave_place(self) -> None:
+    @property
+    def place(self) -> Place:
+        """Where in its message the stream is now, and the request."""
+        return "response" if self.complete else "body", self.head
+
+    def leave_request(self) -> None:
+        """Nothing more is read of the request."""
+        self.context.deadlines.forget(self.deadline)
+        self._leave_place()
+
+    def _leave_place(self) -> None:
         """Whatever the request was answered from is closed; harmless the second time."""
         if self._has_place:
             self._has_place = False
@@ -107,22 +118,34 @@ class HangupStream(H2Stream):
     # What goes wrong.
 
     def refuse(self, error: ClientError) -> None:
-        """Answer the request with an error, and let no resource see it."""
+        """Let the errback chain answer the request, and no resource see it."""
         if not self.answered:  # 417 or 501 is on its way already
-            self._conn.fail_stream(self.streamID, error, begun=self._request.startedWriting)
-            self.end(error, told=error.refuses)
+            self._fail(error, begun=bool(self._request.startedWriting))
 
     def stalled(self) -> None:
         """Its client has given this one response no window for ``send_seconds``."""
-        error = self.gone(STALLED)
-        self._conn.fail_stream(self.streamID, error, begun=True)
-        self.end(error, told=error.refuses)
+        self._fail(hang_up(STALLED, *self.place), begun=True, client_left=True)
 
-    def gone(self, why: Why) -> ClientError:
-        """The error of a client that does not want this response any more."""
-        phase: Phase = "response" if self.complete else "body"
-        error = hang_up(why, phase, self.head)
-        return attributed(error, self._conn.getPeer(), self._conn.context)
+    def was_reset(self, words: str) -> None:
+        """The client does not want this response any more; *words* say why."""
+        error = hang_up(HANG_UP._replace(reason=f"Stream reset: {words}"), *self.place)
+        self.end(attributed(error, self._conn.getPeer(), self._conn.context))
+
+    def _fail(self, error: ClientError, begun: bool, client_left: bool = False) -> None:
+        """What is left of the stream is its *error*; first forgotten, then told, as in `end`."""
+        refused = self._refused(begun)
+        if self._conn.take_refused(refused, error):
+            self._stop_producer()
+            if not self.answered:
+                self._request.client_left(error, error.refuses)
+            if client_left:
+                refused.ending.open_socket().peer_left()
+            refused.ending.answer()
+
+    def _refused(self, begun: bool) -> RefusedStream:
+        return RefusedStream(
+            self._conn, self.streamID, self.head, complete=self.complete, begun=begun
+        )
 
     def end(self, error: ClientError, told: bool = False) -> None:
         """Nobody waits for the response any more: stop what produces it, tell the request.
@@ -214,10 +237,16 @@ class HangupStream(H2Stream):
                 self.request_failed(Failure())
                 self._conn.openStreamWindow(self.streamID, flowControlledLength)
 
+    def trailers_received(self, fields: list[Field]) -> None:
+        """The trailer section."""
+        error = judge_trailers(fields, self.head, self.context.limits)
+        if error is not None:
+            self.refuse(error)
+
     def requestComplete(self) -> None:
         """The end of the request: run it, unless its consumer wants to wait."""
         self.complete = True
-        self._conn.context.deadlines.forget(self.deadline)
+        self.context.deadlines.forget(self.deadline)
         if self.answered:
             return  # without its body
         try:
@@ -256,8 +285,17 @@ class HangupStream(H2Stream):
 
     def requestDone(self, request: Any) -> None:
         """The response is complete, though perhaps not sent yet."""
-        self.leave_place()
+        self._leave_place()
         super().requestDone(request)
+
+    def response_sent(self) -> None:
+        """The end of the response is with the transport."""
+        if self.complete:
+            self._conn._requestDone(self.streamID)
+        else:
+            rest = self._refused(begun=True)
+            self._conn.replace(rest)
+            rest.linger()
 
     def loseConnection(self) -> None:
         """End the response where all that was announced is written, else break it off.
