@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
 from twisted_hangup import ForwardedClients
-from twisted_hangup.transport.forwarded import MOST_HOPS
+from twisted_hangup.transport.forwarded import LARGEST_NODE, MOST_HOPS
 
 PROXY = IPv4Address("TCP", "10.0.0.1", 4711)
 TRUSTED = ["10.0.0.0/8", "192.0.2.1", "2001:db8:1::/48", "unix"]
@@ -161,6 +161,13 @@ def test_search_has_an_end(field: str) -> None:
     assert named(field, ", ".join([mine, hop, *most])) == "10.1.2.3"
     assert named(field, *[mine, hop, *most]) == "10.1.2.3"
     assert named(field, mine, "," * MOST_HOPS) is None
+
+
+def test_what_is_remembered_is_short() -> None:
+    """A name that is longer than an address may be is none."""
+    most = "203.0.113.7:_" + "p" * (LARGEST_NODE - len("203.0.113.7:_"))
+    assert named("Forwarded", f'for="{most}"') == "203.0.113.7"
+    assert named("Forwarded", f'for="{most}p"') is None
 
 
 def test_hostile_lists_take_no_time() -> None:

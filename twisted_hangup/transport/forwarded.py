@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, ClassVar, Final
 
@@ -16,7 +17,7 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from ..errors import ClientError
 from ..parser.grammar import TCHAR, TOKEN
 from ..parser.refusals import OF_A_WHOLE_HEAD
-from .addresses import ip_of, is_within, network_of
+from .addresses import Network, ip_of, is_within, network_of
 
 #: Stands for all clients at UNIX sockets, among the addresses of proxies.
 UNIX: Final = "unix"
@@ -26,6 +27,12 @@ FORWARDED_FIELD: Final = "X-Forwarded-For"
 
 #: Members of the list that are looked at, those included that are empty.
 MOST_HOPS: Final = 64
+
+#: Bytes of one that may name somebody: ``"[IPv6]:_port"``.
+LARGEST_NODE: Final = 64
+#: Of so many it is known what they name, and of so many hosts whether they are trusted: most
+#: requests come from whom one has come from before.
+MOST_REMEMBERED: Final = 1024
 
 # RFC 7239, section 4
 #   forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] )
@@ -70,10 +77,11 @@ class ForwardedClients:
     def __init__(self, trusted: Iterable[str], field: str = FORWARDED_FIELD) -> None:
         trusted = list(trusted)
         self._unix = UNIX in trusted
-        self._networks = [network_of(one) for one in trusted if one != UNIX]
+        networks = [network_of(one) for one in trusted if one != UNIX]
         self.field = field.encode("utf-8", "surrogateescape")
         if not TOKEN.fullmatch(self.field):
             raise ValueError(f"{field!r} is no name of a field")
+        self._is_proxy = lru_cache(MOST_REMEMBERED)(partial(_is_within, networks))
         self._has_elements = self.field.lower() == b"forwarded"
 
     def client(self, peer: Any, lines: Sequence[bytes]) -> Any:
@@ -116,7 +124,7 @@ class ForwardedClients:
     def _trusts(self, address: Any) -> bool:
         if isinstance(address, UNIXAddress):
             return self._unix
-        return is_within(ip_of(getattr(address, "host", None)), self._networks)
+        return self._is_proxy(getattr(address, "host", None))
 
 
 class NamedClient:
@@ -181,8 +189,17 @@ def _node_of_element(element: bytes) -> bytes:
     return _ESCAPED.sub(rb"\1", node[1:-1]) if node.startswith(b'"') else node
 
 
+def _is_within(networks: Sequence[Network], host: str | None) -> bool:
+    return is_within(ip_of(host), networks)
+
+
 def _address_of(node: bytes) -> IPv4Address | IPv6Address | None:
     """The Twisted address of *node*; None where it has none."""
+    return _known_address_of(node) if len(node) <= LARGEST_NODE else None
+
+
+@lru_cache(MOST_REMEMBERED)
+def _known_address_of(node: bytes) -> IPv4Address | IPv6Address | None:
     match = _NODE.fullmatch(node)
     if match is None:
         return None
