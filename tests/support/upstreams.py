@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -63,15 +64,32 @@ class Connection:
 class RawServer:
     """A server on a free port of the loopback interface that runs *script* per connection.
 
+    Args:
+        unix: The path of a UNIX socket to listen on instead.
+        tls: What its connections are secured with.
+
     Attributes:
         connections: Every connection so far.
         ended: For each one that its script is done with, the connection.
     """
 
-    def __init__(self, script: Callable[[Connection], object]) -> None:
+    def __init__(
+        self,
+        script: Callable[[Connection], object],
+        *,
+        unix: str | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-        self.port: int = self._listener.getsockname()[1]
+        self._tls = tls
+        self.port = 0
+        if unix is None:
+            self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+            self.port = self._listener.getsockname()[1]
+        else:
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(unix)
+            self._listener.listen(100)
         self.url = f"http://127.0.0.1:{self.port}"
         self.connections: list[Connection] = []
         self.ended: list[Connection] = []
@@ -89,13 +107,16 @@ class RawServer:
             while True:
                 accepted, _ = self._listener.accept()
                 accepted.settimeout(PATIENCE)
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if accepted.family != socket.AF_UNIX:
+                    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection = Connection(accepted)
                 self.connections.append(connection)
                 threading.Thread(target=self._run, args=(connection,), daemon=True).start()
 
     def _run(self, connection: Connection) -> None:
         with suppress(OSError):
+            if self._tls is not None:
+                connection.socket = self._tls.wrap_socket(connection.socket, server_side=True)
             self._script(connection)
             connection.socket.close()
         self.ended.append(connection)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from twisted.internet.defer import CancelledError, Deferred, fail, gatherResults, succeed
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
@@ -22,7 +22,7 @@ from ..events import Field, ResponseHead
 from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
 from .connection import OutboundRequest
-from .failures import request_hang_up
+from .failures import RequestCancelled, anothers_request_failed
 from .pool import Exchange, OutboundPool, named_endpoint
 from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
 
@@ -138,7 +138,7 @@ class AnotherAgent:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         responding: Deferred[Any] = self._agent.request(method, uri, headers, bodyProducer)
-        return responding.addCallbacks(AnothersResponse, request_hang_up)
+        return responding.addCallbacks(AnothersResponse, anothers_request_failed)
 
     def close(self) -> Deferred[None]:
         """Its connections are not ours to close."""
@@ -199,9 +199,10 @@ class _ResponseReceiver:
 
     def _cancelled(self, responding: Deferred[IResponse]) -> None:
         exchange, self.exchange = self.exchange, None
-        if exchange is not None:
-            exchange.abort()
-        responding.errback(Failure(CancelledError()))
+        assert exchange is not None  # it is there before anybody can cancel
+        phase = exchange.phase
+        exchange.abort()
+        responding.errback(Failure(RequestCancelled(phase)))
 
     def head(self, head: ResponseHead) -> None:
         if head.interim:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, BinaryIO, Final, Protocol
 
-from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import FileSender
@@ -26,16 +24,15 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-from ..errors import ParseError, ResponseParseError, ServerHangUp, ServerPhase
+from ..errors import ParseError, ResponseParseError, ServerPhase
 from ..events import NEED_DATA, BodyData, Field, ResponseHead
 from ..limits import KIB, Limits, OutboundTimeouts
 from ..parser.response import ResponseParser
-from ..report.rules import HANG_UP
 from ..transport.deadlines import Deadline, Deadlines
-from ..transport.layers import transport_beneath
-from ..transport.sockets import ConnectionBroken, SendWatch, adopted
-from ..transport.tls import tls_error
-from .failures import NO_ANSWER, hang_up
+from ..transport.layers import is_tls, transport_beneath
+from ..transport.sockets import SendWatch, TellingSocket, adopted
+from .failures import NO_ANSWER, HandshakeCut, hang_up_of
+from .producing import produced
 
 #: A body up to this size goes out in one piece with its head.
 _SMALL_BODY: Final = 64 * KIB
@@ -107,10 +104,13 @@ class Keeper(Protocol):
         """It has gone."""
 
 
+@implementer(IHandshakeListener)
 class OutboundConnection(TwistedProtocol):
     """One connection to a server; carries one request at a time.
 
     Attributes:
+        ready: Fires with the connection when a request can be sent: over TLS, when that is set
+            up.  It fails as the connection is lost before, and closes that when cancelled.
         reused: Whether a response has come over it before.
         bytes_received: Of the running response so far.
     """
@@ -130,6 +130,9 @@ class OutboundConnection(TwistedProtocol):
         self._heir: TwistedProtocol | None = None
         self._gone: Callable[[], object] | None = None
         self._interim = 0
+        self._body_bytes = 0
+        self._socket: TellingSocket | None = None
+        self.ready: Deferred[OutboundConnection] = Deferred(self._give_up_tls)
         self.reused = False
         self.bytes_received = 0
 
@@ -139,7 +142,7 @@ class OutboundConnection(TwistedProtocol):
         """Send *request* and tell *receiver* what comes back."""
         self._receiver = receiver
         self._answered = self._keep = self._paused = False
-        self._interim = self.bytes_received = 0
+        self._interim = self._body_bytes = self.bytes_received = 0
         self._deadline.due = inf  # that of the idle connection
         self._parser.expect(request.method, upgrade=request.upgrade)
         head, length = request.head, request.body_bytes
@@ -224,13 +227,20 @@ class OutboundConnection(TwistedProtocol):
 
     def connectionMade(self) -> None:
         beneath = transport_beneath(self.transport)
-        adopted(beneath)
+        self._socket = adopted(beneath)
         pool = self._pool
         self._send_watch = SendWatch(
             beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time
         )
         beneath.bufferSize = _READ_BYTES
         self._pool.connected(self)
+        if not is_tls(self.transport):
+            self.ready.callback(self)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is set up; unless the certificate is for another name, and it is being closed."""
+        if not self.transport.disconnecting:
+            self.ready.callback(self)
 
     def dataReceived(self, data: bytes) -> None:
         if self._heir is not None:
@@ -252,6 +262,7 @@ class OutboundConnection(TwistedProtocol):
                         self._wait(self._pool.timeouts.silence_seconds)
                     return
                 if isinstance(event, BodyData):
+                    self._body_bytes += len(event.data)
                     receiver.data(event.data)
                 elif isinstance(event, ResponseHead):
                     if event.interim:
@@ -272,6 +283,12 @@ class OutboundConnection(TwistedProtocol):
         self._send_watch.forget()
         self._pool.deadlines.forget(self._deadline)
         self._pool.lost(self)
+        broken = None if self._socket is None else self._socket.failure
+        if broken is not None and reason.check(ConnectionLost):
+            reason = Failure(broken)  # TLS says less
+        if not self.ready.called:
+            cut = broken is None and reason.check(ConnectionClosed)
+            self.ready.errback(Failure(HandshakeCut()) if cut else reason)
         if self._heir is not None:
             heir, self._heir = self._heir, None
             heir.connectionLost(reason)
@@ -290,9 +307,12 @@ class OutboundConnection(TwistedProtocol):
                 self._receiver = None
                 receiver.end(end.trailers if end else [])
                 return
-        self._fail(self._hang_up(reason))
+        self._hang_up(reason)
 
     # Inside.
+
+    def _give_up_tls(self, ready: Deferred[Any]) -> None:
+        self.transport.abortConnection()
 
     def _count_interim(self) -> None:
         """Bound what is passed on before anybody can say that it is too much."""
@@ -339,94 +359,29 @@ class OutboundConnection(TwistedProtocol):
         if receiver is not None:
             receiver.failed(error)
 
-    def _hang_up(self, reason: Failure) -> ServerHangUp:
-        """What Node says of a connection that ended here."""
-        lost: Any = reason.value
-        if isinstance(lost, SSL.Error):
-            error = tls_error(lost, "handshake")
-            shaken = self.reused or bool(self.bytes_received)
-            return self._error(error.reason, error.code, lost, None if shaken else "connecting")
-        if isinstance(lost, VerificationError):
-            words = "Hostname/IP does not match certificate's altnames"
-            return self._error(words, "ERR_TLS_CERT_ALTNAME_INVALID", lost, "connecting")
-        code = lost.code if isinstance(lost, ConnectionBroken) else HANG_UP.code
-        if self._answered:
-            words = "aborted"
-        else:
-            words = str(lost) if isinstance(lost, ConnectionBroken) else HANG_UP.reason
-        return self._error(words, code, lost)
-
     def _out_of_time(self) -> None:
         if self._receiver is None:
             self._pool.retire(self)
             self.transport.loseConnection()  # idle for long enough
             return
-        self._fail(self._error(*NO_ANSWER, ConnectTimeout(string=NO_ANSWER[0])))
+        self._hang_up(Failure(ConnectTimeout(string=NO_ANSWER[0])))
         self.transport.abortConnection()
 
-    def _error(
-        self, words: str, code: str, cause: BaseException, phase: ServerPhase | None = None
-    ) -> ServerHangUp:
-        so_far = {"reused": self.reused, "bytes_received": self.bytes_received}
-        return hang_up(words, code, phase or self.phase, Failure(cause), **so_far)
+    def _hang_up(self, failure: Failure) -> None:
+        """The running request has failed with the connection."""
+        came = self._body_bytes if self._answered else self.bytes_received
+        self._fail(hang_up_of(failure, self.phase, reused=self.reused, bytes_received=came))
 
 
 def _send_body(transport: Any, body: BinaryIO | IBodyProducer, length: int | None) -> Deferred[Any]:
-    """Write *body* to *transport*, no faster than that takes it.
-
-    Args:
-        length: How many bytes it has; None to frame it in chunks.
-
-    Returns:
-        A Deferred that fires when all of it is with the transport.  It fails with what the
-        producer failed with, or ValueError where that did not keep to *length*; if the
-        connection is lost it may never fire.
-    """
+    """Write *body* to *transport*, no faster than that takes it; see `produced`."""
     if not IBodyProducer.providedBy(body):
         sending: Deferred[Any] = FileSender().beginFileTransfer(body, transport)
         return sending
-    framed = _Framed(transport, length)
     transport.registerProducer(body, True)
-    producing: Deferred[Any] = body.startProducing(framed)
 
-    def finish(result: Any) -> Any:
+    def unregister(result: Any) -> Any:
         transport.unregisterProducer()
-        framed.finish()
         return result
 
-    def unregister(failure: Any) -> Any:
-        transport.unregisterProducer()
-        return failure
-
-    return producing.addCallbacks(finish, unregister)
-
-
-@implementer(IConsumer)
-class _Framed:
-    """What a body is produced into."""
-
-    def __init__(self, transport: Any, length: int | None) -> None:
-        self._transport = transport
-        self._left = length
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """The body is the transport's producer already."""
-
-    def unregisterProducer(self) -> None:
-        """It is unregistered when it is done."""
-
-    def write(self, data: bytes) -> None:
-        if self._left is None:
-            if data:
-                self._transport.writeSequence((b"%x\r\n" % len(data), data, b"\r\n"))
-            return
-        if len(data) > self._left:
-            raise ValueError("the body is longer than its producer has announced")
-        self._left -= len(data)
-        self._transport.write(data)
-
-    def finish(self) -> None:
-        if self._left is None:
-            self._transport.write(b"0\r\n\r\n")
-        elif self._left:
-            raise ValueError("the body is shorter than its producer has announced")
+    return produced(body, transport, length).addBoth(unregister)

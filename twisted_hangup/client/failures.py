@@ -1,15 +1,20 @@
 """What Twisted's client says of a lost connection, in Node's words.
 
-======================================================  =========================  ==========
-what Twisted raises                                      reason                     phase
-======================================================  =========================  ==========
-any `ConnectError`, `DNSLookupError`                     connect ECONNREFUSED, ...  connecting
-`RequestTransmissionFailed`                              socket hang up             request
-`ResponseNeverReceived` of `ConnectionDone`              socket hang up             waiting
-`ResponseNeverReceived` of `ConnectionLost`              read ECONNRESET            waiting
-`ResponseFailed`, before the head was complete           socket hang up             head
-`ResponseFailed`, in the body                            aborted                    body
-======================================================  =========================  ==========
+The phase is the state that the connection was in.  Of another agent's connection that is what
+the class of Twisted's error says:
+
+=============================================  ==========
+what Twisted raises                            phase
+=============================================  ==========
+`ConnectError`, `DNSLookupError`               connecting
+`RequestNotSent`                               connecting
+`RequestTransmissionFailed`                    request
+`ResponseNeverReceived`                        waiting
+`ResponseFailed`, before the response          head
+`ResponseFailed`, in the body                  body
+=============================================  ==========
+
+What is inside of these says the reason; where that is not the network's doing, the error passes.
 """
 
 from __future__ import annotations
@@ -19,11 +24,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import CancelledError
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
+    ConnectionClosed,
     ConnectionDone,
     ConnectionLost,
     DNSLookupError,
@@ -34,18 +41,44 @@ from twisted.python.failure import Failure
 from twisted.web._newclient import BadHeaders, BadResponseVersion, RequestNotSent
 from twisted.web._newclient import ParseError as TwistedParseError
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
-from twisted.web.http import _DataLoss
+from twisted.web.http import _DataLoss, _MalformedChunkedDataError
 
 from ..errors import HangupError, ResponseParseError, ServerHangUp, ServerPhase
+from ..parser.refusals import Why
 from ..report.rules import HANG_UP, RESET
 from ..transport.sockets import ConnectionBroken
 from ..transport.tls import tls_error
 
 #: Reason and code where a server takes longer than it may.
 NO_ANSWER: Final = ("no answer in time", "ETIMEDOUT")
+NO_CONNECTION: Final = ("connect ETIMEDOUT", "ETIMEDOUT")
 
-_NOT_HTTP: Final = (TwistedParseError, BadResponseVersion, BadHeaders)
-_CANCELLED: Final = (CancelledError, ConnectingCancelledError)
+#: Node's words where a server goes in the handshake.
+TLS_CUT: Final = "Client network socket disconnected before secure TLS connection was established"
+
+#: What Twisted's parser raises of a head; of a body, a decoder's ValueError would mean another.
+_NOT_A_HEAD: Final = (TwistedParseError, BadResponseVersion, BadHeaders, ValueError)
+_NOT_A_BODY: Final = (_MalformedChunkedDataError,)
+
+#: The classes of another agent's errors, and the phase that each is for.
+_TWISTEDS: Final[tuple[tuple[tuple[type[Exception], ...], ServerPhase], ...]] = (
+    ((ConnectError, DNSLookupError, RequestNotSent), "connecting"),
+    ((RequestTransmissionFailed,), "request"),
+    ((ResponseNeverReceived, ConnectionClosed, SSL.Error, DeferredTimeout), "waiting"),
+    ((ResponseFailed,), "head"),
+)
+
+
+class HandshakeCut(ConnectionLost):
+    """The server has ended a connection of ours while TLS was set up."""
+
+
+class RequestCancelled(CancelledError):
+    """A request of ours was cancelled in *phase*."""
+
+    def __init__(self, phase: ServerPhase) -> None:
+        super().__init__()
+        self.phase: ServerPhase = phase
 
 
 class NotConnected(ServerHangUp, ConnectError):
@@ -124,92 +157,118 @@ def hang_up(
     return error
 
 
-def request_hang_up(failure: Failure) -> Failure:
-    """The failure of a request that has no response: a `ServerHangUp` where it is one.
+def hang_up_of(
+    failure: Failure, phase: ServerPhase, *, lost: Why = HANG_UP, **attributes: Any
+) -> Exception:
+    """The `ServerHangUp` for a connection that *failure* ended in *phase*.
 
-    What is not the network's doing, cancelling above all, is given back as it is.
+    Args:
+        lost: What a `ConnectionLost` means that says no more.
+        attributes: Others of the error.
+
+    Returns:
+        What *failure* holds, where that is not the network's doing: a program's own error, or
+        that it has cancelled.
     """
-    reasons = list(_reasons(failure))
-    if isinstance(failure.value, HangupError) or _first(reasons, _CANCELLED):
-        return failure
-    error: HangupError | None = None
-    if (broken := _first(reasons, _NOT_HTTP)) is not None:
-        error = _not_http(broken, failure)
-    elif failure.check(ConnectError, DNSLookupError, DeferredTimeout):
-        code, words = why_not_connected(failure.value)
-        error = hang_up(words, code, "connecting", failure)
-    elif failure.check(RequestNotSent):
-        error = hang_up(HANG_UP.reason, HANG_UP.code, "connecting", failure)
-    elif failure.check(RequestTransmissionFailed):
-        error = hang_up(*_lost(reasons, "request"), failure)
-    elif failure.check(ResponseNeverReceived, ConnectionDone, ConnectionLost, SSL.Error):
-        error = hang_up(*_lost(reasons, "waiting"), failure)
-    elif failure.check(ResponseFailed):
-        error = hang_up(*_lost(reasons, "head"), failure)
-    return failure if error is None else Failure(error)
+    leaves = [*_leaves(failure)]
+    words = [_words(error, phase, lost) for error in leaves if not isinstance(error, _DataLoss)]
+    if None in words or not words:
+        return failure.value  # type: ignore[return-value]  # a Failure without one is no failure
+    reason, code = words[0]  # type: ignore[misc]  # as above
+    if phase == "body" and words[0] != NO_ANSWER:
+        reason = "aborted"
+    return hang_up(reason, code, phase, failure, **attributes)
 
 
-def body_hang_up(failure: Failure, received: int, response: Any) -> Failure:
-    """The end of the body of *response*: a `ServerHangUp` where it is cut short."""
-    reasons = list(_reasons(failure))
-    if isinstance(failure.value, HangupError) or _first(reasons, _CANCELLED):
+def anothers_request_failed(failure: Failure) -> Failure:
+    """The failure of a request of another agent's that has no response.
+
+    All that is known of the connection's state is what Twisted's class says of it.
+    """
+    value = failure.value
+    if isinstance(value, HangupError):
         return failure
-    if not failure.check(ResponseFailed, ConnectionDone, ConnectionLost):
-        return failure  # done
-    if (broken := _first(reasons, (*_NOT_HTTP, ValueError))) is not None:
-        return Failure(_not_http(broken, failure))
-    _, code, _ = _lost(reasons, "body")
-    error = hang_up("aborted", code, "body", failure, bytes_received=received)
-    error.response = response
+    if (broken := _not_http(failure, _NOT_A_HEAD)) is not None:
+        return broken
+    phase = next((phase for kinds, phase in _TWISTEDS if isinstance(value, kinds)), None)
+    if phase is None:
+        return failure
+    if phase in ("request", "waiting") and any(map(_of_tls, _leaves(failure))):
+        phase = "connecting"  # Twisted has the connection while TLS is set up
+    # Over TCP, where the end of input is a ConnectionDone.
+    return Failure(hang_up_of(failure, phase, lost=RESET if phase == "waiting" else HANG_UP))
+
+
+def anothers_body_ended(failure: Failure, received: int, response: Any) -> Failure:
+    """The end of the body of *response*, which is another agent's."""
+    if not failure.check(ResponseFailed, ConnectionDone, ConnectionLost) or failure.check(
+        HangupError
+    ):
+        return failure
+    if (broken := _not_http(failure, _NOT_A_BODY)) is not None:
+        return broken
+    error = hang_up_of(failure, "body", bytes_received=received)
+    if isinstance(error, ServerHangUp):
+        error.response = response
     return Failure(error)
 
 
-def why_not_connected(reason: BaseException | None) -> tuple[str, str]:
-    """Code and words for the lack of a connection, as Node has them."""
-    if isinstance(reason, (ConnectTimeout, DeferredTimeout)):
-        return "ETIMEDOUT", "connect ETIMEDOUT"
-    if isinstance(reason, DNSLookupError):
-        return "ENOTFOUND", "getaddrinfo ENOTFOUND"
-    if isinstance(reason, SSL.Error):
-        error = tls_error(reason, "handshake")
-        return error.code, error.reason
-    name = errno.errorcode.get(getattr(reason, "osError", None) or 0)
-    if name is not None:
-        return name, f"connect {name}"
-    return "ECONNRESET", " ".join(str(reason).split())
+def phase_of_cancelled(failure: Failure) -> ServerPhase:
+    """How far a request had come that *failure* says was cancelled: as far as that is known."""
+    if isinstance(failure.value, (RequestCancelled, ServerHangUp)):
+        return failure.value.phase
+    connecting = any(isinstance(leaf, ConnectingCancelledError) for leaf in _leaves(failure))
+    return "connecting" if connecting else "waiting"
 
 
-def _reasons(failure: Failure) -> Iterator[BaseException]:
-    """The exception of *failure*, and of all failures inside of it."""
+def _words(error: BaseException, phase: ServerPhase, lost: Why) -> tuple[str, str] | None:
+    """Reason and code, in Node's words, of what ended a connection; None for anything else."""
+    if isinstance(error, ConnectionBroken):
+        return str(error), error.code
+    if isinstance(error, HandshakeCut):
+        return TLS_CUT, HANG_UP.code
+    if isinstance(error, SSL.Error):
+        tls = tls_error(error, "handshake")
+        return tls.reason, tls.code
+    if isinstance(error, VerificationError):
+        return "Hostname/IP does not match certificate's altnames", "ERR_TLS_CERT_ALTNAME_INVALID"
+    if isinstance(error, (ConnectTimeout, DeferredTimeout)):
+        return NO_CONNECTION if phase == "connecting" else NO_ANSWER
+    if isinstance(error, DNSLookupError):
+        return "getaddrinfo ENOTFOUND", "ENOTFOUND"
+    if isinstance(error, ConnectError):
+        name = errno.errorcode.get(error.osError or 0)
+        return (f"connect {name}", name) if name else (" ".join(str(error).split()), "ECONNRESET")
+    if isinstance(error, ConnectionLost):
+        return lost.reason, lost.code
+    if isinstance(error, (ConnectionClosed, RequestNotSent)):
+        return HANG_UP.reason, HANG_UP.code
+    return None
+
+
+def _of_tls(error: BaseException) -> bool:
+    return isinstance(error, (SSL.Error, VerificationError))
+
+
+def _leaves(failure: Failure) -> Iterator[BaseException]:
+    """The exceptions at the ends of *failure*'s reasons; its own where it has none."""
     value: Any = failure.value
-    yield value
-    for inner in getattr(value, "reasons", ()):
-        if isinstance(inner, Failure):
-            yield from _reasons(inner)
+    inside = [inner for inner in getattr(value, "reasons", ()) if isinstance(inner, Failure)]
+    for inner in inside:
+        yield from _leaves(inner)
+    if not inside:
+        yield value
 
 
-def _first(reasons: list[BaseException], kinds: tuple[type[Any], ...]) -> BaseException | None:
-    return next((reason for reason in reasons if isinstance(reason, kinds)), None)
-
-
-def _lost(reasons: list[BaseException], phase: ServerPhase) -> tuple[str, str, ServerPhase]:
-    """Words, code and phase of a connection that was lost in *phase*, for *reasons*."""
-    for reason in reasons:
-        if isinstance(reason, ConnectionBroken):
-            return str(reason), reason.code, phase
-        if isinstance(reason, SSL.Error):
-            error = tls_error(reason, "handshake")
-            return error.reason, error.code, "connecting"
-    reset = any(isinstance(reason, ConnectionLost) for reason in reasons) and phase == "waiting"
-    row = RESET if reset else HANG_UP
-    return row.reason, row.code, phase
-
-
-def _not_http(broken: BaseException, failure: Failure) -> ResponseParseError:
+def _not_http(failure: Failure, kinds: tuple[type[Exception], ...]) -> Failure | None:
+    """A `ResponseParseError` where Twisted's parser has failed, with one of *kinds*."""
+    broken = next((leaf for leaf in _leaves(failure) if isinstance(leaf, kinds)), None)
+    if broken is None or not isinstance(failure.value, ResponseFailed):
+        return None
     error = ResponseParseError(
         " ".join(str(broken).split()) or "Invalid response",
         code="ERR_HTTP_INVALID_RESPONSE",
         phase="head",
     )
     error.__cause__ = failure.value
-    return error
+    return Failure(error)

@@ -6,17 +6,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from ..errors import ServerPhase
 from ..limits import Limits, OutboundTimeouts
 from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from .connection import OutboundConnection, OutboundRequest, Receiver
-from .failures import hang_up, why_not_connected
+from .failures import hang_up_of
 
 
 def named_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
@@ -74,9 +76,10 @@ class OutboundPool:
             connection.transport.abortConnection()
         factory = Factory.forProtocol(lambda: OutboundConnection(self))
         factory.noisy = False
-        connecting = self._endpoint.connect(factory)
+        connecting: Deferred[Any] = maybeDeferred(self._endpoint.connect, factory)
+        connecting.addCallback(lambda connection: connection.ready)
         if self.timeouts.connect_seconds:
-            connecting.addTimeout(self.timeouts.connect_seconds, self._clock)
+            connecting.addTimeout(self.timeouts.connect_seconds, self._clock, _too_late)
         exchange.connecting = connecting
         connecting.addCallbacks(exchange.connected, exchange.eb_not_connected)
         return exchange
@@ -139,6 +142,11 @@ class Exchange:
         self.connecting: Deferred[Any] | None = None
         self.connection: OutboundConnection | None = None
 
+    @property
+    def phase(self) -> ServerPhase:
+        """How far the request has come."""
+        return "connecting" if self.connection is None else self.connection.phase
+
     def abort(self, gone: Callable[[], object] | None = None) -> None:
         """Give it up, whatever it waits for; the receiver hears nothing more.
 
@@ -163,6 +171,12 @@ class Exchange:
         self.connecting = None
         if self._given_up:
             return
-        code, words = why_not_connected(failure.value)
-        unused = {"reused": False, "bytes_received": 0}
-        self._receiver.failed(hang_up(words, code, "connecting", failure, **unused))
+        error = hang_up_of(failure, self.phase, reused=False, bytes_received=0)
+        self._receiver.failed(error)
+
+
+def _too_late(outcome: Any, seconds: float) -> Failure:
+    """Connecting has taken too long, whatever giving it up came to."""
+    if isinstance(outcome, OutboundConnection):
+        outcome.transport.abortConnection()
+    return Failure(ConnectTimeout(string=f"{seconds:g} seconds"))

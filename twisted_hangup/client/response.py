@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from ..errors import ServerHangUp
 from ..events import Field, ResponseHead
-from .failures import body_hang_up
+from .failures import anothers_body_ended
 from .pool import Exchange
 
 
@@ -115,8 +115,13 @@ class ResponseBody:
     def data(self, data: bytes) -> None:
         if self._protocol is None:
             self._early.append(data)
-        else:
-            self._protocol.dataReceived(data)
+        elif not self.disconnecting:
+            try:
+                self._protocol.dataReceived(data)
+            except Exception:  # which is nobody else's fault
+                failure = Failure()
+                self.abort()
+                self._ended(failure)
 
     def all_read(self) -> None:
         """Read no more for nobody."""
@@ -150,7 +155,7 @@ class ResponseBody:
         close_when_cancelled(protocol, self.abortConnection)
         early, self._early = self._early, []
         for data in early:
-            protocol.dataReceived(data)
+            self.data(data)
         if self._end is not None:
             self._ended(self._end)
         else:
@@ -242,34 +247,47 @@ class AnothersResponse:
         return getattr(self._response, name)
 
     def deliverBody(self, protocol: Any) -> None:
-        self._response.deliverBody(_AnothersBody(protocol, self))
+        body = _AnothersBody(protocol, self)
+        self._response.deliverBody(body)
+        body.is_read = True
 
 
 class _AnothersBody(Protocol):
-    """Stands before the protocol that the body of another agent's response is for."""
+    """Stands before the protocol that the body of another agent's response is for.
+
+    Attributes:
+        is_read: Whether what comes is read from the connection, and had not come before.
+    """
 
     def __init__(self, protocol: Any, response: AnothersResponse) -> None:
         self._protocol = protocol
         self._response = response
         self._received = 0
         self._over = False
+        self.is_read = False
 
     def connectionMade(self) -> None:
         self._protocol.makeConnection(_Abortable(self.transport, self.abort))
         close_when_cancelled(self._protocol, self.abort)
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._over:
-            self._received += len(data)
+        if self._over:
+            return
+        self._received += len(data)
+        try:
             self._protocol.dataReceived(data)
+        except Exception:  # which is nobody else's fault
+            self.abort(Failure())
+            if self.is_read:
+                raise  # or the connection would be kept, though it is being closed
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end(body_hang_up(reason, self._received, self._response))
+        self._end(anothers_body_ended(reason, self._received, self._response))
 
-    def abort(self) -> None:
+    def abort(self, reason: Failure | None = None) -> None:
         """Close the connection; the protocol hears of its end at once."""
         if not self._over:
-            self._end(Failure(CancelledError()))
+            self._end(reason or Failure(CancelledError()))
             transport: Any = self.transport
             transport.stopProducing()
 

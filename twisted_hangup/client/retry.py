@@ -11,11 +11,11 @@ from io import BytesIO
 from math import inf
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -25,7 +25,8 @@ from ..limits import IDEMPOTENT_METHODS, MIB
 from ..transport.clock import steady
 from .agent import HangupAgent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
-from .failures import NO_ANSWER, hang_up
+from .failures import NO_ANSWER, RequestCancelled, hang_up, phase_of_cancelled
+from .producing import produced
 
 T = TypeVar("T")
 
@@ -194,8 +195,8 @@ class RetryAgent:
     def _by(self, due: float, waiting: Deferred[T]) -> Deferred[T]:
         """*waiting*, which is given up when the deadline has passed."""
         if due < inf:
-            waiting.addTimeout(max(0.0, due - self._clock.seconds()), self._clock)
-            waiting.addErrback(_eb_too_late)
+            seconds = max(0.0, due - self._clock.seconds())
+            waiting.addTimeout(seconds, self._clock, _too_late)
         return waiting
 
     def _delay(self, number: int, response: Any, due: float) -> float | None:
@@ -235,20 +236,9 @@ class _Body:
         if producer is None or producer.length is UNKNOWN_LENGTH or producer.length > most:
             return succeed(None)
         taken = BytesIO()
-        keeping: Deferred[None] = Deferred(self._stop)
-
-        def end(result: Any) -> None:
-            if not keeping.called:
-                keeping.callback(result)
-
-        producer.startProducing(taken).addBoth(end)
-        return keeping.addCallback(lambda _: setattr(self, "_kept", taken.getvalue()))
-
-    def _stop(self, keeping: Deferred[None]) -> None:
-        try:
-            self._producer.stopProducing()
-        except Exception:
-            _log.failure("A body cannot be stopped; the request has ended")
+        keeping = produced(producer, taken, producer.length)
+        keeping.addCallback(lambda _: setattr(self, "_kept", taken.getvalue()))
+        return keeping.addErrback(_eb_not_kept)
 
     @property
     def is_there(self) -> bool:
@@ -282,6 +272,13 @@ class _Once:
         return self._producer.startProducing(consumer)
 
 
-def _eb_too_late(failure: Any) -> Any:
-    failure.trap(DeferredTimeout)
-    raise hang_up(*NO_ANSWER, "waiting", failure)
+def _eb_not_kept(failure: Failure) -> Any:
+    """Nothing has been sent where taking in the body is cancelled."""
+    return Failure(RequestCancelled("connecting")) if failure.check(CancelledError) else failure
+
+
+def _too_late(outcome: Any, seconds: float) -> Any:
+    """The deadline has passed; the error says how far the request had come."""
+    if not isinstance(outcome, Failure):
+        return outcome
+    raise hang_up(*NO_ANSWER, phase_of_cancelled(outcome), outcome)

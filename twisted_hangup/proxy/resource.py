@@ -254,6 +254,7 @@ class _Relay:
             and not self._retried
             and bool(error.reused)
             and not error.bytes_received
+            and error.phase in ("request", "waiting")
             and error.code in ("ECONNRESET", "EPIPE")
             and self._request.method in IDEMPOTENT_METHODS
         )
@@ -353,8 +354,9 @@ def _upstream_error(cause: Exception, url: str, request: Any) -> UpstreamError:
     """What the journal keeps of *cause*."""
     if isinstance(cause, ParseError):
         code, words = "ERR_UPSTREAM_RESPONSE", f"{cause.code}: {cause.reason}"
+    elif not isinstance(cause, ServerHangUp):  # an endpoint's own
+        code, words = "ERR_UPSTREAM_REFUSED", f"{type(cause).__name__}: {cause}"
     else:
-        assert isinstance(cause, ServerHangUp)
         words = f"{cause.reason}, {cause.phase}"
         if cause.code == "ETIMEDOUT":
             code = "ERR_UPSTREAM_TIMEOUT"

@@ -93,7 +93,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     #: Whether somebody has paused reading.
     reading_paused = False
     #: The first failure: the kernel tells the cause only once, and then of an end or EPIPE.
-    _failure: ConnectionBroken | None = None
+    failure: ConnectionBroken | None = None
 
     def doRead(self) -> Any:
         """Read what there is; the same as Twisted's, but for what a failure is."""
@@ -103,7 +103,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             return None
         except OSError as error:
             return self._failed(error.errno or errno.ECONNRESET, "read")
-        return self.protocol.dataReceived(data) if data else self._failure or CONNECTION_DONE
+        return self.protocol.dataReceived(data) if data else self.failure or CONNECTION_DONE
 
     def writeSomeData(self, data: Any) -> Any:
         """Write what there is room for; the same as Twisted's, but for what a failure is."""
@@ -126,16 +126,16 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         if hasattr(self, "socket"):  # gone in a second call, which does nothing
             if reason.type is ConnectionLost and (number := socket_error(self)):
                 self._failed(number, "read")
-            if reason.type is ConnectionLost and self._failure is not None:
-                reason = Failure(self._failure)
+            if reason.type is ConnectionLost and self.failure is not None:
+                reason = Failure(self.failure)
             # Twisted shuts down what it closes, which fails where we have done that before.
             self._shouldShutdown = not self._writeDisconnected
             super().connectionLost(reason)
 
     def _failed(self, number: int, syscall: SystemCall) -> ConnectionBroken:
-        if self._failure is None:
-            self._failure = ConnectionBroken(number, syscall)
-        return self._failure
+        if self.failure is None:
+            self.failure = ConnectionBroken(number, syscall)
+        return self.failure
 
     def stopReading(self) -> None:
         """Read no more until `startReading`."""
