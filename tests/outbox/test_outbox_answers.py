@@ -164,14 +164,14 @@ async def test_nobody_waits_for_a_body(tmp_path: Path, start: Start) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_bodies_are_bounded(tmp_path: Path, start: Start) -> None:
-    """No more are drained at the same time than there are deliveries."""
+    """No more are drained at the same time than may be delivered to one destination."""
     agent = FakeAgent(lambda sent: Stalled(200))
     outbox: Any = start(str(tmp_path / "outbox"), agent=agent)
-    most = outbox._limits.deliveries
+    most = outbox._limits.deliveries_per_destination
     for number in range(3 * most):
         await outbox.send("POST", URL, None, b"%d" % number)
     await until(lambda: len(agent.sent) == 3 * most)
-    drained: dict[Discard, None] = outbox._drains._discards
+    drained: dict[Discard, str] = outbox._drains._discards
     assert len(drained) == most
     await outbox.stopService()
     assert not drained

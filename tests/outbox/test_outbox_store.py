@@ -242,6 +242,65 @@ def test_at_most_so_many_for_one_destination(store: Store) -> None:
     assert bodies(store.take(20, 3, there=3, here=2)) == [b"here"]
 
 
+def test_a_window(store: Store) -> None:
+    """A destination may have a number of its own."""
+    store.put(*[b"there"] * 9)
+    store.put(*[b"here"] * 9, url=HERE)
+    demand = Demand(
+        20, 1, {"http://there.test:80": 1}, LEASE, 3, windows={"http://there.test:80": 4}
+    )
+    claims = store.run(demand=demand).claims
+    assert claims is not None
+    assert sorted(bodies(claims)) == [b"here"] + [b"there"] * 3
+
+
+def test_what_is_kept_for_others(store: Store) -> None:
+    """Who has something running gets nothing of it; who has nothing gets one."""
+    store.put(*[b"there"] * 9)
+    store.put(*[b"here"] * 9, url=HERE)
+    store.put(*[b"new"] * 9, url="http://new.test/")
+    busy = {"http://there.test:80": 1, "http://here.test:80": 1}
+    result = store.run(demand=Demand(4, 9, busy, LEASE, 3, spare=2))
+    assert result.claims is not None and sorted(bodies(result.claims)) in (
+        [b"here", b"here", b"new"],
+        [b"new", b"there", b"there"],
+    )
+    result = store.run(demand=Demand(1, 9, busy, LEASE, 3, spare=2))
+    assert result.claims is not None and bodies(result.claims) == [b"new"]
+    result = store.run(demand=Demand(1, 9, {**busy, "http://new.test:80": 2}, LEASE, 3, spare=2))
+    assert result.claims == [] and result.look_again_seconds is None
+
+
+def test_a_destination_that_asks_for_a_pause(store: Store, clock: list[float]) -> None:
+    """It gets one, whatever else was under way; after that it is no suspect."""
+    store.put(*[b"1"] * 9)
+    first, second, third, *_ = store.take(4)
+    paused = store.settle(first, RETRY, reached=None, pause_seconds=5.0)
+    assert paused.pauses == {"http://there.test:80": 5.0}
+    store.settle(second, DELIVERED)
+    store.settle(third, RETRY, reached=None, pause_seconds=2.0)
+    assert store.take() == []
+    clock[0] += 4.9
+    assert store.take() == []
+    clock[0] += 0.2
+    claims = store.take()
+    assert len(claims) > 1 and not any(claim.probe for claim in claims)
+    store.settle(claims[0], DELIVERED)
+    assert store.manage(admin.stats).destinations["http://there.test:80"].problem is None
+
+
+def test_a_probe_that_is_asked_for_a_pause(store: Store, clock: list[float]) -> None:
+    """The destination is left alone for so long, and not for the lease of the probe."""
+    store.put(*[b"1"] * 9)
+    for claim in store.take(3):
+        store.settle(claim, RETRY)
+    clock[0] += 10
+    (probe,) = store.take()
+    store.settle(probe, RETRY, reached=None, pause_seconds=2.0)
+    clock[0] += 2
+    assert len(store.take()) == 1
+
+
 def test_lanes_take_turns(store: Store, clock: list[float]) -> None:
     """A long queue for one destination does not keep another waiting."""
     store.put(*[b"there"] * 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
@@ -13,20 +14,29 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from ..client.backoff import BytesProducer, Discard, retry_after_seconds
+from ..client.failures import request_hang_up
 from ..errors import ServerHangUp
 from ..report.text import shortened
 from .policy import DeliveryPolicy, Verdict
-from .request import headers_from_text
+from .request import OutboxLimits, headers_from_text
 from .store import Claim, Settlement
 
 _PROBLEM_COLUMNS: Final = 300
+
+#: No descriptors, memory, ports or network of our own; and names, which another server knows.
+_LOCAL: Final = frozenset(
+    {
+        *("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRINUSE", "EADDRNOTAVAIL"),
+        *("ENETDOWN", "ENETUNREACH", "ENOTFOUND", "EAI_AGAIN"),
+    }
+)
 
 _log = Logger()
 
 
 def handback(claim: Claim) -> Settlement:
     """For whoever comes next, at once: the service stops, which says nothing about a server."""
-    return Settlement(claim, Verdict.RETRY, "given back")
+    return Settlement(claim, Verdict.RETRY, "given back", given_back=True)
 
 
 class DeliveryAttempt:
@@ -86,7 +96,8 @@ class DeliveryAttempt:
         )
         assert failure.value is not None
         verdict = self._policy.judge_failure(failure.value, self.claim.attempt)
-        return self._bounded(Settlement(self.claim, verdict, problem, reached=False))
+        reached = None if _is_local(failure) else False
+        return self._bounded(Settlement(self.claim, verdict, problem, reached=reached))
 
     def _eb_bug(self, failure: Failure) -> Settlement:
         """The policy or the agent's response has raised: the request is not lost for that."""
@@ -96,10 +107,13 @@ class DeliveryAttempt:
 
     def _judged(self, status: int, problem: str, wait: float) -> Settlement:
         verdict = self._policy.judge(status, self.claim.attempt)
+        reached: bool | None = verdict is not Verdict.RETRY
+        if status == HTTPStatus.TOO_MANY_REQUESTS and wait and not reached:
+            reached = None  # it works, and asks to be left alone
         return self._bounded(
             Settlement(
                 *(self.claim, verdict, None if verdict is Verdict.DELIVERED else problem),
-                *(wait, verdict is not Verdict.RETRY, wait),
+                *(wait, reached, wait),
             )
         )
 
@@ -118,30 +132,42 @@ class DeliveryAttempt:
 
 
 class Drains:
-    """Bodies that nobody wants, on the way to their end: so many at a time, or the oldest goes."""
+    """Bodies that nobody wants, on the way to their end.
 
-    def __init__(self, clock: Any, most: int) -> None:
+    So many at a time, and so many from one destination; beyond that the oldest is cut.
+    """
+
+    def __init__(self, clock: Any, limits: OutboxLimits) -> None:
         self._clock = clock
-        self._most = most
-        self._discards: dict[Discard, None] = {}
+        self._limits = limits
+        self._discards: dict[Discard, str] = {}
 
-    def add(self, response: Any) -> None:
+    def add(self, response: Any, destination: str) -> None:
         """Read the body of *response*, to keep its connection."""
         discard = Discard(self._clock)
-        self._discards[discard] = None
+        self._discards[discard] = destination
         discard.ended.addCallback(lambda _: self._discards.pop(discard))
         try:
             response.deliverBody(discard)
         except Exception:
             _log.failure("a response has no body to read")
             discard.stop()
-        if len(self._discards) > self._most:
+        same = [one for one, name in self._discards.items() if name == destination]
+        if len(same) > self._limits.deliveries_per_destination:
+            same[0].stop()
+        elif len(self._discards) > self._limits.deliveries:
             next(iter(self._discards)).stop()
 
     def stop(self) -> None:
         """Close the connections that are left."""
         for discard in [*self._discards]:
             discard.stop()
+
+
+def _is_local(failure: Failure) -> bool:
+    """Whether a failure is this machine's, and says nothing about the destination."""
+    error = request_hang_up(failure).value
+    return isinstance(error, ServerHangUp) and not error.acted_on and error.code in _LOCAL
 
 
 def _final_status(failure: Failure) -> int | None:

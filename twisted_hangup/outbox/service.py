@@ -36,6 +36,12 @@ from .writer import Writer
 
 T = TypeVar("T")
 
+#: One part of so many of the deliveries is kept for destinations that have none under way.
+_SPARE: Final = 4
+
+#: Destinations of which it is remembered how many deliveries they may have at a time.
+_MOST_WINDOWS: Final = 1000
+
 #: How long a question about the queue may take.
 _QUESTION_SECONDS: Final = 60.0
 
@@ -124,8 +130,9 @@ class Outbox(Service):
         self._questions: DatabaseThread | None = None
         self._writer: Writer | None = None
         self._attempts: set[DeliveryAttempt] = set()
-        self._drains = Drains(self._clock, limits.deliveries)
+        self._drains = Drains(self._clock, limits)
         self._running: Counter[str] = Counter()
+        self._windows: dict[str, int] = {}
         self._timers: dict[str, IDelayedCall] = {}
         self._watchers: set[Watcher] = set()
 
@@ -358,8 +365,10 @@ class Outbox(Service):
             return None
         return Demand(
             requests=free,
-            per_destination=self._limits.deliveries_per_destination,
+            per_destination=1,
             running={**self._running},
+            windows={**self._windows},
+            spare=self._limits.deliveries // _SPARE,
             lease_seconds=_lease_seconds(self._policy),
             failures_to_pause=self._policy.failures_to_pause,
             max_attempts=self._policy.max_attempts,
@@ -401,11 +410,12 @@ class Outbox(Service):
         self._running[claim.destination] -= 1
         if not self._running[claim.destination]:
             del self._running[claim.destination]
+        self._set_window(claim.destination, settlement.reached)
         settlement = self._with_wait(settlement)
         assert self._writer is not None
         self._writer.settle(settlement)
         if attempt.response is not None:
-            self._drains.add(attempt.response)
+            self._drains.add(attempt.response, claim.destination)
         if settlement.verdict is Verdict.DEAD:
             _log.warn(
                 "{method} {destination} with key {key} is dead after attempt {attempt}: {problem}",
@@ -425,9 +435,18 @@ class Outbox(Service):
             except Exception:
                 _log.failure("a watcher of the outbox failed")
 
+    def _set_window(self, destination: str, reached: bool | None) -> None:
+        """One that works may have twice as many at a time as before, any other begins anew."""
+        window = self._windows.pop(destination, 1)
+        if reached:
+            most = self._limits.deliveries_per_destination
+            self._windows[destination] = min(2 * window, most)
+            if len(self._windows) > _MOST_WINDOWS:
+                del self._windows[next(iter(self._windows))]
+
     def _with_wait(self, settlement: Settlement) -> Settlement:
         """What is tried again waits as the policy says, or as long as the server asks."""
-        if settlement.verdict is not Verdict.RETRY or settlement.reached is None:
+        if settlement.verdict is not Verdict.RETRY or settlement.given_back:
             return settlement
         wait = self._policy.wait(settlement.claim.attempt, self._jitter)
         return replace(settlement, wait_seconds=max(wait, settlement.wait_seconds))

@@ -192,7 +192,18 @@ WHERE dead_at IS NULL AND expires_at <= %(now)s AND (claim IS NULL OR due_at <= 
 ORDER BY expires_at LIMIT %(limit)s {skip_locked}
 """
 
-GOT_THROUGH: Final = "DELETE FROM hangup_outbox_destinations WHERE name = %(name)s"
+# What was under way when a destination asked for a pause does not end that.
+GOT_THROUGH: Final = """
+DELETE FROM hangup_outbox_destinations
+WHERE name = %(name)s AND (failures > 0 OR paused_until <= %(now)s)
+"""
+LEAVE_ALONE: Final = """
+INSERT INTO hangup_outbox_destinations (name, failures, paused_until, problem)
+VALUES (%(name)s, 0, %(until)s, %(problem)s)
+ON CONFLICT (name) DO UPDATE SET
+    paused_until = excluded.paused_until, problem = excluded.problem
+WHERE hangup_outbox_destinations.paused_until < excluded.paused_until OR %(probe)s = 1
+"""
 # While a destination is paused only its probe counts: the attempts that were under way when
 # it went down say nothing new.
 FAILED: Final = """

@@ -48,6 +48,8 @@ class Demand:
         held: What is running in this process, by `Claim.id`: its lease does not end before
             it does, wherever the clock was set to.
         max_attempts: What was claimed so often is dead.
+        windows: Destination -> how many may run there, where that is not *per_destination*.
+        spare: How many of *requests* are kept for destinations that have none running.
     """
 
     requests: int
@@ -57,10 +59,13 @@ class Demand:
     failures_to_pause: int
     held: frozenset[int] = frozenset()
     max_attempts: float = inf
+    windows: Mapping[str, int] = field(default_factory=dict)
+    spare: int = 0
 
     def room(self, destination: str) -> int:
         """How many more may run there."""
-        return self.per_destination - self.running.get(destination, 0)
+        window = self.windows.get(destination, self.per_destination)
+        return window - self.running.get(destination, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,9 @@ class Settlement:
         wait_seconds: Until it is tried again.
         reached: Whether the destination has answered as one that works; None if the
             attempt says nothing about that.
-        pause_seconds: At least so long it is to be left alone, if it is paused.
+        pause_seconds: At least so long it is to be left alone: if it is paused, or with
+            *reached* None in any case.
+        given_back: Whether the attempt was given up, so that the next one need not wait.
     """
 
     claim: Claim
@@ -118,6 +125,7 @@ class Settlement:
     wait_seconds: float = 0.0
     reached: bool | None = None
     pause_seconds: float = 0.0
+    given_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,20 +280,33 @@ class _Transaction:
     def _settle_destinations(self) -> None:
         reached: set[str] = set()
         failed: dict[str, list[Settlement]] = {}
+        busy: dict[str, Settlement] = {}
         for settlement in self._work.settlements:
             name = settlement.claim.destination
             if settlement.reached:
                 reached.add(name)
             elif settlement.reached is not None:
                 failed.setdefault(name, []).append(settlement)
+            elif settlement.pause_seconds:
+                before = busy.get(name, settlement)
+                busy[name] = max(before, settlement, key=lambda one: one.pause_seconds)
         for name in sorted(reached | {*failed}):
             # One that got through says more than those that did not.
             if name in reached:
-                self._session.execute(sql.GOT_THROUGH, name=name)
+                self._session.execute(sql.GOT_THROUGH, name=name, now=self._now)
                 if self._session.changed:
                     self._session.execute(sql.WAKE_DESTINATION, name=name, at=self._now)
             else:
                 self._count_failures(name, failed[name])
+        for name in sorted(busy):
+            self._leave_alone(name, busy[name])
+
+    def _leave_alone(self, name: str, settlement: Settlement) -> None:
+        """Do as the destination asks, which is no failure of it."""
+        until = self._now + settlement.pause_seconds
+        row = {"name": name, "until": until, "problem": settlement.problem}
+        self._session.execute(sql.LEAVE_ALONE, **row, probe=int(settlement.claim.probe))
+        self._result.pauses[name] = settlement.pause_seconds
 
     def _count_failures(self, name: str, failed: Sequence[Settlement]) -> None:
         """Count until the destination is paused: what was under way then says no more."""
@@ -351,6 +372,7 @@ class _Turn:
         self._result = result
         self._claims: list[Claim] = []
         self._rooms: dict[str, int] = {}
+        self._busy = {*demand.running}
         self._lease = uuid4().hex
 
     def run(self) -> None:
@@ -358,7 +380,7 @@ class _Turn:
         result.claims = self._claims
         lanes = self._due_lanes(limit)
         for lane, destination, ordered, failures, paused_until in lanes:
-            if len(self._claims) < limit and self._room(destination) > 0:
+            if self._room(destination) > 0:
                 circuit = (failures or 0, paused_until or 0.0)
                 self._claim_from(lane, destination, bool(ordered), *circuit)
         if len(lanes) == limit and len(self._claims) < limit:
@@ -370,7 +392,7 @@ class _Turn:
 
     def _due_lanes(self, limit: int) -> list[tuple[Any, ...]]:
         """Lane, destination, whether it is ordered; failures and end of the pause, if any."""
-        full = [name for name in self._demand.running if self._demand.room(name) <= 0]
+        full = [name for name in self._demand.running if self._room(name) <= 0]
         names = {f"full{place}": name for place, name in enumerate(full)}
         condition = ""
         if names:
@@ -379,7 +401,13 @@ class _Turn:
         return self._session.rows(statement, now=self._now, limit=limit, **names)
 
     def _room(self, destination: str) -> int:
-        return self._rooms.setdefault(destination, self._demand.room(destination))
+        """How many more can be claimed for it now."""
+        left = self._demand.requests - len(self._claims)
+        if destination in self._busy:
+            left -= self._demand.spare
+        else:
+            left = min(left, max(1, left - self._demand.spare))
+        return min(left, self._rooms.setdefault(destination, self._demand.room(destination)))
 
     def _claim_from(
         self, lane: str, destination: str, ordered: bool, failures: int, paused_until: float
@@ -393,8 +421,8 @@ class _Turn:
             if locked:
                 self._look_at_lane(lane, ready_at)
             return
-        room = min(self._room(destination), self._demand.requests - len(self._claims))
-        rows = self._first_row(lane) if ordered else self._due_rows(lane, 1 if probe else room)
+        room = 1 if probe else self._room(destination)
+        rows = self._first_row(lane) if ordered else self._due_rows(lane, room)
         held = [row[0] for row in rows if row[0] in self._demand.held]
         if held:
             self._renew(held)
@@ -458,6 +486,7 @@ class _Turn:
         if probe:
             self._session.execute(sql.PAUSE, name=destination, until=until)
         self._rooms[destination] = 0 if probe else self._rooms[destination] - len(claims)
+        self._busy.add(destination)
         self._claims += claims
 
     def _next_look(self, lane: str, ordered: bool) -> None:
