@@ -178,3 +178,21 @@ async def test_failure_on_a_stock_site(serve: Serve) -> None:
     assert statuses(await talk(served.port, LAST)) == [502]
     await proxy.pool.close()
     server.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_authority_and_host_that_mean_the_same(proxied: Callable[..., Proxied]) -> None:
+    """The server behind gets one Host: ``:authority``, as it was sent (RFC 9113, 8.3.1)."""
+    there = proxied(always(OK), tls=server_context())
+
+    def run() -> int | None:
+        client = H2Client(there.port)
+        try:
+            return client.answer(client.request(b"/", (b"host", b"LocalHost:443"))).status
+        finally:
+            client.close()
+
+    assert await in_thread(run) == 200
+    (connection,) = there.server.connections
+    assert connection.received.lower().count(b"\r\nhost:") == 1
+    assert b"\r\nHost: localhost\r\n" in connection.received

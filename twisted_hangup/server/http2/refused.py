@@ -87,7 +87,6 @@ class RefusedStream:
     #: There are no lines in HTTP/2.
     request_line_so_far = None
     unread_bytes = 0
-    reading_paused = False
 
     def __init__(
         self,
@@ -160,8 +159,6 @@ class RefusedStream:
 
     def respond(self, status: int, fields: list[Field], body: bytes) -> None:
         """Send a whole response, without what means nothing in HTTP/2."""
-        if not self._conn.can_send(self.streamID):
-            return
         self._answered = True
         lower = [(name.lower(), value) for name, value in fields]
         kept = [field for field in lower if field[0] not in CONNECTION_FIELDS]
@@ -192,7 +189,7 @@ class RefusedStream:
             self.abortConnection()
 
     def abortConnection(self) -> None:
-        """Close now; the client is told where it does not know yet."""
+        """Close now; a client that has not ended its request is told."""
         self._conn.reset_stream(self.streamID, ErrorCodes.NO_ERROR if self.sent else self._code)
         self._gone()
 
