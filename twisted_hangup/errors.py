@@ -193,8 +193,8 @@ class HeaderOverflow(ParseError):
     @property
     def status(self) -> int | None:
         broke = self.broke_at
-        in_target = broke is not None and broke.part is Part.REQUEST_LINE
-        return TARGET_TOO_LONG if in_target else super().status
+        in_line = self.request is None and broke is not None and broke.part is Part.REQUEST_LINE
+        return TARGET_TOO_LONG if in_line or self.field == b":path" else super().status
 
 
 class ChunkExtensionsOverflow(ParseError):

@@ -160,7 +160,7 @@ BAD = [
         b"content-length",
     ),
     with_field("a long field", b"a", b"b" * 16384, "HPE_HEADER_OVERFLOW")._replace(status=431),
-    Bad("a long path", fields_of(b"/" * 16384, (b"a", b"b")), "HPE_HEADER_OVERFLOW", None, 414),
+    Bad("a long path", fields_of(b"/" * 16384, (b"a", b"b")), "HPE_HEADER_OVERFLOW", b":path", 414),
     Bad(
         "a long authority",
         [*without(b":authority")[:2], (b":authority", b"a" * 16384), (b":path", b"/")],

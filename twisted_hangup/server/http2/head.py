@@ -152,7 +152,7 @@ def _refused_size(so_far: int, fields: list[Field], limits: Limits) -> tuple[Why
 
 def _refused_target_size(path: bytes, authority: bytes, limits: Limits) -> tuple[Why, bytes] | None:
     if len(path) >= limits.head_bytes:
-        return why.HEADER_OVERFLOW, b""  # of no field: it is the request line of HTTP/1
+        return why.HEADER_OVERFLOW, b":path"
     if len(path) + len(authority) >= limits.head_bytes:
         return why.HEADER_OVERFLOW, b":authority"
     return None
