@@ -58,6 +58,14 @@ def may_block(file: BinaryIO) -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(descriptor)
 
 
+def is_at(path: Path, file: BinaryIO) -> bool:
+    """Whether *path* names *file*; not where nobody can tell."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except OSError:
+        return False
+
+
 class LogFile:
     """A file of whole lines.  Nothing that goes wrong with it is raised, or takes time.
 
@@ -92,8 +100,8 @@ class LogFile:
         self._path: Path | None = None
         self._output: _Direct | _Queue | None
         if isinstance(file, (str, os.PathLike)):
-            self._path = file
-            self._output = self._opened(file)
+            self._path = os.path.abspath(file)  # a daemon may change its directory
+            self._output = self._opened(self._path)
         else:
             self._output = self._output_for(file)
         self._intakes: list[Thread] = []
@@ -271,10 +279,7 @@ class _Direct:
 
     def is_at(self, path: Path) -> bool:
         """Whether *path* names this file."""
-        try:
-            return os.path.samestat(os.stat(path), os.fstat(self._file.fileno()))
-        except FileNotFoundError:
-            return False
+        return is_at(path, self._file)
 
     def flush(self) -> int:
         """How many lines wait: none."""

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import os
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from inspect import getclosurevars, isfunction
 from io import FileIO
 from threading import TIMEOUT_MAX, Thread
 from time import sleep
 from typing import Any, Final
 
+from twisted.logger import Logger
+from twisted.python.logfile import LogFile as RotatingFile
 from twisted.python.threadpool import ThreadPool
 
-from ..journal.files import LogFile, may_block
+from ..journal.files import LogFile, is_at, may_block
+from ..report.text import visible
 
 #: What there is of these seconds for the last words of a program that has to be ended.
 FAREWELL_SECONDS: Final = 0.5
+
+_log = Logger()
 
 
 class StandardOutput(LogFile):
@@ -44,6 +53,51 @@ class StandardOutput(LogFile):
             os.dup2(self._file.fileno(), 1)
         if not self._taken_over:
             super().close()
+
+
+class TwistedLog:
+    """The file of Twisted's own log: that of ``twistd --logfile`` or ``twist --log-file``."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """*settings* are the options of ``twistd`` or ``twist``; the log has begun."""
+        file = settings.get("logFile")
+        rotate = signal.getsignal(signal.SIGUSR1)
+        if isfunction(rotate):  # twistd's, which alone knows the file
+            file = getclosurevars(rotate).nonlocals.get("logFile")
+        self._file: Any = None if file in (sys.__stdout__, sys.__stderr__) else file
+
+    def reopen(self) -> None:
+        """Go on at the path of the file, where it names another one by now.
+
+        Twisted would rename the file as well.  Where logrotate has just done so, one name would
+        be given twice, and one of the two logs be lost.
+        """
+        file = self._file
+        if file is None:
+            return
+        is_rotating = isinstance(file, RotatingFile)
+        path, stream = (file.path, file._file) if is_rotating else (file.name, file)
+        try:
+            if is_at(path, stream):
+                return
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            _log.error("Cannot reopen Twisted's log: {error}", error=visible(str(error)))
+            return
+        # Threads write there, too: there is no moment without a file.
+        os.dup2(descriptor, stream.fileno(), inheritable=False)
+        if is_rotating:
+            file.size = os.fstat(descriptor).st_size
+        os.close(descriptor)
+
+
+def lost_terminal() -> bool:
+    """Whether there is no terminal that controls this process, though there could be one."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno in (errno.ENXIO, errno.EIO)
+    return False
 
 
 class _DaemonThread(Thread):

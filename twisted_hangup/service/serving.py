@@ -27,7 +27,7 @@ from ..report.text import peer_text, visible
 from ..server.site import HangupSite
 from ..transport.clock import steady
 from .accept import Gate
-from .process import StandardOutput, end_within
+from .process import StandardOutput, TwistedLog, end_within, lost_terminal
 
 #: How long threads may take to notice that their clients were hung up on.
 LAST_SECONDS: Final = 0.25
@@ -262,6 +262,37 @@ class CommandLineService(HangupService):
             self._end_in_time()
             handler(number, frame)
 
+    def _take_reloads(self) -> None:
+        self._twisted_log = TwistedLog(self._settings)
+        self._on_terminal = not lost_terminal()
+        for number, answer in (
+            (signal.SIGUSR1, self._asked_to_reopen),
+            (signal.SIGHUP, self._hung_up),
+        ):
+            # `nohup` is obeyed.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, answer)
+
+    def _asked_to_reopen(self, number: int, frame: object) -> None:
+        self._reactor.callFromThread(self._reopen_logs)
+
+    def _hung_up(self, number: int, frame: object) -> None:
+        """SIGHUP: asks to reload, or tells, perhaps more than once, that the terminal has gone."""
+        if not (self._on_terminal and lost_terminal()):
+            self._reactor.callFromThread(self._reload)
+        elif not self._ends:
+            signal.raise_signal(signal.SIGTERM)
+
+    def _reload(self) -> None:
+        self._reopen_logs()
+
+    def _reopen_logs(self) -> None:
+        """Go on in new files where the logs have been renamed."""
+        self._twisted_log.reopen()
+        for log in self._logs:
+            log.reopen()
+        _log.info("The logs are reopened")
+
     def _end_in_time(self) -> None:
         if not self._ends:
             self._ends = True
@@ -275,6 +306,7 @@ class CommandLineService(HangupService):
             log.close()
 
     def _listen(self) -> None:
+        self._take_reloads()  # before there are clients whom the signals would cut off
         try:
             super()._listen()
         except CannotListen as problem:
