@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybe
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.internet.task import deferLater
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -28,6 +28,7 @@ from ..server.site import HangupSite
 from ..transport.clock import steady
 from .accept import Gate
 from .process import StandardOutput, TwistedLog, end_within, lost_terminal
+from .systemd import ALIVE, READY, STOPPING, notify, notify_reloading, watchdog_seconds
 
 #: How long threads may take to notice that their clients were hung up on.
 LAST_SECONDS: Final = 0.25
@@ -240,6 +241,7 @@ class CommandLineService(HangupService):
     def stopService(self) -> Deferred[None]:
         """As `HangupService` has it, within the grace and `END_SECONDS`."""
         self._end_in_time()
+        notify(STOPPING)
         return super().stopService()
 
     def _take_over(self) -> None:
@@ -249,6 +251,12 @@ class CommandLineService(HangupService):
             handler = signal.getsignal(number)
             if callable(handler):
                 signal.signal(number, partial(self._signalled, handler))
+        notify(READY)
+        if seconds := watchdog_seconds():
+            watchdog = LoopingCall(notify, ALIVE)
+            watchdog.clock = self._clock
+            watchdog.start(seconds / 2)
+            self._closers.append(watchdog.stop)
 
     def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
         """A signal: the first is Twisted's, whose reactor may be blocked; the next ends the wait.
@@ -284,7 +292,9 @@ class CommandLineService(HangupService):
             signal.raise_signal(signal.SIGTERM)
 
     def _reload(self) -> None:
+        notify_reloading()
         self._reopen_logs()
+        notify(STOPPING if self._ends else READY)
 
     def _reopen_logs(self) -> None:
         """Go on in new files where the logs have been renamed."""

@@ -1,0 +1,35 @@
+"""What systemd hears of a service, where it asks: sd_notify(3) in the standard library's words."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from typing import Final
+
+READY: Final = "READY=1"
+STOPPING: Final = "STOPPING=1"
+ALIVE: Final = "WATCHDOG=1"
+
+
+def notify(*words: str) -> None:
+    """Say this to systemd, if it listens.  Nothing is raised for that, or takes time."""
+    name = os.environ.get("NOTIFY_SOCKET", "")
+    if name:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            address = "\0" + name[1:] if name.startswith("@") else name
+            sender.sendto("\n".join(words).encode("ascii"), address)
+
+
+def notify_reloading() -> None:
+    """Say that a reload begins; `READY` says that it is over (``Type=notify-reload``)."""
+    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_seconds() -> float | None:
+    """How long systemd waits for `ALIVE` before it ends this process; None where it does not."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    mine = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
+    return int(microseconds) / 1e6 if mine and microseconds.isdecimal() else None
