@@ -218,6 +218,21 @@ async def test_probe(run: Run, tmp_path: Path, asked: list[str], lines: int) -> 
     assert [len(log.read_text().splitlines()) for log in (access, errors)] == [lines] * 2
 
 
+@pytest_twisted.ensureDeferred
+async def test_access_log_format(run: Run, tmp_path: Path) -> None:
+    """A line is what --access-log-format says, of what was answered and of what was refused."""
+    access = tmp_path / "access"
+    running = run("--access-log", str(access), "--access-log-format", "%m %U %>s %D %E")
+    await talk(running.port, CLOSE % b"?a=1")
+    await talk(running.port, BAD)
+    await until(lambda: access.read_text().count("\n") == 2)
+    answered, refused = access.read_text().splitlines()
+    method, path, status, microseconds, code = answered.split()
+    assert (method, path, status, code) == ("GET", "/", "200", "-")
+    assert int(microseconds) > 0
+    assert refused == "GET /fast 400 - HPE_INVALID_HEADER_TOKEN"
+
+
 @pytest.mark.parametrize("log", ["--access-log", "--error-log"])
 @pytest_twisted.ensureDeferred
 async def test_standard_output(run: Run, log: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -241,6 +256,8 @@ MISTAKES = [
     (["--on-client-error", "test_service.number"], "cannot be called"),
     (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
     (["--error-log", "/"], "cannot write '/': Is a directory"),
+    (["--access-log-format", "json"], "--access-log-format needs --access-log"),
+    (["--access-log", "-", "--access-log-format", "%Z"], "--access-log-format: '%Z' is none of"),
     (["--port", "nonsense:1"], "'nonsense' is no kind of endpoint"),
     (["--port", "tcp:x"], "--port: 'tcp:x': 'x' is not a number"),
     (["--port", "127.0.0.1:8000"], "on one address, write tcp:8000:interface=127.0.0.1"),

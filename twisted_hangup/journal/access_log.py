@@ -1,6 +1,6 @@
-"""One line per request in the combined log format, for refused requests as well.
+"""One line per request, for refused requests as well, in the combined log format or another.
 
-The format is Apache's: host, time, request line, status, bytes of the body, referrer and
+The combined format is Apache's: host, time, request line, status, bytes of the body, referrer and
 user agent.  Status 499 is nginx's for a client that left before its response was finished.
 Every byte outside 0x20-0x7e is escaped, and so are quotes and backslashes.
 
@@ -21,6 +21,7 @@ from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..report.report import request_so_far
 from ..report.text import visible
+from .access_formats import Exchange, Format, request_line
 from .files import LogFile
 from .records import record_text
 
@@ -34,15 +35,19 @@ class AccessLog:
         self,
         file: LogFile,
         *,
+        line_of: Format | None = None,
         log_idle: bool = False,
         policy: MaskingPolicy = DEFAULT_POLICY,
         seconds: Callable[[], float] = time.time,
     ) -> None:
         """*file* gets the lines, and is its owner's to close.
 
-        With *log_idle* what is nobody's fault (`RecordedError.quiet`) has a line as well.
+        Args:
+            line_of: What a line is; by default that of the combined format.
+            log_idle: What is nobody's fault (`RecordedError.quiet`) has a line as well.
         """
         self._file = file
+        self._line_of = line_of
         self._log_idle = log_idle
         self._policy = policy
         self._seconds = seconds
@@ -51,7 +56,10 @@ class AccessLog:
 
     def request(self, request: Any) -> None:
         """Write the line of a request that was answered, whose client left, or was cut off."""
-        self._write(access_line(self._now(), request))
+        if self._line_of is None:
+            self._write(access_line(self._now(), request))
+        else:
+            self._write(self._line_of(_answered(self._seconds(), request, self._policy)))
 
     def refused(self, error: ClientError, sent: int | None) -> None:
         """Write the line of a request that *error* ended before anybody saw it.
@@ -62,9 +70,10 @@ class AccessLog:
         Nothing is written where no request was begun, or where the request is one whose
         response had been asked for: that is logged by `request`.
         """
-        line = refused_line(self._now(), error, sent, self._policy, log_idle=self._log_idle)
-        if line is not None:
-            self._write(line)
+        exchange = _refused(self._seconds(), error, sent, self._policy, log_idle=self._log_idle)
+        if exchange is not None:
+            line_of = self._line_of
+            self._write(line_of(exchange) if line_of else _combined(self._now(), exchange))
 
     def _now(self) -> str:
         second = int(self._seconds())
@@ -74,7 +83,7 @@ class AccessLog:
         return self._timestamp
 
     def _write(self, line: str) -> None:
-        self._file.write(line.encode("ascii") + b"\n")
+        self._file.write(line.encode("utf-8") + b"\n")
 
 
 def access_line(timestamp: str, request: Any) -> str:
@@ -108,24 +117,84 @@ def refused_line(
         The line without its line end; None where no request was refused, unless *log_idle* asks
         for what is nobody's fault as well.
     """
+    exchange = _refused(0, error, sent, policy, log_idle=log_idle)
+    return None if exchange is None else _combined(timestamp, exchange)
+
+
+def _answered(now: float, request: Any, policy: MaskingPolicy) -> Exchange:
+    """A finished `twisted.web.http.Request`."""
+
+    def sent_field(name: bytes) -> bytes | None:
+        values = request.responseHeaders.getRawHeaders(name)
+        return b", ".join(values) if values else None
+
+    begun_at = getattr(request, "begun_at", None)
+    return Exchange(
+        now,
+        request.getClientAddress(),
+        visible(request.method),
+        visible(request.uri),
+        visible(request.clientproto),
+        request.code,
+        request.sentLength,
+        None if begun_at is None else time.monotonic() - begun_at,
+        None,
+        _masked(request.getHeader, policy),
+        _masked(sent_field, policy),
+    )
+
+
+def _refused(
+    now: float, error: ClientError, sent: int | None, policy: MaskingPolicy, *, log_idle: bool
+) -> Exchange | None:
+    """A request that *error* ended; see `refused_line`."""
     if not (error.refuses or (log_idle and error.quiet)):
         return None
-    status = CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE
-    head = request_so_far(error, policy)
-    if head is None:
-        return _line(error.peer, timestamp, "-", status, "-", None, None)
-    fields = {name.lower(): value for name, value in reversed(head.fields)}
-    # What broke off is no target, and may be as long as a limit.
-    target = _quoted(head.target) if error.request else _safe(record_text(head.target)) or "-"
-    protocol = f" HTTP/{_quoted(head.version)}" if head.version else ""
-    return _line(
+    method = target = protocol = None
+    fields: dict[bytes, bytes] = {}
+    if (head := request_so_far(error, policy)) is not None:
+        fields = {name.lower(): value for name, value in reversed(head.fields)}
+        method = visible(head.method)
+        # What broke off is no target, and may be as long as a limit.
+        target = visible(head.target) if error.request else record_text(head.target)
+        protocol = f"HTTP/{visible(head.version)}" if head.version else None
+    return Exchange(
+        now,
         error.peer,
+        method,
+        target or None,
+        protocol,
+        CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE,
+        None,
+        None,
+        error.code,
+        _masked(fields.get, policy),
+        lambda name: None,
+    )
+
+
+def _masked(
+    get: Callable[[bytes], bytes | None], policy: MaskingPolicy
+) -> Callable[[bytes], bytes | None]:
+    """*get*, the value of a field by its name, but for values that are secret."""
+
+    def masked(name: bytes) -> bytes | None:
+        value = get(name)
+        secret = value and not policy.unmasked and policy.is_secret(name)
+        return b"*" * len(value or b"") if secret else value
+
+    return masked
+
+
+def _combined(timestamp: str, exchange: Exchange) -> str:
+    return _line(
+        exchange.peer,
         timestamp,
-        f"{_quoted(head.method)} {target}{protocol}",
-        status,
+        _safe(request_line(exchange) or "-"),
+        exchange.status,
         "-",
-        fields.get(b"referer"),
-        fields.get(b"user-agent"),
+        exchange.request_field(b"referer"),
+        exchange.request_field(b"user-agent"),
     )
 
 

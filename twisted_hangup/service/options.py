@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, NoReturn, get_args
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from ..journal.access_formats import Format, access_format
 from ..limits import (
     ANY,
     KIB,
@@ -107,6 +108,18 @@ def one_of(option: str, words: Sequence[str]) -> Coerce:
         if text not in words:
             raise UsageError(f"--{option}: {text!r} is none of {', '.join(words)}")
         return text
+
+    return coerce
+
+
+def access_log_format(option: str) -> Coerce:
+    """What `access_format` makes of it."""
+
+    def coerce(text: str) -> Format | None:
+        try:
+            return access_format(text)
+        except ValueError as error:
+            raise UsageError(f"--{option}: {error}") from error
 
     return coerce
 
@@ -351,6 +364,14 @@ class Options(UsageOptions):
             "With --status: the token is in this file, and needed on this machine, too.",
         ],
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
+        [
+            "access-log-format",
+            None,
+            None,
+            "With --access-log: combined, json, or a line with Apache's directives, such as "
+            """'%h %t "%r" %>s %B %D'.""",
+            access_log_format("access-log-format"),
+        ],
         ["error-log", None, None, "Write client errors as JSON to this file (- is stdout)."],
         [
             "error-log-per-second",
@@ -500,6 +521,8 @@ class Options(UsageOptions):
             raise UsageError("--threads needs --wsgi")
         if self["status-token-file"] is not None and self.status is None:
             raise UsageError("--status-token-file needs --status")
+        if self["access-log-format"] is not None and self["access-log"] is None:
+            raise UsageError("--access-log-format needs --access-log")
         if self["unmasked"] and self._masked:
             raise UsageError("--unmasked and --mask-field exclude each other")
         for log in ("access-log", "error-log"):
@@ -578,5 +601,6 @@ def _default_texts() -> dict[str, str]:
         **{
             setting.option: f"{getattr(proxy_times, setting.field):g}" for setting in PROXY_TIMEOUTS
         },
+        "access-log-format": "combined",
         "grace": f"{DEFAULT_GRACE_SECONDS:g}",
     }

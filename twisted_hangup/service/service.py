@@ -150,7 +150,12 @@ def _open_logs(
     logs = [] if stdout is None else [stdout]
     if options["access-log"] is not None:
         logs.insert(0, _open_log("access log", options["access-log"], stdout))
-        site.access_log = AccessLog(logs[0], log_idle=log_idle, policy=options.masking)
+        site.access_log = AccessLog(
+            logs[0],
+            line_of=options["access-log-format"],
+            log_idle=log_idle,
+            policy=options.masking,
+        )
         closers.append(site.journal.watch_settled(site.access_log.refused))
     if options["error-log"] is not None:
         logs.insert(0, _open_log("error log", options["error-log"], stdout))
