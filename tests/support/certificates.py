@@ -1,4 +1,4 @@
-"""A certificate for tests, made when the first test asks for it."""
+"""Certificates for tests, made when they are asked for."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 @cache
 def pem() -> bytes:
     """A self-signed certificate for localhost and its key, PEM-encoded, one after the other."""
+    return b"".join(certificate_and_key("localhost", 1))
+
+
+def certificate_and_key(host: str, serial: int) -> tuple[bytes, bytes]:
+    """A self-signed certificate for *host*, and its key, PEM-encoded."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
     now = datetime.datetime.now(datetime.timezone.utc)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(1)
+        .serial_number(serial)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+    return certificate.public_bytes(serialization.Encoding.PEM), key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
 from ..transport.endpoint import hangup_endpoint
+from .certificates import renewed
 
 #: Connections that may wait to be accepted: nginx's number.  Past it a client's SYN is
 #: dropped, and it tries again a second later.
@@ -31,9 +32,9 @@ def endpoint(description: str, reactor: Any, option: str = "--port") -> IStreamS
         if re.fullmatch(r"unix:(address=)?(:.*)?", description):
             raise ValueError("the path of the socket is missing, as in unix:/run/web.sock")
         port = _listening(description, reactor)
+        return renewed(description, port, hangup_endpoint(port))
     except Exception as error:  # whatever the parser of somebody's endpoint raises
         raise UsageError(f"{option}: {description!r}: {_reworded(description, error)}") from error
-    return hangup_endpoint(port)
 
 
 def _listening(description: str, reactor: Any) -> IStreamServerEndpoint:

@@ -27,6 +27,7 @@ from ..report.text import peer_text, visible
 from ..server.site import HangupSite
 from ..transport.clock import steady
 from .accept import Gate
+from .certificates import LOOK_SECONDS, RenewedEndpoint
 from .process import StandardOutput, TwistedLog, end_within, lost_terminal
 from .systemd import ALIVE, READY, STOPPING, notify, notify_reloading, watchdog_seconds
 
@@ -87,6 +88,9 @@ class HangupService(Service):
         self._grace_seconds = grace_seconds
         self._closers = closers
         self._companions = companions
+        self._renewed = [one for _, one in endpoints if isinstance(one, RenewedEndpoint)]
+        self._looks = LoopingCall(self._look_at_certificates)
+        self._looks.clock = self._clock
         self._threads = threads
         self._logs = logs
         self._listened = False
@@ -119,11 +123,20 @@ class HangupService(Service):
             A Deferred that fires with None when every connection has gone.
         """
         super().stopService()
+        if self._looks.running:
+            self._looks.stop()
         self._gate.retire()
         ports, self.ports = self.ports, []
         closed = DeferredList([maybeDeferred(port.stopListening) for port in ports])
         drained = closed.addCallback(self._cb_drain).addCallback(self._cb_stop_companions)
         return drained.addBoth(self._cb_close)
+
+    def read_certificates(self) -> None:
+        """Read the certificates of TLS now; where they are of no use, the old ones stay."""
+        for endpoint in self._renewed:
+            endpoint.renew()
+        for companion in self._companions:
+            companion.read_certificates()
 
     def end_grace(self) -> None:
         """Wait no longer for running requests; harmless at any time."""
@@ -140,6 +153,12 @@ class HangupService(Service):
         self._listened = True
         if self._problem is not None:
             raise self._problem
+        if self._renewed:
+            self._looks.start(LOOK_SECONDS, now=False)
+
+    def _look_at_certificates(self) -> None:
+        for endpoint in self._renewed:
+            endpoint.look()
 
     def _cb_listening(self, port: IListeningPort) -> None:
         self._gate.guard(port)
@@ -294,6 +313,7 @@ class CommandLineService(HangupService):
     def _reload(self) -> None:
         notify_reloading()
         self._reopen_logs()
+        self.read_certificates()
         notify(STOPPING if self._ends else READY)
 
     def _reopen_logs(self) -> None:

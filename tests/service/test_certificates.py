@@ -1,0 +1,195 @@
+"""Certificates that are renewed while the server runs, on real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from cryptography import x509
+from support.certificates import certificate_and_key
+from support.wire import Client, in_thread, pause, until
+from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.python.usage import UsageError
+
+from twisted_hangup.service import Options, makeService
+from twisted_hangup.service.certificates import LOOK_SECONDS
+from twisted_hangup.service.serving import HangupService
+
+# Of Twisted's use of pyOpenSSL, when it reads a directory.
+pytestmark = pytest.mark.filterwarnings("ignore:X509.* is deprecated:DeprecationWarning")
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+Run = Callable[..., HangupService]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Start a service on these ports, with relative paths; it is stopped in the end."""
+    monkeypatch.chdir(tmp_path)
+    started: list[HangupService] = []
+
+    def start(*ports: str, status: str | None = None) -> HangupService:
+        options = Options()
+        words = [f"--port={port}" for port in ports]
+        options.parseOptions([*words, *([] if status is None else [f"--status={status}"])])
+        service: Any = makeService(options)
+        started.append(service)
+        service.startService()
+        os.chdir("/")  # as a daemon may
+        return started[-1]
+
+    yield start
+    for service in started:
+        pytest_twisted.blockon(service.stopService())
+
+
+def number_of(service: HangupService) -> int:
+    host: Any = service.ports[0].getHost()
+    return int(host.port)
+
+
+async def serial_for(port: int, host: str | None = "localhost", alpn: str = "http/1.1") -> int:
+    """The serial number of the certificate that a new client gets; it agrees on *alpn*."""
+
+    def shake_hands() -> int:
+        context = ssl._create_unverified_context()
+        context.set_alpn_protocols([alpn])
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            context.wrap_socket(plain, server_hostname=host) as client,
+        ):
+            certificate = client.getpeercert(True)
+            assert certificate is not None and client.selected_alpn_protocol() == alpn
+            return x509.load_der_x509_certificate(certificate).serial_number
+
+    serial: int = await in_thread(shake_hands)
+    return serial
+
+
+async def serial_becomes(serial: int, port: int, host: str | None = "localhost") -> None:
+    while await serial_for(port, host) != serial:
+        await pause()
+
+
+FILES = "ssl:0:privateKey=key.pem:certKey=cert.pem:interface=127.0.0.1"
+ONE_FILE = "ssl:0:interface=127.0.0.1"  # which Twisted looks for in server.pem
+DIRECTORY = r"tls:pems:0:interface=127.0.0.1"
+
+
+def renew(folder: Path, serial: int, host: str = "localhost") -> None:
+    """Write a new pair for each kind of port, the key first, as some do."""
+    certificate, key = certificate_and_key(host, serial)
+    (folder / "pems").mkdir(exist_ok=True)
+    (folder / "key.pem").write_bytes(key)
+    (folder / "cert.pem").write_bytes(certificate)
+    (folder / "server.pem").write_bytes(certificate + key)
+    (folder / "new").write_bytes(certificate + key)
+    (folder / "new").rename(folder / "pems" / f"{host}.pem")
+
+
+@pytest.mark.parametrize("port", [FILES, ONE_FILE, DIRECTORY])
+@pytest_twisted.ensureDeferred
+async def test_renewed(run: Run, tmp_path: Path, port: str) -> None:
+    """New clients get the new certificate, within seconds; who is connected stays so."""
+    renew(tmp_path, 1)
+    number = number_of(run(port))
+    client = await in_thread(lambda: Client(number, tls=True).send(GET))
+    await in_thread(lambda: client.read_until(b"</html>"))
+    for serial in (2, 3):
+        renew(tmp_path, serial)
+        since = time.monotonic()
+        await serial_becomes(serial, number)
+        assert time.monotonic() - since < 5 * LOOK_SECONDS
+    page = await in_thread(lambda: client.send(GET).read_until(b"</html>"))
+    assert b"HTTP/1.1 200 " in page
+    client.close()
+
+
+@pytest.mark.parametrize("port", [FILES, DIRECTORY])
+@pytest_twisted.ensureDeferred
+async def test_of_no_use(run: Run, tmp_path: Path, port: str, expected_errors: Any) -> None:
+    """A key without its certificate changes nothing; it is told once."""
+    renew(tmp_path, 1)
+    number = number_of(run(port))
+    with capturedLogs() as events:
+        certificate, key = certificate_and_key("localhost", 2)
+        pair = tmp_path / "pems" / "localhost.pem"
+        (tmp_path / "key.pem").write_bytes(key)
+        pair.write_bytes(key)
+        await until(lambda: complaints(events))
+        await pause(3 * LOOK_SECONDS)
+        assert len(complaints(events)) == 1
+        assert await serial_for(number) == 1
+        (tmp_path / "cert.pem").write_bytes(certificate)
+        pair.write_bytes(certificate + key)
+        await serial_becomes(2, number)
+    assert len(complaints(events)) == 1
+    expected_errors.flush()
+
+
+def complaints(events: Sequence[LogEvent]) -> list[str]:
+    texts = [formatEvent(event) for event in events]
+    return [text for text in texts if text.startswith("Cannot use the certificates in /")]
+
+
+@pytest.mark.parametrize("gone", ["cert.pem", "pems"])
+@pytest_twisted.ensureDeferred
+async def test_gone(run: Run, tmp_path: Path, gone: str, expected_errors: Any) -> None:
+    """What is not there any more is served on."""
+    renew(tmp_path, 1)
+    service = run(FILES if gone == "cert.pem" else DIRECTORY)
+    with capturedLogs() as events:
+        (tmp_path / gone).rename(tmp_path / "moved")
+        await until(lambda: complaints(events))
+    assert await serial_for(number_of(service)) == 1
+    expected_errors.flush()
+
+
+@pytest_twisted.ensureDeferred
+async def test_names(run: Run, tmp_path: Path) -> None:
+    """A directory has one for each name, and wildcards; the first is for all others."""
+    for serial, host in enumerate(["a.example", "*.example"], 1):
+        renew(tmp_path, serial, host)
+    number = number_of(run(DIRECTORY))
+    assert await serial_for(number, "a.example") == 1
+    assert await serial_for(number, "A.Example", alpn="h2") == 1
+    assert await serial_for(number, "b.example", alpn="h2") == 2
+    with capturedLogs() as events:
+        others = {await serial_for(number, name) for name in ("b.c.example", "other", None)}
+    assert len(others) == 1 and others < {1, 2}
+    assert not [event for event in events if "domain" in formatEvent(event)]
+    renew(tmp_path, 3, "other")
+    await serial_becomes(3, number, "other")
+    (tmp_path / "pems" / "a.example.pem").unlink()
+    await serial_becomes(2, number, "a.example")
+
+
+@pytest_twisted.ensureDeferred
+async def test_read_at_once(run: Run, tmp_path: Path) -> None:
+    """SIGHUP waits for no look, and also means the status page."""
+    renew(tmp_path, 1)
+    service = run("tcp:0:interface=127.0.0.1", status=FILES)
+    [status] = service._companions
+    renew(tmp_path, 2)
+    service.read_certificates()
+    assert await serial_for(number_of(status)) == 2
+
+
+@pytest.mark.parametrize("directory", ["nowhere", "empty", "certificate", "key"])
+def test_directory_without_use(run: Run, tmp_path: Path, directory: str) -> None:
+    """It is refused at the start, where its clients would be blamed later."""
+    for name in ("empty", "certificate", "key"):
+        (tmp_path / name).mkdir()
+    certificate, key = certificate_and_key("localhost", 1)
+    (tmp_path / "certificate" / "a.pem").write_bytes(certificate)
+    (tmp_path / "key" / "a.pem").write_bytes(key)
+    with pytest.raises(UsageError, match=r"no PEM file in .* has a certificate for a name"):
+        run(f"tls:{directory}:0")

@@ -1,0 +1,181 @@
+"""Certificates that are renewed while the server runs: read anew, and nobody is cut off.
+
+A connection keeps the certificate of its handshake; the next one gets the new one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from inspect import signature
+from typing import Any, Final, TypeAlias
+
+from OpenSSL.SSL import Connection, Context
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IOpenSSLServerConnectionCreator,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.protocols._sni import PEMObjects
+from twisted.python.filepath import FilePath, LinkError
+from zope.interface import implementer
+
+from ..report.text import visible
+
+#: How often it is looked whether the files are others by now.
+LOOK_SECONDS: Final = 1.0
+
+#: What of an ``ssl:`` endpoint names a file.
+_FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
+
+#: What tells a file from what it was.
+_State: TypeAlias = list[tuple[str, int, int, int]]
+
+_log = Logger()
+
+
+def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IStreamServerEndpoint:
+    """*outer*, as a `RenewedEndpoint` where there is TLS.
+
+    Args:
+        description: What *endpoint* was made from.
+        endpoint: Twisted's, which asks for a certificate.
+        outer: The same, as it is to listen.
+
+    Raises:
+        Exception: Twisted's or OpenSSL's, as the certificates are of no use.
+    """
+    arguments, keywords = endpoints._parse(description)
+    if arguments[0] == "ssl":
+        given = signature(endpoints._parseSSL).bind(None, *arguments[1:], **keywords)
+        given.apply_defaults()
+        for name in _FILES:
+            if given.arguments[name] is not None:
+                given.arguments[name] = os.path.abspath(given.arguments[name])
+        paths = [given.arguments[name] for name in _FILES if given.arguments[name] is not None]
+        renewing = RenewedEndpoint(outer, paths, lambda: _OfFiles(given.args))
+        endpoint._sslContextFactory = renewing
+        return renewing
+    if arguments[0] == "tls":
+        # A daemon may change its directory.
+        path = os.path.abspath(keywords.get("path") or arguments[1])
+        renewing = RenewedEndpoint(outer, [path], lambda: _OfDirectory(path))
+        endpoint.connectionCreator = renewing
+        return renewing
+    return outer
+
+
+@implementer(IStreamServerEndpoint, IOpenSSLServerConnectionCreator)
+class RenewedEndpoint:
+    """An endpoint of TLS, and the certificates of its next connection."""
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        paths: list[str],
+        read: Callable[[], _OfFiles | _OfDirectory],
+    ) -> None:
+        """*read* reads what is in *paths*, files or directories, and raises what it likes."""
+        self._endpoint = endpoint
+        self._paths = paths
+        self._read = read
+        self._known = self._seen = self._state()
+        self._certificates = read()
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        return self._endpoint.listen(protocolFactory)
+
+    def serverConnectionForTLS(self, protocol: object) -> Connection:
+        return Connection(self._certificates.context)
+
+    def look(self) -> None:
+        """Read the files if they are others by now.
+
+        A certificate and its key are not renewed at one moment: that they are of no use is told
+        when they have not changed since the last look, and once.
+        """
+        state = self._state()
+        if state != self._known:
+            self.renew(state, tell=state == self._seen)
+            self._seen = state
+
+    def renew(self, state: _State | None = None, *, tell: bool = True) -> None:
+        """Read the files; where they are of no use, the old certificates stay."""
+        state = self._state() if state is None else state
+        where = ", ".join(map(visible, self._paths))
+        try:
+            self._certificates = self._read().instead_of(self._certificates)
+        except Exception as error:
+            if tell:
+                self._known = state
+                words = "Cannot use the certificates in {paths}: {error}; the old ones stay"
+                _log.error(words, paths=where, error=_words(error))
+        else:
+            self._known = state
+            _log.info("Read the certificates in {paths}", paths=where)
+
+    def _state(self) -> _State:
+        state = []
+        for path in self._paths:
+            # What cannot be looked at is not there; to read it says why.
+            with suppress(OSError, LinkError):
+                for file in FilePath(path).walk():
+                    is_now = os.stat(file.path)
+                    state.append((file.path, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns))
+        return state
+
+
+class _OfFiles:
+    """The certificate of an ``ssl:`` endpoint."""
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        [_, _, options], _ = endpoints._parseSSL(*arguments)
+        self.context: Context = options.getContext()
+
+    def instead_of(self, other: object) -> _OfFiles:
+        return self
+
+
+class _OfDirectory:
+    """The certificates of a ``tls:`` endpoint, by the name that the client asks for.
+
+    Twisted's own lookup reads the directory for each name that is not there, and logs it twice.
+    """
+
+    def __init__(self, path: str) -> None:
+        pems = PEMObjects.fromDirectory(FilePath(path))
+        self._contexts = {
+            name.lower().encode("ascii", "replace"): options.getContext()
+            for name, options in pems.inferDomainMapping().items()
+        }
+        if not self._contexts:
+            raise ValueError(f"no PEM file in {path} has a certificate for a name, and its key")
+        certified = {certificate.getPublicKey().keyHash() for _, certificate in pems._certificates}
+        self._lacks_one = any(pair.keyHash() not in certified for _, pair in pems._keyPairs)
+        self.context = next(iter(self._contexts.values()))
+        for context in self._contexts.values():
+            context.set_tlsext_servername_callback(self._choose)
+
+    def instead_of(self, other: Any) -> _OfDirectory:
+        """Itself, unless a name would be lost because the certificate of a key is still to come."""
+        if self._lacks_one and (lost := other._contexts.keys() - self._contexts.keys()):
+            raise ValueError(f"a key has no certificate any more, perhaps that of {min(lost)!r}")
+        return self
+
+    def _choose(self, connection: Connection) -> None:
+        name = (connection.get_servername() or b"").lower()
+        wildcard = b"*." + name.partition(b".")[2]
+        context = self._contexts.get(name) or self._contexts.get(wildcard)
+        if context is not None:
+            connection.set_context(context)
+
+
+def _words(error: Exception) -> str:
+    """What *error* says, and of OpenSSL's the reason alone."""
+    queue = error.args[0] if error.args else None
+    return visible(str(queue[0][-1]) if isinstance(queue, list) and queue else str(error))
