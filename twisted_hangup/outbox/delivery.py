@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
 from ..client.backoff import BytesProducer, Discard, retry_after_seconds
-from ..client.failures import request_hang_up
+from ..client.failures import anothers_request_failed
 from ..errors import ServerHangUp
 from ..report.text import shortened
 from .policy import DeliveryPolicy, Verdict
@@ -166,7 +166,7 @@ class Drains:
 
 def _is_local(failure: Failure) -> bool:
     """Whether a failure is this machine's, and says nothing about the destination."""
-    error = request_hang_up(failure).value
+    error = anothers_request_failed(failure).value
     return isinstance(error, ServerHangUp) and not error.acted_on and error.code in _LOCAL
 
 
