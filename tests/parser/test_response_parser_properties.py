@@ -21,6 +21,7 @@ from twisted_hangup.errors import ResponseParseError
 from twisted_hangup.events import NEED_DATA, BodyData, Break, ResponseEvent
 from twisted_hangup.limits import Limits
 from twisted_hangup.parser.response import ResponseParser
+from twisted_hangup.report.lookalikes import Lookalike, lookalike_of
 
 #: Small enough that short streams cross them.
 TIGHT: Final = Limits(head_bytes=60, head_fields=3, chunk_extension_bytes=6, leading_crlf=2)
@@ -45,6 +46,7 @@ class Outcome:
         self.events: list[ResponseEvent | None] = []
         self.error: dict[str, object] | None = None
         self.report = ""
+        self.lookalike: Lookalike | None = None
         self.parser = ResponseParser(limits)
         self.parser.expect(method, upgrade=upgrade)
         try:
@@ -56,6 +58,7 @@ class Outcome:
         except ResponseParseError as error:
             self.error = self._facts(error)
             self.report = error.report()
+            self.lookalike = lookalike_of(error)
 
     def _add(self, event: ResponseEvent) -> None:
         last = self.events[-1] if self.events else None
@@ -94,7 +97,8 @@ def test_cuts_do_not_matter(
         outcome = Outcome(reads, method, upgrade, limits)
         assert outcome.events == whole.events
         assert outcome.error == whole.error
-        assert outcome.report == whole.report
+        if outcome.lookalike == whole.lookalike:  # which know the more, the more a read brings
+            assert outcome.report == whole.report
         if outcome.error is not None:
             assert outcome.parser.next_event() is NEED_DATA
 
