@@ -59,6 +59,8 @@ def _unsent_bytes(transport: Any) -> int:
 class ClientSocket:
     """The client's connection, as `HangupChannel.client_error` and handlers get it.
 
+    Of a request that is refused over HTTP/2 they get a subclass, which is its stream alone.
+
     Every method is harmless at any time: after the connection has gone, twice, or in any
     order.  What comes after an `end` or `destroy` does nothing.
 

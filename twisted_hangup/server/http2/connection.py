@@ -1,8 +1,8 @@
 """The promises of `HangupChannel`, for a connection that speaks HTTP/2 (RFC 9113).
 
 What breaks the connection, stalls it or loses it becomes the one `ClientError` of that
-connection, and runs down the same errback chain.  What breaks one request is answered on its
-stream and recorded, and the other streams do not notice.
+connection, and runs down the same errback chain.  What breaks one request runs down that chain
+by itself and is answered on its stream, and the other streams do not notice.
 
 Twisted's own loop sends one frame in each turn of the reactor, spins while a client has
 closed its window, and holds a whole file in memory where the window is large.  This one
@@ -80,7 +80,8 @@ class HangupHTTP2(H2Connection):
     Args:
         channel: The channel that the connection began with.  Its ``client_error`` is called
             for the one client error of the connection, with a socket that is not writable:
-            what a handler writes would end up between frames.
+            what a handler writes would end up between frames; and for each refused request,
+            with the socket of its stream.
         reactor: For the next turn, not for timers.
 
     Attributes:
