@@ -163,31 +163,44 @@ def by_chromium(driver: Any) -> Callable[[int, Ask], list[Any]]:
     return run
 
 
-@pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.why)
-@pytest.mark.parametrize("text", [b"", b"mine"], ids=["empty", "text"])
-@pytest.mark.parametrize("client", ["curl", "node's fetch", "node's http2", "chromium"])
-@pytest_twisted.ensureDeferred
-async def test_answer_is_read(
-    serve: Serve,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    client: str,
-    text: bytes,
-    ask: Ask,
-) -> None:
-    """Status and text arrive whole, and the client sees no error."""
-    if client == "curl":
+Client = Callable[[int, Ask], list[Any]]
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> Client:
+    """The client that the test's parameter names."""
+    name = request.param
+    if name == "curl":
         if CURL is None:
             pytest.skip("curl is not installed")
-        run = by_curl(tmp_path)
-    elif client == "chromium":
-        run = by_chromium(request.getfixturevalue("driver"))
-    else:
-        command = node.find_node()
-        if command is None:
-            pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
-        run = by_node(command, FETCH if client == "node's fetch" else NODE_HTTP2)
+        return by_curl(tmp_path)
+    if name == "chromium":
+        return by_chromium(request.getfixturevalue("driver"))
+    command = node.find_node()
+    if command is None:
+        pytest.skip(f"no node {node.OLDEST} or newer: set NODE or put one on PATH")
+    return by_node(command, FETCH if name == "node's fetch" else NODE_HTTP2)
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.why)
+@pytest.mark.parametrize("text", [b"", b"mine"], ids=["empty", "text"])
+@pytest.mark.parametrize(
+    "client", ["curl", "node's fetch", "node's http2", "chromium"], indirect=True
+)
+@pytest_twisted.ensureDeferred
+async def test_answer_is_read(serve: Serve, client: Client, text: bytes, ask: Ask) -> None:
+    """Status and text arrive whole, and the client sees no error."""
     served = refusing(serve, text)
-    assert await in_thread(lambda: run(served.port, ask)) == [ask.status, text.decode()]
+    assert await in_thread(lambda: client(served.port, ask)) == [ask.status, text.decode()]
     (error,) = (error for error in served.errors if error.status)
     assert error.request is not None and error.request.version == b"2"
+
+
+@pytest.mark.parametrize("client", ["curl", "node's http2"], indirect=True)
+@pytest_twisted.ensureDeferred
+async def test_answer_to_an_upload_that_is_no_error(serve: Serve, client: Client) -> None:
+    """An expectation that nobody knows is answered before the body has come."""
+    served = serve(tls=server_context())
+    ask = Ask("expectation", 417, fields={"expect": "x"}, body=UPLOAD)
+    assert await in_thread(lambda: client(served.port, ask)) == [417, ""]
+    assert served.codes == [] and served.root.fast.ran == []

@@ -135,11 +135,11 @@ class HangupStream(H2Stream):
         """What is left of the stream is its *error*; first forgotten, then told, as in `end`."""
         refused = self._refused(begun)
         if self._conn.take_refused(refused, error):
+            if client_left:
+                refused.ending.open_socket().peer_left()
             self._stop_producer()
             if not self.answered:
                 self._request.client_left(error, error.refuses)
-            if client_left:
-                refused.ending.open_socket().peer_left()
             refused.ending.answer()
 
     def _refused(self, begun: bool) -> RefusedStream:
