@@ -82,9 +82,6 @@ class ClientSocket:
             errback chain is skipped.
     """
 
-    #: Whether the protocol lets a handler say what the bytes of its answer are.
-    takes_bytes = True
-
     # Ten thousand may be lingering at a time; a handler may note on it what it likes.
     __slots__ = (
         *("__dict__", "__weakref__"),
@@ -155,6 +152,11 @@ class ClientSocket:
     def writable(self) -> bool:
         """Whether bytes written now can reach the client."""
         return self._transport is not None and not self._ending and not self._peer_left
+
+    @property
+    def takes_bytes(self) -> bool:
+        """Whether the protocol lets a handler say what the bytes of its answer are."""
+        return True
 
     @property
     def unsent(self) -> bool:

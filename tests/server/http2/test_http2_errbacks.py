@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from hyperframe.frame import RstStreamFrame
+from hyperframe.frame import DataFrame, RstStreamFrame
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import (
@@ -348,11 +348,13 @@ async def waiting(served: Served, run: Callable[[H2Client], Any]) -> tuple[Any, 
     asked: Deferred[tuple[Deferred[None], ClientSocket]] = Deferred()
 
     @served.site.on_client_error
-    async def wait(failure: Any, socket: ClientSocket) -> None:
+    async def wait(failure: Any, socket: ClientSocket) -> Any:
+        if asked.called:
+            return failure
         gate: Deferred[None] = Deferred()
         asked.callback((gate, socket))
         await gate
-        socket.respond(400, b"late")
+        return socket.respond(400, b"late")
 
     done = talk(served.port, run)
     return (*(await asked), done)
@@ -403,6 +405,26 @@ async def test_too_much_comes_while_the_chain_waits(serve_h2: Serve) -> None:
         [None],
     )
     gate.callback(None)
+
+
+@pytest_twisted.ensureDeferred
+async def test_tiny_frames_while_the_chain_waits(serve_h2: Serve) -> None:
+    """They cost the connection, as on any stream; the chain learns that its client has gone."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> H2Client:
+        head = client.headers(BAD_PATH, end=False)
+        client.send(head)
+        client.send(*(DataFrame(head.stream_id, b"x") for _ in range(1100)))
+        return client.to_the_end()
+
+    gate, socket, done = await waiting(served, run)
+    client = await done
+    assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
+    assert not socket.writable
+    gate.callback(None)
+    await settled()
+    assert served.codes == ["HPE_INVALID_URL", "ERR_HTTP2_ENHANCE_YOUR_CALM"]
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["reset", "connection lost"])

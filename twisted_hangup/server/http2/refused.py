@@ -41,7 +41,7 @@ class StreamSocket(ClientSocket):
         self.secure = transport.secure
 
     @property
-    def takes_bytes(self) -> bool:  # type: ignore[override]
+    def takes_bytes(self) -> bool:
         """Whether bytes would be in vain, as any answer would."""
         return self.headers_sent or not self.writable
 
