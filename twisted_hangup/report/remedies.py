@@ -248,9 +248,10 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         ),
         "ERR_HTTP2_ENHANCE_YOUR_CALM": Remedy(
             "An attack (such as Rapid Reset), or a client that gives up its requests, or sends"
-            " frames that do nothing (docs/limits.md), much faster than a person could.",
+            " frames that do nothing (docs/limits.md), much faster than a person could. Or more"
+            " than 100 requests of one connection were refused, each with an error of its own.",
             "None if it is an attack: the connection has been closed. Otherwise let the client"
-            " cancel fewer requests, and send fewer PINGs.",
+            " cancel fewer requests, send fewer PINGs, and mend those that were refused.",
         ),
         "ERR_HTTP2_*": Remedy(
             "The client broke a rule of HTTP/2 that concerns the whole connection. The rest of"

@@ -59,8 +59,9 @@ _OTHER_REASONS: Final = {
         "client and server have no protocol in common", "RFC 7301, section 3.2"
     ),
     "ERR_HTTP2_ENHANCE_YOUR_CALM": Rule(
-        "the client gives the server work without end: requests that it resets, frames that"
-        " do nothing, answers that it does not read, or fields that never end",
+        "the client gives the server work without end: requests that it resets or that are"
+        " refused, frames that do nothing, answers that it does not read, or fields that never"
+        " end",
         "RFC 9113, section 10.5",
     ),
 }
