@@ -91,12 +91,27 @@ async def test_http2(serve: Serve) -> None:
         third = client.request(
             b"/", (field, b"203.0.113.9"), (b"content-length", b"6"), method=b"POST", end=False
         )
-        client.answer(first, second, third)
+        fourth = client.request(b"/", (b"a b", b"c"), (field, b"203.0.113.10"))
+        client.answer(first, second, third, fourth)
         return [client.stream(one).body for one in (first, second)]
 
     bodies = await talk(served.port, run)
     assert bodies == [b" ".join([b"203.0.113.%d" % one] * 3) for one in (7, 8)]
-    assert [peer_text(error.peer) for error in served.errors] == ["203.0.113.9"]
+    assert [peer_text(error.peer) for error in served.errors] == ["203.0.113.9", "203.0.113.10"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_error_of_a_connection_over_http2(serve: Serve) -> None:
+    """It is that of all who share the connection, and so of the proxy."""
+    served = serve(trusting(Who()), tls=server_context())
+
+    def run(client: Any) -> None:
+        client.request(b"/wait", (b"x-forwarded-for", b"203.0.113.7"))
+        client.raw(b"\0\0\1\6\0\0\0\0\0x").to_the_end()  # a PING of one byte
+
+    await talk(served.port, run)
+    [error] = [one for one in served.errors if one.code.startswith("ERR_HTTP2")]
+    assert peer_text(error.peer).startswith("127.0.0.1:")
 
 
 def test_application_has_the_last_word() -> None:

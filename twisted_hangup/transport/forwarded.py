@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
-from ..errors import ClientError
+from ..errors import ClientError, HTTP2Error
 from ..parser.grammar import TCHAR, TOKEN
 from ..parser.refusals import OF_A_WHOLE_HEAD
 from .addresses import Network, ip_of, is_within, network_of
@@ -112,11 +112,19 @@ class ForwardedClients:
     def client_of(self, error: ClientError, peer: Any) -> Any:
         """The same for *error*, where the whole head of its request is known.
 
-        In a part of it the line may be missing that the proxy has added.
+        In a part of it the line may be missing that the proxy has added.  Over HTTP/2 a head
+        is judged as a whole; an error of the connection is nobody's of those who share it.
         """
         request = error.request
-        part = error.phase == "head" and (error.code, error.reason) not in OF_A_WHOLE_HEAD
-        if request is None or part:
+        if (
+            request is None
+            or isinstance(error, HTTP2Error)
+            or (
+                error.phase == "head"
+                and request.version != b"2"
+                and (error.code, error.reason) not in OF_A_WHOLE_HEAD
+            )
+        ):
             return peer
         name = self.field.lower()
         return self.client(peer, [value for own, value in request.fields if own.lower() == name])
