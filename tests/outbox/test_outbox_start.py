@@ -250,3 +250,21 @@ async def test_tables_that_go(database: str, start: Start, expected_errors: Logg
     await outbox.stopService()
     (event,) = expected_errors.flush()
     assert "log_failure" not in event
+
+
+@pytest_twisted.ensureDeferred
+async def test_tables_of_version_1(database: str, start: Start) -> None:
+    """They are brought up to date, with what is queued in them."""
+    used = database_named(database)
+    outbox = start(database, agent=FakeAgent(), deliver=False)
+    await outbox.send("POST", URL, key="old", ordered=True)
+    await outbox.stopService()
+    with closing(used.connect()) as connection:
+        connection.execute("ALTER TABLE hangup_outbox_destinations DROP COLUMN held")
+        connection.execute("UPDATE hangup_outbox_version SET version = 1")
+        connection.commit()
+    agent = FakeAgent()
+    outbox = start(database, agent=agent)
+    await outbox.send("POST", URL, key="new", ordered=True)
+    await until(lambda: len(agent.sent) == 2)
+    assert [sent.key for sent in agent.sent] == ["old", "new"]

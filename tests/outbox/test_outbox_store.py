@@ -492,8 +492,8 @@ def test_the_queue_is_the_same_for_many(store: Store) -> None:
 
 def test_another_version_is_left_alone(store: Store) -> None:
     """Tables of a later version are not touched."""
-    store.connection.execute("UPDATE hangup_outbox_version SET version = 2")
-    with pytest.raises(Exception, match="version 2"):
+    store.connection.execute("UPDATE hangup_outbox_version SET version = 3")
+    with pytest.raises(Exception, match="version 3"):
         create_tables(store.connection.cursor(), store.database)
 
 

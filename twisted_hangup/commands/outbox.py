@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,12 +18,20 @@ from ..errors import OutboxUnavailable
 from ..outbox import admin
 from ..outbox.admin import QueuedRequest
 from ..outbox.database import Database, SQLite, database_named
+from ..outbox.request import destination_named
 from ..outbox.sql import check_tables
 from ..report.masking import DEFAULT_POLICY, mask_target
 from ..report.text import shortened, visible
 
 _URL_COLUMNS: Final = 60
 _PROBLEM_COLUMNS: Final = 60
+
+#: Fields whose name says that they hold a credential, which the field's own rules do not know.
+_CREDENTIAL: Final = re.compile(
+    r"(.*[-_])?(api|auth)?(key|token|secret|signature|password)([-_]?\d+)?", re.I
+)
+
+_PATH: Final = re.compile(r"(?<=://)([^/?#\s]*/)([^?#\s]*)")
 
 
 class CommandError(Exception):
@@ -32,41 +42,49 @@ def add_outbox_command(commands: Any) -> None:
     """Add ``outbox`` to argparse's subcommands; each sets ``run``, called with the options."""
     outbox = commands.add_parser(
         "outbox",
-        help="look at the requests of an outbox, requeue or drop them",
-        description="Look at the requests of an outbox, requeue or drop them.",
+        help="look at the requests of an outbox, and say what becomes of them",
+        description="Look at the requests of an outbox, and say what becomes of them.",
     )
     outbox.add_argument(
         "database", metavar="FILE_OR_DSN", help="an SQLite file, or a postgresql:// URL"
     )
     actions = outbox.add_subparsers(metavar="ACTION", required=True)
 
-    listing = actions.add_parser("list", help="list dead letters, or what is queued")
-    listing.add_argument("--queued", action="store_true", help="what is queued instead")
+    listing = _add_action(actions, "list", "list what is queued, under way and dead", _list)
+    only = listing.add_mutually_exclusive_group()
+    only.add_argument("--queued", action="store_true", help="only what is queued or under way")
+    only.add_argument("--dead", action="store_true", help="only dead letters")
     _add_destination(listing)
     listing.add_argument("--limit", type=_positive, default=100, help="how many (100)")
     listing.add_argument("--after", type=_natural, default=0, help="only after this number")
-    listing.add_argument("--json", action="store_true", help="an object per line")
-    listing.set_defaults(run=partial(_run, _list))
+    _add_mask_paths(listing)
 
-    show = actions.add_parser("show", help="show one request")
+    show = _add_action(actions, "show", "show one request", _show)
     show.add_argument("key")
     show.add_argument("--body", action="store_true", help="write its body, and nothing else")
     show.add_argument("--secrets", action="store_true", help="do not mask credentials")
-    show.set_defaults(run=partial(_run, _show))
+    _add_mask_paths(show)
+
+    for name, text, function, every in (
+        ("requeue", "deliver dead letters again", _requeue, "--all-dead"),
+        ("retry-now", "try what is queued at once", _retry_now, "--all-queued"),
+        ("drop", "delete requests, queued or dead", _drop, "--all-dead"),
+    ):
+        action = _add_action(actions, name, text, function)
+        action.add_argument("keys", metavar="KEY", nargs="*")
+        what = every.replace("--all-", "")
+        action.add_argument(every, dest="all", action="store_true", help=f"all that is {what}")
+        action.set_defaults(every=every)
+        _add_destination(action)
 
     for name, text, function in (
-        ("requeue", "deliver dead letters again", _requeue),
-        ("drop", "delete requests, queued or dead", _drop),
+        ("pause", "deliver nothing to a destination, until resume", _pause),
+        ("resume", "deliver to a destination again, at once", _resume),
     ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("keys", metavar="KEY", nargs="*")
-        action.add_argument("--all-dead", action="store_true", help="all dead letters")
-        _add_destination(action)
-        action.set_defaults(run=partial(_run, function))
+        action = _add_action(actions, name, text, function)
+        action.add_argument("destination", metavar="ORIGIN", type=_destination)
 
-    stats = actions.add_parser("stats", help="count what is queued and dead")
-    stats.add_argument("--json", action="store_true", help="as one object")
-    stats.set_defaults(run=partial(_run, _stats))
+    _add_action(actions, "stats", "count what is queued and dead", _stats)
 
 
 def _run(action: Any, options: argparse.Namespace) -> None:
@@ -110,13 +128,13 @@ class _Store:
 def _list(store: _Store, options: argparse.Namespace) -> None:
     rows = store.call(
         admin.requests,
-        dead=not options.queued,
+        dead=True if options.dead else False if options.queued else None,
         destination=options.destination,
         limit=options.limit,
         after=options.after,
     )
     for row in rows:
-        print(_as_json(row) if options.json else _as_line(row))
+        print(_as_json(row, options) if options.json else _as_line(row, options))
 
 
 def _show(store: _Store, options: argparse.Namespace) -> None:
@@ -128,19 +146,25 @@ def _show(store: _Store, options: argparse.Namespace) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(body)
         return
-    url = request.url if options.secrets else _masked(request.url)
-    print(f"{request.method} {url}")
-    for name, value in request.headers:
-        secret = DEFAULT_POLICY.is_secret(name.encode("latin-1")) and not options.secrets
-        print(f"{name}: {'*' * len(value) if secret else visible(value.encode('latin-1'))}")
+    fields = [
+        (name, "*" * len(value) if _is_secret(name) and not options.secrets else value)
+        for name, value in request.headers
+    ]
+    if options.json:
+        print(_as_json(request, options, headers=fields))
+        return
+    print(f"{request.method} {_shown_url(request.url, options)}")
+    for name, value in fields:
+        print(f"{name}: {visible(value.encode('latin-1'))}")
     print(f"Idempotency-Key: {request.key}")
     print()
     print(f"number    {request.id}")
     print(f"body      {request.body_bytes} bytes")
     print(f"order     {'after those before it' if request.ordered else 'any'}")
     print(f"stored    {_time(request.stored_at)}")
+    print(f"state     {request.state}")
     print(f"attempts  {request.attempts}")
-    print(f"problem   {request.problem or 'none'}")
+    print(f"problem   {_shown_problem(request, options) or 'none'}")
     if request.dead_at is None:
         print(f"due       {_time(request.due_at)}")
         print(f"dies      {_time(request.expires_at)}")
@@ -149,21 +173,50 @@ def _show(store: _Store, options: argparse.Namespace) -> None:
 
 
 def _requeue(store: _Store, options: argparse.Namespace) -> None:
+    _refuse(store, options.keys, {"queued", "under way"}, "retry-now tries it at once")
     _change(store, options, admin.requeue, "requeued")
+
+
+def _retry_now(store: _Store, options: argparse.Namespace) -> None:
+    _refuse(store, options.keys, {"dead"}, "requeue gives it a new life")
+    _refuse(store, options.keys, {"under way"}, "wait how that ends")
+    _change(store, options, admin.retry_now, "to be tried now")
 
 
 def _drop(store: _Store, options: argparse.Namespace) -> None:
     _change(store, options, admin.drop, "dropped")
 
 
+def _refuse(store: _Store, keys: list[str], states: set[str], hint: str) -> None:
+    """Change nothing where one of *keys* is in one of *states*."""
+    for key in keys:
+        pair = store.call(admin.find, key=key)
+        if pair is not None and pair[0].state in states:
+            raise CommandError(f"{visible(key)} is {pair[0].state}: {hint}")
+
+
 def _change(store: _Store, options: argparse.Namespace, function: Any, done: str) -> None:
-    if bool(options.keys) == options.all_dead:
-        raise CommandError("give either keys or --all-dead")
+    if bool(options.keys) == options.all:
+        raise CommandError(f"give either keys or {options.every}")
     keys = [*dict.fromkeys(options.keys)] if options.keys else None
     count = store.call(function, keys=keys, destination=options.destination)
-    print(f"{count} {done}")
+    print(json.dumps({"count": count}) if options.json else f"{count} {done}")
     if keys is not None and count < len(keys):
         raise CommandError(f"{len(keys) - count} of the keys have no such request")
+
+
+def _pause(store: _Store, options: argparse.Namespace) -> None:
+    _hold(store, options, admin.hold, "paused")
+
+
+def _resume(store: _Store, options: argparse.Namespace) -> None:
+    _hold(store, options, admin.let_go, "resumed")
+
+
+def _hold(store: _Store, options: argparse.Namespace, function: Any, done: str) -> None:
+    store.call(function, destination=options.destination)
+    text = f"{options.destination} {done}"
+    print(json.dumps({"destination": options.destination}) if options.json else text)
 
 
 def _stats(store: _Store, options: argparse.Namespace) -> None:
@@ -180,37 +233,83 @@ def _stats(store: _Store, options: argparse.Namespace) -> None:
             print(f", {one.failures} failures in a row: {one.problem}", end="")
         if one.paused_seconds:
             print(f", paused for {one.paused_seconds:.0f} s", end="")
+        if one.held:
+            print(", paused by hand", end="")
         print()
 
 
-def _as_line(row: QueuedRequest) -> str:
-    state = "dead" if row.dead_at is not None else "queued"
-    url = shortened(_masked(row.url).encode(), _URL_COLUMNS)
+def _as_line(row: QueuedRequest, options: argparse.Namespace) -> str:
+    url = shortened(_shown_url(row.url, options).encode(), _URL_COLUMNS)
     text = f"{row.id}  {row.key}  {_time(row.stored_at)}  {row.method} {url}"
-    problem = shortened((row.problem or "").encode(), _PROBLEM_COLUMNS)
-    return f"{text}  {state} after {row.attempts}" + (f": {problem}" if problem else "")
+    problem = shortened(_shown_problem(row, options).encode(), _PROBLEM_COLUMNS)
+    return f"{text}  {row.state} after {row.attempts}" + (f": {problem}" if problem else "")
 
 
-def _as_json(row: QueuedRequest) -> str:
-    record = asdict(row) | {"url": _masked(row.url)}
-    del record["headers"]
-    return json.dumps(record)
+def _as_json(row: QueuedRequest, options: argparse.Namespace, **more: object) -> str:
+    record = asdict(row) | {
+        "url": _shown_url(row.url, options),
+        "problem": _shown_problem(row, options) or None,
+        "state": row.state,
+        "expires_at": row.expires_at if isfinite(row.expires_at) else None,
+    }
+    del record["headers"], record["running"]
+    return json.dumps(record | more)
 
 
-def _masked(url: str) -> str:
-    return mask_target(url.encode()).decode()
+def _shown_url(url: str, options: argparse.Namespace) -> str:
+    shown = url if getattr(options, "secrets", False) else mask_target(url.encode()).decode()
+    return _without_paths(shown) if options.mask_paths else shown
+
+
+def _shown_problem(row: QueuedRequest, options: argparse.Namespace) -> str:
+    problem = row.problem or ""
+    return _without_paths(problem) if options.mask_paths else problem
+
+
+def _without_paths(text: str) -> str:
+    """*text* with ``*`` for each character of the paths of its URLs."""
+    return _PATH.sub(lambda path: path[1] + "*" * len(path[2]), text)
+
+
+def _is_secret(name: str) -> bool:
+    return bool(DEFAULT_POLICY.is_secret(name.encode("latin-1")) or _CREDENTIAL.fullmatch(name))
 
 
 def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        time = datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, ValueError):  # later than the year 9999
+        return "never"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _add_destination(parser: argparse.ArgumentParser) -> None:
+def _add_action(actions: Any, name: str, text: str, function: Any) -> Any:
+    action = actions.add_parser(name, help=text)
+    action.add_argument("--json", action="store_true", help="for programs: an object per line")
+    action.set_defaults(run=partial(_run, function))
+    return action
+
+
+def _add_mask_paths(parser: Any) -> None:
+    parser.add_argument(
+        "--mask-paths", action="store_true", help="mask paths of URLs, which may be secret"
+    )
+
+
+def _add_destination(parser: Any) -> None:
     parser.add_argument(
         "--destination",
         metavar="ORIGIN",
-        help="only what goes there: scheme, host and port, like https://example.com:443",
+        type=_destination,
+        help="only what goes there: scheme, host and port, like https://example.com",
     )
+
+
+def _destination(text: str) -> str:
+    try:
+        return destination_named(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
 
 
 def _positive(text: str) -> int:

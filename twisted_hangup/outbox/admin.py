@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from . import sql
 from .database import Database, Session
-from .request import destination_of, headers_from_text
+from .request import destination_named, destination_of, headers_from_text
 from .store import wake_lanes
 
 T = TypeVar("T")
@@ -33,8 +33,9 @@ class QueuedRequest:
         due_at: Not before this is it tried (again).
         expires_at: When it is dead.
         attempts: How many there were.
-        problem: How the last one ended; None if there was none, or it is under way.
+        problem: How the last one ended; None if there was none.
         dead_at: When it was given up, or None.
+        running: Whether an attempt is under way.
     """
 
     id: int
@@ -50,6 +51,14 @@ class QueuedRequest:
     attempts: int
     problem: str | None
     dead_at: float | None
+    running: bool = False
+
+    @property
+    def state(self) -> str:
+        """``"queued"``, ``"under way"`` or ``"dead"``."""
+        if self.dead_at is not None:
+            return "dead"
+        return "under way" if self.running else "queued"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,7 @@ class DestinationStats:
         failures: In a row, so far.
         paused_seconds: How much longer it is left alone; 0 if it is not.
         problem: How the last failure looked; None without one.
+        held: Whether it is left alone until somebody resumes it.
     """
 
     queued: int = 0
@@ -69,6 +79,7 @@ class DestinationStats:
     failures: int = 0
     paused_seconds: float = 0.0
     problem: str | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,8 @@ class OutboxStats:
 
 def run(cursor: Any, database: Database, function: Callable[..., T], **arguments: Any) -> T:
     """Call *function* in a transaction; with SQLite, one that only reads keeps nobody waiting."""
-    session = Session(cursor, database, write=function in (requeue, drop))
+    writes = function not in (stats, requests, find)
+    session = Session(cursor, database, write=writes)
     return function(session, **arguments)
 
 
@@ -104,9 +116,12 @@ def stats(session: Session) -> OutboxStats:
         for lane, count in session.rows(sql.COUNT_LANES.replace("{where}", where)):
             row = counts.setdefault(destination_of(lane), {})
             row[column] = row.get(column, 0) + count
-    for name, failures, paused_until, problem in session.rows(sql.DESTINATIONS):
+    for name, failures, paused_until, problem, held in session.rows(sql.DESTINATIONS):
         counts.setdefault(name, {}).update(
-            failures=failures, paused_seconds=max(0.0, paused_until - now), problem=problem
+            failures=failures,
+            paused_seconds=max(0.0, paused_until - now),
+            problem=problem or None,
+            held=bool(held),
         )
     (running,) = session.row(sql.COUNT_RUNNING, now=now)
     oldest = session.row(sql.OLDEST)
@@ -123,21 +138,22 @@ def stats(session: Session) -> OutboxStats:
 def requests(
     session: Session,
     *,
-    dead: bool,
+    dead: bool | None = None,
     destination: str | None = None,
     limit: int = 100,
     after: int = 0,
 ) -> list[QueuedRequest]:
-    """The dead letters or what is queued, oldest first, after the id *after*."""
-    where, parameters = _where(sql.DEAD_LETTER if dead else sql.QUEUED, destination)
+    """The dead letters, what is queued, or both; oldest first, after the id *after*."""
+    condition = sql.ANY if dead is None else sql.DEAD_LETTER if dead else sql.QUEUED
+    where, parameters = _where(condition, destination)
     statement = sql.PAGE.replace("{where}", where)
-    rows = session.rows(statement, after=after, limit=limit, **parameters)
+    rows = session.rows(statement, after=after, limit=limit, now=session.now, **parameters)
     return [_request(row) for row in rows]
 
 
 def find(session: Session, *, key: str) -> tuple[QueuedRequest, bytes] | None:
     """The request with a key, and its body; None if there is none."""
-    row = session.row(sql.WITH_KEY, key=key)
+    row = session.row(sql.WITH_KEY, key=key, now=session.now)
     if row is None:
         return None
     (body,) = session.row(sql.BODY, id=row[0])
@@ -153,6 +169,23 @@ def drop(session: Session, *, keys: list[str] | None, destination: str | None = 
     """Delete the requests with *keys*, or all dead letters."""
     condition = sql.DEAD_LETTER if keys is None else sql.ANY
     return _change(session, sql.DELETE, condition, keys, destination)
+
+
+def retry_now(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
+    """What is queued and not under way waits no longer, nor for the pause of its destination."""
+    return _change(session, sql.RETRY_NOW, sql.WAITING, keys, destination)
+
+
+def hold(session: Session, *, destination: str) -> None:
+    """Deliver nothing there until it is let go."""
+    session.execute(sql.HOLD, name=destination_named(destination))
+
+
+def let_go(session: Session, *, destination: str) -> None:
+    """Deliver again, at once."""
+    name = destination_named(destination)
+    session.execute(sql.LET_GO, name=name)
+    session.execute(sql.WAKE_DESTINATION, name=name, at=session.now)
 
 
 def _change(
@@ -171,6 +204,9 @@ def _change(
         count += len(rows)
         lanes.update(lane for _, lane in rows)
     wake_lanes(session, dict.fromkeys(lanes, now))
+    if condition is sql.WAITING:
+        for name in sorted({destination_of(lane) for lane in lanes}):
+            session.execute(sql.TRY_NOW, name=name)
     return count
 
 
@@ -182,11 +218,12 @@ def _chosen(
     if keys is not None:
         statement = sql.LOCK_WITH_KEY.replace("{where}", where)
         for key in keys:
-            yield session.rows(statement, key=key, **parameters)
+            yield session.rows(statement, key=key, now=session.now, **parameters)
         return
     statement = sql.LOCK_PAGE.replace("{where}", where)
     after = 0
-    while rows := session.rows(statement, after=after, limit=_ROWS, **parameters):
+    page = {"limit": _ROWS, "now": session.now, **parameters}
+    while rows := session.rows(statement, after=after, **page):
         after = rows[-1][0]
         yield rows
 
@@ -194,11 +231,13 @@ def _chosen(
 def _where(condition: str, destination: str | None) -> tuple[str, dict[str, str]]:
     if destination is None:
         return condition, {}
-    lanes = {"lane": destination, "first": f"{destination} ", "last": f"{destination}!"}
+    name = destination_named(destination)
+    lanes = {"lane": name, "first": f"{name} ", "last": f"{name}!"}
     return condition + sql.TO_DESTINATION, lanes
 
 
 def _request(row: tuple[Any, ...]) -> QueuedRequest:
-    number, key, method, url, headers, body_bytes, ordered, *rest = row
+    number, key, method, url, headers, body_bytes, ordered, *rest, running = row
     pairs = headers_from_text(headers)
+    rest = [*rest, bool(running)]
     return QueuedRequest(number, key, method, url, pairs, body_bytes, bool(ordered), *rest)

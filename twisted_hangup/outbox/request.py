@@ -82,6 +82,9 @@ class OutboxLimits:
                 raise ValueError(f"{field.name} must be more than 0")
 
 
+_NO_LIMITS: Final = OutboxLimits()
+
+
 class NewRequest(NamedTuple):
     """A request on its way into the store; its fields are the columns of its row.
 
@@ -115,6 +118,15 @@ class NewRequest(NamedTuple):
 def destination_of(lane: str) -> str:
     """Scheme, host and port that the requests of a lane go to."""
     return lane.partition(" ")[0]
+
+
+def destination_named(url: str) -> str:
+    """The destination of what is sent to *url*, of which scheme and host will do.
+
+    Raises:
+        ValueError: It is no http or https URL.
+    """
+    return _checked_url(url, _NO_LIMITS)[1]
 
 
 def new_request(

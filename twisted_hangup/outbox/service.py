@@ -210,7 +210,7 @@ class Outbox(Service):
 
         Args:
             dead: Which.
-            destination: Only what goes there.
+            destination: Only what goes there, as a URL.
             limit: How many, at most.
             after: Only those after this `QueuedRequest.id`: the next page.
         """
@@ -225,14 +225,39 @@ class Outbox(Service):
 
         Args:
             keys: Which; None for all of them.
-            destination: Only what goes there.
+            destination: Only what goes there, as a URL.
 
         Returns:
             A Deferred that fires with their number.
         """
-        keys = None if keys is None else list(keys)
-        counting = self._run(admin.requeue, keys=keys, destination=destination)
-        return counting.addCallback(self._cb_look)
+        return self._change(admin.requeue, keys, destination)
+
+    def retry_now(
+        self, keys: Iterable[str] | None = None, *, destination: str | None = None
+    ) -> Deferred[int]:
+        """Try at once what is queued and waits for another attempt: what has *keys*, or all.
+
+        Where its destination is paused for its failures, one request finds out.
+
+        Args:
+            keys: Which; None for all of them.
+            destination: Only what goes there, as a URL.
+
+        Returns:
+            A Deferred that fires with the number of those that are not under way already.
+        """
+        return self._change(admin.retry_now, keys, destination)
+
+    def pause(self, destination: str) -> Deferred[None]:
+        """Deliver nothing to *destination*, a URL, until `resume`; in no process.
+
+        Attempts that are under way go on, and what becomes too old dies.
+        """
+        return self._run(admin.hold, destination=destination)
+
+    def resume(self, destination: str) -> Deferred[None]:
+        """Deliver to *destination* again, also where it was paused for its failures."""
+        return self._run(admin.let_go, destination=destination).addCallback(self._cb_look)
 
     def drop(
         self, keys: Iterable[str] | None = None, *, destination: str | None = None
@@ -242,9 +267,7 @@ class Outbox(Service):
         Returns:
             A Deferred that fires with their number.
         """
-        keys = None if keys is None else list(keys)
-        counting = self._run(admin.drop, keys=keys, destination=destination)
-        return counting.addCallback(self._cb_look)
+        return self._change(admin.drop, keys, destination)
 
     def startService(self) -> None:
         """Begin to store and to deliver, also what earlier processes have left."""
@@ -315,6 +338,13 @@ class Outbox(Service):
     def _database_thread(self) -> DatabaseThread:
         prepare = partial(create_tables, database=self._database)
         return DatabaseThread(self._database, prepare, self._reactor, self._clock)
+
+    def _change(
+        self, function: Callable[..., int], keys: Iterable[str] | None, destination: str | None
+    ) -> Deferred[int]:
+        keys = None if keys is None else list(keys)
+        counting = self._run(function, keys=keys, destination=destination)
+        return counting.addCallback(self._cb_look)
 
     def _run(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
         thread = self._questions

@@ -12,7 +12,7 @@
     million.
 
 ``hangup_outbox_destinations``
-    A row per destination whose last attempt has failed.
+    A row per destination whose last attempt has failed, or that somebody has paused by hand.
 
 Times are seconds since the epoch.
 """
@@ -25,7 +25,7 @@ from ..errors import OutboxUnavailable
 from .database import VERSION_TABLE, Database
 
 #: Of the tables below.
-VERSION: Final = 1
+VERSION: Final = 2
 
 _TABLES: Final = """
 CREATE TABLE hangup_outbox_requests (
@@ -67,10 +67,16 @@ CREATE TABLE hangup_outbox_destinations (
     name {text} PRIMARY KEY,
     failures integer NOT NULL,
     paused_until {real} NOT NULL,
-    problem {text} NOT NULL
+    problem {text} NOT NULL,
+    held smallint NOT NULL DEFAULT 0
 );
 CREATE TABLE hangup_outbox_version (version integer NOT NULL);
-INSERT INTO hangup_outbox_version VALUES (1)
+INSERT INTO hangup_outbox_version VALUES (2)
+"""
+
+_FROM_VERSION_1: Final = """
+ALTER TABLE hangup_outbox_destinations ADD COLUMN held smallint NOT NULL DEFAULT 0;
+UPDATE hangup_outbox_version SET version = 2
 """
 
 #: Whether the tables have these columns.
@@ -78,7 +84,8 @@ _FORMS: Final = (
     "SELECT id, key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at,"
     " attempts, claim, problem, dead_at FROM hangup_outbox_requests WHERE 1 = 0",
     "SELECT name, destination, ordered, next_at FROM hangup_outbox_lanes WHERE 1 = 0",
-    "SELECT name, failures, paused_until, problem FROM hangup_outbox_destinations WHERE 1 = 0",
+    "SELECT name, failures, paused_until, problem, held FROM hangup_outbox_destinations"
+    " WHERE 1 = 0",
 )
 
 INSERT: Final = """
@@ -116,7 +123,7 @@ SELECT next_at FROM hangup_outbox_lanes WHERE name = %(name)s {skip_locked}
 
 #: With what is known of their destinations.  Formatted with a condition on these.
 DUE_LANES: Final = """
-SELECT lane.name, destination, ordered, failures, paused_until
+SELECT lane.name, destination, ordered, failures, paused_until, held
 FROM hangup_outbox_lanes AS lane
 LEFT JOIN hangup_outbox_destinations AS place ON place.name = destination
 WHERE next_at <= %(now)s {condition} ORDER BY next_at LIMIT %(limit)s
@@ -195,7 +202,7 @@ ORDER BY expires_at LIMIT %(limit)s {skip_locked}
 # What was under way when a destination asked for a pause does not end that.
 GOT_THROUGH: Final = """
 DELETE FROM hangup_outbox_destinations
-WHERE name = %(name)s AND (failures > 0 OR paused_until <= %(now)s)
+WHERE name = %(name)s AND held = 0 AND (failures > 0 OR paused_until <= %(now)s)
 """
 LEAVE_ALONE: Final = """
 INSERT INTO hangup_outbox_destinations (name, failures, paused_until, problem)
@@ -236,9 +243,22 @@ WHERE lane IS NOT NULL AND (next_at IS NULL OR next_at > %(late)s)
 """
 
 
-# For looking at the queue and changing it by hand.  ``{where}`` is one of the two conditions on
-# a request, or none, with that on its destination or without.
+HOLD: Final = """
+INSERT INTO hangup_outbox_destinations (name, failures, paused_until, problem, held)
+VALUES (%(name)s, 0, 0, '', 1)
+ON CONFLICT (name) DO UPDATE SET held = 1
+"""
+LET_GO: Final = """
+UPDATE hangup_outbox_destinations SET held = 0, paused_until = 0 WHERE name = %(name)s
+"""
+TRY_NOW: Final = """
+UPDATE hangup_outbox_destinations SET paused_until = 0 WHERE name = %(name)s
+"""
+
+# For looking at the queue and changing it by hand.  ``{where}`` is one of the conditions on a
+# request, or none, with that on its destination or without.
 QUEUED: Final = "dead_at IS NULL"
+WAITING: Final = "dead_at IS NULL AND (claim IS NULL OR due_at <= %(now)s)"
 DEAD_LETTER: Final = "dead_at IS NOT NULL"
 ANY: Final = "1 = 1"
 #: A destination's lanes: its name, or that and something after a space.
@@ -252,12 +272,12 @@ OLDEST: Final = """
 SELECT stored_at FROM hangup_outbox_requests WHERE dead_at IS NULL ORDER BY id LIMIT 1
 """
 DESTINATIONS: Final = """
-SELECT name, failures, paused_until, problem FROM hangup_outbox_destinations
+SELECT name, failures, paused_until, problem, held FROM hangup_outbox_destinations
 """
 
 _LISTING: Final = """
 SELECT id, key, method, url, headers, length(body), ordered, stored_at, due_at, expires_at,
-    attempts, problem, dead_at
+    attempts, problem, dead_at, claim IS NOT NULL AND due_at > %(now)s
 FROM hangup_outbox_requests
 """
 PAGE: Final = _LISTING + "WHERE {where} AND id > %(after)s ORDER BY id LIMIT %(limit)s"
@@ -272,24 +292,37 @@ UPDATE hangup_outbox_requests SET dead_at = NULL, attempts = 0, claim = NULL,
     due_at = %(now)s, expires_at = %(now)s + (expires_at - stored_at), stored_at = %(now)s
 WHERE id = %(id)s
 """
+RETRY_NOW: Final = "UPDATE hangup_outbox_requests SET due_at = %(now)s WHERE id = %(id)s"
 
 
 def create_tables(cursor: Any, database: Database) -> None:
-    """Create them, in a transaction of its own, if they are not there.
+    """Create them, in a transaction of its own, if they are not there, or bring them up to date.
 
     Raises:
         OutboxUnavailable: The tables are of a version that this one does not know.
     """
     database.begin(cursor, write=False)
-    if not database.has_tables(cursor):
+    if _missing(cursor, database):
         cursor.execute("COMMIT")
         database.begin(cursor)
         database.lock_tables(cursor)
-        if not database.has_tables(cursor):
-            for statement in _TABLES.split(";"):
-                cursor.execute(database.sql(statement))
+        for statement in _missing(cursor, database).split(";"):
+            cursor.execute(database.sql(statement))
     check_tables(cursor, database)
     cursor.execute("COMMIT")
+
+
+def _missing(cursor: Any, database: Database) -> str:
+    """The statements that make the tables what they should be, as far as those are known."""
+    if not database.has_tables(cursor):
+        return _TABLES
+    return _FROM_VERSION_1 if _version(cursor) == 1 else ""
+
+
+def _version(cursor: Any) -> int | None:
+    cursor.execute(f"SELECT max(version) FROM {VERSION_TABLE}")
+    (version,) = cursor.fetchone()
+    return None if version is None else int(version)
 
 
 def check_tables(cursor: Any, database: Database) -> None:
@@ -300,8 +333,7 @@ def check_tables(cursor: Any, database: Database) -> None:
     """
     if not database.has_tables(cursor):
         raise OutboxUnavailable(f"{database.name} is no outbox")
-    cursor.execute(f"SELECT max(version) FROM {VERSION_TABLE}")
-    (version,) = cursor.fetchone()
+    version = _version(cursor)
     if version != VERSION:
         raise OutboxUnavailable(f"the tables are of version {version}, and this knows {VERSION}")
     try:

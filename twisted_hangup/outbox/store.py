@@ -29,6 +29,9 @@ _MOST_EXPIRED: Final = 500
 #: A lane that is not to be looked at before this is looked at earlier, to be sure.
 _LATE_SECONDS: Final = 60.0
 
+#: How long a lane is left alone whose destination is held; who lets it go wakes it.
+_HELD_SECONDS: Final = 30.0
+
 #: When to look again at lanes that another process had locked.
 _CONTENDED_SECONDS: Final = 0.05
 
@@ -379,9 +382,10 @@ class _Turn:
         result, limit = self._result, self._demand.requests
         result.claims = self._claims
         lanes = self._due_lanes(limit)
-        for lane, destination, ordered, failures, paused_until in lanes:
+        for lane, destination, ordered, failures, paused_until, held in lanes:
             if self._room(destination) > 0:
-                circuit = (failures or 0, paused_until or 0.0)
+                paused_until = self._now + _HELD_SECONDS if held else paused_until or 0.0
+                circuit = (failures or 0, paused_until)
                 self._claim_from(lane, destination, bool(ordered), *circuit)
         if len(lanes) == limit and len(self._claims) < limit:
             result.look_again_seconds = 0.0  # there are lanes that were not looked at
@@ -391,7 +395,7 @@ class _Turn:
                 result.look_again_seconds = next_at - self._now
 
     def _due_lanes(self, limit: int) -> list[tuple[Any, ...]]:
-        """Lane, destination, whether it is ordered; failures and end of the pause, if any."""
+        """Lane, destination, whether it is ordered; failures, end of the pause, held, if any."""
         full = [name for name in self._demand.running if self._room(name) <= 0]
         names = {f"full{place}": name for place, name in enumerate(full)}
         condition = ""
