@@ -67,7 +67,7 @@ def test_url_that_is_none(url: str, reason: str) -> None:
         ("http://127.0.0.1:9000", "127.0.0.1", 9000, False, b"127.0.0.1:9000"),
         ("https://A.example/x", "a.example", 443, True, b"A.example"),
         ("http://[::1]:80", "::1", 80, False, b"[::1]:80"),
-        ("http://ü.example:81", "ü.example", 81, False, b"xn--tda.example:81"),
+        ("http://ü.example:81", "xn--tda.example", 81, False, b"xn--tda.example:81"),
     ],
 )
 def test_url(url: str, host: str, port: int, secure: bool, authority: bytes) -> None:

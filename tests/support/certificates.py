@@ -12,9 +12,9 @@ from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 
 
 @cache
-def pem() -> bytes:
-    """A self-signed certificate for localhost and its key, PEM-encoded, one after the other."""
-    return b"".join(certificate_and_key("localhost", 1))
+def pem(host: str = "localhost") -> bytes:
+    """A self-signed certificate for *host* and its key, PEM-encoded, one after the other."""
+    return b"".join(certificate_and_key(host, 1))
 
 
 def certificate_and_key(host: str, serial: int) -> tuple[bytes, bytes]:

@@ -9,7 +9,6 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
-from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python.failure import Failure
 from twisted.web.client import URI, BrowserLikePolicyForHTTPS
@@ -23,10 +22,13 @@ from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
 from .connection import OutboundRequest
 from .failures import RequestCancelled, anothers_request_failed
-from .pool import Exchange, OutboundPool, named_endpoint
+from .named import named_endpoint
+from .pool import Exchange, OutboundPool
 from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
+from .url import DEFAULT_PORTS, RequestURL, request_url
 
 _URI: Final = re.compile(rb"[!-~]+")
+_SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 #: What frames the message and the connection is ours.
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
@@ -79,10 +81,8 @@ class HangupAgent:
         limits = replace(limits, lenience=replace(limits.lenience, obs_fold=True))
 
         def by_name(uri: URI) -> IStreamClientEndpoint:
-            plain = named_endpoint(reactor, uri.host.decode("ascii"), uri.port)
-            if uri.scheme == b"http":
-                return plain
-            return wrapClientTLS(trust.creatorForNetloc(uri.host, uri.port), plain)
+            secured = trust if uri.scheme == b"https" else None
+            return named_endpoint(reactor, uri.host.decode("ascii"), uri.port, secured)
 
         def make_pool(uri: URI) -> OutboundPool:
             return OutboundPool(
@@ -93,7 +93,7 @@ class HangupAgent:
                 most_idle=most_idle,
             )
 
-        return cls(OwnConnections(make_pool))
+        return cls(OwnConnections(make_pool, by_name=endpoint is None))
 
     def request(
         self,
@@ -110,7 +110,8 @@ class HangupAgent:
             *bodyProducer* has failed with.  Cancelling it closes the connection.
 
         Raises:
-            ValueError: *method* or *uri* would break the request.
+            ValueError: *method* or *uri* would break the request, or there can be no such server;
+                a password in *uri* is refused, and not shown.
         """
         return self._sender.request(method, uri, headers, bodyProducer)
 
@@ -149,8 +150,9 @@ class AnotherAgent:
 class OwnConnections:
     """Sends over connections of our own, kept in a pool for each server."""
 
-    def __init__(self, make_pool: Callable[[URI], OutboundPool]) -> None:
+    def __init__(self, make_pool: Callable[[URI], OutboundPool], by_name: bool) -> None:
         self._make_pool = make_pool
+        self._by_name = by_name
         # A pool lives as long as one of its connections, which refer to it.
         self._pools: WeakValueDictionary[tuple[bytes, bytes, int], OutboundPool]
         self._pools = WeakValueDictionary()
@@ -167,24 +169,27 @@ class OwnConnections:
             raise ValueError(f"{method!r} is not a method")
         if not _URI.fullmatch(uri):
             raise ValueError(f"{uri!r} is not a URI")
-        parsed = URI.fromBytes(uri)
-        if parsed.scheme not in (b"http", b"https"):
-            return fail(SchemeNotSupported(f"Unsupported scheme: {parsed.scheme!r}"))
+        scheme = _SCHEME.match(uri)
+        if scheme is not None and scheme[1].lower() not in DEFAULT_PORTS:
+            return fail(SchemeNotSupported(f"Unsupported scheme: {scheme[1]!r}"))
+        url = request_url(uri, self._by_name)
         headers = headers or Headers()
         receiver = _ResponseReceiver(ClientRequest(method, uri, headers))
-        outbound = _outbound_request(method, parsed, headers, bodyProducer)
-        receiver.exchange = self._pool(parsed).request(outbound, receiver)
+        outbound = _outbound_request(method, url, headers, bodyProducer)
+        receiver.exchange = self._pool(uri, url).request(outbound, receiver)
         return receiver.responding
 
     def close(self) -> Deferred[None]:
         closing = [pool.close() for pool in self._pools.values()]
         return gatherResults(closing).addCallback(lambda _: None)
 
-    def _pool(self, uri: URI) -> OutboundPool:
-        key = (uri.scheme, uri.host, uri.port)
+    def _pool(self, uri: bytes, url: RequestURL) -> OutboundPool:
+        key = (url.scheme, url.host.lower(), url.port)
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = self._make_pool(uri)
+            parsed = URI.fromBytes(uri)
+            parsed.host, parsed.port = url.host, url.port
+            pool = self._pools[key] = self._make_pool(parsed)
         return pool
 
 
@@ -232,7 +237,7 @@ class _ResponseReceiver:
 
 
 def _outbound_request(
-    method: bytes, uri: URI, headers: Headers, body: IBodyProducer | None
+    method: bytes, url: RequestURL, headers: Headers, body: IBodyProducer | None
 ) -> OutboundRequest:
     """The request as it goes out."""
     fields: list[Field] = [
@@ -242,7 +247,7 @@ def _outbound_request(
         for value in values
     ]
     if not headers.hasHeader(b"Host"):
-        fields.insert(0, (b"Host", _host(uri)))
+        fields.insert(0, (b"Host", url.authority))
     length: int | None = 0
     if body is not None:
         length = None if body.length is UNKNOWN_LENGTH else body.length
@@ -250,13 +255,6 @@ def _outbound_request(
         fields.append((b"Transfer-Encoding", b"chunked"))
     elif body is not None or method in CONTENT_METHODS:
         fields.append((b"Content-Length", b"%d" % length))
-    lines = [b"%b %b HTTP/1.1" % (method, uri.originForm)]
+    lines = [b"%b %b HTTP/1.1" % (method, url.target)]
     lines += [b"%b: %b" % line for line in fields]
     return OutboundRequest(method, b"\r\n".join([*lines, b"", b""]), body, length)
-
-
-def _host(uri: URI) -> bytes:
-    host = b"[%b]" % uri.host if b":" in uri.host and not uri.host.startswith(b"[") else uri.host
-    if uri.port == (443 if uri.scheme == b"https" else 80):
-        return bytes(host)
-    return b"%b:%d" % (host, uri.port)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -19,14 +18,6 @@ from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from .connection import OutboundConnection, OutboundRequest, Receiver
 from .failures import hang_up_of
-
-
-def named_endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
-    """How to reach *host*; a connection has the time of `OutboundPool`'s clock alone.
-
-    Twisted's own bound goes by the time of day, and 30 seconds are not for it to choose.
-    """
-    return HostnameEndpoint(reactor, host, port, timeout=None)  # type: ignore[arg-type]
 
 
 class OutboundPool:

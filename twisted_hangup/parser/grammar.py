@@ -126,6 +126,11 @@ HOST_SO_FAR: Final = re.compile(
     rb"(?:" + _IP_LITERAL + rb"|\[[" + HEXDIG + rb":.]*|" + _REG_NAME + rb")(?:(?<!\[):[0-9]*)?"
 )
 
+# RFC 1035, section 2.3.4, and RFC 1123, section 2.1
+# Laxer: "_", which names in a cluster have and every other client takes.
+#: A name that there can be in a DNS, or an IPv4 address.
+DNS_NAME: Final = re.compile(rb"(?=.{1,253}\.?\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+
 # --- request line -------------------------------------------------------------------------
 
 # RFC 9112, section 3.2.2, and RFC 9110, section 4.2.1

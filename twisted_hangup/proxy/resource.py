@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
 from ..client.connection import OutboundRequest
-from ..client.pool import Exchange, OutboundPool, named_endpoint
+from ..client.named import named_endpoint
+from ..client.pool import Exchange, OutboundPool
 from ..errors import ParseError, ServerHangUp, UpstreamError
 from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
@@ -325,10 +325,8 @@ class _Relay:
 
 def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
     """How to connect to *upstream*."""
-    endpoint = named_endpoint(reactor, upstream.host, upstream.port)
-    if upstream.secure:
-        endpoint = wrapClientTLS(optionsForClientTLS(upstream.host), endpoint)
-    return endpoint
+    policy = BrowserLikePolicyForHTTPS() if upstream.secure else None
+    return named_endpoint(reactor, upstream.host, upstream.port, policy)
 
 
 def _answer(request: Any, status: int, text: str) -> None:

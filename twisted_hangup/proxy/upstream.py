@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from ..client.url import DEFAULT_PORTS, host_and_port
 from ..events import Field
 from ..parser.grammar import FIELD_CHAR, HOST, TCHAR
 
@@ -19,6 +20,8 @@ _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?@]*@)?([^/?]*)
 
 #: A segment that leads up, as servers find it that take "\" for "/", or "..;" for "..".
 _UPWARDS: Final = re.compile(rb"(?:^|[/\\])\.\.(?:[/\\;]|$)")
+
+_USERINFO: Final = re.compile(r"\s*(?:[^/?#]*:)?//[^/?#]*@")
 
 _PATH: Final = re.compile(r"(?:/[!-~]*)?")
 
@@ -87,10 +90,14 @@ class Upstream:
         authority: Host and port as they stand in Host.
 
     Raises:
-        ValueError: *url* is no ``http`` or ``https`` URL of scheme, host, port and path.
+        ValueError: *url* is no ``http`` or ``https`` URL of scheme, host, port and path, or there
+            can be no such host; a password in it is not shown.
     """
 
     def __init__(self, url: str) -> None:
+        if _USERINFO.match(url):
+            words = "the URL has more than a scheme, a host, a port and a path"
+            raise ValueError(f"{words}, as http://127.0.0.1:9000 has: userinfo, not shown here")
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -98,20 +105,21 @@ class Upstream:
             raise ValueError(f"{url!r}: {error}") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not the URL of a server, such as http://127.0.0.1:9000")
-        if parts.query or parts.fragment or parts.username is not None:
+        if parts.query or parts.fragment:
             raise ValueError(f"{url!r} has more than a scheme, a host, a port and a path")
         if not _PATH.fullmatch(parts.path):
             raise ValueError(f"{url!r}: write spaces and other special characters as %20 and so on")
-        self.url = url
-        self.host = parts.hostname
-        self.secure = parts.scheme == "https"
-        self.port = port or (443 if self.secure else 80)
         try:
             self.authority = parts.netloc.encode("idna")
+            host, _ = host_and_port(self.authority)
         except UnicodeError as error:
             raise ValueError(f"{url!r}: there can be no such host") from error
-        if not HOST.fullmatch(self.authority):
-            raise ValueError(f"{url!r}: there can be no such host")
+        except ValueError as error:
+            raise ValueError(f"{url!r}: {error}") from error
+        self.url = url
+        self.host = host.decode("ascii").lower()
+        self.secure = parts.scheme == "https"
+        self.port = port or DEFAULT_PORTS[parts.scheme.encode()]
         self._path = parts.path.encode("ascii")
 
     def target(self, method: bytes, asked: bytes, above: int) -> bytes:

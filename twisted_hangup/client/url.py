@@ -1,0 +1,93 @@
+"""The URL of a request, as it is sent and as it is connected to (RFC 9110, section 4.2).
+
+It is judged when it is given: what no server can be reached by is the program's mistake, and
+neither a hang-up nor worth a second try.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address
+from typing import Final, NamedTuple
+
+from ..parser.grammar import DNS_NAME, HOST
+
+#   http-URI = "http" "://" authority path-abempty [ "?" query ]; a fragment is not sent.
+_URL: Final = re.compile(rb"(?i:(https?)://)([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?")
+_AUTHORITY: Final = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
+
+DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
+MOST_PORTS: Final = 65535
+
+
+class RequestURL(NamedTuple):
+    """Where a request goes.
+
+    Attributes:
+        scheme: ``b"http"`` or ``b"https"``.
+        host: A name or an address, an IPv6 address without brackets.
+        port: The default one of the scheme where none is said.
+        authority: Host and port as they stand in Host.
+        target: Path and query as given, in origin form.
+    """
+
+    scheme: bytes
+    host: bytes
+    port: int
+    authority: bytes
+    target: bytes
+
+
+def request_url(url: bytes, by_name: bool = True) -> RequestURL:
+    """Take *url*, of visible ASCII, apart.
+
+    Args:
+        by_name: Whether its host is what is connected to, so that it has to be the name of one.
+
+    Raises:
+        ValueError: It is no URL of a host and a port that can be connected to, or has userinfo,
+            which the error does not show.
+    """
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise ValueError(f"{url!r} is not an absolute http or https URL")
+    scheme, authority, path, query = match.groups(b"")
+    if b"@" in authority:
+        raise ValueError("the URL has userinfo, which belongs into an Authorization field")
+    host, port = host_and_port(authority, by_name)
+    scheme = scheme.lower()
+    if port is None or port == DEFAULT_PORTS[scheme]:
+        port = DEFAULT_PORTS[scheme]
+        authority = b"[%b]" % host if b":" in host else host
+    return RequestURL(scheme, host, port, authority, (path or b"/") + query)
+
+
+def host_and_port(authority: bytes, by_name: bool = True) -> tuple[bytes, int | None]:
+    """Host, an IPv6 address without brackets, and port of *authority*, which has no userinfo.
+
+    Raises:
+        ValueError: There can be no such host, or no such port.
+    """
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise ValueError(f"{authority!r} is not a host and a port")
+    host, digits = match.groups(b"")
+    port = int(digits) if 0 < len(digits) <= len(str(MOST_PORTS)) else None
+    if digits and not (port and port <= MOST_PORTS):
+        raise ValueError(f"{digits!r} is not a port")
+    if host.startswith(b"["):
+        host = host[1:-1]
+        valid = _is_ipv6(host)
+    else:
+        valid = bool(host) and (DNS_NAME if by_name else HOST).fullmatch(host) is not None
+    if not valid:
+        raise ValueError(f"there can be no such host: {host!r}")
+    return host, port
+
+
+def _is_ipv6(host: bytes) -> bool:
+    try:
+        IPv6Address(host.decode("ascii"))
+    except ValueError:
+        return False
+    return True
