@@ -13,6 +13,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IPushProducer, IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from twisted.web.http import INTERNAL_SERVER_ERROR
 from twisted.web.resource import IResource
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
@@ -143,10 +144,13 @@ class _Call:
         self._gone.set()
         self._room.set()
 
-    def _over(self) -> None:
-        """The application is done."""
+    def _over(self, failed: bool) -> None:
+        """The application is done, with an exception or without."""
         if not self._gone.is_set():
             self._request.unregisterProducer()
+            page = getattr(self._request, "_hangup_error_page", None)  # a stock Site has none
+            if failed and page is not None:
+                page(INTERNAL_SERVER_ERROR)  # where Twisted leaves the body empty
 
     # In the application's.
 
@@ -176,12 +180,15 @@ class _Call:
 
     def _checked(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterator[bytes]:
         """The response, until the application ends it, or fails."""
+        failed = True
         try:
             yield from self._pieces(self._application(environ, start))
+            failed = False
         except _NobodyReads:
-            pass
+            failed = False
         finally:
-            self._reactor.callFromThread(self._over)  # before Twisted finishes the request
+            # Before Twisted finishes the request.
+            self._reactor.callFromThread(self._over, failed)
 
     def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """What the application gives, as long as there is somebody to send it to."""

@@ -222,7 +222,7 @@ def test_few_files(folder: Path) -> None:
             time.sleep(1)
             assert cpu_seconds(server.pid) - before < 0.3
             for client in clients:
-                assert client.read_until(b"found.\n").startswith(b"HTTP/1.1 404 ")
+                assert client.read_until(b"address.\n").startswith(b"HTTP/1.1 404 ")
                 client.close()
         finally:
             server.terminate()

@@ -186,13 +186,13 @@ LINES: Final = 2_000
 
 #: A request whose line in the access log has so many bytes.
 LONG: Final = b"GET /nix HTTP/1.1\r\nHost: a\r\nUser-Agent: %b\r\n\r\n" % (b"u" * 1000)
-LOGGED: Final = f'"GET /nix HTTP/1.1" 404 11 "-" "{"u" * 1000}"\n'
+LOGGED: Final = f'"GET /nix HTTP/1.1" 404 34 "-" "{"u" * 1000}"\n'
 
 
 def answer(program: Program, requests: int) -> None:
     """Let *program* answer so many requests."""
     client = connect(program.port).send(LONG * requests).end()
-    assert client.read_all().count(b"\r\n\r\nNot found.\n") == requests
+    assert client.read_all().count(b"\r\n\r\nThere is no page at this address.\n") == requests
     client.close()
 
 

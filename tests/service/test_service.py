@@ -218,6 +218,30 @@ async def test_probe(run: Run, tmp_path: Path, asked: list[str], lines: int) -> 
     assert [len(log.read_text().splitlines()) for log in (access, errors)] == [lines] * 2
 
 
+@pytest.mark.parametrize(
+    "choice, body",
+    [
+        (None, b"The server cannot read this request: it is not valid HTTP.\n"),
+        ("plain", b"The server cannot read this request: it is not valid HTTP.\n"),
+        ("none", b""),
+        ("pages", b"my own\n"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_error_pages(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str | None, body: bytes
+) -> None:
+    """--error-pages chooses what a client reads; by default it is a sentence."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "400.txt").write_bytes(b"my own\n")
+    (tmp_path / "pages" / "style.css").write_bytes(b"")
+    port = run(*([] if choice is None else ["--error-pages", choice])).port
+    response = await talk(port, BAD)
+    assert response.startswith(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n")
+    assert response.partition(b"\r\n\r\n")[2] == body
+
+
 @pytest_twisted.ensureDeferred
 async def test_access_log_format(run: Run, tmp_path: Path) -> None:
     """A line is what --access-log-format says, of what was answered and of what was refused."""
@@ -256,6 +280,9 @@ MISTAKES = [
     (["--on-client-error", "test_service.number"], "cannot be called"),
     (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
     (["--error-log", "/"], "cannot write '/': Is a directory"),
+    (["--error-pages", "/nowhere"], "'/nowhere' is neither plain nor none, nor can it be read: No"),
+    (["--error-pages", __file__], "nor can it be read: Not a directory"),
+    (["--error-pages", str(Path(__file__).parent)], "has no page such as 404.html or 404.txt"),
     (["--access-log-format", "json"], "--access-log-format needs --access-log"),
     (["--access-log", "-", "--access-log-format", "%Z"], "--access-log-format: '%Z' is none of"),
     (["--port", "nonsense:1"], "'nonsense' is no kind of endpoint"),

@@ -26,6 +26,7 @@ from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
 from ..limits import IDEMPOTENT_METHODS, Limits, OutboundTimeouts
 from ..server.headers import fields_of, headers_of
+from ..server.pages import error_page
 from ..server.request import Carrier, UpgradableCarrier
 from .forwarding import (
     Client,
@@ -331,11 +332,7 @@ def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
 
 def _answer(request: Any, status: int, text: str) -> None:
     """Answer in our own name."""
-    body = text.encode() + b"\n"
-    request.setResponseCode(status)
-    request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
-    request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-    request.write(body)
+    request.write(error_page(request, status, text))
     request.finish()
 
 

@@ -28,8 +28,12 @@ _OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"
 
 def status_line(status: int) -> bytes:
     """The status line for *status* in HTTP/1.1, with Node's reason phrase."""
-    phrase = NODE_PHRASES.get(status) or RESPONSES.get(status, b"Unknown Status")
-    return b"HTTP/1.1 %d %s\r\n" % (status, phrase)
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase_of(status))
+
+
+def phrase_of(status: int) -> bytes:
+    """Node's reason phrase for *status*."""
+    return NODE_PHRASES.get(status) or RESPONSES.get(status, b"Unknown Status")
 
 
 @cache

@@ -23,6 +23,7 @@ from ..transport.paused import PausedSockets
 from ..transport.sockets import JointWrites, SendWatch
 from .client_socket import LingerEnd
 from .errbacks import ClientErrbacks
+from .pages import ErrorPages
 from .room import Room
 
 #: Share of the files that a process may open which `MoreStreams` takes.
@@ -83,6 +84,7 @@ class SiteContext:
         warn_of_lengths: Likewise: a response was longer or shorter than its head said.
         more_streams: The places for streams of HTTP/2.
         forwarded: Names the client where a proxy has the connection; None where nobody does.
+        pages: What clients read that nobody else answers; None for Node's answers.
         room: Makes room where all places for connections are taken.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
         section: A field section of a client's, as the next client may send it too: those that
@@ -92,6 +94,7 @@ class SiteContext:
     """
 
     forwarded: ForwardedClients | None = None
+    pages: ErrorPages | None = None
     section: FieldBlock | None = None
     request_factories: tuple[Any, Any] = (None, None)
 

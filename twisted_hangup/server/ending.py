@@ -187,7 +187,8 @@ class Ending:
         context, hook = carrier.context, carrier.client_error
         if getattr(hook, "__func__", None) is carrier.default_client_error:
             hook = context.errbacks.ask  # the same, and needs no Deferred
-        Chain(error, socket, context.deadlines).start(hook, context.timeouts.handler_seconds)
+        chain = Chain(error, socket, context.deadlines, context.pages)
+        chain.start(hook, context.timeouts.handler_seconds)
         if self.stage is ANSWERING and socket.ended:
             self._settle()
 

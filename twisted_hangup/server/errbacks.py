@@ -19,6 +19,7 @@ from ..errors import ClientError
 from ..transport.deadlines import Deadline, Deadlines
 from .client_socket import ClientSocket
 from .handler_log import handler_log
+from .pages import ErrorPages
 
 Outcome: TypeAlias = Failure | bytes | None
 Handler: TypeAlias = Callable[
@@ -91,12 +92,20 @@ class Chain:
     answers by default where it did not.
     """
 
-    __slots__ = ("_deadline", "_deadlines", "_error", "_hook", "_socket", "_waiting")
+    __slots__ = ("_deadline", "_deadlines", "_error", "_hook", "_pages", "_socket", "_waiting")
 
-    def __init__(self, error: ClientError, socket: ClientSocket, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        error: ClientError,
+        socket: ClientSocket,
+        deadlines: Deadlines,
+        pages: ErrorPages | None,
+    ) -> None:
+        """*pages* are the default answers; None for Node's."""
         self._error = error
         self._socket = socket
         self._deadlines = deadlines
+        self._pages = pages
         self._deadline: Deadline | None = None
         self._waiting: Deferred[Any] | None = None
 
@@ -141,6 +150,8 @@ class Chain:
             socket.end()
         elif error.default_body:
             socket.respond(status, error.default_body)
+        elif self._pages is not None:
+            socket.respond(status, *self._pages.page_of(error, status))
         else:
             socket.respond_by_default(status)
 

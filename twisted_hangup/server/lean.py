@@ -8,7 +8,7 @@ calls it.  docs/subclass.md has the few things by which an application can tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from math import inf
 from operator import attrgetter
@@ -105,7 +105,9 @@ class LeanRequest(Request):
     """
 
     channel: Any
-    begun_at: float | None  # `HangupRequest`'s
+    begun_at: float | None  # `HangupRequest`'s, as are the next two
+    _hangup_refuse_method: Callable[[Iterable[bytes]], bool]
+    _hangup_refuse_body: Callable[[object, object], bool]
     _hangup_body_left: float | None  # `BodyRequest`'s
 
     requestHeaders = _AtFirstTouch(_request_headers)
@@ -266,13 +268,14 @@ class LeanRequest(Request):
         try:
             body = resource.render(self)
         except UnsupportedMethod as error:
-            super().render(_Rendered(resource, error))
+            if not self._hangup_refuse_method(error.allowedMethods):
+                super().render(_Rendered(resource, error))
             return
         if isinstance(body, bytes) and self.method != b"HEAD":
             self.setHeader(_CONTENT_LENGTH, b"%d" % len(body))
             self.write(body)
             self.finish()
-        elif body is not NOT_DONE_YET:
+        elif body is not NOT_DONE_YET and not self._hangup_refuse_body(resource, body):
             super().render(_Rendered(resource, body))
 
     # What an application calls.

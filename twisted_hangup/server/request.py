@@ -6,7 +6,7 @@ own class, so that everything else stays the application's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from time import monotonic
 from typing import Any, Protocol, runtime_checkable
@@ -17,8 +17,9 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import Request
+from twisted.web.http import INTERNAL_SERVER_ERROR, NOT_ALLOWED, NOT_IMPLEMENTED, Request
 from twisted.web.iweb import INonQueuedRequestFactory
+from twisted.web.server import supportedMethods
 
 from .._defer import fail_quietly
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
@@ -29,6 +30,7 @@ from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
 from .lean import LeanRequest, fits
+from .pages import error_page
 
 _log = Logger()
 
@@ -108,6 +110,7 @@ class HangupRequest(Request):
     """
 
     channel: Any  # a Carrier; Twisted asks more of it
+    site: Any
     _hangup_form: Form | None
     take_form: Callable[[Form], None]
     begun_at: float | None = None
@@ -159,8 +162,37 @@ class HangupRequest(Request):
         self.__take_request_line()
         self.setResponseCode(status)
         self.setHeader(b"Connection", b"close")
-        self.setHeader(b"Content-Length", b"0")
+        if not self._hangup_error_page(status):
+            self.setHeader(b"Content-Length", b"0")
         self.finish()
+
+    # The answers that a site has pages for; each says whether it has been given.
+
+    def _hangup_error_page(self, status: int) -> bool:
+        """Write the page for *status*, and nothing after the begin of another response."""
+        if self.channel.context.pages is None or self.startedWriting:
+            return False
+        self.write(error_page(self, status))
+        return True
+
+    def _hangup_refuse_method(self, allowed: Iterable[bytes]) -> bool:
+        """Answer for a resource that knows only the *allowed* methods, as Twisted would."""
+        if self.channel.context.pages is None:
+            return False
+        known = self.method in supportedMethods
+        if known:
+            self.setHeader(b"Allow", b", ".join(allowed))
+        self._hangup_error_page(NOT_ALLOWED if known else NOT_IMPLEMENTED)
+        self.finish()
+        return True
+
+    def _hangup_refuse_body(self, resource: object, body: object) -> bool:
+        """Answer for a *resource* whose response is no bytes; Twisted would show the request."""
+        if self.channel.context.pages is None:
+            return False
+        words = f"{resource!r} returned {type(body).__name__} and not bytes"
+        self.processingFailed(Failure(TypeError(words)))
+        return True
 
     def client_left(self, error: ClientError, told: bool = False) -> None:
         """The client went away: tell the access log, and whoever waits for the end.
@@ -272,6 +304,10 @@ class HangupRequest(Request):
         elif self.startedWriting:
             _log.failure("The resource failed after its response had begun", reason)
             self.channel.cut_response(self)
+        elif self.channel.context.pages is not None and not self.site.displayTracebacks:
+            self._log.failure("", reason)  # as Twisted does
+            self._hangup_error_page(INTERNAL_SERVER_ERROR)
+            self.finish()
         else:
             return super().processingFailed(reason)  # type: ignore[misc,no-any-return]
         return reason

@@ -6,10 +6,12 @@ Everything that can be wrong with a name ends as one `UsageError` of one line.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from twisted.python.reflect import namedAny
 from twisted.python.threadpool import ThreadPool
@@ -20,8 +22,12 @@ from ..journal.flood import ThrottledWarning
 from ..limits import Limits, OutboundTimeouts
 from ..proxy.forwarding import Forwarding
 from ..proxy.resource import ProxyResource
+from ..server.pages import ErrorPages
 from ..wsgi import HangupWSGIResource
 from .static import StaticFiles
+
+#: What a page of the operator's is called.
+_PAGE: Final = re.compile(r"[45][0-9]{2}\.(html|txt)")
 
 
 def directory(
@@ -88,6 +94,25 @@ def proxy(
         )
     except ValueError as error:
         raise UsageError(f"--proxy: {error}") from error
+
+
+def error_pages(choice: str) -> ErrorPages | None:
+    """The pages that ``--error-pages`` asks for: ours, none, or those of a directory before ours.
+
+    Raises:
+        UsageError: It is not a directory, or has no page.
+    """
+    if choice in ("plain", "none"):
+        return ErrorPages() if choice == "plain" else None
+    try:
+        names = [name for name in os.listdir(choice) if _PAGE.fullmatch(name)]
+        own = {name: Path(choice, name).read_bytes() for name in names}
+    except OSError as error:
+        reason = f"{choice!r} is neither plain nor none, nor can it be read: {error.strerror}"
+        raise UsageError(f"--error-pages: {reason}") from error
+    if not own:
+        raise UsageError(f"--error-pages: {choice!r} has no page such as 404.html or 404.txt")
+    return ErrorPages(own)
 
 
 def function(option: str, name: str) -> Callable[..., Any]:

@@ -363,6 +363,14 @@ class Options(UsageOptions):
             None,
             "With --status: the token is in this file, and needed on this machine, too.",
         ],
+        [
+            "error-pages",
+            None,
+            "plain",
+            "What clients read that are answered with an error: plain (a sentence, for a browser "
+            "as a page), none (Node's answers, without a body), or the pages of a directory, "
+            "named 404.html or 404.txt.",
+        ],
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
         [
             "access-log-format",

@@ -80,6 +80,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
         # Nobody else asks for the fields of a form, and it may be as large as a disk.
         parsePOSTFormSubmission=options["resource"] is not None,
     )
+    site.context.pages = _content.error_pages(options["error-pages"])
     for name in options.handlers:
         site.on_client_error(_content.function("--on-client-error", name))
     log_idle = bool(options["log-idle"])

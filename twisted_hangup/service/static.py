@@ -12,7 +12,7 @@ from twisted.web.resource import IResource
 from twisted.web.static import File
 
 from ..journal.flood import ThrottledWarning
-from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, without_body
+from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, error_page, without_body
 from .ranges import byte_ranges
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -95,10 +95,9 @@ class StaticFiles(File):
             if error.errno not in _OUT_OF_FILES:
                 raise
             self.out_of_files("Out of files: {path} could not be opened", path=self.path)
-            request.setResponseCode(SERVICE_UNAVAILABLE)
             request.setHeader(b"Retry-After", b"1")
-            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-            return b"The server has too many files open. Try again in a second.\n"
+            sentence = "The server has too many files open. Try again in a second."
+            return error_page(request, SERVICE_UNAVAILABLE, sentence)
 
     def makeProducer(self, request: Any, fileForReading: Any) -> Any:
         """As `File` has it, which raises for odd ranges and obeys absurd ones."""
