@@ -32,6 +32,7 @@ from twisted.internet.error import (
 )
 from twisted.internet.error import ConnectionRefusedError as TwistedConnectionRefused
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.testing import StringTransport
 from twisted.internet.threads import blockingCallFromThread
 from twisted.internet.utils import getProcessOutput
 from twisted.python.failure import Failure
@@ -50,7 +51,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from twisted_hangup import Limits, ParseError, ServerHangUp
-from twisted_hangup.client import HangupAgent
+from twisted_hangup.client import HangupAgent, RetryAgent, RetryPolicy
 from twisted_hangup.client.agent import AnotherAgent
 from twisted_hangup.limits import OutboundTimeouts
 
@@ -607,6 +608,92 @@ async def test_body_is_read_once(own: Make) -> None:
     assert await readBody(response) == b"ok"
     with pytest.raises(RuntimeError, match="delivered already"):
         readBody(response)
+
+
+# Closing.
+
+
+async def closed_twice(agent: HangupAgent) -> None:
+    """Both of two calls fire."""
+    first, second = agent.close(), agent.close()
+    await first
+    await second
+    await agent.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_close(own: Make) -> None:
+    """What waits, what is read and what is idle is closed, and nothing is sent from then on."""
+
+    def script(connection: Connection) -> None:
+        if connection.read_head().startswith(b"GET /half"):
+            connection.send(HEAD + b"half")
+        connection.read_all()
+
+    agent, server = own(script)
+    waiting = get(agent, server)
+    reading = readBody(await get(agent, server, "/half"))
+    await until(lambda: all(one.received for one in server.connections))
+    await closed_twice(agent)
+    for request in (waiting, reading):
+        assert isinstance(await error_of(request), CancelledError)
+    assert isinstance(await error_of(get(agent, server)), RuntimeError)
+    await until(lambda: len(server.ended) == 2)
+
+
+@pytest.mark.parametrize("retry", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_close_while_connecting(retry: bool) -> None:
+    """No connection comes after it, whatever becomes of the one that is being made."""
+    connecting: list[Deferred[Any]] = []
+    factories: list[Any] = []
+
+    class Endpoint:
+        def connect(self, factory: Any) -> Deferred[Any]:
+            factories.append(factory)
+            connecting.append(Deferred())
+            return connecting[-1]
+
+    from twisted.internet import reactor
+
+    agent = HangupAgent.from_reactor(reactor, endpoint=lambda uri: Endpoint())  # type: ignore[arg-type, return-value]
+    sender: Any = RetryAgent(agent) if retry else agent
+    waiting = sender.request(b"GET", b"http://a/")
+    await closed_twice(agent)
+    assert isinstance(await error_of(waiting), CancelledError)
+    assert len(connecting) == 1
+    transport = StringTransport()
+    protocol = factories[0].buildProtocol(None)
+    protocol.makeConnection(transport)
+    connecting[0].callback(protocol)
+    assert transport.disconnecting and not transport.value()
+    protocol.connectionLost(Failure(ConnectionDone()))
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_while_tls_is_set_up(own: Make) -> None:
+    """The same there."""
+    agent, server = own(lambda connection: connection.read_all())
+    waiting = agent.request(b"GET", server.url.replace("http", "https").encode())
+    await until(lambda: server.connections)
+    await closed_twice(agent)
+    assert isinstance(await error_of(waiting), CancelledError)
+    await until(lambda: server.ended)
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_between_attempts(own: Make) -> None:
+    """A `RetryAgent` sends nothing again after it."""
+    agent, server = own(always(OK.replace(b"200", b"503")))
+    policy = RetryPolicy(first_delay_seconds=0.1)
+    waiting = RetryAgent(agent, policy, uniform=lambda least, most: most).request(
+        b"GET", server.url.encode()
+    )
+    await until(lambda: server.connections and server.connections[0].received)
+    await settled()
+    await closed_twice(agent)
+    assert isinstance(await error_of(waiting), (RuntimeError, CancelledError))
+    assert len(server.connections) == 1
 
 
 # With others.

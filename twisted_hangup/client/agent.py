@@ -116,10 +116,13 @@ class HangupAgent:
         return self._sender.request(method, uri, headers, bodyProducer)
 
     def close(self) -> Deferred[None]:
-        """Close every connection of its own.
+        """Close every connection of its own for good, and cancel what is under way.
+
+        What is requested from now on fails with a RuntimeError.  Around another agent this does
+        nothing.
 
         Returns:
-            A Deferred that fires with None when none is left.
+            A Deferred that fires with None when no connection is left, and none can come.
         """
         return self._sender.close()
 
@@ -156,6 +159,7 @@ class OwnConnections:
         # A pool lives as long as one of its connections, which refer to it.
         self._pools: WeakValueDictionary[tuple[bytes, bytes, int], OutboundPool]
         self._pools = WeakValueDictionary()
+        self._closed = False
 
     def request(
         self,
@@ -173,6 +177,8 @@ class OwnConnections:
         if scheme is not None and scheme[1].lower() not in DEFAULT_PORTS:
             return fail(SchemeNotSupported(f"Unsupported scheme: {scheme[1]!r}"))
         url = request_url(uri, self._by_name)
+        if self._closed:
+            return fail(RuntimeError("the agent is closed"))
         headers = headers or Headers()
         receiver = _ResponseReceiver(ClientRequest(method, uri, headers))
         outbound = _outbound_request(method, url, headers, bodyProducer)
@@ -180,7 +186,8 @@ class OwnConnections:
         return receiver.responding
 
     def close(self) -> Deferred[None]:
-        closing = [pool.close() for pool in self._pools.values()]
+        self._closed = True
+        closing = [pool.close() for pool in [*self._pools.values()]]
         return gatherResults(closing).addCallback(lambda _: None)
 
     def _pool(self, uri: bytes, url: RequestURL) -> OutboundPool:

@@ -31,7 +31,7 @@ from ..parser.response import ResponseParser
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import is_tls, transport_beneath
 from ..transport.sockets import SendWatch, TellingSocket, adopted
-from .failures import NO_ANSWER, HandshakeCut, hang_up_of
+from .failures import NO_ANSWER, HandshakeCut, RequestCancelled, hang_up_of
 from .producing import produced
 
 #: A body up to this size goes out in one piece with its head.
@@ -188,6 +188,12 @@ class OutboundConnection(TwistedProtocol):
             self._gone = gone
             if not self._lost:
                 self.transport.abortConnection()
+
+    def close(self) -> None:
+        """Close it at once; its request is cancelled."""
+        self._fail(RequestCancelled(self.phase))
+        self.ready.addErrback(lambda _: None)  # nobody may wait for it
+        self.transport.abortConnection()
 
     def hand_over(self, heir: TwistedProtocol) -> list[bytes]:
         """After a 101: the connection is *heir*'s; return what came after it already."""

@@ -48,7 +48,9 @@ class OutboundPool:
         self._most_idle = most_idle
         self._idle: deque[OutboundConnection] = deque()
         self._all: set[OutboundConnection] = set()
-        self._closed: Deferred[None] | None = None
+        self._connecting: set[Exchange] = set()
+        self._closed = False
+        self._closing: list[Deferred[None]] = []
 
     def request(
         self, request: OutboundRequest, receiver: Receiver, *, fresh: bool = False
@@ -56,9 +58,13 @@ class OutboundPool:
         """Send *request* over an idle connection, or a new one where none is or *fresh*.
 
         Returns:
-            What steers it from here on.
+            What steers it from here on.  Its receiver has failed with a RuntimeError where this
+            is closed.
         """
         exchange = Exchange(request, receiver)
+        if self._closed:
+            receiver.failed(RuntimeError("what sends requests is closed"))
+            return exchange
         while self._idle and not fresh:
             connection = self._idle.pop()
             if connection.quiet:
@@ -72,29 +78,45 @@ class OutboundPool:
         if self.timeouts.connect_seconds:
             connecting.addTimeout(self.timeouts.connect_seconds, self._clock, _too_late)
         exchange.connecting = connecting
+        self._connecting.add(exchange)
+        connecting.addBoth(self._connected, exchange)
         connecting.addCallbacks(exchange.connected, exchange.eb_not_connected)
         return exchange
 
+    def _connected(self, outcome: Any, exchange: Exchange) -> Any:
+        self._connecting.discard(exchange)
+        self._look_if_closed()
+        return outcome
+
     def close(self) -> Deferred[None]:
-        """Close what is idle, abort what is running.
+        """Close every connection for good, and cancel what is running or waits for one.
 
         Returns:
-            A Deferred that fires with None when no connection is left.
+            A Deferred that fires with None when no connection is left; a new one for each call.
         """
-        for connection in list(self._all):
-            connection.transport.abortConnection()
+        self._closed = True
         closed: Deferred[None] = Deferred()
-        if self._all:
-            self._closed = closed
-        else:
-            closed.callback(None)
+        self._closing.append(closed)
+        for exchange in [*self._connecting]:
+            exchange.cancel()
+        for connection in [*self._all]:
+            connection.close()
+        self._look_if_closed()
         return closed
+
+    def _look_if_closed(self) -> None:
+        if not self._all and not self._connecting:
+            closing, self._closing = self._closing, []
+            for closed in closing:
+                closed.callback(None)
 
     # What connections tell.
 
     def connected(self, connection: OutboundConnection) -> None:
         """*connection* stands."""
         self._all.add(connection)
+        if self._closed:  # whoever was to make it could not be stopped
+            connection.close()
 
     def free(self, connection: OutboundConnection) -> None:
         """It may carry the next request."""
@@ -111,9 +133,7 @@ class OutboundPool:
         """It has gone."""
         self._all.discard(connection)
         self.retire(connection)
-        if not self._all and self._closed is not None:
-            closed, self._closed = self._closed, None
-            closed.callback(None)
+        self._look_if_closed()
 
 
 class Exchange:
@@ -149,6 +169,11 @@ class Exchange:
             self.connection.abort(self._receiver, gone)
         elif self.connecting is not None:
             self.connecting.cancel()
+
+    def cancel(self) -> None:
+        """Give up connecting; the receiver hears that."""
+        assert self.connecting is not None
+        self.connecting.cancel()
 
     def connected(self, connection: OutboundConnection) -> None:
         self.connecting = None
