@@ -14,6 +14,7 @@ from .client import Attempt as Attempt
 from .client import HangupAgent as HangupAgent
 from .client import RetryAgent as RetryAgent
 from .client import RetryPolicy as RetryPolicy
+from .client import log_attempts as log_attempts
 from .errors import BodyTooLarge as BodyTooLarge
 from .errors import ChunkExtensionsOverflow as ChunkExtensionsOverflow
 from .errors import ClientError as ClientError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from time import sleep
 from typing import Any
@@ -10,21 +11,28 @@ import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
 from support.upstreams import OK, Connection, RawServer
+from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock, Cooperator, deferLater
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, readBody
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
-from zope.interface import implementer
+from zope.interface import implementer, provider
 
-from twisted_hangup import ServerHangUp
-from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy, backoff
+from twisted_hangup import ServerHangUp, log_attempts
+from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy, backoff, retry
 from twisted_hangup.client.backoff import Discard
 
 REFUSED = ServerHangUp("connect ECONNREFUSED", code="ECONNREFUSED", phase="connecting")
 UNTRUSTED = ServerHangUp(
     "certificate verify failed", code="ERR_SSL_CERTIFICATE_VERIFY_FAILED", phase="connecting"
+)
+WRONG_NAME = ServerHangUp(
+    "Hostname/IP does not match certificate's altnames",
+    code="ERR_TLS_CERT_ALTNAME_INVALID",
+    phase="connecting",
 )
 HUNG_UP = ServerHangUp("socket hang up", code="ECONNRESET", phase="waiting")
 
@@ -116,6 +124,7 @@ KEY = Headers({"Idempotency-Key": ["k"]})
         (b"POST", KEY, HUNG_UP, 2),
         (b"POST", None, REFUSED, 2),  # cannot have been
         (b"GET", None, UNTRUSTED, 1),
+        (b"POST", KEY, WRONG_NAME, 1),
         (b"GET", None, Answer(503), 2),
         (b"GET", None, Answer(429), 2),
         (b"GET", None, Answer(500), 1),
@@ -222,6 +231,152 @@ def test_budget() -> None:
     assert 200 + 10 <= sent <= 200 + 10 + 20 + 1
 
 
+class Flaky:
+    """Hosts that are dead, and one that answers every second request."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    def request(self, method: bytes, uri: bytes, headers: Any, body: Any) -> Deferred[Any]:
+        self.asked.append(uri)
+        if uri.startswith(b"http://healthy/") and len(self.asked) % 2 == 0:
+            return succeed(Answer(200))
+        return fail(Failure(HUNG_UP))
+
+
+def test_budget_of_each_server() -> None:
+    """A dead server spends its own; which one it is does not depend on how its URL is spelled."""
+    clock, flaky = Clock(), Flaky()
+    policy = RetryPolicy(budget_ratio=0.0, budget_reserve=3, first_delay_seconds=0)
+    agent = RetryAgent(flaky, policy, clock=clock)  # type: ignore[arg-type]
+
+    def ask(uri: bytes) -> int:
+        flaky.asked.clear()
+        agent.request(b"GET", uri).addErrback(lambda _: None)
+        clock.pump([0.0] * 5)
+        return len(flaky.asked)
+
+    spellings = [b"http://dead/a", b"HTTP://DEAD:80/b?c", b"http://dead"]
+    assert [ask(uri) for uri in spellings] == [3, 2, 1]
+    assert ask(b"https://dead/") == ask(b"http://dead:81/") == 3
+    assert ask(b"http://healthy/") == 2
+    for number in range(retry.MOST_DESTINATIONS):
+        ask(b"http://dead%d/" % number)
+    assert len(agent._spent) == retry.MOST_DESTINATIONS
+    assert ask(b"http://dead/") == 3
+
+
+def test_budget_is_shared_by_policies() -> None:
+    """A request may have a policy of its own; the server does not care which it was."""
+    clock, flaky = Clock(), Flaky()
+    policy = RetryPolicy(budget_ratio=0.0, budget_reserve=3, first_delay_seconds=0)
+    agent = RetryAgent(flaky, policy, clock=clock)  # type: ignore[arg-type]
+    once = agent.with_policy(replace(policy, attempts=1))
+    often = agent.with_policy(replace(policy, attempts=10))
+    asked = []
+    for one in (once, agent, often, often, agent):
+        flaky.asked.clear()
+        one.request(b"GET", b"http://dead/").addErrback(lambda _: None)
+        clock.pump([0.0] * 15)
+        asked.append(len(flaky.asked))
+    assert asked == [1, 3, 2, 1, 1]
+
+
+def test_time_for_an_attempt() -> None:
+    """One that takes longer is given up, and counts as what it is."""
+    cancelled: list[Any] = []
+    first: Deferred[Any] = Deferred(cancelled.append)
+    retried = run(Retried(first, Answer(200), attempt_seconds=2).request(), 3)
+    assert len(cancelled) == 1 and retried.result.code == 200
+    assert (retried.attempts[0].error.code, retried.attempts[0].error.phase) == (  # type: ignore[union-attr]
+        "ETIMEDOUT",
+        "waiting",
+    )
+    retried = run(Retried(Deferred(), Answer(200), attempt_seconds=2).request(b"POST"), 3)
+    assert retried.result.code == "ETIMEDOUT" and len(retried.attempts) == 1
+    # The deadline of all is the earlier one here.
+    retried = run(Retried(Deferred(), attempt_seconds=2, deadline_seconds=1).request(), 3)
+    assert retried.result.code == "ETIMEDOUT" and len(retried.attempts) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_time_for_an_attempt_that_connects() -> None:
+    """What was not sent is sent again, whatever its method: TLS was not set up in time."""
+    answered: list[int] = []
+
+    def script(connection: Connection) -> None:
+        answered.append(len(answered))
+        connection.read_all()
+
+    server = RawServer(script)
+    agent = HangupAgent.from_reactor(reactor)
+    policy = RetryPolicy(attempts=2, attempt_seconds=0.2, first_delay_seconds=0)
+    url = server.url.replace("http", "https").encode()
+    with pytest.raises(ServerHangUp) as raised:
+        await RetryAgent(agent, policy).request(b"POST", url)
+    assert not raised.value.acted_on and len(answered) == 2
+    await agent.close()
+    server.close()
+
+
+@pytest.mark.parametrize("methods", [{"POST"}, ["POST", b"PUT"], frozenset({b"POST"})])
+def test_methods(methods: Any) -> None:
+    """Of text or of bytes."""
+    retried = run(Retried(HUNG_UP, Answer(200), methods=methods).request(b"POST"))
+    assert retried.result.code == 200
+    assert RetryPolicy(methods=methods) == RetryPolicy(methods=RetryPolicy(methods=methods).methods)
+
+
+@pytest.mark.parametrize("methods", ["POST", b"POST"])
+def test_methods_that_are_one(methods: Any) -> None:
+    with pytest.raises(TypeError, match="one method"):
+        RetryPolicy(methods=methods)
+
+
+@pytest.mark.parametrize(
+    "outcomes, lines",
+    [
+        ([Answer(200)], []),
+        ([Answer(404)], []),
+        ([UNTRUSTED], []),
+        (
+            [HUNG_UP, Answer(503), Answer(200)],
+            [
+                "warn GET http://a/x: ECONNRESET: socket hang up (waiting) (attempt 1);"
+                " again in 0.2 s",
+                "warn GET http://a/x: answered 503 (attempt 2); again in 0.5 s",
+                "info GET http://a/x: answered 200 (attempt 3)",
+            ],
+        ),
+        (
+            [HUNG_UP, HUNG_UP],
+            [
+                "warn GET http://a/x: ECONNRESET: socket hang up (waiting) (attempt 1);"
+                " again in 0.2 s",
+                "warn GET http://a/x: ECONNRESET: socket hang up (waiting) (attempt 2, the last)",
+            ],
+        ),
+    ],
+)
+def test_log_attempts(outcomes: list[Any], lines: list[str]) -> None:
+    """What is sent again, and what came of it; no secret of a URL."""
+    logged: list[str] = []
+
+    @provider(ILogObserver)
+    def keep(event: Any) -> None:
+        logged.append(f"{event['log_level'].name} {formatEvent(event)}")
+
+    retried = Retried(*outcomes, attempts=len(outcomes))
+    retried.agent._on_attempt = log_attempts
+    globalLogPublisher.addObserver(keep)
+    try:
+        retried.agent.request(b"GET", b"http://u:p@a/x?token=s#{f}").addErrback(lambda _: None)
+        run(retried)
+    finally:
+        globalLogPublisher.removeObserver(keep)
+    assert logged == lines
+
+
 def test_cancelled_while_waiting() -> None:
     """In the pause between two attempts: nothing more is sent."""
     retried = Retried(HUNG_UP, Answer(200)).request()
@@ -317,6 +472,7 @@ def test_deadline_while_the_body_is_taken_in() -> None:
     assert retried.result is None
     run(retried, 0.2)
     assert isinstance(retried.result, ServerHangUp) and retried.result.code == "ETIMEDOUT"
+    assert not retried.result.acted_on
     assert body.stopped == 1 and len(retried.scripted.outcomes) == 1
     body.producing.callback(None)  # too late, and no harm
     assert retried.clock.getDelayedCalls() == []

@@ -10,3 +10,4 @@ from .agent import HangupAgent as HangupAgent
 from .retry import Attempt as Attempt
 from .retry import RetryAgent as RetryAgent
 from .retry import RetryPolicy as RetryPolicy
+from .retry import log_attempts as log_attempts

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -22,13 +25,25 @@ from zope.interface import implementer
 
 from ..errors import ServerHangUp
 from ..limits import IDEMPOTENT_METHODS, MIB
+from ..report.text import shortened, visible
 from ..transport.clock import steady
 from .agent import HangupAgent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
 from .failures import NO_ANSWER, RequestCancelled, hang_up, phase_of_cancelled
 from .producing import produced
+from .url import request_url
 
 T = TypeVar("T")
+
+#: Servers that have had a part of their budget and are remembered; more than that, and the one
+#: that was asked longest ago has all of it again.
+MOST_DESTINATIONS: Final = 1024
+
+#: What of a URL may be a secret.
+_SECRET: Final = re.compile(rb"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
+
+_URL_COLUMNS: Final = 200
+_OUTCOME_COLUMNS: Final = 300
 
 _log = Logger()
 
@@ -42,28 +57,31 @@ class RetryPolicy:
 
     Attributes:
         attempts: How often in all; 1 for never again.
-        methods: What may be repeated (RFC 9110, section 9.2.2).
+        methods: What may be repeated (RFC 9110, section 9.2.2), as str or bytes; kept as bytes.
         statuses: Answers that another attempt may better: too many requests, bad gateway,
             unavailable, gateway timeout.
         first_delay_seconds: The longest wait before the second attempt; it doubles with
             each further one.  The wait itself is random from 0 to that ("full jitter"), so
             that clients of a server that was down do not come back all at once.
         longest_delay_seconds: Most that it grows to.
+        attempt_seconds: For one attempt, connecting included, until a response begins; 0 =
+            none.  What takes longer is given up, and sent again where the others allow.
         deadline_seconds: For taking in the body, all attempts and waits, until a response
             begins; 0 = none.  A server that asks for more patience in Retry-After does not
             get it.
         replay_bytes: A body up to this size is kept to be sent again; of a larger one, or
             one of unknown length, there is one attempt to send it.
-        budget_ratio: Attempts beyond the first, as a part of all requests: in an outage
-            clients must not multiply the load.  Finagle: 0.2.
+        budget_ratio: Attempts beyond the first, as a part of all requests to one server: in
+            an outage clients must not multiply the load.  Finagle: 0.2.
         budget_reserve: So many are allowed beyond that, for those who ask seldom.
     """
 
     attempts: int = 3
-    methods: frozenset[bytes] = IDEMPOTENT_METHODS
+    methods: Collection[bytes | str] = IDEMPOTENT_METHODS
     statuses: frozenset[int] = frozenset({429, 502, 503, 504})
     first_delay_seconds: float = 0.25
     longest_delay_seconds: float = 8.0
+    attempt_seconds: float = 0.0
     deadline_seconds: float = 30.0
     replay_bytes: int = MIB
     budget_ratio: float = 0.2
@@ -72,9 +90,13 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"attempts={self.attempts}: there is at least one")
+        if isinstance(self.methods, (bytes, str)):
+            raise TypeError(f"methods={self.methods!r} is one method, and no set of them")
+        methods = [one.encode("ascii") if isinstance(one, str) else one for one in self.methods]
+        object.__setattr__(self, "methods", frozenset(methods))
         for name in (
-            *("first_delay_seconds", "longest_delay_seconds", "deadline_seconds"),
-            *("replay_bytes", "budget_ratio", "budget_reserve"),
+            *("first_delay_seconds", "longest_delay_seconds", "attempt_seconds"),
+            *("deadline_seconds", "replay_bytes", "budget_ratio", "budget_reserve"),
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} is negative")
@@ -129,11 +151,20 @@ class RetryAgent:
 
             clock = reactor
         self._agent = agent if isinstance(agent, HangupAgent) else HangupAgent(agent)
-        self._policy = policy = policy or RetryPolicy()
+        self._policy = policy or RetryPolicy()
         self._clock: Any = steady(clock)
         self._on_attempt = on_attempt
         self._uniform = uniform
-        self._budget = float(policy.budget_reserve)
+        self._spent: OrderedDict[tuple[bytes, ...], float] = OrderedDict()
+
+    def with_policy(self, policy: RetryPolicy) -> RetryAgent:
+        """The same agent with another *policy*, for one request or for many.
+
+        What one of them spends of a server's budget is spent for both.
+        """
+        other = copy(self)
+        other._policy = policy
+        return other
 
     def request(
         self,
@@ -157,7 +188,8 @@ class RetryAgent:
     async def _request(self, method: bytes, uri: bytes, headers: Headers, body: _Body) -> IResponse:
         policy, clock = self._policy, self._clock
         repeatable = method in policy.methods or headers.hasHeader(b"Idempotency-Key")
-        self._budget = min(self._budget + policy.budget_ratio, policy.budget_reserve)
+        server = _server(uri)
+        self._spend(server, -policy.budget_ratio)
         due = clock.seconds() + (policy.deadline_seconds or inf)
         if policy.attempts > 1:
             await self._by(due, body.keep(policy.replay_bytes))
@@ -166,16 +198,18 @@ class RetryAgent:
                 response: Any = None
                 error: Exception | None = None
                 try:
-                    attempt = self._agent.request(method, uri, headers, body.next())
-                    response = await self._by(due, attempt)
+                    sending = self._agent.request(method, uri, headers, body.next())
+                    end = clock.seconds() + (policy.attempt_seconds or inf)
+                    response = await self._by(min(due, end), sending)
                 except ServerHangUp as hang_up:
                     error = hang_up
                     again = repeatable or not hang_up.acted_on
                     # A certificate that is not trusted now will not be in a second.
-                    again = again and not hang_up.code.startswith("ERR_SSL_")
+                    again = again and not hang_up.code.startswith(("ERR_SSL_", "ERR_TLS_"))
                 else:
                     again = repeatable and response.code in policy.statuses
-                delay = self._delay(number, response, due) if again and body.is_there else None
+                again = again and body.is_there and self._may_spend(server)
+                delay = self._delay(number, response, due) if again else None
                 status = None if response is None else response.code
                 self._tell(Attempt(number, method, uri, error, status, delay))
                 if delay is None:
@@ -184,7 +218,7 @@ class RetryAgent:
                     discard = Discard(clock)
                     response.deliverBody(discard)
                     given_up.callback(discard.stop)
-                self._budget -= 1
+                self._spend(server, 1)
                 await deferLater(clock, delay)
             if error is not None:
                 raise error
@@ -202,13 +236,24 @@ class RetryAgent:
     def _delay(self, number: int, response: Any, due: float) -> float | None:
         """Seconds until the next attempt, or None where there is to be none."""
         policy = self._policy
-        if number == policy.attempts or self._budget < 1:
+        if number == policy.attempts:
             return None
         longest = doubled(policy.first_delay_seconds, number - 1, policy.longest_delay_seconds)
         delay = self._uniform(0.0, longest)
         if response is not None:
             delay = max(delay, retry_after_seconds(response.headers, time.time()))
         return delay if self._clock.seconds() + delay < due else None
+
+    def _may_spend(self, server: tuple[bytes, ...]) -> bool:
+        return self._spent.get(server, 0.0) <= self._policy.budget_reserve - 1
+
+    def _spend(self, server: tuple[bytes, ...], attempts: float) -> None:
+        """Take so many attempts from the budget of *server*, or give them back."""
+        spent = self._spent.pop(server, 0.0) + attempts
+        if spent > 0:  # most servers never need one
+            self._spent[server] = spent
+            if len(self._spent) > MOST_DESTINATIONS:
+                self._spent.popitem(last=False)
 
     def _tell(self, attempt: Attempt) -> None:
         if self._on_attempt is not None:
@@ -270,6 +315,40 @@ class _Once:
     def startProducing(self, consumer: Any) -> Any:
         self.started = True
         return self._producer.startProducing(consumer)
+
+
+def log_attempts(attempt: Attempt) -> None:
+    """Log what is sent again, and what came of it, for ``on_attempt``.
+
+    Attempts that a request begins and ends with are not logged: the caller has the response, or
+    the error.  Of the URL nothing is shown that may be a secret: no userinfo and no query.
+    """
+    if attempt.error is None:
+        outcome = f"answered {attempt.status}"
+    else:
+        outcome = shortened(str(attempt.error).encode(), _OUTCOME_COLUMNS)
+    values: dict[str, Any] = {
+        "method": visible(attempt.method),
+        "url": shortened(_SECRET.sub(b"", attempt.uri), _URL_COLUMNS),
+        "outcome": outcome,
+        "number": attempt.number,
+    }
+    if attempt.retry_in is not None:
+        words = "{method} {url}: {outcome} (attempt {number}); again in {seconds:.1f} s"
+        _log.warn(words, seconds=attempt.retry_in, **values)
+    elif attempt.number > 1 and attempt.error is None:
+        _log.info("{method} {url}: {outcome} (attempt {number})", **values)
+    elif attempt.number > 1:
+        _log.warn("{method} {url}: {outcome} (attempt {number}, the last)", **values)
+
+
+def _server(uri: bytes) -> tuple[bytes, ...]:
+    """Whose budget a request to *uri* is charged to."""
+    try:
+        url = request_url(uri, by_name=False)
+    except ValueError:
+        return ()  # another agent's matter
+    return url.scheme, url.host.lower(), b"%d" % url.port
 
 
 def _eb_not_kept(failure: Failure) -> Any:

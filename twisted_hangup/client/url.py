@@ -17,7 +17,7 @@ _URL: Final = re.compile(rb"(?i:(https?)://)([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?"
 _AUTHORITY: Final = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 
 DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
-MOST_PORTS: Final = 65535
+LAST_PORT: Final = 65535
 
 
 class RequestURL(NamedTuple):
@@ -72,8 +72,8 @@ def host_and_port(authority: bytes, by_name: bool = True) -> tuple[bytes, int | 
     if match is None:
         raise ValueError(f"{authority!r} is not a host and a port")
     host, digits = match.groups(b"")
-    port = int(digits) if 0 < len(digits) <= len(str(MOST_PORTS)) else None
-    if digits and not (port and port <= MOST_PORTS):
+    port = int(digits) if 0 < len(digits) <= len(str(LAST_PORT)) else None
+    if digits and not (port and port <= LAST_PORT):
         raise ValueError(f"{digits!r} is not a port")
     if host.startswith(b"["):
         host = host[1:-1]
