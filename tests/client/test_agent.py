@@ -365,6 +365,57 @@ async def test_folded_fields(own: Make, lines: tuple[bytes, ...], value: str) ->
     assert await readBody(response) == b"hi"
 
 
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("rest", ["", "at once", "later"])
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+@pytest_twisted.ensureDeferred
+async def test_chunks_without_a_body(own: Make, status: bytes, rest: str) -> None:
+    """aiohttp's 204 and its like are read; the empty body is nobody's answer."""
+    end = b"0\r\n\r\n"
+
+    def script(connection: Connection) -> None:
+        if not connection.read_head().startswith(b"GET /next"):
+            connection.send(b"HTTP/1.1 " + status + b"\r\n" + CHUNKED + end * (rest == "at once"))
+            if rest == "later":
+                connection.send(end)
+        else:
+            connection.send(OK)
+        connection.read_all()
+
+    agent, server = own(script)
+    response = await get(agent, server)
+    assert (response.code, response.length) == (int(status[:3]), 0)
+    assert await readBody(response) == b""
+    assert await readBody(await get(agent, server, "/next")) == b"ok"
+    assert len(server.connections) == 2
+
+
+@pytest_twisted.ensureDeferred
+async def test_head_of_a_chunked_response(own: Make) -> None:
+    """It has the fields of the response to GET, and its connection is kept."""
+    agent, server = own(always(b"HTTP/1.1 200 OK\r\n" + CHUNKED))
+    for _ in range(2):
+        response = await agent.request(b"HEAD", server.url.encode())
+        assert await readBody(response) == b""
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "lines", [b"Content-Length: 2\r\nX: y\r\nContent-Length: 2", b"Content-Length: 2, 2"]
+)
+@pytest_twisted.ensureDeferred
+async def test_equal_lengths(own: Make, lines: bytes) -> None:
+    """They are one length, and the connection is kept."""
+    agent, server = own(always(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\nok"))
+    for _ in range(2):
+        response = await get(agent, server)
+        assert response.headers.getRawHeaders("Content-Length") == ["2"]
+        assert response.length == 2 and await readBody(response) == b"ok"
+    assert len(server.connections) == 1
+
+
 @pytest.mark.parametrize("name", [b"Content-Length", b"Transfer-Encoding", b"Connection"])
 @pytest_twisted.ensureDeferred
 async def test_framing_is_not_folded(own: Make, name: bytes) -> None:

@@ -245,14 +245,47 @@ CASES: Final = [
         "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 52",
     ),
     Case(
-        "the same length twice",
-        head(b"Content-Length: 1", b"Content-Length: 1"),
-        "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 52",
+        "two lengths that differ late",
+        head(b"Content-Length: 12", b"Content-Length: 13"),
+        "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 54",
+        deviation="equal-lengths",
+    ),
+    Case(
+        "a length and the start of it",
+        head(b"Content-Length: 12", b"Content-Length: 1"),
+        "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 54",
+        deviation="equal-lengths",
+    ),
+    Case(
+        "a length and more of it",
+        head(b"Content-Length: 1", b"Content-Length: 12"),
+        "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 53",
+        deviation="equal-lengths",
+    ),
+    Case(
+        "the same length three times",
+        head(b"Content-Length: 12", b"A: b", b"content-length:12", b"Content-Length: 12 ")
+        + b"x" * 12,
+        "200 xxxxxxxxxxxx",
+        deviation="equal-lengths",
     ),
     Case(
         "a list of lengths",
-        head(b"Content-Length: 1, 1"),
-        "HPE_INVALID_CONTENT_LENGTH: Invalid character in Content-Length at 34",
+        head(b"Content-Length: 1 ,\t1", b"Content-Length: 1,1,1") + b"x",
+        "200 x",
+        deviation="equal-lengths",
+    ),
+    Case(
+        "a list of lengths that differ",
+        head(b"Content-Length: 1, 2"),
+        "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 36",
+        deviation="equal-lengths",
+    ),
+    Case(
+        "a list of lengths with none in it",
+        head(b"Content-Length: 1,,1"),
+        "HPE_UNEXPECTED_CONTENT_LENGTH: Duplicate Content-Length at 35",
+        deviation="equal-lengths",
     ),
     Case(
         "a signed length",
@@ -288,10 +321,16 @@ CASES: Final = [
         deviation="length-without-body",
     ),
     Case(
-        "chunks in a 204",
-        head(b"Transfer-Encoding: chunked", status=b"204 N"),
+        "chunks in a 103",
+        head(b"Transfer-Encoding: chunked", status=b"103 E") + _OK,
         f"{_TE}: Transfer-Encoding in a 1xx or 204 response at 46",
         deviation="length-without-body",
+    ),
+    Case("chunks in a 204", head(b"Transfer-Encoding: chunked", status=b"204 N"), "204 -"),
+    Case(
+        "a 204 with an empty chunked body",
+        head(b"Transfer-Encoding: chunked", status=b"204 N") + b"0\r\n\r\n",
+        "204 -",
     ),
     Case("an empty coding", head(b"Transfer-Encoding:"), f"{_TE}: Empty Transfer-Encoding at 37"),
     Case(

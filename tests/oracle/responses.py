@@ -202,6 +202,23 @@ REFUSALS: Final = {
 }
 
 
+#: What Node refuses, at a length that says the same again.
+_LENGTHS: Final = {
+    ("HPE_UNEXPECTED_CONTENT_LENGTH", "Duplicate Content-Length"),
+    ("HPE_INVALID_CONTENT_LENGTH", "Invalid character in Content-Length"),
+}
+
+
+def _repeats_length(stream: Stream, our: Verdict, their: Verdict) -> bool:
+    """Whether Node stops at a repeated length, or at the comma before it, and we go on."""
+    error = their.error
+    if error is None or error.offset is None or error[:2] not in _LENGTHS:
+        return False
+    comma = stream.whole[error.offset : error.offset + 1] == b","
+    further = our.error is None or our.error.offset is None or our.error.offset > error.offset
+    return further and (comma or error.code == "HPE_UNEXPECTED_CONTENT_LENGTH")
+
+
 def name_of(stream: Stream, our: Verdict, their: Verdict) -> str | None:
     """Name the deviation that explains why the two differ; None where nothing does."""
     method = stream.method.rstrip("+")
@@ -212,6 +229,8 @@ def name_of(stream: Stream, our: Verdict, their: Verdict) -> str | None:
     if method == "CONNECT" and last is not None and not 200 <= last.status < 300:
         same = _heads(our)[: len(their.messages)] == _heads(their)
         return "connect-2xx-only" if same or our.error else None
+    if _repeats_length(stream, our, their):
+        return "equal-lengths"
     if our.error is None:
         kept = [replace(message, keep_alive=True) for message in our.messages]
         lasting = [replace(message, keep_alive=True) for message in their.messages]

@@ -71,6 +71,30 @@ async def test_refused(proxied: Callable[..., Proxied], answer: str) -> None:
     await until(lambda: len(there.server.ended) == 2)
 
 
+#: Answers that break a rule whose meaning is one for everybody, and how they are passed on.
+TOLERATED: Final = {
+    "the same length twice": (head(b"Content-Length: 2", b"Content-Length: 2") + b"ok", b"ok"),
+    "a list of one length": (head(b"Content-Length: 2, 2") + b"ok", b"ok"),
+    "a 204 in chunks": (head(b"Transfer-Encoding: chunked", status=b"204 No") + b"0\r\n\r\n", b""),
+    "a 304 in chunks": (head(b"Transfer-Encoding: chunked", status=b"304 No") + b"0\r\n\r\n", b""),
+}
+
+
+@pytest.mark.parametrize("answer", TOLERATED)
+@pytest_twisted.ensureDeferred
+async def test_tolerated(proxied: Callable[..., Proxied], answer: str) -> None:
+    """They go on normalised, and so does the next request."""
+    wire, body = TOLERATED[answer]
+    there = proxied(always(wire))
+    received = await talk(there.port, GET + LAST)
+    assert statuses(received) == [int(wire[9:12])] * 2
+    first = received.partition(b"\r\n\r\n")[0].lower()
+    assert first.count(b"content-length") == bool(body) and b"2, 2" not in first
+    assert b"transfer-encoding" not in first
+    assert received.endswith(b"\r\n\r\n" + body)
+    assert not there.upstream_errors
+
+
 #: Answers that are broken once a part of them is with the client.
 CUT: Final = {
     "a chunk that is none": CHUNKED + b"2\r\nok\r\nzz\r\n",

@@ -125,6 +125,7 @@ class OutboundConnection(TwistedProtocol):
         self._sending = False
         self._answered = False
         self._keep = False
+        self._for_head = False
         self._paused = False
         self._lost = False
         self._heir: TwistedProtocol | None = None
@@ -144,6 +145,7 @@ class OutboundConnection(TwistedProtocol):
         self._answered = self._keep = self._paused = False
         self._interim = self._body_bytes = self.bytes_received = 0
         self._deadline.due = inf  # that of the idle connection
+        self._for_head = request.method == b"HEAD"
         self._parser.expect(request.method, upgrade=request.upgrade)
         head, length = request.head, request.body_bytes
         body: Any = request.body
@@ -275,7 +277,9 @@ class OutboundConnection(TwistedProtocol):
                         self._count_interim()
                     else:
                         self._answered = True
-                        self._keep = event.keep_alive
+                        # A server that frames no body at all may send the end of it.
+                        unframed = event.chunked and not (event.has_body or self._for_head)
+                        self._keep = event.keep_alive and not unframed
                     receiver.head(event)
                 else:
                     self._complete(receiver, event.trailers)

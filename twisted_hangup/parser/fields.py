@@ -232,16 +232,19 @@ def _keep(scan: Scan[Head], name: bytes, value: bytes, raw: bytes) -> None:
         scan.trailers.append((name, value))
         return
     assert scan.head is not None
-    scan.head.fields.append((name, value))
     word = scan.word
+    if word == b"content-length":
+        if scan.length_line:
+            return  # the same once more
+        scan.length_line = raw
+        value = value.partition(b",")[0].rstrip(b" \t")  # and so are those of a list
+    scan.head.fields.append((name, value))
     if word in (b"connection", b"proxy-connection"):
         scan.flags |= connection_flags(value)
     elif word == b"upgrade" and value:
         scan.flags |= UPGRADE
     elif word == b"host":
         scan.host_line = raw
-    elif word == b"content-length":
-        scan.length_line = raw
     elif word == b"transfer-encoding":
         scan.coding_line = raw
 
@@ -279,9 +282,50 @@ def _after_empty_line(scan: Scan[Head], data: bytes, at: int) -> int:
 
 def _length_start(scan: Scan[Head], data: bytes, at: int) -> int:
     if scan.flags & CONTENT_LENGTH:
-        raise at_byte(why.CL_TWICE, at)
+        return _same_length_start(scan, data, at)
     scan.state = _length
     return _length(scan, data, at)
+
+
+def _may_repeat(scan: Scan[Head]) -> bool:
+    """Whether a length may be there again: in the head of a response.
+
+    RFC 9110, section 8.6: a recipient may take identical values for one; servers behind
+    other servers send them, and every client reads them.  Of a request it is refused.
+    """
+    return scan.START is Part.STATUS_LINE and scan.trailers is None
+
+
+def _same_length_start(scan: Scan[Head], data: bytes, at: int) -> int:
+    if not _may_repeat(scan):
+        raise at_byte(why.CL_TWICE, at)
+    scan.step = 0
+    scan.state = _same_length
+    return _same_length(scan, data, at)
+
+
+def _same_length(scan: Scan[Head], data: bytes, at: int) -> int:
+    """The digits of the length once more."""
+    start, digits = at, b"%d" % scan.number
+    while at < len(data) and scan.step < len(digits):
+        if data[at] != digits[scan.step]:
+            raise at_byte(why.CL_TWICE, at)
+        scan.step += 1
+        at += 1
+    scan.spend(start, at)
+    if at < len(data):
+        if data[at] in _DIGITS:
+            raise at_byte(why.CL_TWICE, at)
+        scan.state = _after_length
+    return at
+
+
+def _after_length_comma(scan: Scan[Head], data: bytes, at: int) -> int:
+    run = grammar.WHITE_SPACE.match(data, at)
+    if run is not None:
+        scan.spend(at, run.end())
+        return run.end()
+    return _same_length_start(scan, data, at)
 
 
 def _length(scan: Scan[Head], data: bytes, at: int) -> int:
@@ -306,6 +350,10 @@ def _after_length(scan: Scan[Head], data: bytes, at: int) -> int:
     if run is not None:
         scan.spend(at, run.end())
         return run.end()
+    if data[at] == _COMMA and _may_repeat(scan):
+        scan.spend(at, at + 1)
+        scan.state = _after_length_comma
+        return at + 1
     if data[at] not in (CR, LF):
         raise at_byte(why.CL_CHAR, at)
     scan.flags |= CONTENT_LENGTH

@@ -116,7 +116,7 @@ def settle(head: ResponseHead, method: bytes, asked_upgrade: bool) -> Why | None
         head.upgrade = True
         head.keep_alive = False
     elif status < 200 or status == _NO_CONTENT:
-        if head.chunked:
+        if head.chunked and status != _NO_CONTENT:
             return why.TE_WITHOUT_BODY
         if head.content_length:
             return why.CL_WITHOUT_BODY

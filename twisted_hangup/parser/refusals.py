@@ -463,7 +463,7 @@ CL_TWICE: Final = Why(
     "a request has one Content-Length at most, even where both say the same",
     "RFC 9110, section 8.6",
     Rule(
-        "a response has one Content-Length at most, even where both say the same",
+        "a response has one Content-Length; where it is there again, it says the same",
         "RFC 9110, section 8.6",
     ),
 )
