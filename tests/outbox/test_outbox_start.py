@@ -261,6 +261,12 @@ async def test_tables_of_version_1(database: str, start: Start) -> None:
     await outbox.stopService()
     with closing(used.connect()) as connection:
         connection.execute("ALTER TABLE hangup_outbox_destinations DROP COLUMN held")
+        if used.shared_writes:
+            connection.execute("DROP FUNCTION hangup_outbox_take_place CASCADE")
+            connection.execute("ALTER TABLE hangup_outbox_requests DROP COLUMN place")
+            connection.execute(
+                "CREATE INDEX hangup_outbox_first ON hangup_outbox_requests (lane, id)"
+            )
         connection.execute("UPDATE hangup_outbox_version SET version = 1")
         connection.commit()
     agent = FakeAgent()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import selectors
 import socket
 import sqlite3
 import stat
@@ -152,6 +153,8 @@ class SQLite(Database):
         "bytes": "blob",
         "least": "min",
         "real": "real",
+        "place": "id",
+        "place_column": "",
         "lock": "",
         "skip_locked": "",
     }
@@ -272,6 +275,8 @@ class PostgreSQL(Database):
         "bytes": "bytea",
         "least": "least",
         "real": "double precision",
+        "place": "place, id",
+        "place_column": ",\n    place bigint",
         "lock": "FOR UPDATE",
         "skip_locked": "FOR UPDATE SKIP LOCKED",
     }
@@ -312,6 +317,16 @@ class PostgreSQL(Database):
         self._settings["client_encoding"] = "UTF8"
         host, port = settings.get("host", "localhost"), settings.get("port", "5432")
         self.name = f"postgresql://{host}:{port}/{settings.get('dbname', '')}"
+
+    def wait_for_notices(self, cursor: Any, seconds: float) -> list[str]:
+        """What has come on the channels that the connection listens to, or comes in *seconds*."""
+        connection = cursor.connection
+        with selectors.DefaultSelector() as selector:
+            selector.register(connection.fileno(), selectors.EVENT_READ)
+            selector.select(seconds)
+        connection.pgconn.consume_input()
+        notices = iter(connection.pgconn.notifies, None)
+        return [notice.extra.decode() for notice in notices]
 
     def connect(self) -> Any:
         connection = self._psycopg.connect(**self._settings)

@@ -6,6 +6,7 @@ by this process, by the next one, or by another one that shares the database.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -21,16 +22,16 @@ from twisted.web.iweb import IAgent
 
 from ..client.agent import HangupAgent
 from ..client.backoff import Jitter, steady, uniform_below
-from ..errors import OutboxUnavailable
+from ..errors import KeyInUse, OutboxUnavailable
 from ..limits import OutboundTimeouts
-from . import admin
+from . import admin, sql
 from .admin import OutboxStats, QueuedRequest
-from .database import LOCK_SECONDS, Database, database_named
+from .database import LOCK_SECONDS, Database, PostgreSQL, database_named
 from .delivery import DeliveryAttempt, Drains, handback
+from .listener import Listener
 from .policy import DeliveryPolicy, Verdict
-from .request import HeadersArgument, OutboxLimits, Text, new_request
-from .sql import create_tables
-from .store import Bounds, Claim, Demand, Result, Settlement
+from .request import HeadersArgument, NewRequest, OutboxLimits, Text, new_request
+from .store import Bounds, Claim, Demand, Result, Settlement, store_in
 from .thread import DatabaseThread, NoAnswer
 from .writer import Writer
 
@@ -112,14 +113,12 @@ class Outbox(Service):
             ModuleNotFoundError: PostgreSQL is asked for, and psycopg is not installed.
             ValueError: *database* is not the name of one.
         """
-        if reactor is None:
-            from twisted.internet import reactor
         self._reactor: Any = reactor
-        clock = reactor if clock is None else clock
-        self._clock: Any = steady(clock)
+        self._clock: Any = reactor if clock is None else clock
         # Half the time, so that a second try may still come in time.
         lock_seconds = min(LOCK_SECONDS, limits.store_seconds / 2)
-        self._database: Database = database_named(database, clock.seconds, lock_seconds)
+        seconds = time.time if self._clock is None else self._clock.seconds
+        self._database: Database = database_named(database, seconds, lock_seconds)
         self._own_agent = agent is None
         self._agent = agent
         self._policy = policy
@@ -130,7 +129,9 @@ class Outbox(Service):
         self._questions: DatabaseThread | None = None
         self._writer: Writer | None = None
         self._attempts: set[DeliveryAttempt] = set()
-        self._drains = Drains(self._clock, limits)
+        self._drains: Drains | None = None
+        self._listener: Listener | None = None
+        self._tables_seen = False
         self._running: Counter[str] = Counter()
         self._windows: dict[str, int] = {}
         self._timers: dict[str, IDelayedCall] = {}
@@ -177,18 +178,74 @@ class Outbox(Service):
             TypeError: An argument is of the wrong type.
             ValueError: It cannot be sent as HTTP, or is over a limit.
         """
-        request = new_request(
-            *(method, url, headers, body),
-            key=key,
-            ordered=ordered,
-            max_age_seconds=(
-                self._policy.max_age_seconds if max_age_seconds is None else max_age_seconds
-            ),
-            limits=self._limits,
-        )
+        request = self._new_request(method, url, headers, body, key, ordered, max_age_seconds)
         if self._writer is None or not self.running:
             raise OutboxUnavailable("the outbox is not running: start the service first")
         return self._writer.store(request)
+
+    def send_in(
+        self,
+        cursor: Any,
+        method: Text,
+        url: Text,
+        headers: HeadersArgument = None,
+        body: bytes = b"",
+        *,
+        key: str | None = None,
+        ordered: bool | str = False,
+        max_age_seconds: float | None = None,
+    ) -> str:
+        """Store a request in a transaction of yours: it is delivered if that is committed.
+
+        Any thread may call it, the service need not run here, and no reactor is needed; but the
+        tables must be there, which the first start of a service creates.  An ordered request
+        comes after those whose transactions were committed before.
+
+        Args:
+            cursor: Of a connection to the same PostgreSQL database: psycopg's, or one that
+                takes the same parameters.
+
+        The other arguments are those of `send`.
+
+        Returns:
+            The key.
+
+        Raises:
+            KeyInUse: The key has another request.  The transaction is as it was before.
+            OutboxUnavailable: The tables are not there.  The same.
+            TypeError, ValueError: As `send`; or this outbox is on SQLite.
+        """
+        if not isinstance(self._database, PostgreSQL):
+            raise ValueError("send_in() needs PostgreSQL")
+        request = self._new_request(method, url, headers, body, key, ordered, max_age_seconds)
+        if not self._tables_seen:
+            cursor.execute(sql.HAS_PLACES)
+            self._tables_seen = cursor.fetchone() is not None
+            if not self._tables_seen:
+                raise OutboxUnavailable("no tables of an outbox: start one there, which makes them")
+        if not store_in(cursor, request):
+            raise KeyInUse(f"the key {request.key} has another request")
+        return request.key
+
+    def _new_request(
+        self,
+        method: Text,
+        url: Text,
+        headers: HeadersArgument,
+        body: bytes,
+        key: str | None,
+        ordered: bool | str,
+        max_age_seconds: float | None,
+    ) -> NewRequest:
+        if max_age_seconds is None:
+            max_age_seconds = self._policy.max_age_seconds
+        return new_request(
+            *(method, url, headers, body),
+            key=key,
+            ordered=ordered,
+            max_age_seconds=max_age_seconds,
+            limits=self._limits,
+        )
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Tell *watcher* of every attempt of this process from now on, once it is over.
@@ -272,6 +329,12 @@ class Outbox(Service):
     def startService(self) -> None:
         """Begin to store and to deliver, also what earlier processes have left."""
         super().startService()
+        if self._reactor is None:
+            from twisted.internet import reactor
+
+            self._reactor = reactor
+        self._clock = steady(self._reactor if self._clock is None else self._clock)
+        self._drains = Drains(self._clock, self._limits)
         self._questions = self._database_thread()
         if self._agent is None:
             self._agent = HangupAgent.from_reactor(
@@ -291,6 +354,12 @@ class Outbox(Service):
             committed=self._committed,
         )
         self._sweep()
+        if self._deliver and isinstance(self._database, PostgreSQL):
+            self._listener = Listener(
+                *(self._database, self._reactor, self._clock),
+                begun=partial(self._look, sweep=True),
+                heard=self._heard,
+            )
 
     def stopService(self) -> Deferred[None]:
         """Take nothing new, let attempts finish, and give back what did not.
@@ -304,6 +373,8 @@ class Outbox(Service):
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+        if self._listener is not None:
+            self._listener.close()
         grace = self._clock.callLater(self._grace_seconds, self._release)
         end = self._clock.callLater(self._grace_seconds + _CLOSING_SECONDS, self._give_up)
         settled: Deferred[Any] = DeferredList([_fork(one.settled) for one in self._attempts])
@@ -322,12 +393,13 @@ class Outbox(Service):
                 thread.give_up("the outbox has stopped")
 
     def _cb_close_database(self, _: object) -> Deferred[Any]:
+        assert self._drains is not None
         self._drains.stop()
         assert self._writer is not None and self._questions is not None
         return gatherResults([self._writer.close(), self._questions.close()])
 
     def _cb_close(self, _: object) -> Deferred[None]:
-        self._questions = self._writer = None
+        self._questions = self._writer = self._drains = self._listener = None
         if not self._own_agent:
             return succeed(None)
         agent: Any
@@ -336,7 +408,7 @@ class Outbox(Service):
         return closed
 
     def _database_thread(self) -> DatabaseThread:
-        prepare = partial(create_tables, database=self._database)
+        prepare = partial(sql.create_tables, database=self._database)
         return DatabaseThread(self._database, prepare, self._reactor, self._clock)
 
     def _change(
@@ -370,13 +442,19 @@ class Outbox(Service):
         self._look()
         return result
 
-    def _look(self) -> None:
+    def _look(self, *, sweep: bool = False) -> None:
         if self._writer is not None and self.running:
-            self._writer.look()
+            self._writer.look(sweep=sweep)
+
+    def _heard(self, lanes: list[str]) -> None:
+        """Others have stored something; an empty name is one that was too long to tell."""
+        if self._writer is not None and self.running:
+            self._writer.wake({*lanes} - {""})
+            if "" in lanes:
+                self._writer.look(sweep=True)
 
     def _sweep(self) -> None:
-        assert self._writer is not None
-        self._writer.look(sweep=True)
+        self._look(sweep=True)
         self._call_later("sweep", _SWEEP_SECONDS, self._sweep)
 
     def _call_later(self, name: str, seconds: float, function: Callable[[], None]) -> None:
@@ -445,6 +523,7 @@ class Outbox(Service):
         assert self._writer is not None
         self._writer.settle(settlement)
         if attempt.response is not None:
+            assert self._drains is not None
             self._drains.add(attempt.response, claim.destination)
         if settlement.verdict is Verdict.DEAD:
             _log.warn(

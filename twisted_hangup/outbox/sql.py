@@ -43,11 +43,11 @@ CREATE TABLE hangup_outbox_requests (
     attempts integer NOT NULL DEFAULT 0,
     claim {text},
     problem {text},
-    dead_at {real}
+    dead_at {real}{place_column}
 );
 CREATE INDEX hangup_outbox_due ON hangup_outbox_requests (lane, due_at)
     WHERE dead_at IS NULL AND ordered = 0;
-CREATE INDEX hangup_outbox_first ON hangup_outbox_requests (lane, id)
+CREATE INDEX hangup_outbox_first ON hangup_outbox_requests (lane, {place})
     WHERE dead_at IS NULL AND ordered = 1;
 CREATE INDEX hangup_outbox_expiry ON hangup_outbox_requests (expires_at)
     WHERE dead_at IS NULL;
@@ -78,6 +78,67 @@ _FROM_VERSION_1: Final = """
 ALTER TABLE hangup_outbox_destinations ADD COLUMN held smallint NOT NULL DEFAULT 0;
 UPDATE hangup_outbox_version SET version = 2
 """
+_PLACES_FROM_VERSION_1: Final = """
+ALTER TABLE hangup_outbox_requests ADD COLUMN place bigint;
+UPDATE hangup_outbox_requests SET place = id WHERE ordered = 1;
+DROP INDEX hangup_outbox_first;
+CREATE INDEX hangup_outbox_first ON hangup_outbox_requests (lane, {place})
+    WHERE dead_at IS NULL AND ordered = 1
+"""
+
+# On PostgreSQL transactions that insert run side by side, and ids are in the order of the inserts.
+# A place in an order is taken when a transaction is about to commit, so that what was committed
+# before has an earlier one; no lock is held for that, and nobody waits.
+_PLACES: Final = (
+    "CREATE SEQUENCE hangup_outbox_places OWNED BY hangup_outbox_requests.place",
+    "SELECT setval('hangup_outbox_places', 1 + coalesce(max(id), 0)) FROM hangup_outbox_requests",
+    """
+    CREATE OR REPLACE FUNCTION hangup_outbox_take_place() RETURNS trigger LANGUAGE plpgsql
+    SET search_path FROM CURRENT AS $$
+    BEGIN
+        UPDATE hangup_outbox_requests SET place = nextval('hangup_outbox_places')
+        WHERE id = NEW.id;
+        RETURN NULL;
+    END $$
+    """,
+    """
+    CREATE CONSTRAINT TRIGGER hangup_outbox_take_place AFTER INSERT ON hangup_outbox_requests
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.ordered = 1)
+    EXECUTE PROCEDURE hangup_outbox_take_place()
+    """,
+)
+
+#: What a process listens for that delivers: lanes into which `SEND_IN` has stored something.
+CHANNEL: Final = "hangup_outbox"
+
+#: Whether the tables are there, and of this version, for a transaction that is not ours: nothing
+#: in it can fail.
+HAS_PLACES: Final = """
+SELECT 1 FROM pg_attribute
+WHERE attrelid = to_regclass('hangup_outbox_requests') AND attname = 'place'
+"""
+# It touches no lane: to wait for one that somebody's long transaction has locked would keep all
+# others waiting.  What listens wakes it.
+SEND_IN: Final = f"""
+WITH stored AS (
+    INSERT INTO hangup_outbox_requests
+        (key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at)
+    SELECT %(key)s, %(lane)s, %(ordered)s, %(method)s, %(url)s, %(headers)s, %(body)s,
+        now, now + %(max_age_seconds)s, now
+    FROM (SELECT extract(epoch FROM clock_timestamp())::double precision AS now) AS clock
+    ON CONFLICT (key) DO NOTHING RETURNING lane
+)
+SELECT pg_notify('{CHANNEL}', CASE WHEN length(lane) < 7000 THEN lane ELSE '' END) FROM stored
+"""
+_WITH_KEY: Final = "SELECT 1 FROM hangup_outbox_requests WHERE key = %(key)s"
+SAME_IS_STORED: Final = (
+    _WITH_KEY
+    + """
+    AND lane = %(lane)s AND ordered = %(ordered)s AND method = %(method)s AND url = %(url)s
+    AND headers = %(headers)s AND body = %(body)s
+"""
+)
+KEY_IS_STORED: Final = _WITH_KEY
 
 #: Whether the tables have these columns.
 _FORMS: Final = (
@@ -139,7 +200,7 @@ ORDER BY due_at LIMIT %(limit)s {{skip_locked}}
 """
 FIRST_ROW: Final = f"""
 SELECT {_COLUMNS} FROM hangup_outbox_requests
-WHERE lane = %(lane)s AND ordered = 1 AND dead_at IS NULL ORDER BY id LIMIT 1
+WHERE lane = %(lane)s AND ordered = 1 AND dead_at IS NULL ORDER BY {{place}} LIMIT 1
 """
 RUNNING_IN_LANE: Final = """
 SELECT max(due_at) FROM hangup_outbox_requests
@@ -306,17 +367,23 @@ def create_tables(cursor: Any, database: Database) -> None:
         cursor.execute("COMMIT")
         database.begin(cursor)
         database.lock_tables(cursor)
-        for statement in _missing(cursor, database).split(";"):
+        for statement in _missing(cursor, database):
             cursor.execute(database.sql(statement))
     check_tables(cursor, database)
     cursor.execute("COMMIT")
 
 
-def _missing(cursor: Any, database: Database) -> str:
+def _missing(cursor: Any, database: Database) -> list[str]:
     """The statements that make the tables what they should be, as far as those are known."""
+    places = _PLACES if database.shared_writes else ()
     if not database.has_tables(cursor):
-        return _TABLES
-    return _FROM_VERSION_1 if _version(cursor) == 1 else ""
+        return [*_TABLES.split(";"), *places]
+    if _version(cursor) != 1:
+        return []
+    change = _FROM_VERSION_1
+    if places:
+        change = f"{_PLACES_FROM_VERSION_1};{change}"
+    return [*change.split(";"), *places]
 
 
 def _version(cursor: Any) -> int | None:

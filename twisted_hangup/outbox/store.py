@@ -29,6 +29,9 @@ _MOST_EXPIRED: Final = 500
 #: A lane that is not to be looked at before this is looked at earlier, to be sure.
 _LATE_SECONDS: Final = 60.0
 
+#: How often to store a request whose key is in use now and then.
+_TRIES: Final = 3
+
 #: How long a lane is left alone whose destination is held; who lets it go wakes it.
 _HELD_SECONDS: Final = 30.0
 
@@ -205,6 +208,29 @@ class Result:
 def run(cursor: Any, database: Database, work: Work) -> Result:
     """Do *work*, all of it or, where this raises, nothing."""
     return _Transaction(Session(cursor, database), work).run()
+
+
+def store_in(cursor: Any, request: NewRequest) -> bool:
+    """Store *request* in a transaction of somebody else's, on PostgreSQL.
+
+    No statement fails for what is stored already: that would end the transaction.
+
+    Returns:
+        Whether it is stored, by this or before; False where its key belongs to another.
+    """
+    row = request._asdict()
+    for _ in range(_TRIES):
+        cursor.execute(sql.SEND_IN, row)
+        if cursor.fetchone() is not None:
+            return True
+        cursor.execute(sql.SAME_IS_STORED, row)
+        if cursor.fetchone() is not None:
+            return True
+        cursor.execute(sql.KEY_IS_STORED, row)
+        if cursor.fetchone() is not None:
+            return False
+        # What had the key has just been delivered.
+    return False
 
 
 class _Transaction:

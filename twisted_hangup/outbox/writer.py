@@ -7,7 +7,7 @@ next one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -174,6 +174,11 @@ class Writer:
         self._look = True
         self._sweep = self._sweep or sweep
         self._work_soon()
+
+    def wake(self, lanes: Iterable[str]) -> None:
+        """Somebody else has stored something in *lanes*."""
+        self._rewake.update(lanes)
+        self.look()
 
     def close(self) -> Deferred[None]:
         """Store what there is, and end.
