@@ -13,6 +13,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -52,13 +53,35 @@ def set_up(command: str) -> None:
     key.update(f"{ROOT} {sys.version}".encode())
     if stamp.is_file() and stamp.read_text() == key.hexdigest():
         return
-    print(f"bootstrap.py: setting up {VENV}, this once ...", flush=True)
+    since = time.monotonic()
+    _say(f"setting up {VENV}: this once, from the network, a minute or two")
     if not _works():
+        _say("making the environment ...")
         _make_venv()
-    install = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if subprocess.run([*install, "--editable", REQUIREMENT[command]], cwd=ROOT).returncode:
+    install = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
+    command_line = [*install, "--progress-bar=off", "--editable", REQUIREMENT[command]]
+    with subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.PIPE, text=True) as pip:
+        assert pip.stdout is not None
+        for line in pip.stdout:
+            if words := progress(line):
+                _say(words)
+    if pip.returncode:
         sys.exit("bootstrap.py: pip could not install it; its reason stands above")
     stamp.write_text(key.hexdigest())
+    _say(f"ready after {time.monotonic() - since:.0f} seconds")
+
+
+def progress(line: str) -> str | None:
+    """What to say of a *line* of pip's, most of which are nobody's business."""
+    if line.startswith("Collecting "):
+        return f"fetching {line.split()[1]}"
+    if line.startswith("Installing collected packages: "):
+        return f"installing {line.count(',') + 1} packages ..."
+    return None
+
+
+def _say(words: str) -> None:
+    print(f"bootstrap.py: {words}", flush=True)
 
 
 def _works() -> bool:

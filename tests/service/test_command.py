@@ -135,6 +135,8 @@ def test_daemon(folder: Path) -> None:
     port = free_port()
     started = run("twistd", "hangup", "--port", str(port), "--access-log", "access")
     assert (started.returncode, started.stderr) == (0, "")
+    words = "hangup: goes on in the background; twistd -n hangup stays in the foreground\n"
+    assert started.stdout == words
     pid_file = folder / "twistd.pid"
     pid = int(pid_file.read_text())
     try:

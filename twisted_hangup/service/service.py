@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from io import FileIO
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -37,6 +37,11 @@ from .serving import CommandLineService, HangupService
 from .status import status_service
 from .welcome import WelcomePage
 
+#: Whoever forgets -n has his prompt back, and nothing else to see.
+IN_THE_BACKGROUND: Final = (
+    "hangup: goes on in the background; twistd -n hangup stays in the foreground\n"
+)
+
 _log = Logger()
 
 
@@ -60,9 +65,12 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     try:
-        return _make_service(options, reactor)
+        service = _make_service(options, reactor)
     except UsageError as error:
         options.refuse(error)
+    if options.daemonizes:
+        sys.stdout.write(IN_THE_BACKGROUND)
+    return service
 
 
 def _make_service(options: Options, reactor: Any) -> HangupService:
