@@ -6,6 +6,7 @@ import json
 import re
 from base64 import b64decode, b64encode
 from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from twisted.web.test.requesthelper import DummyRequest
 from twisted_hangup.errors import ParseError, UpstreamError
 from twisted_hangup.journal import Journal
 from twisted_hangup.report.masking import MaskingPolicy
+from twisted_hangup.report.remedies import REASONS, REMEDIES
 from twisted_hangup.status.access import MOST_SESSIONS, SESSION_SECONDS, Access
+from twisted_hangup.status.codes import anchor_of, codes_page
 from twisted_hangup.status.page import document
 from twisted_hangup.status.snapshots import PACKET_BYTES, Snapshots
 
@@ -63,6 +66,11 @@ async def test_host(pair: Pair, host: str | None, status: int) -> None:
     for path in ("", "snapshot", "sign-in", "nowhere"):
         answer = await ask(pair.status.port, path, host=host)
         assert (answer.status == 421) is (status == 421), path
+        if status == 421:
+            assert answer.body.decode() == (
+                "This page is reached by its address, and under no other name: "
+                f"open http://127.0.0.1:{pair.status.port}/\n"
+            )
 
 
 class Asked(DummyRequest):
@@ -257,6 +265,8 @@ async def test_every_answer_is_locked_down(pair: Pair, path: str) -> None:
         ("nowhere", "GET", 404),
         ("snapshot/", "GET", 404),
         ("metrics", "GET", 404),
+        ("codes", "GET", 200),
+        ("codes", "HEAD", 200),
         ("", "HEAD", 200),
         ("snapshot", "HEAD", 200),
         ("events", "HEAD", 200),
@@ -270,16 +280,32 @@ async def test_paths(pair: Pair, path: str, method: str, status: int) -> None:
     assert answer.body == b"" or method != "HEAD"
 
 
+def test_page_of_codes() -> None:
+    """Every code has an entry, and every link of the live page leads to one."""
+    html = codes_page().html.decode()
+    assert "<!--" not in html
+    anchors = re.findall(r'<h2 id="(.*?)">', html)
+    assert len(anchors) == len(set(anchors)) == len(REMEDIES)
+    assert {anchor_of(code) for code in (*REMEDIES, "ERR_SSL_OF_TOMORROW")} == set(anchors)
+    assert anchor_of("no such code") is None
+    for remedy in (*REMEDIES.values(), *REASONS.values()):
+        assert escape(remedy.cause) in html and escape(remedy.cure) in html
+
+
 def test_policy_allows_what_is_in_the_page() -> None:
     """The hashes are those of the style and script inside, and nothing is loaded besides."""
-    for name, kinds in (("page", {"style", "script"}), ("sign_in", {"style"})):
+    for name, kinds in (
+        ("page", {"style", "script"}),
+        ("sign_in", {"style"}),
+        ("codes", {"style"}),
+    ):
         html, policy = (part.decode() for part in document(name))
         hashes = {}
         for kind, text in re.findall(r"<(style|script)>(.*?)</\1>", html, re.DOTALL):
             hashes[kind] = b64encode(sha256(text.encode()).digest()).decode()
             assert f"{kind}-src 'sha256-{hashes[kind]}'" in policy
         assert hashes.keys() == kinds
-        assert not re.search(r"""(src|href)=["'](?!data:|snapshot")|url\(|@import""", html)
+        assert not re.search(r"""(src|href)=["'](?!data:|snapshot"|\./")|url\(|@import""", html)
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", html)
 
 

@@ -182,6 +182,9 @@ async def test_an_error_appears(pair: Pair, browser: Browser) -> None:
         assert "no space before the colon" in detail and "RFC 9112, section 5" in detail
         assert "Usual cause" in detail and "What to do" in detail
         assert "GET /fast HTTP/1.1" in detail
+        entry = browser.one(".detail .facts a").get_attribute("href")
+        assert entry == f"{pair.url}codes#hpe_invalid_header_token"
+        assert browser.driver.title == "(1) Client errors"
         browser.one(".error .code button").click()
         assert not browser.all(".detail")
         assert not browser.complaints()
@@ -237,7 +240,7 @@ async def test_peer_bytes_do_nothing(pair: Pair, browser: Browser) -> None:
         shown = browser.run("return document.body.textContent")
         assert "/<script>alert(1)</script>" in shown
         assert not [char for char in shown if ord(char) in (0x1B, 0x202E, 0x01)]
-        assert browser.driver.title == "Client errors"
+        assert browser.driver.title == "(2) Client errors"
         dump = browser.run("return document.querySelector('.packet pre').textContent")
         assert "GET /<script>ale" in dump and " 1b 5b " in dump
         assert not browser.complaints()

@@ -136,6 +136,15 @@ class Access:
         return False
 
 
+def url_of(request: Any) -> str:
+    """Where the server is that *request* came to, by the address that it came to."""
+    listening = request.getHost()
+    ip = ip_of(getattr(listening, "host", None))
+    host = "localhost" if ip is None else f"[{ip}]" if ip.version == 6 else str(ip)
+    port = getattr(listening, "port", None)
+    return f"http{'s' * request.isSecure()}://{host}{'' if port is None else f':{port}'}/"
+
+
 def is_local(address: Any) -> bool:
     """Whether a Twisted address is of this machine and no network: loopback, or UNIX."""
     if isinstance(address, UNIXAddress):

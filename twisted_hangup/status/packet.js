@@ -26,8 +26,10 @@ function detailOf(error) {
   const answered = error.settled
     ? (error.answered === null ? "nothing was sent" : `${error.answered}`)
     : "not settled yet";
+  const code = element("a", "", error.code);
+  if (error.entry) code.href = `codes#${error.entry}`;
   for (const [name, value] of [
-    ["Looks like", error.looks_like], ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
+    ["Code", code], ["Looks like", error.looks_like], ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
     ["Upstream", error.upstream], ["Phase", error.phase], ["Answer", answered],
     ["Byte", error.offset === null ? null : `${error.offset.toLocaleString()} of the message`],
     ["Time", new Date(error.time).toLocaleString()],

@@ -84,7 +84,9 @@ function tick() {
 }
 
 function showTallies() {
-  find("total").textContent = sumOf(latest.by_code).toLocaleString();
+  const total = sumOf(latest.by_code).toLocaleString();
+  find("total").textContent = total;
+  document.title = `(${total}) Client errors`;
   find("since").textContent = `since ${new Date(latest.since).toLocaleString([], {
     month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23",
   })}`;

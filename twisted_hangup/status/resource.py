@@ -25,7 +25,8 @@ from twisted.web.server import NOT_DONE_YET
 from ..server.pages import without_body
 from ..server.site import HangupSite, SiteErrors, errors_of
 from ..transport.clock import steady
-from .access import GUESS_SECONDS, Access
+from .access import GUESS_SECONDS, Access, url_of
+from .codes import codes_page
 from .page import document
 from .snapshots import Snapshots
 from .stream import Streams
@@ -87,6 +88,7 @@ class StatusResource(Resource):
         self._streams = Streams(errors.journal, self._snapshots, clock)
         self._metrics = metrics
         self._page, self._sign_in_page = document("page"), document("sign_in")
+        self._codes_page = codes_page()
         self.token = self._access.token
         self.admitted: Callable[[IAddress], object] = lambda client: None
         self._clock = clock
@@ -126,13 +128,14 @@ class StatusResource(Resource):
 
     def _render(self, request: Any) -> Any:
         if not self._access.asks_us(request):
-            text = "This server is reached by its address, or as localhost on its own machine."
-            return _plain(request, MISDIRECTED_REQUEST, text)
+            text = "This page is reached by its address, and under no other name: open {}"
+            return _plain(request, MISDIRECTED_REQUEST, text.format(url_of(request)))
         path = b"/".join(request.postpath)
         if path == b"sign-in":
             return self._sign_in(request)
         answer = {
             b"": self._render_page,
+            b"codes": self._render_codes,
             b"snapshot": self._render_snapshot,
             b"events": self._render_events,
             b"metrics": self._render_metrics,
@@ -179,6 +182,10 @@ class StatusResource(Resource):
     def _render_page(self, request: Any) -> bytes:
         request.setHeader(b"Content-Security-Policy", self._page.policy)
         return _body(request, b"text/html; charset=utf-8", self._page.html)
+
+    def _render_codes(self, request: Any) -> bytes:
+        request.setHeader(b"Content-Security-Policy", self._codes_page.policy)
+        return _body(request, b"text/html; charset=utf-8", self._codes_page.html)
 
     def _render_snapshot(self, request: Any) -> bytes:
         data = self._snapshots.json(self._journal.snapshot())

@@ -18,6 +18,7 @@ from ..report.masking import MaskingPolicy, culprit_index
 from ..report.report import Excerpt, byte_name, masked_packet, report_error, request_line_of
 from ..report.rules import rule_of
 from ..report.text import timestamp, visible
+from .codes import anchor_of
 
 #: Most bytes of a packet that are shown: 64 lines of a hex dump.
 PACKET_BYTES: Final = 1024
@@ -110,6 +111,7 @@ def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
         "culprit_name": byte_name(packet.data[culprit]) if packet and culprit is not None else None,
         "rule": rule and rule.text,
         "source": (rule and rule.source) or None,
+        "entry": anchor_of(error.code),
         "cause": remedy and remedy.cause,
         "cure": remedy and remedy.cure,
         "report": report_error(error, policy=policy),
