@@ -70,7 +70,7 @@ class HangupWSGIResource:
     def render(self, request: Any) -> Any:
         """Call the application in a thread."""
         call = _Call(self._application, request, self._reactor)
-        request.notifyFinish().addErrback(call.client_left)
+        request.notifyFinish().addCallbacks(call.over, call.client_left)
         with _numbered(request):
             not_done = WSGIResource(self._reactor, self._threadpool, call).render(request)
         request.registerProducer(call, True)  # not where that has raised
@@ -132,7 +132,12 @@ class _Call:
     # In the reactor's thread.
 
     def client_left(self, failure: Failure) -> None:
-        self.stopProducing()
+        self._gone.set()
+        self._room.set()
+
+    def over(self, _: object) -> None:
+        """The client has all of the response: the application may finish its work."""
+        self._room.set()
 
     def pauseProducing(self) -> None:
         self._room.clear()
@@ -141,10 +146,9 @@ class _Call:
         self._room.set()
 
     def stopProducing(self) -> None:
-        self._gone.set()
-        self._room.set()
+        """The request tells next how it has ended."""
 
-    def _over(self, failed: bool) -> None:
+    def _done(self, failed: bool) -> None:
         """The application is done, with an exception or without."""
         if not self._gone.is_set():
             self._request.unregisterProducer()
@@ -188,7 +192,7 @@ class _Call:
             failed = False
         finally:
             # Before Twisted finishes the request.
-            self._reactor.callFromThread(self._over, failed)
+            self._reactor.callFromThread(self._done, failed)
 
     def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """What the application gives, as long as there is somebody to send it to."""

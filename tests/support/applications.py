@@ -40,6 +40,7 @@ from support.conversations import (
     plain,
     remains,
     view,
+    when_all_is_sent,
 )
 
 #: What passes until something happens later, in seconds.
@@ -1340,8 +1341,9 @@ class OwnLog:
     """Writes its own access log."""
 
     def log(self, request: Any) -> None:
-        note("own log", request.method, request.uri, request.code, request.sentLength)
-        note("own log", request.finished, hasattr(request, "channel"), request.getClientIP())
+        with when_all_is_sent():
+            note("own log", request.method, request.uri, request.code, request.sentLength)
+            note("own log", hasattr(request, "channel"), request.getClientIP())
 
 
 class OwnResources:

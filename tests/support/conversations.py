@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from io import BytesIO
+from math import inf
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from unittest import mock
 
@@ -47,12 +48,12 @@ class Note(NamedTuple):
     """Something that happened in a conversation.
 
     Attributes:
-        step: During which of the client's steps, counted from 0.
+        step: During which of the client's steps, counted from 0; infinite for the access log.
         what: Who or what says so, such as ``"sent"`` or ``"access"``.
         value: What it says, in plain types.
     """
 
-    step: int
+    step: float
     what: str
     value: Any
 
@@ -61,7 +62,7 @@ class _Conversation:
     """The one being held; `note` writes into it."""
 
     began = 0.0
-    step = 0
+    step = 0.0
     notes: list[Note] = []
     requests: list[Any] = []
 
@@ -126,17 +127,28 @@ def hold(site: Site, steps: Iterable[Step], carrier: Carrier = "telling") -> lis
     return _now.notes
 
 
+@contextmanager
+def when_all_is_sent() -> Iterator[None]:
+    """What is noted meanwhile belongs to no step: Twisted does it before, and we afterwards."""
+    step, _now.step = _now.step, inf
+    yield
+    _now.step = step
+
+
 class _AccessLog:
     def write(self, line: str) -> None:
-        note("access", line)
+        with when_all_is_sent():
+            note("access", line)
 
     def close(self) -> None: ...
 
 
 def logged(_: object, request: Any) -> str:
-    """What `site.log` sees of *request*: a ``logFormatter``."""
-    note("seen by the log", remains(request))
-    return str(combinedLogFormatter("[now]", request))
+    """What `site.log` sees of *request*, which is over with us, and not yet with Twisted."""
+    over: dict[str, Any] = {"finished": 1, "content": None, "notifications": [], "producer": None}
+    with when_all_is_sent():
+        note("seen by the log", remains(request) | over)
+        return str(combinedLogFormatter("[now]", request))
 
 
 @contextmanager

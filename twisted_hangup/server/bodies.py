@@ -19,6 +19,9 @@ from .forms import Form, FormRefused, TooManyForms
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
 
+#: What `BodyRequest.finish` stands for.
+_FINISH: Final = (Request.finish, server.Request.finish)
+
 #: Most bytes of bodies in memory where a connection carries many requests at a time.
 MOST_IN_MEMORY: Final = MIB
 
@@ -187,8 +190,21 @@ class BodyRequest(Request):
         self._hangup_body_left = left - len(data)
         super().write(data)
 
+    @property
+    def _hangup_whole(self) -> bool:
+        """Whether all of the response was written that its head has announced."""
+        if not self.startedWriting or self._inFakeHead:
+            return False
+        if self.method == b"HEAD" or self.code in NO_BODY_CODES:
+            return True
+        left = self._hangup_body_left
+        return (self.__announced() - self.sentLength if left is None else left) == 0
+
     def finish(self) -> None:
-        """The response is complete; it is cut short where something of it is missing."""
+        """The response is complete; it is cut short where something of it is missing.
+
+        As in Twisted, but for the access log, which waits until all of it has been sent.
+        """
         if self.finished or self._disconnected:
             super().finish()
             return
@@ -203,8 +219,18 @@ class BodyRequest(Request):
             )
             self.code = NO_RESPONSE
             self.channel.cut_response(self)
-        else:
-            super().finish()
+            return
+        if (Request.finish, server.Request.finish) != _FINISH:
+            super().finish()  # somebody has put something else in the place of Twisted's
+            return
+        if self._encoder and (rest := self._encoder.finish()):
+            Request.write(self, rest)
+        if self.chunked:
+            self.channel.write(b"0\r\n\r\n")
+        self.channel.deliver(self)
+        self.finished = 1
+        if not self.queued:
+            self._cleanup()
 
     def __announced(self) -> float:
         """The length in the head, which is about to go out, or has gone with all of a body."""

@@ -29,9 +29,9 @@ from ..parser.message import END
 from ..parser.refusals import Why
 from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import host_of, protocol_within, transport_beneath
-from ..transport.lean_tls import adopt_tls
+from ..transport.lean_tls import adopt_tls, meter_of
 from ..transport.preamble import preamble_begun
-from ..transport.sockets import ConnectionBroken, SendWatch, TellingSocket, adopted
+from ..transport.sockets import ConnectionBroken, Meter, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
 from .client_socket import ClientSocket, has_unsent
@@ -40,7 +40,7 @@ from .ending import Ending, Place, connection_broken, hang_up, request_timeout
 from .headers import HeadersCache, headers_of
 from .lean import LeanRequest, is_plain, is_stock, left_out
 from .message_clock import MessageClock
-from .request import hangup_class, hangup_factory
+from .request import Undelivered, hangup_class, hangup_factory, log
 from .room import Spare
 
 _log = Logger()
@@ -109,7 +109,8 @@ class HangupChannel(HTTPChannel):
     # some that are set late, a dictionary of its own of 800 bytes.
     __slots__ = (
         *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "host"),
-        *("_inbox", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire", "context"),
+        *("_inbox", "_meter", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire"),
+        *("_undelivered", "context"),
     )
 
     def __init__(self) -> None:
@@ -123,6 +124,9 @@ class HangupChannel(HTTPChannel):
         self._headers: HeadersCache | None = None
         #: The socket beneath the transport, where it is one of Twisted's.
         self._wire: TellingSocket | None = None
+        #: Counts what is written there.
+        self._meter: Meter | None = None
+        self._undelivered: Undelivered | None = None
         self._head: RequestHead | None = None
         self._peer: Any = None
         #: What came after a request for an upgrade, until the new protocol is ready for it.
@@ -164,9 +168,18 @@ class HangupChannel(HTTPChannel):
     @property
     def place(self) -> Place:
         """Where in a message the connection is now, and the request so far, if there is any."""
-        if self._answering or self._ending.unsent:
+        if self._owes or self._ending.unsent:
             return "response", self._head
         return self._input_place
+
+    @property
+    def _owes(self) -> bool:
+        """Whether the client has something of a response still to come."""
+        if self._waitingForTransport or (self._undelivered and self._undelivered.undelivered):
+            return True
+        return bool(self._handlingRequest) and not all(
+            request.delivered for request in self.requests
+        )
 
     @property
     def _input_place(self) -> Place:
@@ -187,7 +200,7 @@ class HangupChannel(HTTPChannel):
     @property
     def phase(self) -> Phase:
         """Where in a message the connection is now."""
-        return self.place[0]
+        return "response" if self._answering else self.place[0]
 
     @property
     def over(self) -> bool:
@@ -229,6 +242,7 @@ class HangupChannel(HTTPChannel):
         if self._wire is not None:
             self._wire.join(context.joint_writes)
             adopt_tls(self.transport, self._wire, context.joint_writes)
+            self._meter = meter_of(self.transport, self._wire)
         self.host = host_of(self.transport)
         self.requestFactory: Any = self._own_request_factory()
         self._inbox = RequestInbox(context.limits, context.section and context.section.copy())
@@ -313,6 +327,8 @@ class HangupChannel(HTTPChannel):
             self.context.journal.unused += 1
         self._stand_down()
         super().connectionLost(reason)
+        if self._undelivered is not None:
+            self._undelivered.lost(isinstance(error, ClientHangUp))
         ending.lost()
         self.context.left(self)  # last: that every connection has gone may end the process
 
@@ -478,6 +494,8 @@ class HangupChannel(HTTPChannel):
 
     def _new_request(self, head: RequestHead) -> Any:
         self._head = head
+        if (undelivered := self._undelivered) is not None and undelivered.undelivered:
+            undelivered.mark()
         headers = self._headers
         if headers is None:
             headers = self._headers = HeadersCache()
@@ -546,6 +564,23 @@ class HangupChannel(HTTPChannel):
         head = self._head
         assert head is not None
         return head.method, head.target, b"HTTP/" + head.version
+
+    def unsent(self, request: Any) -> int:
+        """How many bytes of the response of *request*, the running one, are not sent yet."""
+        meter = self._meter
+        return meter.unsent if meter is not None else int(has_unsent(self.transport))
+
+    def deliver(self, request: Any) -> None:
+        """Log *request*, which is over, as soon as all that was written has been sent."""
+        meter = self._meter
+        if meter is None or not meter.sending:
+            log(request, self)
+            return
+        undelivered = self._undelivered
+        if undelivered is None:
+            assert self._wire is not None
+            undelivered = self._wire.deliveries = self._undelivered = Undelivered(meter)
+        undelivered.undelivered.append((request, self))
 
     @property
     def backed_up(self) -> bool:
@@ -749,6 +784,8 @@ class HangupChannel(HTTPChannel):
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on nothing is parsed or run: *socket* is what is left of the connection."""
         self._rise(CLOSING)
+        if self._undelivered is not None:
+            self._undelivered.mark()
         self._read_again()
         self._clock.stop()
         for request in self.requests:
@@ -794,16 +831,20 @@ class HangupChannel(HTTPChannel):
             # It has its answers still to take, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
+            delivered = all(request.delivered for request in self.requests)
             if (
-                self._handlingRequest
+                (self._handlingRequest and not delivered)
                 or not self._ending.open
                 or self._inbox.events_wait
                 or self._inbox.buffered
             ):
                 self._hung_up(hang_up(HANG_UP, "response", self._head))
             else:
-                self._rise(CLOSING)
+                self._stop_producers()
                 self._inbox.close()
+                requests, self.requests = self.requests, []
+                for request in requests:
+                    request.connectionLost(Failure(CONNECTION_DONE))
                 super().loseConnection()
             return
         try:

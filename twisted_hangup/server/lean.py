@@ -368,8 +368,7 @@ class LeanRequest(Request):
         channel = self.channel
         if self.chunked:
             channel.write(b"0\r\n\r\n")
-        if channel.factory is not None:
-            channel.factory.log(self)
+        channel.deliver(self)
         self.finished = 1
         if not self.queued:
             self._cleanup()

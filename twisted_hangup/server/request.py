@@ -6,6 +6,7 @@ own class, so that everything else stays the application's.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from time import monotonic
@@ -26,6 +27,7 @@ from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
 from ..parser.refusals import Why
 from ..parser.target import host_and_path
 from ..transport.forwarded import ForwardedClients, NamedClient
+from ..transport.sockets import Meter
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
@@ -61,6 +63,12 @@ class Carrier(Protocol):
     @property
     def request_line(self) -> tuple[bytes, bytes, bytes]:
         """Method, target and version of the last request."""
+
+    def unsent(self, request: Any) -> int:
+        """How many bytes of the response of *request*, which is not over, are not sent yet."""
+
+    def deliver(self, request: Any) -> None:
+        """Log *request*, which is over, as soon as its response has been sent."""
 
     @property
     def backed_up(self) -> bool:
@@ -112,6 +120,7 @@ class HangupRequest(Request):
     channel: Any  # a Carrier; Twisted asks more of it
     site: Any
     _hangup_form: Form | None
+    _hangup_whole: bool
     take_form: Callable[[Form], None]
     begun_at: float | None = None
 
@@ -193,6 +202,13 @@ class HangupRequest(Request):
         words = f"{resource!r} returned {type(body).__name__} and not bytes"
         self.processingFailed(Failure(TypeError(words)))
         return True
+    @property
+    def delivered(self) -> bool:
+        """Whether the client has all of the response that its head announced.
+
+        What the application still does before `finish` is no business of the client's.
+        """
+        return self._hangup_whole and not self.channel.unsent(self)
 
     def client_left(self, error: ClientError, told: bool = False) -> None:
         """The client went away: tell the access log, and whoever waits for the end.
@@ -203,7 +219,7 @@ class HangupRequest(Request):
         reason = ClientGone(error.reason)
         reason.__cause__ = error
         self.__logged = told
-        if not told:
+        if not (told or self.delivered):
             self.client_hung_up = True
             self.code = CLIENT_LEFT
         self.connectionLost(Failure(reason))
@@ -219,16 +235,18 @@ class HangupRequest(Request):
         self.code = status
         if not self.process_begun:
             self.__take_request_line()
-        try:
-            self.channel.factory.log(self)
-        except Exception:
-            _log.failure("Could not write to the access log")
+        self.channel.deliver(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """There is no longer a connection to respond over."""
+        """There is no longer a connection to respond over.
+
+        For a response that was delivered that is no loss: it is as good as finished.
+        """
+        delivered = self.delivered
         cut = self.startedWriting or self.client_hung_up
         self.log_access(self.code if cut else NO_RESPONSE)
-        self.gone = reason
+        if not delivered:
+            self.gone = reason
         self.__was_secure = self.isSecure()
         # A callback that forgets another one's Deferred must not disturb the loop below.
         waiting, self.notifications = self.notifications, []
@@ -237,13 +255,16 @@ class HangupRequest(Request):
             # The application may go on reading what the client has sent.
             finalize(self, content.close)
             self.content = None
-        try:
-            super().connectionLost(reason)
-        except Exception:  # the application's; its connection would never be forgotten
-            _log.failure("A request failed when its connection was lost")
+        if delivered:
+            BodyRequest.connectionLost(self, reason)  # type: ignore[arg-type]  # behind us
+        else:
+            try:
+                super().connectionLost(reason)
+            except Exception:  # the application's; its connection would never be forgotten
+                _log.failure("A request failed when its connection was lost")
         self.content = content
         for waiter in waiting:
-            fail_quietly(waiter, reason)
+            waiter.callback(None) if delivered else fail_quietly(waiter, reason)
 
     def __take_request_line(self) -> None:
         self.method, self.uri, self.clientproto = self.channel.request_line
@@ -261,7 +282,7 @@ class HangupRequest(Request):
             waiter: Deferred[None] = Deferred()
             fail_quietly(waiter, self.gone)
             return waiter
-        if self.finished:
+        if self.finished or self._disconnected:
             return succeed(None)
         return super().notifyFinish()
 
@@ -311,6 +332,89 @@ class HangupRequest(Request):
         else:
             return super().processingFailed(reason)  # type: ignore[misc,no-any-return]
         return reason
+
+
+class Undelivered:
+    """The requests of one connection that are over, but for bytes of theirs that wait to be sent.
+
+    Each has its line in the access log when the last of its bytes is taken, or the connection has
+    gone.  Until then ``sentLength`` is what was written, and after that what was taken.
+
+    Args:
+        meter: Counts the bytes of the connection.
+
+    Attributes:
+        undelivered: The requests and their carriers, in the order in which they ended.
+    """
+
+    __slots__ = ("_ends", "_meter", "undelivered")
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        #: Where in the output the first of them end; the others end where that ends now.
+        self._ends: list[int] = []
+        self.undelivered: list[tuple[Any, Any]] = []
+
+    def add(self, request: Any, carrier: Any, end: int) -> None:
+        """Let *request* wait until the output has been sent up to *end*."""
+        self.mark()
+        at = bisect_right(self._ends, end)
+        self._ends.insert(at, end)
+        self.undelivered.insert(at, (request, carrier))
+
+    def mark(self) -> None:
+        """What is written from now on belongs to none of them."""
+        if len(self._ends) < len(self.undelivered):
+            end = self._meter.taken + self._meter.unsent
+            self._ends += [end] * (len(self.undelivered) - len(self._ends))
+
+    def bytes_sent(self) -> None:
+        """Log those whose last byte has been taken."""
+        over, meter = self.undelivered, self._meter
+        if meter.sending:
+            self.mark()
+            count = bisect_right(self._ends, meter.taken)
+            self.undelivered = over[count:]
+            del over[count:], self._ends[:count]
+        else:
+            self.undelivered = []
+            if self._ends:
+                self._ends = []
+        for request, carrier in over:
+            log(request, carrier)
+
+    def lost(self, hung_up: bool) -> None:
+        """The connection has gone: log them all, with what was taken.
+
+        Args:
+            hung_up: Whether that was their client's doing.
+        """
+        self.mark()
+        taken = self._meter.taken
+        for (request, carrier), end in zip(self.undelivered, self._ends, strict=True):
+            if end > taken:
+                request.sentLength = max(0, request.sentLength - (end - taken))
+                if hung_up:
+                    request.code = CLIENT_LEFT
+            log(request, carrier)
+        self.undelivered, self._ends = [], []
+
+
+def log(request: Any, carrier: Any) -> None:
+    """Write the line of a request that is over to the access log; if that fails, it is logged.
+
+    Args:
+        carrier: What has carried it.  Twisted takes it from a request that is over.
+    """
+    request.channel = carrier
+    try:
+        carrier.factory.log(request)
+    except Exception:
+        _log.failure("Could not write to the access log")
+    if request.finished:
+        del request.channel
+    elif request._disconnected:
+        request.channel = None
 
 
 @lru_cache(maxsize=64)

@@ -8,17 +8,18 @@ written and another one before it sends that: half of what TLS costs a small req
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections import deque
 from functools import lru_cache
 from typing import Any, Final
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
+from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
 from twisted.python.failure import Failure
 
-from .sockets import JointWrites, TellingSocket
+from .sockets import JointWrites, Meter, TellingSocket
 
 # RFC 8446, section 5.1; RFC 5246, section 6.2.1
 #   struct { ContentType type; ProtocolVersion version; uint16 length; opaque fragment[length]; }
@@ -27,6 +28,9 @@ _CONTENT_TYPES: Final = range(20, 25)
 
 #: How much may be written in a turn before it is encrypted, in bytes; as in Twisted.
 _TURN_BYTES: Final = 64_000
+
+#: What goes into one record at most, in bytes (RFC 8446, section 5.1).
+_RECORD: Final = 2**14
 
 _log = Logger()
 
@@ -97,44 +101,68 @@ class LeanTLS(BufferingTLSTransport):
         """Encrypt what is written from now on once a turn, when *socket* beneath sends."""
         if self.write == self._aggregator.write:
             self._aggregator.flush()
-            # Twisted's `write` of what its own buffer has gathered.
-            encrypt = super(BufferingTLSTransport, self).write
-            written: Any = _Written(encrypt, self._cannot_go_on, socket, joint)
+            written: Any = Written(self, socket, joint)
             self._aggregator = written
             self.write = written.write  # type: ignore[method-assign]
 
-    def _cannot_go_on(self, failure: Failure) -> None:
+    def encrypt(self, data: bytes) -> None:
+        """Encrypt *data* and write it to the socket: what Twisted does with its own buffer."""
+        super(BufferingTLSTransport, self).write(data)
+
+    def cannot_go_on(self, failure: Failure) -> None:
         """A producer has failed, which costs its connection over TCP as well."""
         _log.failure("Could not go on writing", failure)
         self._reason = failure
         self.abortConnection()
 
 
-class _Written:
+class Written:
     """What was written to a TLS transport in this turn, in the place of Twisted's buffer.
 
+    It counts in bytes of what is encrypted.  A record is taken as a whole or not at all.
+
     Args:
-        encrypt: Called with all of it in one piece.
-        failed: Called with what that raises at the end of a turn.
-        socket: What sends it then.
+        transport: Encrypts it.
+        socket: Sends it then.
     """
 
-    __slots__ = ("_encrypt", "_failed", "_in_line", "_joint", "_pieces", "_room", "_socket")
+    __slots__ = (
+        *("_in_line", "_joint", "_pieces", "_room", "_socket", "_transport"),
+        *("_encrypted", "_flushed", "_marks", "_taken"),
+    )
 
-    def __init__(
-        self,
-        encrypt: Callable[[bytes], object],
-        failed: Callable[[Failure], object],
-        socket: TellingSocket,
-        joint: JointWrites,
-    ) -> None:
-        self._encrypt = encrypt
-        self._failed = failed
+    def __init__(self, transport: LeanTLS, socket: TellingSocket, joint: JointWrites) -> None:
+        self._transport = transport
         self._socket = socket
         self._joint = joint
         self._pieces: list[bytes] = []
         self._room = _TURN_BYTES
         self._in_line = False
+        #: Bytes that left the turn, of these encrypted, and taken as far as that was looked at.
+        self._flushed = self._encrypted = self._taken = 0
+        #: Between records that wait: bytes of the socket and bytes encrypted up to there.
+        self._marks: deque[tuple[int, int]] = deque()
+
+    @property
+    def taken(self) -> int:
+        """Bytes in records that the kernel has taken whole."""
+        socket, marks = self._socket, self._marks
+        if not socket.unsent:
+            marks.clear()
+            self._taken = self._encrypted
+        while marks and marks[0][0] <= socket.taken:
+            self._taken = marks.popleft()[1]
+        return self._taken
+
+    @property
+    def sending(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self._pieces) or self._socket.sending
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written, and are not taken yet."""
+        return self._flushed + _TURN_BYTES - self._room - self.taken
 
     def write(self, data: bytes) -> None:
         """Encrypt *data* when this turn is over, or at once where that makes too much."""
@@ -150,10 +178,25 @@ class _Written:
         """Encrypt it now."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
+            self._flushed += _TURN_BYTES - self._room
             self._room = _TURN_BYTES
-            self._encrypt(b"".join(pieces))
+            data = b"".join(pieces)
+            if len(data) <= _RECORD:
+                self._encrypt(data)
+            else:
+                for at in range(0, len(data), _RECORD):
+                    self._encrypt(data[at : at + _RECORD])
 
     close = flush
+
+    def _encrypt(self, record: bytes) -> None:
+        socket = self._socket
+        before = socket.taken + socket.unsent
+        if self.taken < self._encrypted:
+            self._marks.append((before, self._encrypted))
+        self._transport.encrypt(record)
+        if socket.taken + socket.unsent > before:  # else it is never sent: TLS is over
+            self._encrypted += len(record)
 
     def send_joined(self) -> None:
         """The turn is over: encrypt it, and send that."""
@@ -162,7 +205,7 @@ class _Written:
         try:
             self.flush()
         except Exception:
-            self._failed(Failure())
+            self._transport.cannot_go_on(Failure())
         self._socket.send_joined()
 
 
@@ -194,3 +237,17 @@ def adopt_tls(transport: Any, socket: TellingSocket, joint: JointWrites) -> None
             transport.factory.protocol = leaner
     if isinstance(transport, LeanTLS):
         transport.join(socket, joint)
+
+
+def meter_of(transport: Any, socket: TellingSocket | None) -> Meter | None:
+    """What counts the bytes that are written to *transport*, once it has been adopted.
+
+    Args:
+        socket: What is beneath it.
+
+    Returns:
+        None for what does not tell: in memory, or TLS that is not lean.
+    """
+    if isinstance(transport, LeanTLS) and isinstance(transport._aggregator, Written):
+        return transport._aggregator
+    return None if ISSLTransport.providedBy(transport) else socket

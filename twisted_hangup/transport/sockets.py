@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import lru_cache
 from math import inf
 from typing import Any, Literal, Protocol
@@ -74,6 +74,33 @@ class WatchedSocket(FileDescriptor):
         return sent
 
 
+class Meter(Protocol):
+    """Counts the bytes that are written to a transport: `unsent`, or `taken` by the kernel."""
+
+    @property
+    def sending(self) -> bool:
+        """Whether there is anything to send; what `unsent` tells, for less."""
+
+    @property
+    def taken(self) -> int: ...
+    @property
+    def unsent(self) -> int: ...
+
+
+class Deliveries(Protocol):
+    """Who wants to know when what was written to a transport has been sent.
+
+    Attributes:
+        undelivered: What they wait for; falsy where that is nothing.
+    """
+
+    @property
+    def undelivered(self) -> Sized: ...
+
+    def bytes_sent(self) -> None:
+        """Some of what was written has been sent, perhaps all."""
+
+
 class TellingSocket(WatchedSocket, tcp.Connection):
     """Mixed in before the class of a transport: a port's, or a client's.
 
@@ -88,12 +115,18 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     _joint: JointWrites | None = None
     _in_line = False
     #: Whether there is anything to send, and whether the reactor was asked to say when.
-    _wants_to_write = False
+    sending = False
     _reactor_asked = False
     #: Whether somebody has paused reading.
     reading_paused = False
     #: The first failure: the kernel tells the cause only once, and then of an end or EPIPE.
     failure: ConnectionBroken | None = None
+    #: Whether the peer has ended its input (FIN).
+    _input_over = False
+    #: Bytes that the kernel has taken so far.
+    taken = 0
+    #: Told of them while it waits for some.
+    deliveries: Deliveries | None = None
 
     def doRead(self) -> Any:
         """Read what there is; the same as Twisted's, but for what a failure is."""
@@ -114,20 +147,45 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                return 0
+            if error.errno == errno.ENOBUFS or (self._input_over and not data):
+                return 0  # to close, Twisted sends nothing, which a peer that has closed refuses
             return self._failed(error.errno or errno.EPIPE, "write")
+        self.taken += sent
         if sent and self._watch is not None:
             self._watch.bytes_taken()
         return sent
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written, and that the kernel has not taken yet."""
+        return len(self.dataBuffer) - self.offset + self._tempDataLen
+
+    def doWrite(self) -> Any:
+        """Write what there is room for, and tell of it."""
+        outcome = super().doWrite()
+        if self.deliveries is not None and self.deliveries.undelivered:
+            self.deliveries.bytes_sent()
+        return outcome
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The peer has ended its input."""
+        self._input_over = True
+        super().readConnectionLost(reason)
+
     def connectionLost(self, reason: Failure) -> None:
-        """Ask the kernel where the reactor only saw that the socket has failed."""
+        """Ask the kernel where the reactor only saw that the socket has failed.
+
+        A UNIX socket is lost in the same way where the peer has closed in order: then it has
+        ended its input before, and there is no error.
+        """
         if hasattr(self, "socket"):  # gone in a second call, which does nothing
             if reason.type is ConnectionLost and (number := socket_error(self)):
                 self._failed(number, "read")
-            if reason.type is ConnectionLost and self.failure is not None:
-                reason = Failure(self.failure)
+            if reason.type is ConnectionLost:
+                if self.failure is not None:
+                    reason = Failure(self.failure)
+                elif self._input_over:
+                    reason = Failure(CONNECTION_DONE)
             # Twisted shuts down what it closes, which fails where we have done that before.
             self._shouldShutdown = not self._writeDisconnected
             super().connectionLost(reason)
@@ -166,7 +224,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def startWriting(self) -> None:
         """There is something to send: at the end of this turn, or when the reactor says so."""
-        self._wants_to_write = True
+        self.sending = True
         if self._joint is None:
             self._ask_reactor()
         elif not self._in_line:
@@ -183,7 +241,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def stopWriting(self) -> None:
         """There is nothing to send any more."""
-        self._wants_to_write = self._reactor_asked = False
+        self.sending = self._reactor_asked = False
         super().stopWriting()
 
     def send_joined(self) -> None:
@@ -192,7 +250,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         What `doWrite` does, in one piece where it has nothing else to do.
         """
         self._in_line = False
-        if not (self._wants_to_write and self.connected):
+        if not (self.sending and self.connected):
             return
         pieces = self._tempDataBuffer
         if (
@@ -219,7 +277,10 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         elif self._reactor_asked:
             self.stopWriting()
         else:
-            self._wants_to_write = False
+            self.sending = False
+        deliveries = self.deliveries
+        if deliveries is not None and deliveries.undelivered:
+            deliveries.bytes_sent()
 
     def _write_on(self) -> None:
         """Do as the reactor does when there is room, as far as that is sure to go well."""
@@ -234,7 +295,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
                 _log.failure("Could not go on writing", failure)
                 self.connectionLost(failure)
             self._in_line = False
-        if self._wants_to_write:
+        if self.sending:
             self._ask_reactor()
 
 

@@ -31,18 +31,20 @@ from twisted.python.failure import Failure
 from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 from twisted.web.http import Request
 
-from ...errors import ClientError, HTTP2Error, Phase
+from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
 from ...limits import KIB
 from ...parser.refusals import END_OF_INPUT, Why
 from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
-from ...transport.sockets import SendWatch
+from ...transport.layers import transport_beneath
+from ...transport.lean_tls import meter_of
+from ...transport.sockets import Meter, SendWatch, adopted
 from ..bodies import BodiesInMemory
 from ..channel import CLOSING, LAST, LEFT, NEW, HangupChannel
 from ..client_socket import ClientSocket, has_unsent
 from ..ending import Ending, Place, hang_up, reason_of_loss, request_timeout
 from ..lean import is_stock
-from ..request import hangup_class, hangup_factory
+from ..request import Undelivered, hangup_class, hangup_factory, log
 from ..room import Spare
 from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, forget_length, server_frames
 from .head import judge_head, largest_list_bytes, refusal
@@ -123,6 +125,9 @@ class HangupHTTP2(H2Connection):
         self._timed_block = 0
         self._sending = False
         self._send_watch: SendWatch | None = None
+        #: Counts what is written, and knows whose responses are not sent yet.
+        self._meter: Meter | None = None
+        self._undelivered: Undelivered | None = None
         self._idle_clock = Deadline(self._idle_for_long)
         self._idle_since = -inf
         self._block_clock = Deadline(self._block_dribbles)
@@ -140,11 +145,16 @@ class HangupHTTP2(H2Connection):
 
     @property
     def place(self) -> Place:
-        """How far the request is that has come furthest, the oldest of those, and which it is."""
-        streams = self._awaited
+        """How far the request is that has come furthest, the oldest of those, and which it is.
+
+        That is of those whose clients have something still to come.
+        """
+        streams = [stream for stream in self._awaited if not stream.delivered]
         for stream in streams:
             if stream.complete:
                 return "response", stream.head
+        if self._undelivered is not None and self._undelivered.undelivered:
+            return "response", self._undelivered.undelivered[0][1].head
         if streams:
             return "body", streams[0].head
         return "head" if self._inbox.in_block or self._inbox.preface_left else "idle", None
@@ -160,6 +170,8 @@ class HangupHTTP2(H2Connection):
     @property
     def phase(self) -> Phase:
         """How far the request is that has come furthest."""
+        if any(stream.complete for stream in self._awaited):
+            return "response"
         return self.place[0]
 
     @property
@@ -189,6 +201,10 @@ class HangupHTTP2(H2Connection):
             self.requestFactory, lean=is_stock(), forwarded=self.context.forwarded
         )
         self.context.joined(self)
+        wire = adopted(transport_beneath(self.transport))
+        self._meter = meter_of(self.transport, wire)
+        if wire is not None and self._meter is not None:
+            wire.deliveries = self._undelivered = Undelivered(self._meter)
         super().connectionMade()
         self._begin_idle(self.context.timeouts.head_seconds)
 
@@ -265,6 +281,8 @@ class HangupHTTP2(H2Connection):
             if self.streams.get(stream.streamID) is stream:  # another's end may have ended it
                 self._requestDone(stream.streamID)
                 stream.lost(reason)
+        if self._undelivered is not None:
+            self._undelivered.lost(isinstance(ending.error, ClientHangUp))
         self._stop_clocks()
         self._wait_no_more()
         if self._send_watch is not None:
@@ -413,7 +431,8 @@ class HangupHTTP2(H2Connection):
 
     def _client_going_away(self, event: Any) -> None:
         """The client's GOAWAY: it opens no stream any more (RFC 9113, section 6.8)."""
-        if event.error_code == ErrorCodes.NO_ERROR or not self._awaited:
+        waiting = any(not stream.delivered for stream in self._awaited)
+        if event.error_code == ErrorCodes.NO_ERROR or not waiting:
             self.close_when_done()
         else:
             self._hung_up(HANG_UP._replace(reason=f"GOAWAY: {_name_of(event.error_code)}"))
@@ -511,6 +530,23 @@ class HangupHTTP2(H2Connection):
 
     # What a stream sends.
 
+    @property
+    def output_bytes(self) -> int:
+        """How many bytes the transport was given so far."""
+        meter = self._meter
+        return 0 if meter is None else meter.taken + meter.unsent
+
+    def unsent_before(self, end: int) -> int:
+        """How many of the first *end* bytes of the output are not sent yet."""
+        return 0 if self._meter is None else max(0, end - self._meter.taken)
+
+    def log_when_sent(self, request: Any, stream: HangupStream) -> None:
+        """Log *request*, which is over, when what its *stream* has sent is with the kernel."""
+        if self._undelivered is not None and self.unsent_before(stream.output_end):
+            self._undelivered.add(request, stream, stream.output_end)
+        else:
+            log(request, stream)
+
     def writeDataToStream(self, streamID: int, data: bytes) -> None:
         """Queue *data* for the stream; nothing once it has gone."""
         stream = self.streams.get(streamID)
@@ -562,6 +598,7 @@ class HangupHTTP2(H2Connection):
         if data is _END_STREAM_SENTINEL:
             self.conn.end_stream(stream_id)
             self._tryToWriteControlData()
+            stream.output_end = self.output_bytes
             stream.response_sent()
             return
         window = self.conn.local_flow_control_window(stream_id)
@@ -574,6 +611,7 @@ class HangupHTTP2(H2Connection):
         last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
         self.conn.send_data(stream_id, bytes(data[:size]), end_stream=last)
         self._tryToWriteControlData()
+        stream.output_end = self.output_bytes
         if size == len(data) or size >= KIB:  # not what a client lets drip through its window
             self._idle_frames.earn(2 + size // KIB)
         stream.queued -= size

@@ -79,6 +79,7 @@ class RefusedStream:
         ending: Its end, with its one error, or without any where its resource has answered.
         queued: Bytes of the answer that wait to be sent.
         waiting_since: When the client last took some of them, or the first were queued.
+        output_end: Where in the connection's output its last frame so far ends.
         sent: Whether a whole response is with the connection's transport.
     """
 
@@ -101,6 +102,7 @@ class RefusedStream:
         self.place: Place = "response" if complete else "body", head
         self.queued = 0
         self.waiting_since = 0.0
+        self.output_end = 0
         self.complete = complete
         self.sent = False
         self.context: SiteContext = connection.context

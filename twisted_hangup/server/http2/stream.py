@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.web._http2 import H2Stream
 from twisted.web.http_headers import Headers
 
-from ...errors import ClientError
+from ...errors import CLIENT_LEFT, ClientError
 from ...events import Field, RequestHead
 from ...parser.framing import unserved_status
 from ...parser.refusals import BODY_TOO_LARGE, Why
@@ -39,6 +39,7 @@ class HangupStream(H2Stream):
         deadline: By when it has to.
         queued: Bytes of the response that wait to be sent.
         waiting_since: When the client last took some of them, or the first were queued.
+        output_end: Where in the connection's output its last frame so far ends.
     """
 
     _conn: Any
@@ -56,6 +57,9 @@ class HangupStream(H2Stream):
         self.complete = False
         self.queued = 0
         self.waiting_since = 0.0
+        self.output_end = 0
+        #: The request, once it is over, until it is in the access log or on the way there.
+        self._over: Any = None
         self._bodiless = bodiless
         self._received = 0
         self._has_place = True
@@ -85,6 +89,11 @@ class HangupStream(H2Stream):
         return bool(self._request.finished)
 
     @property
+    def delivered(self) -> bool:
+        """Whether the client has all of the response but its end, which has still to come."""
+        return not self.answered and bool(self._request.delivered)
+
+    @property
     def unread_bytes(self) -> int:
         """What has arrived of the body and was not taken, as the connection's window counts."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
@@ -98,6 +107,7 @@ class HangupStream(H2Stream):
         """Nothing more is read of the request."""
         self.context.deadlines.forget(self.deadline)
         self._leave_place()
+        self.log_over()
 
     def _leave_place(self) -> None:
         """Whatever the request was answered from is closed; harmless the second time."""
@@ -157,6 +167,8 @@ class HangupStream(H2Stream):
         """
         if not self._is_open:
             return
+        if self._over is not None:
+            self._over.code = CLIENT_LEFT
         # First forgotten, then told: what the request still calls does nothing.
         self._conn._requestDone(self.streamID)
         self._stop_producer()
@@ -203,6 +215,24 @@ class HangupStream(H2Stream):
         """What the connection shares with the site's others."""
         context: SiteContext = self._conn.context
         return context
+
+    def unsent(self, request: Any) -> int:
+        """How many bytes of the response are not sent yet, or of what stands before its end."""
+        unsent: int = self.queued + self._conn.unsent_before(self.output_end)
+        return unsent
+
+    def deliver(self, request: Any) -> None:
+        """Log *request*, which is over, as soon as its response has been sent."""
+        self._over = request
+        if not self._is_open:
+            self.log_over()
+
+    def log_over(self) -> None:
+        """The stream has ended: log its request, if that is over, when its frames are sent."""
+        request, self._over = self._over, None
+        if request is not None:
+            request.sentLength = max(0, request.sentLength - self.queued)
+            self._conn.log_when_sent(request, self)
 
     def refuse_form(self, why: Why) -> None:
         """The body is a form that cannot be read: a client error."""
@@ -282,6 +312,7 @@ class HangupStream(H2Stream):
         """Send the head of the response."""
         if self._is_open and self._conn.can_send(self.streamID):
             super().writeHeaders(version, code, reason, headers)
+            self.output_end = self._conn.output_bytes
 
     def requestDone(self, request: Any) -> None:
         """The response is complete, though perhaps not sent yet."""
