@@ -140,17 +140,14 @@ class Written:
         self._in_line = False
         #: Bytes that left the turn, of these encrypted, and taken as far as that was looked at.
         self._flushed = self._encrypted = self._taken = 0
-        #: Between records that wait: bytes of the socket and bytes encrypted up to there.
+        #: The ends of records that wait: bytes of the socket, and bytes encrypted, up to there.
         self._marks: deque[tuple[int, int]] = deque()
 
     @property
     def taken(self) -> int:
         """Bytes in records that the kernel has taken whole."""
-        socket, marks = self._socket, self._marks
-        if not socket.unsent:
-            marks.clear()
-            self._taken = self._encrypted
-        while marks and marks[0][0] <= socket.taken:
+        marks, taken = self._marks, self._socket.taken
+        while marks and marks[0][0] <= taken:
             self._taken = marks.popleft()[1]
         return self._taken
 
@@ -190,13 +187,15 @@ class Written:
     close = flush
 
     def _encrypt(self, record: bytes) -> None:
-        socket = self._socket
+        socket, marks = self._socket, self._marks
+        if marks and marks[0][0] <= socket.taken:
+            self._taken = self.taken
         before = socket.taken + socket.unsent
-        if self.taken < self._encrypted:
-            self._marks.append((before, self._encrypted))
         self._transport.encrypt(record)
-        if socket.taken + socket.unsent > before:  # else it is never sent: TLS is over
+        end = socket.taken + socket.unsent
+        if end > before:  # else it is never sent: TLS is over
             self._encrypted += len(record)
+            marks.append((end, self._encrypted))
 
     def send_joined(self) -> None:
         """The turn is over: encrypt it, and send that."""

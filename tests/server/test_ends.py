@@ -1,0 +1,259 @@
+"""Every way in which a connection ends, in every phase, over every transport: what is told.
+
+The table of docs/errors.md is the one that is run here, over real sockets.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+import pytest_twisted
+from hyperframe.frame import GoAwayFrame, RstStreamFrame
+from support.certificates import server_context
+from support.http2_client import CANCEL, PROTOCOL_ERROR, H2Client, fields_of
+from support.wire import GOOD, Client, Paths, Serve, Served, in_thread, settled, until
+from twisted.internet import reactor
+from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+
+from twisted_hangup import ClientError, HangupSite, Timeouts
+from twisted_hangup.journal.access_log import refused_line
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "errors.md"
+
+#: A phase of the table -> what the client has sent, and up to what it has read the answer.
+PHASES: Final[dict[str, tuple[bytes, bytes]]] = {
+    "before a byte": (b"", b""),
+    "head": (b"GET /fast HTTP/1.1\r\nHost: a\r\nX", b""),
+    "body": (b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc", b""),
+    "running": (b"GET /running HTTP/1.1\r\nHost: a\r\n\r\n", b""),
+    "partly sent": (b"GET /partly HTTP/1.1\r\nHost: a\r\n\r\n", b"begun\r\n"),
+    "all queued": (b"GET /queued HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n"),
+    "delivered": (b"GET /delivered HTTP/1.1\r\nHost: a\r\n\r\n", b"hello"),
+    "idle": (GOOD, b"fast"),
+}
+
+#: More than any two socket buffers hold.
+MUCH: Final = bytes(16 * 1024 * 1024)
+
+
+class Answers(Resource):
+    """Writes *data*, in chunks or with its length, and finishes or not."""
+
+    isLeaf = True
+
+    def __init__(self, data: bytes, *, length: bool = False, finishes: bool = False) -> None:
+        super().__init__()
+        self.data, self.length, self.finishes = data, length, finishes
+        #: How ``notifyFinish()`` has fired.
+        self.ends: list[str] = []
+
+    def render(self, request: Request) -> int:
+        request.notifyFinish().addCallbacks(
+            lambda _: self.ends.append("fires"), lambda _: self.ends.append("fails")
+        )
+        if self.length:
+            request.setHeader(b"Content-Length", b"%d" % len(self.data))
+        if self.data:
+            request.write(self.data)
+        if self.finishes:
+            request.finish()
+        return NOT_DONE_YET
+
+
+class Site(HangupSite):
+    """Keeps status and length of its access log."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lines: list[tuple[str, int]] = []
+        self.journal.watch_settled(self.refused)
+
+    def log(self, request: Request) -> None:
+        self.lines.append((str(request.code), request.sentLength))
+
+    def refused(self, error: ClientError, status: int | None) -> None:
+        line = refused_line("", error, status)
+        if line is not None:
+            self.lines.append((line.split('"')[2].split()[0], 0))
+
+
+def begin(client: Client, phase: str) -> None:
+    """Come as far as *phase* over HTTP/1."""
+    sent, answer = PHASES[phase]
+    client.send(sent)
+    if answer:
+        client.read_until(answer)
+
+
+def begin2(client: H2Client, phase: str) -> None:
+    """Come as far as *phase* over HTTP/2."""
+    if phase == "head":
+        frame = client.ping().headers(fields_of())
+        frame.flags.discard("END_HEADERS")
+        client.send(frame)
+        return
+    if phase == "body":
+        client.data(client.request(method=b"POST", end=False), b"abc", end=False)
+    elif phase == "idle":
+        client.answer(client.request())
+    elif phase != "before a byte":
+        stream = client.request(PHASES[phase][0].split()[1])
+        body = {"partly sent": b"begun", "delivered": b"hello"}.get(phase, b"")
+        client.until(lambda: client.stream(stream).body == body)
+    client.ping()
+
+
+def read_on(client: Client) -> None:
+    client.end()
+    with suppress(OSError):
+        client.read_all()
+
+
+def close_with_notify(client: Client) -> None:
+    client.socket.settimeout(0)
+    with suppress(OSError):  # it does not wait for the server's
+        client.socket.unwrap()  # type: ignore[attr-defined]
+    client.close()
+
+
+def cut(client: Client) -> None:
+    socket.socket.shutdown(client.socket, socket.SHUT_WR)
+
+
+#: How a connection ends in the table -> how a client does that, if it has to do anything.
+WAYS: Final[dict[str, Callable[[Any], object]]] = {
+    "close": lambda client: client.close(),
+    "half-close": read_on,
+    "reset": lambda client: client.reset(),
+    "close_notify": close_with_notify,
+    "FIN alone": cut,
+    "silence": lambda client: None,
+    "closed by us": lambda client: None,
+    "GOAWAY": lambda client: client.send(GoAwayFrame(0, error_code=PROTOCOL_ERROR)),
+    "RST_STREAM": lambda client: client.send(RstStreamFrame(1, error_code=CANCEL)),
+}
+FRAMES: Final = ("GOAWAY", "RST_STREAM")
+
+
+class Cell(NamedTuple):
+    """What the page says of one end."""
+
+    way: str
+    over: str
+    phase: str
+    told: str
+
+    def __str__(self) -> str:
+        return f"{self.way}, {self.over}, {self.phase}"
+
+
+def table() -> list[Cell]:
+    """The cells of the page, but for those that cannot be."""
+    text = PAGE.read_text("utf-8").partition("\n## Every end\n")[2].partition("\n## ")[0]
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    )
+    return [
+        Cell(way.partition(":")[0], over, phase, told)
+        for way, overs, *cells in rows
+        for over in overs.split(", ")
+        for phase, told in zip(head[2:], cells, strict=True)
+        if told
+    ]
+
+
+def test_table_is_whole() -> None:
+    """Every way, phase and transport stands in it."""
+    cells = table()
+    assert {cell.way for cell in cells} == set(WAYS)
+    assert {cell.phase for cell in cells} == set(PHASES)
+    assert {cell.over for cell in cells} == {"TCP", "UNIX", "TLS", "HTTP/2"}
+
+
+def serve_over(serve: Serve, over: str, directory: Path, silence: bool) -> Served:
+    much = Answers(MUCH, length=True, finishes=True)
+    root = Paths(
+        running=Answers(b""),
+        partly=Answers(b"begun"),
+        queued=much,
+        delivered=Answers(b"hello", length=True),
+    )
+    seconds = 1.0 if silence else 60.0
+    timeouts = Timeouts(
+        head_seconds=seconds,
+        request_seconds=seconds,
+        keep_alive_seconds=seconds,
+        send_seconds=seconds,
+        linger_silence_seconds=0.5,
+    )
+    site = Site(root, timeouts=timeouts)
+    if over == "UNIX":
+        return serve(site, unix=str(directory / "socket"))
+    if over == "TCP":
+        return serve(site)
+    return serve(
+        site, endpoint=SSL4ServerEndpoint(reactor, 0, server_context(), interface="127.0.0.1")
+    )
+
+
+def told(served: Served, site: Site, phase: str) -> str:
+    """What was told of an end, in the words of the table."""
+    errors = [f"{error.code} {error.phase}" for error in served.errors]
+    (name,) = re.findall(rb"/(\w+) ", PHASES[phase][0]) or [b"fast"]
+    ends = getattr(site.resource.children[name], "ends", [])
+    parts = [errors, [status for status, _ in site.lines], ends]
+    return ", ".join(" and ".join(part) or "-" for part in parts)
+
+
+@pytest.mark.parametrize("cell", table(), ids=str)
+@pytest_twisted.ensureDeferred
+async def test_end(serve: Serve, tmp_path: Path, cell: Cell) -> None:
+    """What handlers hear, the access log and notifyFinish() is what the table says."""
+    served = serve_over(serve, cell.over, tmp_path, cell.way == "silence" or cell.told == "stays")
+    site: Any = served.site
+
+    def start() -> Any:
+        if cell.over == "HTTP/2":
+            client2 = H2Client(served.port, windows=False)
+            begin2(client2, cell.phase)
+            return client2
+        client = Client(served.port, tls=cell.over == "TLS")
+        begin(client, cell.phase)
+        return client
+
+    client: Any = await in_thread(start)
+    raw: Client = client.client if cell.over == "HTTP/2" else client
+    await settled()
+    if cell.way == "closed by us":
+        site.hang_up_all()
+    await in_thread(lambda: WAYS[cell.way](client if cell.way in FRAMES else raw))
+    expected = cell.told
+    if cell.told == "stays":
+        # Another one, which was idle later, has been closed by then: the line is its own.
+        expected = "-, 200, -"
+        other = await in_thread(
+            lambda: Client(served.port, tls=cell.over in ("TLS", "HTTP/2")).send(GOOD)
+        )
+        await until(lambda: site.open_connections == 1)
+        await in_thread(other.close)
+    elif cell.way == "RST_STREAM":
+        await until(lambda: site.lines)
+    else:
+        await served.emptied()
+    await settled()
+    assert told(served, site, cell.phase) == expected, told(served, site, cell.phase)
+    if cell.told != "stays" and cell.phase == "all queued":
+        ((_, sent),) = site.lines
+        assert (sent == len(MUCH)) is (cell.way == "half-close")
+    site.hang_up_all()
+    await in_thread(raw.close)
