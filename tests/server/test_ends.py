@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -18,13 +21,22 @@ from hyperframe.frame import GoAwayFrame, RstStreamFrame
 from support.certificates import server_context
 from support.http2_client import CANCEL, PROTOCOL_ERROR, H2Client, fields_of
 from support.wire import GOOD, Client, Paths, Serve, Served, in_thread, settled, until
-from twisted.internet import reactor
+from twisted.internet import reactor as installed
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.threads import deferToThread
+from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.static import Data
 
 from twisted_hangup import ClientError, HangupSite, Timeouts
+from twisted_hangup.cancel import cancel_on_hangup
 from twisted_hangup.journal.access_log import refused_line
+from twisted_hangup.transport.layers import transport_beneath
+from twisted_hangup.wsgi import HangupWSGIResource
+
+reactor: Any = installed
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -76,7 +88,7 @@ class Site(HangupSite):
         self.lines: list[tuple[str, int]] = []
         self.journal.watch_settled(self.refused)
 
-    def log(self, request: Request) -> None:
+    def log(self, request: Any) -> None:
         self.lines.append((str(request.code), request.sentLength))
 
     def refused(self, error: ClientError, status: int | None) -> None:
@@ -85,12 +97,11 @@ class Site(HangupSite):
             self.lines.append((line.split('"')[2].split()[0], 0))
 
 
-def begin(client: Client, phase: str) -> None:
-    """Come as far as *phase* over HTTP/1."""
+def begin(client: Client, phase: str) -> bytes:
+    """Come as far as *phase* over HTTP/1; what has been read of the answer."""
     sent, answer = PHASES[phase]
     client.send(sent)
-    if answer:
-        client.read_until(answer)
+    return client.read_until(answer) if answer else b""
 
 
 def begin2(client: H2Client, phase: str) -> None:
@@ -257,3 +268,180 @@ async def test_end(serve: Serve, tmp_path: Path, cell: Cell) -> None:
         assert (sent == len(MUCH)) is (cell.way == "half-close")
     site.hang_up_all()
     await in_thread(raw.close)
+
+
+# What was sent, and what was not.
+
+
+@pytest.mark.parametrize("over", ["TCP", "UNIX", "TLS"])
+@pytest_twisted.ensureDeferred
+async def test_bytes_of_a_lost_response(serve: Serve, tmp_path: Path, over: str) -> None:
+    """A response that was only queued is logged with what the kernel took: exact to a record."""
+    served = serve_over(serve, over, tmp_path, False)
+    site: Any = served.site
+    client = await in_thread(lambda: Client(served.port, tls=over == "TLS"))
+    head = await in_thread(lambda: begin(client, "all queued"))
+    await settled()
+    (channel,) = site.context.open()
+    wire = transport_beneath(channel.transport)
+    await in_thread(client.close)
+    await served.emptied()
+    ((status, sent),) = site.lines
+    output = sent + len(head)
+    assert status == "499" and 0 < sent < len(MUCH)
+    if over == "TLS":
+        assert output % 2**14 == 0 and wire.taken - 2**15 < output < wire.taken
+    else:
+        assert output == wire.taken
+
+
+@pytest_twisted.ensureDeferred
+async def test_pipelined_responses_that_are_lost(serve: Serve) -> None:
+    """What waits belongs to the last of them."""
+    site: Any = Site(Paths(large=Data(MUCH, "text/plain")))
+    served = serve(site)
+    asked = GOOD * 3 + b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+    client = await in_thread(lambda: Client(served.port).send(asked))
+    await until(lambda: len(site.lines) == 3)
+    await in_thread(client.reset)
+    await served.emptied()
+    (*first, (status, sent)) = site.lines
+    assert first == [("200", 4)] * 3 and status == "499" and sent < len(MUCH)
+
+
+class Bodiless(Answers):
+    """Has no body, whatever length it says, and finishes later."""
+
+    def render(self, request: Request) -> int:
+        request.setResponseCode(int(request.uri[-3:]))
+        super().render(request)
+        request.write(b"")
+        return NOT_DONE_YET
+
+
+@pytest.mark.parametrize("line", ["HEAD /x/200", "GET /x/204", "GET /x/304"])
+@pytest.mark.parametrize("kind", ["half-close", "reset"])
+@pytest_twisted.ensureDeferred
+async def test_delivered_without_a_body(serve: Serve, line: str, kind: str) -> None:
+    """A response that ends with its head is delivered with that."""
+    site: Any = Site(Paths(x=Bodiless(b"")))
+    served = serve(site)
+    client = await in_thread(
+        lambda: Client(served.port).send(f"{line} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    )
+    await in_thread(lambda: client.read_until(b"\r\n\r\n"))
+    await in_thread(lambda: WAYS[kind](client))
+    await served.emptied()
+    assert site.lines == [(line[-3:], 0)]
+    assert site.resource.children[b"x"].ends == ["fires"]
+    assert [error.phase for error in served.errors] == ["idle"] * (kind == "reset")
+    client.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_finish_after_the_client_has_left(serve: Serve, tls: bool) -> None:
+    """It does nothing, and what waits for the end of the request is not cancelled."""
+    site: Any = Site(Paths(delivered=Answers(b"hello", length=True)))
+    served = serve(site, tls=server_context() if tls else None)
+    client = await in_thread(lambda: Client(served.port, tls=tls))
+    await in_thread(lambda: begin(client, "delivered"))
+    (channel,) = site.context.open()
+    (request,) = channel.requests
+    work: Deferred[str] = Deferred()
+    done = cancel_on_hangup(request, work)
+    await in_thread(client.close)
+    await served.emptied()
+    work.callback("done")
+    assert await done == "done"
+    await request.notifyFinish()
+    assert request.gone is None and not request.client_hung_up
+    request.write(b"more")
+    request.finish()
+    assert site.lines == [("200", 5)] and served.codes == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_wsgi_goes_on_after_its_last_byte(serve: Serve) -> None:
+    """An application that works on when its client has all of the response is let finish that."""
+    left, worked = Event(), Event()
+
+    def application(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "5")])
+        yield b"hello"
+        left.wait(60)
+        worked.set()
+
+    pool = ThreadPool(1, 1)
+    pool.start()
+    try:
+        site: Any = Site(HangupWSGIResource(reactor, pool, application))
+        served = serve(site)
+        client = await in_thread(lambda: Client(served.port).send(GOOD))
+        await in_thread(lambda: client.read_until(b"hello"))
+        await in_thread(client.close)
+        await served.emptied()
+        left.set()
+        await until(worked.is_set)
+        await settled()
+        assert site.lines == [("200", 5)] and served.codes == []
+    finally:
+        left.set()
+        await deferToThread(pool.stop)
+
+
+#: A server on a UNIX socket, whose clients close in order; prints what was told of that.
+CLOSES: Final = r"""
+import socket, sys
+from importlib import import_module
+import_module(f"twisted.internet.{sys.argv[1]}reactor").install()
+from twisted.internet import reactor
+from twisted.internet.endpoints import UNIXServerEndpoint
+from twisted.internet.threads import deferToThread
+from twisted.web.resource import Resource
+from twisted.web.static import Data
+from twisted_hangup import HangupSite, hangup_endpoint
+
+root = Resource()
+root.putChild(b"", Data(b"fast", "text/plain"))
+site = HangupSite(root)
+site.journal.watch(lambda error: print(error.code, error.phase))
+endpoint = UNIXServerEndpoint(reactor, sys.argv[2])
+(hangup_endpoint(endpoint) if sys.argv[3] == "endpoint" else endpoint).listen(site)
+
+def leave(sent, answer):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(sys.argv[2])
+    client.sendall(sent)
+    read = b""
+    while not read.endswith(answer) and (more := client.recv(9999)):
+        read += more
+    client.close()
+
+def emptied(rest):
+    if site.open_connections:
+        reactor.callLater(0.01, emptied, rest)
+    else:
+        run(rest)
+
+def run(rest):
+    if rest:
+        deferToThread(leave, *rest[0]).addCallback(
+            lambda _: reactor.callLater(0.05, emptied, rest[1:])
+        )
+    else:
+        reactor.stop()
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+reactor.callWhenRunning(run, [(b"", b""), (b"\r\n", b""), (GET, b"fast")])
+reactor.run()
+"""
+
+
+@pytest.mark.parametrize("listens", ["bare", "endpoint"])
+@pytest.mark.parametrize("name", ["epoll", "poll", "select"])
+def test_unix_client_that_closes_in_order(tmp_path: Path, name: str, listens: str) -> None:
+    """It is no error, whatever the reactor makes of it."""
+    command = [sys.executable, "-c", CLOSES, name, str(tmp_path / "socket"), listens]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.stdout, done.returncode) == (b"", 0), done.stderr

@@ -327,13 +327,18 @@ class HangupChannel(HTTPChannel):
             self.context.journal.unused += 1
         self._stand_down()
         super().connectionLost(reason)
-        if self._undelivered is not None:
-            self._undelivered.lost(isinstance(error, ClientHangUp))
+        undelivered, wire = self._undelivered, self._wire
+        if undelivered is not None and wire is not None:
+            wire.deliveries = None  # else a circle is left
+            if undelivered.undelivered:
+                undelivered.lost(isinstance(error, ClientHangUp))
         ending.lost()
         self.context.left(self)  # last: that every connection has gone may end the process
 
     def leave(self) -> None:
         """Drop out of everything that the site keeps: another protocol has the connection."""
+        if self._undelivered is not None:
+            self._undelivered.log_all()
         self._stand_down()
         self.context.left(self)
 
@@ -784,8 +789,8 @@ class HangupChannel(HTTPChannel):
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on nothing is parsed or run: *socket* is what is left of the connection."""
         self._rise(CLOSING)
-        if self._undelivered is not None:
-            self._undelivered.mark()
+        if (undelivered := self._undelivered) is not None and undelivered.undelivered:
+            undelivered.mark()
         self._read_again()
         self._clock.stop()
         for request in self.requests:

@@ -370,16 +370,15 @@ class Undelivered:
 
     def bytes_sent(self) -> None:
         """Log those whose last byte has been taken."""
-        over, meter = self.undelivered, self._meter
-        if meter.sending:
-            self.mark()
-            count = bisect_right(self._ends, meter.taken)
-            self.undelivered = over[count:]
-            del over[count:], self._ends[:count]
-        else:
-            self.undelivered = []
-            if self._ends:
-                self._ends = []
+        if not self._meter.sending:  # all of it
+            over, self.undelivered, self._ends = self.undelivered, [], []
+            for request, carrier in over:
+                log(request, carrier)
+            return
+        self.mark()
+        count = bisect_right(self._ends, self._meter.taken)
+        over = self.undelivered[:count]
+        del self.undelivered[:count], self._ends[:count]
         for request, carrier in over:
             log(request, carrier)
 
@@ -391,13 +390,18 @@ class Undelivered:
         """
         self.mark()
         taken = self._meter.taken
-        for (request, carrier), end in zip(self.undelivered, self._ends, strict=True):
+        for (request, _), end in zip(self.undelivered, self._ends, strict=True):
             if end > taken:
                 request.sentLength = max(0, request.sentLength - (end - taken))
                 if hung_up:
                     request.code = CLIENT_LEFT
+        self.log_all()
+
+    def log_all(self) -> None:
+        """Log them as they are."""
+        over, self.undelivered, self._ends = self.undelivered, [], []
+        for request, carrier in over:
             log(request, carrier)
-        self.undelivered, self._ends = [], []
 
 
 def log(request: Any, carrier: Any) -> None:

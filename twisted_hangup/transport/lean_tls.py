@@ -247,6 +247,8 @@ def meter_of(transport: Any, socket: TellingSocket | None) -> Meter | None:
     Returns:
         None for what does not tell: in memory, or TLS that is not lean.
     """
+    if socket is not None and transport is socket:
+        return socket
     if isinstance(transport, LeanTLS) and isinstance(transport._aggregator, Written):
         return transport._aggregator
     return None if ISSLTransport.providedBy(transport) else socket

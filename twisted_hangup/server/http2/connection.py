@@ -283,6 +283,7 @@ class HangupHTTP2(H2Connection):
                 stream.lost(reason)
         if self._undelivered is not None:
             self._undelivered.lost(isinstance(ending.error, ClientHangUp))
+            transport_beneath(self.transport).deliveries = None  # else a circle is left
         self._stop_clocks()
         self._wait_no_more()
         if self._send_watch is not None:
