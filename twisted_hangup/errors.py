@@ -287,7 +287,8 @@ class ServerHangUp(HangupError):
         phase: ``"connecting"``, ``"request"`` (being sent), ``"waiting"`` (for the first
             byte), ``"head"`` or ``"body"`` (of the response).
         reused: Whether the connection had carried a response before; None if unknown.
-        bytes_received: Of the response, so far; None if unknown.
+        bytes_received: Of the head of the response, or in its body of that, so far; None if
+            unknown.
         reasons: What Twisted said, as a list of its Failures.
         response: The response whose body was cut short, or None.
 

@@ -478,6 +478,7 @@ async def test_what_is_sent(own: Make) -> None:
 
     agent, server = own(script)
     headers = Headers({"X": ["1", "2"], "Content-Length": ["99"], "Connection": ["close"]})
+    headers.addRawHeader("Upgrade", "websocket")
     body = FileBodyProducer(BytesIO(b"hi"))
     response = await agent.request(b"POST", server.url.encode() + b"/a?b", headers, body)
     assert await readBody(response) == b"ok"
@@ -570,7 +571,11 @@ async def test_server_leaves_during_an_upload(own: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "method, uri", [(b"GE T", b"http://a/"), (b"GET", b"http://a/\r\nX: 1"), (b"", b"http://a/")]
+    "method, uri",
+    [
+        *((b"GE T", b"http://a/"), (b"GET", b"http://a/\r\nX: 1"), (b"", b"http://a/")),
+        (b"CONNECT", b"http://a/"),
+    ],
 )
 def test_request_that_would_break(method: bytes, uri: bytes) -> None:
     """What would smuggle something into the request is refused at once."""
@@ -745,6 +750,23 @@ async def test_close_between_attempts(own: Make) -> None:
     await closed_twice(agent)
     assert isinstance(await error_of(waiting), (RuntimeError, CancelledError))
     assert len(server.connections) == 1
+
+
+class Mistaken(Kept):
+    """A protocol that cannot begin."""
+
+    def connectionMade(self) -> None:
+        raise KeyError("mine")
+
+
+@pytest_twisted.ensureDeferred
+async def test_protocol_that_cannot_begin(own: Make) -> None:
+    """Who gives it hears that, and the connection is closed."""
+    agent, server = own(half)
+    response = await get(agent, server)
+    with pytest.raises(KeyError, match="mine"):
+        response.deliverBody(Mistaken())
+    await gone(server)
 
 
 # With others.

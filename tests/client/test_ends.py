@@ -26,10 +26,15 @@ from support.wire import PATIENCE, settled, talk, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.endpoints import (
+    SSL4ClientEndpoint,
+    TCP4ClientEndpoint,
+    UNIXClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.ssl import Certificate
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.ssl import Certificate, optionsForClientTLS
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -318,6 +323,70 @@ async def test_tls_that_is_not_ended(data: bytes, reason: str, tmp_path: Path) -
     error = await ends.error()
     await ends.close()
     assert error.reason == reason
+
+
+class Deaf(Protocol):
+    """Between a protocol and its transport, whose handshake it does not pass on."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def connectionMade(self) -> None:
+        self.inner.makeConnection(self.transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        self.inner.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.inner.connectionLost(reason)
+
+
+@implementer(IStreamClientEndpoint)
+class DeafEndpoint:
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: Any) -> Any:
+        factory = Factory.forProtocol(lambda: Deaf(protocolFactory.buildProtocol(None)))
+        return self._endpoint.connect(factory).addCallback(lambda deaf: deaf.inner)
+
+
+TRUST: Final = optionsForClientTLS("localhost", Certificate.loadPEM(pem()))
+
+#: Ways to reach a port over TLS, and whether it is heard when that stands.
+ENDPOINTS: Final[dict[str, tuple[Callable[[int], Any], bool]]] = {
+    "connectSSL": (lambda port: SSL4ClientEndpoint(reactor, "127.0.0.1", port, TRUST), True),
+    "wrapped": (lambda port: wrapClientTLS(TRUST, to_loopback(port)), True),
+    "deaf": (lambda port: DeafEndpoint(wrapClientTLS(TRUST, to_loopback(port))), False),
+}
+
+
+def to_loopback(port: int) -> Any:
+    return TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("kind", ENDPOINTS)
+@pytest_twisted.ensureDeferred
+async def test_tls_of_ones_own(kind: str, tmp_path: Path) -> None:
+    """An endpoint that a program gives may set TLS up as it likes."""
+    endpoint, heard = ENDPOINTS[kind]
+    whole = RawServer(always(OK), tls=_server_context(tmp_path))
+    silent = RawServer(lambda connection: connection.read_all())
+    for server, seconds in ((whole, LONG), (silent, SHORT)):
+        agent = HangupAgent.from_reactor(
+            reactor,
+            endpoint=lambda uri: endpoint(uri.port),
+            timeouts=OutboundTimeouts(connect_seconds=seconds, head_seconds=seconds),
+        )
+        asking = agent.request(b"GET", b"https://localhost:%d/" % server.port)
+        if server is whole:
+            assert await readBody(await asking) == b"ok"
+        else:
+            with pytest.raises(ServerHangUp) as raised:
+                await asking
+            assert raised.value.phase == ("connecting" if heard else "waiting")
+        await agent.close()
+        server.close()
 
 
 # What is not a server's going away.

@@ -30,8 +30,8 @@ from .url import DEFAULT_PORTS, RequestURL, request_url
 _URI: Final = re.compile(rb"[!-~]+")
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://")
 
-#: What frames the message and the connection is ours.
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+#: What frames the message and the connection is ours; no other protocol is changed to.
+_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
 
 
 @implementer(IAgent)
@@ -169,8 +169,8 @@ class OwnConnections:
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
         uri = uri.strip()
-        if not TOKEN.fullmatch(method):
-            raise ValueError(f"{method!r} is not a method")
+        if not TOKEN.fullmatch(method) or method == b"CONNECT":
+            raise ValueError(f"{method!r} is not a method of requests that have a response")
         if not _URI.fullmatch(uri):
             raise ValueError(f"{uri!r} is not a URI")
         scheme = _SCHEME.match(uri)

@@ -29,8 +29,9 @@ from ..events import NEED_DATA, BodyData, Field, ResponseHead
 from ..limits import KIB, Limits, OutboundTimeouts
 from ..parser.response import ResponseParser
 from ..transport.deadlines import Deadline, Deadlines
-from ..transport.layers import is_tls, transport_beneath
+from ..transport.layers import transport_beneath
 from ..transport.sockets import SendWatch, TellingSocket, adopted
+from ..transport.tls import handshake_is_heard
 from .failures import NO_ANSWER, HandshakeCut, RequestCancelled, hang_up_of
 from .producing import produced
 
@@ -242,12 +243,12 @@ class OutboundConnection(TwistedProtocol):
         )
         beneath.bufferSize = _READ_BYTES
         self._pool.connected(self)
-        if not is_tls(self.transport):
+        if not handshake_is_heard(self.transport):
             self.ready.callback(self)
 
     def handshakeCompleted(self) -> None:
         """TLS is set up; unless the certificate is for another name, and it is being closed."""
-        if not self.transport.disconnecting:
+        if not self.ready.called and not self.transport.disconnecting:
             self.ready.callback(self)
 
     def dataReceived(self, data: bytes) -> None:

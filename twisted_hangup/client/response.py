@@ -151,7 +151,11 @@ class ResponseBody:
         if self._protocol is not None:
             raise RuntimeError("the body of this response has been delivered already")
         self._protocol = protocol
-        protocol.makeConnection(self)
+        try:
+            protocol.makeConnection(self)
+        except Exception:
+            self.abort()
+            raise
         close_when_cancelled(protocol, self.abortConnection)
         early, self._early = self._early, []
         for data in early:

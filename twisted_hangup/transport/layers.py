@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from twisted.internet.tcp import Server
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 AddressT = TypeVar("AddressT")
 
@@ -17,11 +16,6 @@ def transport_beneath(transport: Any) -> Any:
     while isinstance(transport, ProtocolWrapper):
         transport = transport.transport
     return transport
-
-
-def is_tls(transport: Any) -> bool:
-    """Whether what is written to *transport* is encrypted, once TLS is set up."""
-    return isinstance(transport, TLSMemoryBIOProtocol) or bool(getattr(transport, "TLS", False))
 
 
 def protocol_within(protocol: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IProtocolNegotiationFactory
+from twisted.internet.interfaces import IHandshakeListener, IProtocolNegotiationFactory
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
@@ -74,6 +74,16 @@ def in_handshake(transport: Any) -> bool:
     handle = transport.getHandle()
     # The client's Finished message ends it for us, in every version of TLS.
     return handle is None or handle.get_peer_finished() is None
+
+
+def handshake_is_heard(transport: Any) -> bool:
+    """Whether TLS is being set up on *transport*, and its protocol will hear that it is done."""
+    layer = transport.protocol if getattr(transport, "TLS", False) else transport
+    return (
+        isinstance(layer, TLSMemoryBIOProtocol)
+        and IHandshakeListener.providedBy(layer.wrappedProtocol)
+        and in_handshake(layer)
+    )
 
 
 def accept_http10(factory: Any) -> None:
