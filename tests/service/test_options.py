@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from twisted_hangup.limits import ANY, NODE_METHODS, Limits, Timeouts
+from twisted_hangup.service.help import grouped
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options
 
 
@@ -145,6 +147,39 @@ def test_help_has_units() -> None:
     )
     assert "may lose the answer. [default: 64m]" in shown
     assert "Seconds for a whole head; 0 = no limit. [default: 60]" in shown
+
+
+def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has the options of most use, each as it is understood; --help-all has every one."""
+    with pytest.raises(SystemExit):
+        parse("--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    with pytest.raises(SystemExit):
+        parse("--help-all")
+    every = capsys.readouterr().out
+    named = [re.match(r"  --([a-z-]+)", line) for line in lines]
+    options = {option.rstrip("=") for option in Options().longOpt}
+    assert {match[1] for match in named if match} <= options
+    assert set(re.findall(r"^ +--([a-z-]+)", every, re.MULTILINE)) == options
+    assert every.count("times are seconds") == 1
+
+
+def test_every_option_has_a_group() -> None:
+    """None is left over, none is in two groups, and no group names what there is not."""
+    options = [option.rstrip("=") for option in Options().longOpt]
+    *groups, (_, others) = grouped(options)
+    assert others == ["help", "version", "help-all"]
+    assert sorted([*others, *(name for _, names in groups for name in names)]) == sorted(options)
+
+
+def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reports a bug is asked for these."""
+    with pytest.raises(SystemExit):
+        parse("--version")
+    line = r"twisted_hangup [0-9.a-z]+ \(Twisted [0-9.]+, Python 3[0-9.]+, OpenSSL .*\)\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("log", ["--access-log", "--error-log"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -28,6 +29,7 @@ from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
 from ..report.masking import MaskingPolicy
 from ..transport.addresses import Network, network_of
 from ..transport.forwarded import FORWARDED_FIELD, UNIX, ForwardedClients
+from .help import UNITS, grouped, short_help, versions
 
 DEFAULT_PORT: Final = "8000"
 
@@ -303,11 +305,7 @@ class Options(UsageOptions):
     """
 
     synopsis = "[options]"
-    longdesc = (
-        "Serve HTTP, and tell about every request that was not. --path, --resource, --wsgi and "
-        "--proxy exclude each other; without any of them there is a welcome page. Sizes are bytes "
-        "or have a unit (16k, 2m, 1g); times are seconds."
-    )
+    longdesc = ""  # it would stand below each group
 
     optParameters = [
         ["path", None, None, "Serve the files of this directory."],
@@ -449,6 +447,30 @@ class Options(UsageOptions):
         self._trust_forwarded: list[str] = []
         self._forwarded_field: str | None = None
         self._lenience: set[str] = set()
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Every option with its default, in groups."""
+        every, parts = self.longOpt, []
+        for title, names in grouped(option.rstrip("=") for option in every):
+            self.longOpt = [option for option in every if option.rstrip("=") in names]
+            parts.append(super().getUsage(width).replace("Options:", f"{title}:", 1))
+        self.longOpt = every
+        return "\n".join([*parts, UNITS])
+
+    def opt_help(self) -> NoReturn:
+        """Display the options of most use, and exit."""
+        sys.stdout.write(short_help(self.getSynopsis()))
+        sys.exit()
+
+    def opt_help_all(self) -> NoReturn:
+        """Display all options, and exit."""
+        sys.stdout.write(str(self))
+        sys.exit()
+
+    def opt_version(self) -> NoReturn:
+        """Display the versions of this, Twisted, Python and OpenSSL, and exit."""
+        sys.stdout.write(versions())
+        sys.exit()
 
     def opt_port(self, port: str) -> None:
         """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
