@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 from support.documents import PAGES
 from support.processes import BIN, connect, free_port, read_until
-from support.wire import BAD, DEFAULT, PATIENCE, Client, statuses, wait_for
+from support.wire import BAD, DEFAULT_PAGE, PATIENCE, Client, statuses, wait_for
 
 PROCESSES: Final = 3
 CLOSING: Final = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -74,7 +74,7 @@ def errors_told(folder: Path) -> list[int]:
 
 def refused(port: int) -> None:
     client = Client(port).send(BAD)
-    assert client.read_all() == DEFAULT
+    assert client.read_all() == DEFAULT_PAGE
     client.close()
 
 
@@ -154,7 +154,7 @@ def test_systemd_hands_over_a_port(tmp_path: Path, haproxy: bool) -> None:
     header = b"PROXY TCP4 192.0.2.7 203.0.113.1 51410 443\r\n" if haproxy else b""
     with running(tmp_path, *activate, *command):
         client = connect(port).send(header + BAD)
-        assert client.read_all() == DEFAULT
+        assert client.read_all() == DEFAULT_PAGE
         client.close()
     [line] = (tmp_path / "errors-0.log").read_text().splitlines()
     assert json.loads(line)["peer"].startswith("192.0.2.7:51410" if haproxy else "127.0.0.1:")
@@ -214,7 +214,7 @@ def test_haproxy_before_two_servers(tmp_path: Path) -> None:
         command = ("haproxy", "-db", "-f", "haproxy.cfg")
         haproxy = stack.enter_context(running(tmp_path, *command, **heard))
         wait_for(answers)
-        assert [ask(BAD) for _ in range(10)] == [DEFAULT] * 10
+        assert [ask(BAD) for _ in range(10)] == [DEFAULT_PAGE] * 10
         servers[0].terminate()
         servers[0].wait(PATIENCE)
         read_until("Server hangup/one is DOWN", haproxy)  # after three health checks

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.certificates import pem
 from support.processes import BIN, connect, free_port, read_until, run
 from support.wire import BAD, PATIENCE, Client, wait_for
 
@@ -128,6 +129,28 @@ def test_port_in_use_of_a_daemon(folder: Path, taken: str) -> None:
     assert "Traceback" not in log
     # The daemon ends after it has told the terminal.
     wait_for(lambda: not (folder / "twistd.pid").exists())
+
+
+@pytest.mark.parametrize(
+    "port, url",
+    [
+        ("{}", "http://127.0.0.1:{}/"),
+        ("tcp6:{}:interface=\\:\\:1", "http://[::1]:{}/"),
+        ("ssl:{}:privateKey=server.pem", "https://127.0.0.1:{}/"),
+        ("unix:web.sock", "web.sock"),
+    ],
+)
+def test_start_says_what_to_open(folder: Path, port: str, url: str) -> None:
+    """What is served, and where, is a line that a terminal makes a link of."""
+    (folder / "server.pem").write_bytes(pem())
+    number = free_port()
+    command = [f"{BIN}/twistd", "-n", "hangup", "--path=.", f"--port={port.format(number)}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = read_until("Serving", process)[-1]
+            assert re.search(rf" Serving \. on \S*{re.escape(url.format(number))}( \(|$)", line)
+        finally:
+            process.kill()
 
 
 def test_daemon(folder: Path) -> None:

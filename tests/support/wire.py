@@ -34,6 +34,12 @@ SLOW = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
 
 #: What a client reads where no handler answers.
 DEFAULT = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+#: The same from ``twistd hangup``, which adds a sentence.
+DEFAULT_PAGE = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Vary: Accept\r\nContent-Length: 59\r\n\r\n"
+    b"The server cannot read this request: it is not valid HTTP.\n"
+)
 
 
 class Client:

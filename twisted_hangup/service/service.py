@@ -106,7 +106,9 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     has_stdout = parent is not None and not options.daemonizes and sys.__stdout__ is not None
     stdout = StandardOutput() if has_stdout else None
     log_closers, logs = _open_logs(site, options, reactor, stdout)
-    make = HangupService if parent is None else partial(CommandLineService, parent, stdout)
+    names = (options[one] for one in ("path", "resource", "wsgi", "proxy") if options[one])
+    name = next(names, "a welcome page")
+    make = HangupService if parent is None else partial(CommandLineService, parent, stdout, name)
     return make(
         site,
         endpoints,

@@ -25,6 +25,7 @@ from ..journal.failures import bound_failures
 from ..journal.files import LogFile
 from ..report.text import peer_text, visible
 from ..server.site import HangupSite
+from ..transport.addresses import ip_of
 from ..transport.clock import steady
 from .accept import Gate
 from .certificates import LOOK_SECONDS, RenewedEndpoint
@@ -237,15 +238,22 @@ class CommandLineService(HangupService):
     """What ``twistd`` and ``twist`` run: a program, whose end nothing holds up."""
 
     def __init__(
-        self, settings: Mapping[str, Any], stdout: StandardOutput | None, *args: Any, **kwargs: Any
+        self,
+        settings: Mapping[str, Any],
+        stdout: StandardOutput | None,
+        content: str,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
             settings: The options of ``twistd`` or ``twist`` itself.
             stdout: Taken over while the service runs; None for a daemon, which has none.
+            content: What the operator calls what is served.
             args: As above.
         """
         super().__init__(*args, **kwargs)
+        self._content = content
         self._settings = settings
         self._stdout = stdout
         self._ends = False
@@ -270,12 +278,24 @@ class CommandLineService(HangupService):
             handler = signal.getsignal(number)
             if callable(handler):
                 signal.signal(number, partial(self._signalled, handler))
+        self._say_where()
         notify(READY)
         if seconds := watchdog_seconds():
             watchdog = LoopingCall(notify, ALIVE)
             watchdog.clock = self._clock
             watchdog.start(seconds / 2)
             self._closers.append(watchdog.stop)
+
+    def _say_where(self) -> None:
+        """One line that can be clicked."""
+        if self.ports:
+            _, endpoint = self._endpoints[0]
+            _log.info(
+                "Serving {content} on {url}{end}",
+                content=visible(self._content),
+                url=url_text(self.ports[0].getHost(), isinstance(endpoint, RenewedEndpoint)),
+                end=" (Ctrl-C stops)" if self._on_terminal else "",
+            )
 
     def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
         """A signal: the first is Twisted's, whose reactor may be blocked; the next ends the wait.
@@ -366,6 +386,17 @@ class CommandLineService(HangupService):
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def url_text(address: Any, secure: bool) -> str:
+    """What to open in a browser for a port that listens there; of a UNIX socket its path."""
+    if isinstance(address, UNIXAddress):
+        return address_text(address)
+    ip, host = ip_of(address.host), address.host
+    if ip is not None and ip.is_unspecified:
+        host = "127.0.0.1" if ip.version == 4 else "::1"
+    scheme = "https" if secure else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{address.port}/"
 
 
 def address_text(address: Any) -> str:
