@@ -158,6 +158,8 @@ async def test_names(run: Run, tmp_path: Path) -> None:
     """A directory has one for each name, and wildcards; the first is for all others."""
     for serial, host in enumerate(["a.example", "*.example"], 1):
         renew(tmp_path, serial, host)
+    for number in range(10):  # wherever they stand in the directory
+        (tmp_path / "pems" / f"{number}.pem").symlink_to("nowhere")
     number = number_of(run(DIRECTORY))
     assert await serial_for(number, "a.example") == 1
     assert await serial_for(number, "A.Example", alpn="h2") == 1
@@ -168,6 +170,8 @@ async def test_names(run: Run, tmp_path: Path) -> None:
     assert not [event for event in events if "domain" in formatEvent(event)]
     renew(tmp_path, 3, "other")
     await serial_becomes(3, number, "other")
+    (tmp_path / "pems" / "other.pem").write_bytes(b"".join(certificate_and_key("other", 4)))
+    await serial_becomes(4, number, "other")
     (tmp_path / "pems" / "a.example.pem").unlink()
     await serial_becomes(2, number, "a.example")
 

@@ -125,8 +125,9 @@ class RenewedEndpoint:
             # What cannot be looked at is not there; to read it says why.
             with suppress(OSError, LinkError):
                 for file in FilePath(path).walk():
-                    is_now = os.stat(file.path)
-                    state.append((file.path, is_now.st_ino, is_now.st_size, is_now.st_mtime_ns))
+                    with suppress(OSError):
+                        now = os.stat(file.path)
+                        state.append((file.path, now.st_ino, now.st_size, now.st_mtime_ns))
         return state
 
 
