@@ -109,11 +109,15 @@ def test_block_begins_with_its_frame_header() -> None:
             "A frame of 16385 bytes, where 16384 are most",
         ),
         (PREFACE + PING + b"\0\0\xc6\4\0\0\0\0\0", "Too many settings in one frame"),
+        (
+            PREFACE + PING + b"\0\0\6\4\1\0\0\0\0",
+            "An acknowledgement of SETTINGS that has content",
+        ),
     ],
 )
 def test_refused(wire: bytes, words: str) -> None:
-    """What no server takes in is refused as soon as that shows, after what came before it."""
-    for inbox in fed(wire), fed(wire + bytes(100)):
+    """What no server takes in is refused as soon as that shows, whatever comes with it."""
+    for inbox in fed(wire), fed(wire + bytes(20_000)):
         *frames, last = taken(inbox)
         assert (frames, last) == ([PING] * wire.count(PING), words)
 

@@ -33,6 +33,7 @@ _RST_STREAM: Final = 0x3
 _SETTINGS: Final = 0x4
 _CONTINUATION: Final = 0x9
 
+_ACK: Final = 0x1
 _END_STREAM: Final = 0x1
 _END_HEADERS: Final = 0x4
 _PADDED: Final = 0x8
@@ -260,6 +261,8 @@ class FrameInbox:
                 if len(frame) < _FRAME_HEADER:
                     return
                 self._begin()
+                if self._refused is not None:
+                    return
             step = min(self._left, len(data) - at)
             frame += data[at : at + step]
             at += step
@@ -277,6 +280,8 @@ class FrameInbox:
             self._refused = FrameTooLargeError(
                 f"A frame of {length} bytes, where {_LARGEST_FRAME} are most"
             )
+        elif kind == _SETTINGS and length and frame[_FLAGS] & _ACK:  # RFC 9113, section 6.5
+            self._refused = FrameTooLargeError("An acknowledgement of SETTINGS that has content")
         elif kind == _SETTINGS and length > _SETTING * _MOST_SETTINGS:
             self._refused = DenialOfServiceError("Too many settings in one frame")
         if kind == _HEADERS:
