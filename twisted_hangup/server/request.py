@@ -202,6 +202,7 @@ class HangupRequest(Request):
         words = f"{resource!r} returned {type(body).__name__} and not bytes"
         self.processingFailed(Failure(TypeError(words)))
         return True
+
     @property
     def delivered(self) -> bool:
         """Whether the client has all of the response that its head announced.
