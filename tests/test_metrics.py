@@ -44,6 +44,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import Request
+from twisted.web.static import Data
 
 from twisted_hangup import (
     Attempt,
@@ -134,6 +135,24 @@ async def test_hang_up(serve: Serve) -> None:
     assert values(metrics, "hangup_hang_ups_total") == {("response",): 1}
     assert values(metrics, "hangup_client_error_answers_total") == {("none",): 1}
     assert values(metrics, "hangup_requests_total") == {("GET", "499"): 1}
+
+
+@pytest_twisted.ensureDeferred
+async def test_bytes_of_bodies(serve: Serve) -> None:
+    """What lay in our buffers when its client left is not counted."""
+    size = 20_000_000
+    served, metrics = counted(serve, HangupSite(Paths(large=Data(b"x" * size, "text/plain"))))
+    asked = b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n"
+    client = await in_thread(lambda: Client(served.port).send(asked))
+    await until(lambda: values(metrics, "hangup_requests_total"))
+    (small,) = values(metrics, "hangup_response_body_bytes_total").values()
+    assert small == 4
+    await in_thread(lambda: client.send(asked.replace(b"fast", b"large")))
+    await in_thread(lambda: client.read_until(b"xxxx"))
+    await in_thread(client.reset)
+    await served.emptied()
+    (bytes_taken,) = values(metrics, "hangup_response_body_bytes_total").values()
+    assert small < bytes_taken < size
 
 
 @pytest_twisted.ensureDeferred

@@ -130,6 +130,11 @@ class Metrics:
             ["method", "status"],
             registry=registry,
         )
+        self._body_bytes = Counter(
+            "hangup_response_body_bytes",
+            "Bytes of response bodies that clients have taken, as the access log has them.",
+            registry=registry,
+        )
         self._request_seconds = Histogram(
             "hangup_request_duration_seconds",
             "Time from the whole request to the end of its response.",
@@ -232,6 +237,7 @@ class Metrics:
             method, code = request.method, request.code
             known = method.decode("ascii") if method in METHODS else "other"
             self._requests_with(known, _status_label(code)).inc()
+            self._body_bytes.inc(request.sentLength)
             if request.begun_at is not None:
                 self._request_seconds.observe(time.monotonic() - request.begun_at)
 
