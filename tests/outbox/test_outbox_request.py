@@ -66,6 +66,7 @@ def request(
         ({"ordered": "a b"}, ValueError, "ordered must be"),
         ({"ordered": 7}, ValueError, "ordered must be"),
         ({"max_age_seconds": 0}, ValueError, "max_age_seconds"),
+        ({"max_age_seconds": "5"}, TypeError, "max_age_seconds must be a number"),
     ],
 )
 def test_refused(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -48,7 +48,7 @@ def test_no_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "secret" not in str(caught.value) and not [*tmp_path.iterdir()]
 
 
-@pytest.mark.parametrize("name", ["a:b", "x=1", "dir/some file", "C:\\outbox"])
+@pytest.mark.parametrize("name", ["a:b", "x=1", "dir/some file", "C:\\outbox", "/a/user=b/c"])
 def test_a_path(name: str) -> None:
     """Most names may be a file's."""
     assert database_named(name).name == name

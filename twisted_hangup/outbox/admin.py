@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -162,18 +163,21 @@ def find(session: Session, *, key: str) -> tuple[QueuedRequest, bytes] | None:
 
 def requeue(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
     """Dead letters become as if they were sent now, in their old place of an order."""
-    return _change(session, sql.REQUEUE, sql.DEAD_LETTER, keys, destination)
+    return _change(session, sql.REQUEUE, sql.DEAD_LETTER, keys, destination).total()
 
 
 def drop(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
     """Delete the requests with *keys*, or all dead letters."""
     condition = sql.DEAD_LETTER if keys is None else sql.ANY
-    return _change(session, sql.DELETE, condition, keys, destination)
+    return _change(session, sql.DELETE, condition, keys, destination).total()
 
 
 def retry_now(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
     """What is queued and not under way waits no longer, nor for the pause of its destination."""
-    return _change(session, sql.RETRY_NOW, sql.WAITING, keys, destination)
+    lanes = _change(session, sql.RETRY_NOW, sql.WAITING, keys, destination)
+    for name in sorted({destination_of(lane) for lane in lanes}):
+        session.execute(sql.TRY_NOW, name=name)
+    return lanes.total()
 
 
 def hold(session: Session, *, destination: str) -> None:
@@ -194,20 +198,14 @@ def _change(
     condition: str,
     keys: list[str] | None,
     destination: str | None,
-) -> int:
-    """Do it to each request that is meant, and let their lanes be looked at."""
-    now = session.now
-    count = 0
-    lanes: set[str] = set()
+) -> Counter[str]:
+    """Do it to each request that is meant, and let their lanes be looked at; how many in each."""
+    lanes: Counter[str] = Counter()
     for rows in _chosen(session, condition, keys, destination):
-        session.execute_all(statement, [{"now": now, "id": row[0]} for row in rows])
-        count += len(rows)
+        session.execute_all(statement, [{"now": session.now, "id": row[0]} for row in rows])
         lanes.update(lane for _, lane in rows)
-    wake_lanes(session, dict.fromkeys(lanes, now))
-    if condition is sql.WAITING:
-        for name in sorted({destination_of(lane) for lane in lanes}):
-            session.execute(sql.TRY_NOW, name=name)
-    return count
+    wake_lanes(session, dict.fromkeys(lanes, session.now))
+    return lanes
 
 
 def _chosen(

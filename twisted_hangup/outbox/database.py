@@ -43,7 +43,7 @@ _LEAST_POSTGRESQL: Final = 10
 
 #: What is easily taken for the path of a file, and would become one.
 _OTHER_NAME: Final = re.compile(
-    r"([a-z][a-z0-9+.-]+(?=://)|file(?=:))|.*\b(?:host|dbname|user|service)\s*=", re.I
+    r"([a-z][a-z0-9+.-]+(?=://)|file(?=:))|\s*(?:dbname|host|hostaddr|port|service|user)\s*=", re.I
 )
 
 _REPLACED: Final = "deleted or replaced while it was open"
@@ -83,9 +83,9 @@ class Database(ABC):
     def connect(self) -> Any:
         """A new connection, in which `begin` begins a transaction."""
 
-    @abstractmethod
     def is_usable(self, connection: Any) -> bool:
         """Whether a connection is worth another transaction."""
+        return True
 
     @abstractmethod
     def shut(self, connection: Any) -> None:
@@ -221,9 +221,6 @@ class SQLite(Database):
         except FileNotFoundError:
             return []
         return [(one.st_dev, one.st_ino) for one in stats]
-
-    def is_usable(self, connection: Any) -> bool:
-        return True
 
     def shut(self, connection: Any) -> None:
         connection.interrupt()

@@ -155,6 +155,8 @@ def new_request(
         raise TypeError(f"the body must be bytes, not {type(body).__name__}")
     if len(body) > limits.body_bytes:
         raise ValueError(f"the body has {len(body)} bytes, more than {limits.body_bytes}")
+    if not isinstance(max_age_seconds, (int, float)):
+        raise TypeError(f"max_age_seconds must be a number, not {type(max_age_seconds).__name__}")
     if not max_age_seconds > 0:
         raise ValueError("max_age_seconds must be more than 0")
     target, destination = _checked_url(_text(url, "the URL"), limits)

@@ -473,7 +473,7 @@ class Outbox(Service):
             return None
         return Demand(
             requests=free,
-            per_destination=1,
+            per_destination=1,  # where none has been answered yet
             running={**self._running},
             windows={**self._windows},
             spare=self._limits.deliveries // _SPARE,

@@ -144,8 +144,8 @@ class Writer:
         Returns:
             A Deferred that fires with its key once it is on the disk, and fails with
             `KeyInUse`, or after `OutboxLimits.store_seconds` at the latest with
-            `OutboxUnavailable`.  To cancel it withdraws the request, unless
-            it is being stored right then.
+            `OutboxUnavailable`.  To cancel it withdraws the request, unless it is being
+            stored right then.
 
         Raises:
             OutboxUnavailable: Too much waits already.
