@@ -78,6 +78,9 @@ def site_with(*handlers: Any) -> HangupSite:
 def never_answers(failure: Failure, client: ClientSocket) -> None: ...
 
 
+async def never_answers_later(failure: Failure, client: ClientSocket) -> None: ...
+
+
 def answers_too_late(failure: Failure, client: ClientSocket) -> None:
     later(35).addCallback(lambda _: client.respond(418))
 
@@ -171,6 +174,14 @@ def test_one_line(said: Said, handler: Any) -> None:
         assert "\n" not in line
     assert site.open_connections == 0
     assert CLOCK.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("handler", [never_answers, never_answers_later])
+def test_nothing_to_forget(said: Said, handler: Any) -> None:
+    """Where nothing is sent (status None), None closes at once, and is no mistake."""
+    client = feed(site_with(handler))
+    client.advance(61)  # past ``head_seconds``: nothing has ever come
+    assert (codes(client), client.ended, said.lines) == (["ERR_HTTP_REQUEST_TIMEOUT"], "fin", [])
 
 
 @pytest.mark.parametrize("handler", SAYS)

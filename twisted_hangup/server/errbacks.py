@@ -132,8 +132,8 @@ class Chain:
             outcome = _judged(result, self._hook, socket, self._error)
             if socket.out_of_time:
                 self._do_without()  # whatever it has made of being cancelled
-            elif outcome is not None:
-                self._answer()
+            elif outcome is not None or (self._error.status is None and not self._begun):
+                self._answer()  # with a status None, nothing could be forgotten but the close
         except Exception:
             _log.failure("Could not answer {log_error}", log_error=str(self._error))
             socket.destroy()
