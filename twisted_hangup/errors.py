@@ -78,12 +78,13 @@ class RecordedError(HangupError):
         masking: What `report` hides: the site's `MaskingPolicy`; None for the default one.
         settled: Whether all has been sent that will be.
         answered: Status code that was sent by then; None where none was, or none was yet.
+        answered_bytes: Bytes of the body of that response.
     """
 
     # One is made per refused request, in two thirds of the time it takes without.
     __slots__ = (
-        *("answered", "broke_at", "bytes_parsed", "code", "errno", "field", "masking", "offset"),
-        *("peer", "phase", "raw_packet", "reason", "request", "settled"),
+        *("answered", "answered_bytes", "broke_at", "bytes_parsed", "code", "errno", "field"),
+        *("masking", "offset", "peer", "phase", "raw_packet", "reason", "request", "settled"),
     )
 
     default_status: int | None = None
@@ -127,6 +128,7 @@ class RecordedError(HangupError):
         self.masking: Any = None
         self.settled = False
         self.answered: int | None = None
+        self.answered_bytes = 0
 
     @property
     def status(self) -> int | None:

@@ -149,6 +149,36 @@ def test_all_agree(expected_errors: LoggedErrors, handler: Any, status: int | No
     assert client.errors[0].settled
 
 
+def respond_in_pieces(failure: Failure, socket: ClientSocket) -> None:
+    for piece in (b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 7\r\n\r", b"\nte", b"apots"):
+        socket.write(piece)
+    socket.end()
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize(
+    "handler, length",
+    [
+        (lambda failure, socket: failure, 0),
+        (lambda failure, socket: socket.respond(418, b"teapot"), 6),
+        (lambda failure, socket: b"HTTP/1.1 503 Busy\r\n\r\nbusy\r\n\r\n", 8),
+        (lambda failure, socket: socket.end(b"no HTTP\r\n\r\nat all"), 0),
+        (respond_in_pieces, 7),
+        (write_and_forget, 0),
+    ],
+)
+def test_bytes_of_the_body(handler: Any, length: int, method: bytes) -> None:
+    """The access log has those that were sent, as for a request that was not refused."""
+    logs = Logs(handler)
+    received = feed(logs.site, BAD.replace(b"GET", method, 1)).advance(31).received
+    if method == b"HEAD" and length == 6:
+        length = 0  # `respond` knows that it has none
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert not head.startswith(b"HTTP") or len(body) == length
+    (line,) = logs.access
+    assert line is not None and line.split('" ')[1].split()[1] == (str(length) if length else "-")
+
+
 @pytest.mark.parametrize("leave", ["fin", "reset"])
 def test_client_that_left_was_not_answered(leave: str) -> None:
     """Where an answer was due and nobody was there to read it, nobody says that it was given."""

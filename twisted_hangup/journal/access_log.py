@@ -165,7 +165,7 @@ def _refused(
         target or None,
         protocol,
         CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE,
-        None,
+        error.answered_bytes or None,
         None,
         error.code,
         _masked(fields.get, policy),
@@ -192,7 +192,7 @@ def _combined(timestamp: str, exchange: Exchange) -> str:
         timestamp,
         _safe(request_line(exchange) or "-"),
         exchange.status,
-        "-",
+        exchange.length or "-",
         exchange.request_field(b"referer"),
         exchange.request_field(b"user-agent"),
     )

@@ -28,6 +28,7 @@ LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
 #: A status line as far as the code, and how long that is.
 _STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
 _STATUS_LINE_BYTES: Final = 12
+_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Transport(Protocol):
@@ -76,6 +77,7 @@ class ClientSocket:
             (``"bytes"``); None where nothing has lingered.
         bytes_written: What `write`, `respond` and `end` have written so far.
         status_sent: Status code of the response that these bytes begin with, or None.
+        body_bytes: How many of these bytes come after the head of that response.
         error: The error that handlers answer; None before its errback chain.
         handler: The handler that got it last, or None; for the log.
         out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
@@ -89,7 +91,7 @@ class ClientSocket:
         *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes", "_opening"),
         *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
         *("bytes_written", "error", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
-        *("peer", "secure", "status_sent"),
+        *("_head_end", "body_bytes", "peer", "secure", "status_sent"),
     )
 
     def __init__(
@@ -113,6 +115,9 @@ class ClientSocket:
         self.bytes_written = 0
         #: As much of them as may be a status line.
         self._opening = b""
+        #: As much of them as may be the end of a head; None once that has come.
+        self._head_end: bytes | None = b""
+        self.body_bytes = 0
         self.linger_end: LingerEnd | None = None
         self.status_sent: int | None = None
         self.out_of_time = False
@@ -173,6 +178,18 @@ class ClientSocket:
                 if line := _STATUS_LINE.match(self._opening):
                     self.status_sent = int(line[1])
             self.bytes_written += len(data)
+            if self.status_sent is not None:
+                self._count_body(data)
+
+    def _count_body(self, data: bytes) -> None:
+        if self._head_end is None:
+            self.body_bytes += len(data)
+            return
+        written = self._head_end + data
+        end = written.find(_HEAD_END)
+        self._head_end = written[1 - len(_HEAD_END) :] if end < 0 else None
+        if end >= 0:
+            self.body_bytes = len(written) - end - len(_HEAD_END)
 
     def respond(self, status: int, body: bytes = b"", headers: ResponseFields = ()) -> None:
         """Send a whole response and `end` the connection.
@@ -249,7 +266,7 @@ class ClientSocket:
         if not self._ending:
             self._ending = True
             if _unsent_bytes(transport) >= self.bytes_written:
-                self.status_sent = None  # none of it will leave
+                self.status_sent, self.body_bytes = None, 0  # none of it will leave
             self._let_go()
         transport.abortConnection()
 

@@ -261,7 +261,8 @@ class Ending:
         if self.stage is ANSWERING:
             assert self.error is not None and self.socket is not None
             self.stage = SETTLED
-            self._carrier.context.journal.settle(self.error, self.socket.status_sent)
+            socket, journal = self.socket, self._carrier.context.journal
+            journal.settle(self.error, socket.status_sent, socket.body_bytes)
 
 
 def reason_of_loss(

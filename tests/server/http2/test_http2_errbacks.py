@@ -139,9 +139,13 @@ async def test_socket_of_a_stream(serve_h2: Serve) -> None:
 async def test_answer_to_head(serve_h2: Serve) -> None:
     """It has no body (RFC 9110, section 9.3.2), though its length."""
     served = serve_h2()
+    lengths: list[int] = []
+    served.site.journal.watch_settled(lambda error, _: lengths.append(error.answered_bytes))
     served.site.on_client_error(lambda failure, socket: socket.respond(400, b"text"))
     answer = await talk(served.port, refused(fields_of(b"/a b", method=b"HEAD")))
     assert (answer.body, answer.fields[b"content-length"]) == (b"", b"4")
+    assert (await talk(served.port, refused(BAD_PATH))).body == b"text"
+    assert lengths == [0, 4]
 
 
 @pytest_twisted.ensureDeferred

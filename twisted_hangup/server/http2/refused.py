@@ -59,7 +59,7 @@ class StreamSocket(ClientSocket):
             return
         stream: Any = self._transport
         content = b"" if self._bodiless else body
-        self.status_sent = status
+        self.status_sent, self.body_bytes = status, len(content)
         self.bytes_written = len(content) + sum(len(name) + len(value) for name, value in fields)
         stream.respond(status, fields, content)
         if self._transport is not None:
