@@ -304,6 +304,8 @@ def test_reasons_are_those_of_rows() -> None:
         (why.VALUE_CHAR, "--lenient control-bytes"),
         (why.VERSION_CRLF, "--lenient bare-lf"),
         (why.VALUE_CR, "--lenient bare-lf"),
+        (why.PROXY_ADDRESS, "sends a PROXY header that breaks"),
+        (why.PROXY_FAMILY, "sends a PROXY header that breaks"),
     ],
 )
 def test_cure_is_that_of_the_reason(row: why.Why, words: str) -> None:
@@ -312,6 +314,22 @@ def test_cure_is_that_of_the_reason(row: why.Why, words: str) -> None:
     assert remedy is not None
     assert words in " ".join(remedy)
     assert remedy != REMEDIES[row.code]
+
+
+@pytest.mark.parametrize(
+    "code, words, misleading",
+    [
+        ("ERR_SSL_UNSUPPORTED_PROTOCOL", "TLS 1.2", "certificate"),
+        ("ERR_SSL_TLSV1_ALERT_UNKNOWN_CA", "whole chain", "cipher"),
+        ("ERR_HTTP_REQUEST_TIMEOUT", "slow", "in advance"),
+        ("HPE_INVALID_METHOD", "a method that this server does not know", "Host"),
+    ],
+)
+def test_cure_is_that_of_the_code(code: str, words: str, misleading: str) -> None:
+    """What is not the matter is not spoken of."""
+    text = " ".join(advice_of(code, "", None).remedy or ())
+    assert words in text
+    assert misleading not in text
 
 
 def test_explain_tells_of_the_bytes(

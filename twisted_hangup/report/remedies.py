@@ -36,9 +36,10 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
     {
         # The request line.
         "HPE_INVALID_METHOD": Remedy(
-            "What came is not the start of a request. Often it is TLS on a port that serves plain"
-            " HTTP (the first byte is 0x16), the rest of a body whose Content-Length was too"
-            " small or missing, or another protocol. " + SCANNERS,
+            "What came is not the start of a request, or has a method that this server does not"
+            " know. Often it is TLS on a port that serves plain HTTP (the first byte is 0x16), the"
+            " rest of a body whose Content-Length was too small or missing, or another protocol. "
+            + SCANNERS,
             "For 0x16, use https:// only on ports with TLS. After a body, correct the client's"
             " Content-Length. For a method of your own, allow it: --method NAME, or"
             " --any-method (Limits.methods).",
@@ -174,8 +175,8 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         ),
         # Time, and the network.
         "ERR_HTTP_REQUEST_TIMEOUT": Remedy(
-            "A slow or broken network, a client that announced more than it sent, a browser that"
-            " opened a connection in advance, or an attack with slow requests.",
+            "A slow or broken network, a client that announced more than it sent, or an attack with"
+            " slow requests.",
             "Where large uploads come over slow lines, raise --request-timeout. For a client that"
             " waits for no reason, compare its Content-Length with what it sends.",
         ),
@@ -202,7 +203,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             " that came past the load balancer, its health check, or a load balancer that was not"
             " told to send one.",
             "In HAProxy: send-proxy-v2 and check-send-proxy on the server line; in nginx:"
-            " proxy_protocol on. Let a firewall keep others from that port (docs/scale.md).",
+            " proxy_protocol on. Let a firewall keep others from that port (docs/balancer.md).",
         ),
         # TLS.
         "ERR_SSL_HTTP_REQUEST": Remedy(
@@ -221,14 +222,26 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "Let the client offer http/1.1 as well, or install the extra.",
         ),
         "ERR_TLS_HANDSHAKE_TIMEOUT": Remedy(
-            "A client connected to a port with TLS and was silent: a browser in advance, a load"
-            " balancer that only looks whether the port is open, or a slow attack.",
+            "A client began with TLS and did not go on: a slow or broken network, another protocol"
+            " that looks like it, or a slow attack. With --log-idle also one that was silent: a"
+            " browser in advance, a load balancer that only looks whether the port is open.",
             "Mostly none. The time is --handshake-timeout.",
         ),
+        "ERR_SSL_UNSUPPORTED_PROTOCOL": Remedy(
+            "The client speaks no version of TLS that this server speaks: an old device or program,"
+            " with TLS 1.0 or 1.1 at most. " + SCANNERS,
+            "Bring the client up to date. TLS 1.2 is the least it should speak.",
+        ),
+        "ERR_SSL_TLSV1_ALERT_UNKNOWN_CA": Remedy(
+            "The client does not know who has signed the certificate: itself, a CA of your own, or"
+            " one whose certificates in between are not sent.",
+            "Send the whole chain of certificates: openssl s_client -connect HOST:PORT shows what"
+            " clients get. Give a CA of your own to each client (curl --cacert).",
+        ),
         "ERR_SSL_*": Remedy(
-            "The client does not trust the certificate (its name ends with UNKNOWN_CA or"
-            " CERTIFICATE_UNKNOWN), no version or cipher is known to both sides, or bytes were"
-            " changed on the way. What stands behind ERR_SSL_ is OpenSSL's word for it.",
+            "The client does not accept the certificate (CERTIFICATE is in the name), no cipher is"
+            " known to both sides, or bytes were changed on the way. What comes after ERR_SSL_ is"
+            " OpenSSL's word for it.",
             "Send the whole chain of certificates, and renew it in time:"
             " openssl s_client -connect HOST:PORT shows what clients get.",
         ),
@@ -449,6 +462,18 @@ _BY_REASON: Final[tuple[tuple[tuple[why.Why, ...], Remedy], ...]] = (
         Remedy(
             "A form with more text, more fields or longer names of files than you allow.",
             "Raise the limit: --max-form-size, --max-form-fields, --max-part-head-size.",
+        ),
+    ),
+    (
+        (
+            *(why.PROXY_TOO_LONG, why.PROXY_PROTOCOL, why.PROXY_ADDRESS, why.PROXY_PORT),
+            *(why.PROXY_END, why.PROXY_TOO_SHORT, why.PROXY_COMMAND, why.PROXY_FAMILY),
+        ),
+        Remedy(
+            "What connects to this haproxy: endpoint sends a PROXY header that breaks the rules of"
+            " its protocol: written by hand, or changed by a program on the way.",
+            "Look at the byte that the report points at, and correct what writes the header. In"
+            " HAProxy send-proxy-v2 writes the version that leaves least to parse.",
         ),
     ),
     (
