@@ -327,10 +327,17 @@ def test_methods(methods: Any) -> None:
     assert RetryPolicy(methods=methods) == RetryPolicy(methods=RetryPolicy(methods=methods).methods)
 
 
-@pytest.mark.parametrize("methods", ["POST", b"POST"])
-def test_methods_that_are_one(methods: Any) -> None:
-    with pytest.raises(TypeError, match="one method"):
-        RetryPolicy(methods=methods)
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        *({"methods": "POST"}, {"methods": b"POST"}, {"methods": {1}}),
+        *({"methods": {"GET,POST"}}, {"methods": {""}}, {"statuses": {"503"}}),
+    ],
+)
+def test_sets_that_match_nothing(mistake: dict[str, Any]) -> None:
+    """They would switch every retry off in silence."""
+    with pytest.raises((TypeError, ValueError), match=r"\S"):
+        RetryPolicy(**mistake)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ from .pool import Exchange, OutboundPool
 from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
 from .url import DEFAULT_PORTS, RequestURL, request_url
 
-_URI: Final = re.compile(rb"[!-~]+")
-_SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 
 #: What frames the message and the connection is ours; no other protocol is changed to.
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
@@ -171,8 +170,6 @@ class OwnConnections:
         uri = uri.strip()
         if not TOKEN.fullmatch(method) or method == b"CONNECT":
             raise ValueError(f"{method!r} is not a method of requests that have a response")
-        if not _URI.fullmatch(uri):
-            raise ValueError(f"{uri!r} is not a URI")
         scheme = _SCHEME.match(uri)
         if scheme is not None and scheme[1].lower() not in DEFAULT_PORTS:
             return fail(SchemeNotSupported(f"Unsupported scheme: {scheme[1]!r}"))

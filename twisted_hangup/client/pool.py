@@ -17,7 +17,7 @@ from ..limits import Limits, OutboundTimeouts
 from ..transport.clock import steady
 from ..transport.deadlines import Deadlines
 from .connection import OutboundConnection, OutboundRequest, Receiver
-from .failures import hang_up_of
+from .failures import RequestCancelled, hang_up_of
 
 
 class OutboundPool:
@@ -171,9 +171,9 @@ class Exchange:
             self.connecting.cancel()
 
     def cancel(self) -> None:
-        """Give up connecting; the receiver hears that."""
-        assert self.connecting is not None
-        self.connecting.cancel()
+        """Give up connecting; the receiver hears that, whatever the endpoint makes of it."""
+        self.abort()
+        self._receiver.failed(RequestCancelled("connecting"))
 
     def connected(self, connection: OutboundConnection) -> None:
         self.connecting = None

@@ -99,8 +99,8 @@ class ResponseBody:
 
     disconnecting = False
 
-    #: Whose body it is; a strong reference would keep what nobody reads.
-    response: Callable[[], ClientResponse | None] = staticmethod(lambda: None)
+    #: Whose body it is, who says so; a strong reference would keep what nobody reads.
+    response: Callable[[], ClientResponse | None]
 
     def __init__(self, exchange: Exchange, until_close: bool) -> None:
         self._exchange: Exchange | None = exchange

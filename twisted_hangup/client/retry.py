@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from ..errors import ServerHangUp
 from ..limits import IDEMPOTENT_METHODS, MIB
+from ..parser.grammar import TOKEN
 from ..report.text import shortened, visible
 from ..transport.clock import steady
 from .agent import HangupAgent
@@ -93,6 +94,12 @@ class RetryPolicy:
         if isinstance(self.methods, (bytes, str)):
             raise TypeError(f"methods={self.methods!r} is one method, and no set of them")
         methods = [one.encode("ascii") if isinstance(one, str) else one for one in self.methods]
+        for method in methods:
+            if not TOKEN.fullmatch(method):
+                raise ValueError(f"methods has {method!r}, which is none")
+        for status in self.statuses:
+            if not isinstance(status, int):
+                raise TypeError(f"statuses has {status!r}, which is no number")
         object.__setattr__(self, "methods", frozenset(methods))
         for name in (
             *("first_delay_seconds", "longest_delay_seconds", "attempt_seconds"),

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from ..parser.grammar import DNS_NAME, HOST
 
 #   http-URI = "http" "://" authority path-abempty [ "?" query ]; a fragment is not sent.
-_URL: Final = re.compile(rb"(?i:(https?)://)([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?")
+_URL: Final = re.compile(rb"(?=[!-~]+\Z)(?i:(https?)://)([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?")
 _AUTHORITY: Final = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 
 DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
@@ -39,22 +39,26 @@ class RequestURL(NamedTuple):
 
 
 def request_url(url: bytes, by_name: bool = True) -> RequestURL:
-    """Take *url*, of visible ASCII, apart.
+    """Take *url* apart.
 
     Args:
         by_name: Whether its host is what is connected to, so that it has to be the name of one.
 
     Raises:
-        ValueError: It is no URL of a host and a port that can be connected to, or has userinfo,
-            which the error does not show.
+        ValueError: It is no URL of a host and a port that can be connected to, or has userinfo.
+            Nothing of a URL with an "@" is shown: what stands before that may be a password.
     """
     match = _URL.fullmatch(url)
+    shown = "the URL, not shown for its @" if b"@" in url else repr(url)
     if match is None:
-        raise ValueError(f"{url!r} is not an absolute http or https URL")
+        raise ValueError(f"{shown} is not an absolute http or https URL in ASCII")
     scheme, authority, path, query = match.groups(b"")
     if b"@" in authority:
         raise ValueError("the URL has userinfo, which belongs into an Authorization field")
-    host, port = host_and_port(authority, by_name)
+    try:
+        host, port = host_and_port(authority, by_name)
+    except ValueError as error:
+        raise ValueError(f"{shown}: {error}") from None
     scheme = scheme.lower()
     if port is None or port == DEFAULT_PORTS[scheme]:
         port = DEFAULT_PORTS[scheme]
@@ -66,22 +70,22 @@ def host_and_port(authority: bytes, by_name: bool = True) -> tuple[bytes, int | 
     """Host, an IPv6 address without brackets, and port of *authority*, which has no userinfo.
 
     Raises:
-        ValueError: There can be no such host, or no such port.
+        ValueError: There can be no such host, or no such port; nothing of it is shown.
     """
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
-        raise ValueError(f"{authority!r} is not a host and a port")
+        raise ValueError("not a host and a port")
     host, digits = match.groups(b"")
     port = int(digits) if 0 < len(digits) <= len(str(LAST_PORT)) else None
     if digits and not (port and port <= LAST_PORT):
-        raise ValueError(f"{digits!r} is not a port")
+        raise ValueError("there can be no such port")
     if host.startswith(b"["):
         host = host[1:-1]
         valid = _is_ipv6(host)
     else:
         valid = bool(host) and (DNS_NAME if by_name else HOST).fullmatch(host) is not None
     if not valid:
-        raise ValueError(f"there can be no such host: {host!r}")
+        raise ValueError("there can be no such host")
     return host, port
 
 

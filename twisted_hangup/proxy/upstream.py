@@ -98,24 +98,27 @@ class Upstream:
         if _USERINFO.match(url):
             words = "the URL has more than a scheme, a host, a port and a path"
             raise ValueError(f"{words}, as http://127.0.0.1:9000 has: userinfo, not shown here")
+        hidden = "@" in url  # before which a password may stand that has a "/" in it
+        shown = "the URL, not shown for its @" if hidden else repr(url)
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ValueError(f"{url!r}: {error}") from error
+            raise ValueError(f"{shown}: {'not a URL' if hidden else error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not the URL of a server, such as http://127.0.0.1:9000")
+            raise ValueError(f"{shown} is not the URL of a server, such as http://127.0.0.1:9000")
         if parts.query or parts.fragment:
-            raise ValueError(f"{url!r} has more than a scheme, a host, a port and a path")
+            raise ValueError(f"{shown} has more than a scheme, a host, a port and a path")
         if not _PATH.fullmatch(parts.path):
-            raise ValueError(f"{url!r}: write spaces and other special characters as %20 and so on")
+            raise ValueError(f"{shown}: write spaces and other special characters as %20 and so on")
         try:
             self.authority = parts.netloc.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{shown}: there can be no such host") from None
+        try:
             host, _ = host_and_port(self.authority)
-        except UnicodeError as error:
-            raise ValueError(f"{url!r}: there can be no such host") from error
         except ValueError as error:
-            raise ValueError(f"{url!r}: {error}") from error
+            raise ValueError(f"{shown}: {error}") from None
         self.url = url
         self.host = host.decode("ascii").lower()
         self.secure = parts.scheme == "https"
