@@ -149,20 +149,24 @@ def test_clocks_of_tests_know_best() -> None:
     assert steady(clock) is clock
 
 
-def test_who_waits_by_it(tmp_path: Path) -> None:
+@pytest_twisted.ensureDeferred
+async def test_who_waits_by_it(tmp_path: Path) -> None:
     """Whoever waits for something of ours, by whatever they were given as a clock."""
     from twisted.internet import reactor
 
     site = HangupSite(Resource(), reactor=reactor)
     pool = OutboundPool(HostnameEndpoint(reactor, "a", 1), reactor)
     status = StatusResource(site, reactor)
+    outbox = Outbox(str(tmp_path / "outbox"))
+    outbox.startService()  # knows its reactor from then on
     waiting: list[Any] = [
         *(site.context.deadlines, site.context.paused, site.context.warn_of_bodies),
-        *(pool, pool.deadlines, RetryAgent(Agent(reactor)), Outbox(str(tmp_path / "outbox"))),
+        *(pool, pool.deadlines, RetryAgent(Agent(reactor)), outbox),
         *(Gate(reactor), status._access, status._streams),
         HangupService(site, [], Gate(reactor), reactor=reactor, grace_seconds=1),
     ]
     assert {one._clock for one in waiting} == {steady(reactor)}
+    await outbox.stopService()
 
 
 @pytest_twisted.ensureDeferred
