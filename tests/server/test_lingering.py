@@ -25,9 +25,10 @@ from support.wire import (
     settled,
     until,
 )
+from twisted.python.failure import Failure
 from twisted.web.static import Data
 
-from twisted_hangup import Limits, Timeouts
+from twisted_hangup import ClientSocket, Limits, Timeouts
 
 MIB: Final = 1024 * 1024
 #: Every byte stands elsewhere in the next kilobyte, so that a gap shows.
@@ -218,3 +219,27 @@ async def test_half_closed_client_waits_for_nobody(
 
     await in_thread(run)
     await until(lambda: served.site.open_connections == 0)
+
+
+@transports
+@pytest_twisted.ensureDeferred
+async def test_answer_that_is_destroyed_unsent(
+    serve: Serve, tmp_path: Path, transport: str
+) -> None:
+    """What a handler writes and destroys in one turn never leaves, and is no answer."""
+    served = served_over(serve, tmp_path, transport)
+
+    @served.site.on_client_error
+    def destroy(failure: Failure, socket: ClientSocket) -> None:
+        socket.write(DEFAULT)
+        socket.destroy()
+
+    def run() -> None:
+        client = Client(served.port, tls=transport == "tls").send(BAD)
+        with suppress(ConnectionError):
+            assert client.read_all() == b""
+        client.close()
+
+    await in_thread(run)
+    (error,) = served.errors
+    assert (error.settled, error.answered) == (True, None)

@@ -20,6 +20,8 @@ from ..errors import ClientError
 from ..limits import Limits, Timeouts
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import transport_beneath
+from ..transport.lean_tls import meter_of
+from ..transport.sockets import TellingSocket
 from .answers import ResponseFields, closing_head, default_answer
 from .handler_log import handler_log
 
@@ -51,8 +53,11 @@ def has_unsent(transport: Any) -> bool:
 
 
 def _unsent_bytes(transport: Any) -> int:
-    """How many they are."""
+    """How many they are; over TLS as they were before they were encrypted, if that can be told."""
     beneath = transport_beneath(transport)
+    meter = meter_of(transport, beneath if isinstance(beneath, TellingSocket) else None)
+    if meter is not None:
+        return meter.unsent
     waiting = len(getattr(beneath, "dataBuffer", b"")) - getattr(beneath, "offset", 0)
     return int(waiting + getattr(beneath, "_tempDataLen", 0))
 
