@@ -24,6 +24,7 @@ from support.wire import GOOD, Client, Paths, Serve, Served, in_thread, settled,
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
@@ -33,6 +34,7 @@ from twisted.web.static import Data
 from twisted_hangup import ClientError, HangupSite, Timeouts
 from twisted_hangup.cancel import cancel_on_hangup
 from twisted_hangup.journal.access_log import refused_line
+from twisted_hangup.testing import feed
 from twisted_hangup.transport.layers import transport_beneath
 from twisted_hangup.wsgi import HangupWSGIResource
 
@@ -274,25 +276,71 @@ async def test_end(serve: Serve, tmp_path: Path, cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("over", ["TCP", "UNIX", "TLS"])
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("status", ["499", "200"])
 @pytest_twisted.ensureDeferred
-async def test_bytes_of_a_lost_response(serve: Serve, tmp_path: Path, over: str) -> None:
-    """A response that was only queued is logged with what the kernel took: exact to a record."""
+async def test_bytes_of_a_lost_response(
+    serve: Serve, tmp_path: Path, over: str, finished: bool, status: str
+) -> None:
+    """A response that was only queued is logged with what the kernel took: exact to a record.
+
+    Whether its client leaves or we abort it, and whether it was finished or not.
+    """
     served = serve_over(serve, over, tmp_path, False)
     site: Any = served.site
+    site.resource.putChild(b"queued", Answers(MUCH, length=True, finishes=finished))
     client = await in_thread(lambda: Client(served.port, tls=over == "TLS"))
     head = await in_thread(lambda: begin(client, "all queued"))
     await settled()
     (channel,) = site.context.open()
     wire = transport_beneath(channel.transport)
+    if status == "200":
+        site.hang_up_all()
     await in_thread(client.close)
     await served.emptied()
-    ((status, sent),) = site.lines
+    ((logged, sent),) = site.lines
     output = sent + len(head)
-    assert status == "499" and 0 < sent < len(MUCH)
+    assert logged == status and 0 < sent < len(MUCH)
     if over == "TLS":
         assert output % 2**14 == 0 and wire.taken - 2**15 < output < wire.taken
     else:
         assert output == wire.taken
+
+
+class EndsAndAborts(Resource):
+    """A producer that has written all of its response, and then aborts the connection."""
+
+    isLeaf = True
+    size = 1024 * 1024  # more than a transport takes before it pauses
+
+    def render(self, request: Request) -> int:
+        self.request = request
+        request.setHeader(b"Content-Length", b"%d" % (self.size + 5))
+        request.registerProducer(self, True)
+        request.write(bytes(self.size))
+        return NOT_DONE_YET
+
+    def resumeProducing(self) -> None:
+        request = self.request
+        transport: Any = request.transport
+        request.write(b"hello")
+        request.unregisterProducer()
+        request.finish()
+        transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        pass
+
+
+def test_response_that_is_aborted_where_it_is_written() -> None:
+    """What is written and aborted when the client reads on is not sent."""
+    site = Site(EndsAndAborts(), reactor=Clock())
+    client = feed(site)
+    client.reading = False
+    client.feed(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.reading = True
+    assert client.advance(0).received.endswith(bytes(8))
+    assert site.lines == [("200", EndsAndAborts.size)]
 
 
 @pytest_twisted.ensureDeferred

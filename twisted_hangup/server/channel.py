@@ -578,7 +578,7 @@ class HangupChannel(HTTPChannel):
     def deliver(self, request: Any) -> None:
         """Log *request*, which is over, as soon as all that was written has been sent."""
         meter = self._meter
-        if meter is None or not meter.sending:
+        if meter is None or not (meter.sending or meter.unsent):
             log(request, self)
             return
         undelivered = self._undelivered

@@ -79,7 +79,7 @@ class Meter(Protocol):
 
     @property
     def sending(self) -> bool:
-        """Whether there is anything to send; what `unsent` tells, for less."""
+        """Whether anything is going to be sent: what `unsent` is, unless the transport has gone."""
 
     @property
     def taken(self) -> int: ...
@@ -163,7 +163,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     def doWrite(self) -> Any:
         """Write what there is room for, and tell of it."""
         outcome = super().doWrite()
-        if self.deliveries is not None and self.deliveries.undelivered:
+        if self.deliveries is not None and self.deliveries.undelivered and not self._aborting:
             self.deliveries.bytes_sent()
         return outcome
 
