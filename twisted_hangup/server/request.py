@@ -15,6 +15,7 @@ from weakref import finalize
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
@@ -243,7 +244,13 @@ class HangupRequest(Request):
 
         For a response that was delivered that is no loss: it is as good as finished.
         """
-        delivered = self.delivered
+        self.__end(reason, self.delivered)
+
+    def let_go(self) -> None:
+        """The application has closed its connection after a whole response, which has ended."""
+        self.__end(Failure(CONNECTION_DONE), True)
+
+    def __end(self, reason: Failure, delivered: bool) -> None:
         cut = self.startedWriting or self.client_hung_up
         self.log_access(self.code if cut else NO_RESPONSE)
         if not delivered:

@@ -779,28 +779,43 @@ async def test_late_writes(serve_h2: Serve) -> None:
     request.finish()
 
 
-@pytest.mark.parametrize("length", [None, b"", b"7", b"6"])
+@pytest.mark.parametrize(
+    "method, length",
+    [(b"GET", None), (b"GET", b""), (b"GET", b"7"), (b"GET", b"6"), (b"HEAD", b"6")],
+)
 @pytest_twisted.ensureDeferred
-async def test_transport_methods_of_the_application(serve_h2: Serve, length: bytes | None) -> None:
+async def test_transport_methods_of_the_application(
+    serve_h2: Serve, method: bytes, length: bytes | None
+) -> None:
     """request.loseConnection() ends that response alone, visibly so where it may not be whole,
     and what follows does nothing."""
     served = serve_h2()
 
     def run(client: H2Client) -> list[Stream]:
-        first = client.answer(client.request(b"/slow"))
+        first = client.answer(client.request(b"/slow", method=method))
         return [first, client.answer(client.request())]
 
     done = talk(served.port, run)
     request = await served.root.slow.started
+    body = b"so far" if method == b"GET" else b""
     if length is not None:
         if length:
             request.setHeader(b"content-length", length)
         request.write(b"so far")
+    logged: list[int] = []
+    site: Any = served.site
+    site.log = lambda request: logged.append(request.sentLength)
+    ended: list[str] = []
+    request.notifyFinish().addCallbacks(
+        lambda _: ended.append("fires"), lambda _: ended.append("fails")
+    )
     request.loseConnection()
     first, second = await done
     whole = length == b"6"
+    assert ended == ["fires" if whole else "fails"]
+    assert len(logged) == 2 and (logged[0] == len(body) or not whole)
     assert (first.ended, first.reset) == ((True, None) if whole else (False, INTERNAL_ERROR))
-    assert first.body == b"so far" or not whole
+    assert first.body == body or not whole
     assert second.status == 200
     request.write(b"more")
     request.finish()

@@ -327,13 +327,16 @@ class HangupStream(H2Stream):
             rest = self._refused(begun=True)
             self._conn.replace(rest)
             rest.linger()
+        if not self.answered:
+            self._stop_producer()
+            self._request.let_go()
 
     def loseConnection(self) -> None:
         """End the response where all that was announced is written, else break it off.
 
         Over HTTP/1 the end of the connection shows that something is missing.
         """
-        if self._request._hangup_body_left == 0:
+        if self._request._hangup_whole:
             super().loseConnection()
         else:
             self.abortConnection()
