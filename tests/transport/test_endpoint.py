@@ -498,6 +498,19 @@ async def test_broken_proxy_header(serve: Serve, wire: bytes, offset: int) -> No
     assert error.report()
 
 
+@pytest.mark.parametrize("wire", [V1[:1], V1[:-1], V2[:2], V2[:15]])
+@pytest_twisted.ensureDeferred
+async def test_proxy_header_that_is_cut_short(serve: Serve, wire: bytes) -> None:
+    """An end of input in the middle of one is told, and answered, as one in a request is."""
+    served = serve(endpoint=proxyEndpoint(tcp()))
+    answer = await talk(served.port, wire, fin=True)
+    assert answer == b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+    (error,) = served.errors
+    assert str(error).startswith("ERR_PROXY_PROTOCOL: Header cut short (handshake")
+    assert (error.offset, error.bytes_parsed, error.raw_packet) == (len(wire), 0, None)
+    assert error.report()
+
+
 @pytest_twisted.ensureDeferred
 async def test_half_close_behind_the_proxy_protocol(serve: Serve) -> None:
     """A client behind a proxy may end its input and still read, as without one."""

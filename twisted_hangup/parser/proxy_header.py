@@ -52,6 +52,13 @@ def header_length(data: bytes) -> int | None:
     raise _broken(why.PROXY_MISSING, data, at, at + 1)
 
 
+def cut_short(data: bytes) -> ParseError:
+    """The error of a header of which only *data* has come."""
+    error = _broken(why.PROXY_CUT, data, len(data), len(data))
+    error.raw_packet, error.bytes_parsed = None, 0
+    return error
+
+
 def _common_prefix(data: bytes, signature: bytes) -> int:
     pairs = zip(data, signature, strict=False)
     return next((at for at, (one, other) in enumerate(pairs) if one != other), len(signature))

@@ -673,6 +673,7 @@ PROXY_PORT: Final = Why("ERR_PROXY_PROTOCOL", "Invalid port", *_PROXY)
 PROXY_END: Final = Why("ERR_PROXY_PROTOCOL", "Expected CR LF after the ports", *_PROXY)
 PROXY_TOO_SHORT: Final = Why("ERR_PROXY_PROTOCOL", "Missing address or port", *_PROXY)
 PROXY_COMMAND: Final = Why("ERR_PROXY_PROTOCOL", "Invalid version or command", *_PROXY)
+PROXY_CUT: Final = Why("ERR_PROXY_PROTOCOL", "Header cut short", *_PROXY)
 PROXY_FAMILY: Final = Why("ERR_PROXY_PROTOCOL", "Invalid address family or transport", *_PROXY)
 
 # --- which of them know the whole head ---------------------------------------------------

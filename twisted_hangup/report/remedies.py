@@ -468,10 +468,11 @@ _BY_REASON: Final[tuple[tuple[tuple[why.Why, ...], Remedy], ...]] = (
         (
             *(why.PROXY_TOO_LONG, why.PROXY_PROTOCOL, why.PROXY_ADDRESS, why.PROXY_PORT),
             *(why.PROXY_END, why.PROXY_TOO_SHORT, why.PROXY_COMMAND, why.PROXY_FAMILY),
+            why.PROXY_CUT,
         ),
         Remedy(
             "What connects to this haproxy: endpoint sends a PROXY header that breaks the rules of"
-            " its protocol: written by hand, or changed by a program on the way.",
+            " its protocol: written by hand, cut short, or changed by a program on the way.",
             "Look at the byte that the report points at, and correct what writes the header. In"
             " HAProxy send-proxy-v2 writes the version that leaves least to parse.",
         ),

@@ -7,7 +7,7 @@ from typing import Final
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 
 from ..errors import ParseError
-from ..parser.proxy_header import header_length
+from ..parser.proxy_header import cut_short, header_length
 from .preamble import Preamble
 
 _UNKNOWN: Final = b"PROXY UNKNOWN\r\n"
@@ -49,3 +49,9 @@ class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
                 # Twisted refuses the shortest valid line, which health checks send.
                 whole = _UNKNOWN_FOR_TWISTED + whole[len(_UNKNOWN) :]
             super().dataReceived(whole)
+
+    def readConnectionLost(self) -> None:
+        """The client has ended its input (FIN), which may be in the middle of its header."""
+        if self._begun:
+            self.fail(cut_short(self._begun))
+        super().readConnectionLost()
