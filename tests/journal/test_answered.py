@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, Paths, statuses
+from support.wire import BAD, SLOW, Paths, statuses
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
@@ -177,6 +177,18 @@ def test_bytes_of_the_body(handler: Any, length: int, method: bytes) -> None:
     assert not head.startswith(b"HTTP") or len(body) == length
     (line,) = logs.access
     assert line is not None and line.split('" ')[1].split()[1] == (str(length) if length else "-")
+
+
+@pytest.mark.parametrize("leaves, status", [(True, 499), (False, 444)])
+def test_whose_doing_it_was(leaves: bool, status: int) -> None:
+    """Where nothing was sent, the access log says whether client or server has closed."""
+    logs = Logs(lambda failure, socket: socket.destroy())
+    client = feed(logs.site, *([SLOW + BAD] if leaves else [BAD]))
+    if leaves:
+        assert logs.access == []  # it waits for the response before it
+        client.reset()
+    (line,) = logs.access
+    assert f'" {status} - ' in str(line)
 
 
 @pytest.mark.parametrize("leave", ["fin", "reset"])

@@ -150,6 +150,7 @@ def _refused(
     """A request that *error* ended; see `refused_line`."""
     if not (error.refuses or (log_idle and error.quiet)):
         return None
+    left = error.client_left or isinstance(error, ClientHangUp)
     method = target = protocol = None
     fields: dict[bytes, bytes] = {}
     if (head := request_so_far(error, policy)) is not None:
@@ -164,7 +165,7 @@ def _refused(
         method,
         target or None,
         protocol,
-        CLIENT_LEFT if isinstance(error, ClientHangUp) else sent or NO_RESPONSE,
+        sent or (CLIENT_LEFT if left else NO_RESPONSE),
         error.answered_bytes or None,
         None,
         error.code,

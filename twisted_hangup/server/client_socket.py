@@ -164,6 +164,11 @@ class ClientSocket:
         return self._transport is not None and not self._ending and not self._peer_left
 
     @property
+    def client_left(self) -> bool:
+        """Whether the client has gone: until `end` or `destroy`, whatever closed was its doing."""
+        return self._transport is None or self._peer_left
+
+    @property
     def takes_bytes(self) -> bool:
         """Whether the protocol lets a handler say what the bytes of its answer are."""
         return True
