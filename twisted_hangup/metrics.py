@@ -222,6 +222,7 @@ class Metrics:
 
     def _settled(self, error: ClientError, status: int | None) -> None:
         self._answers_with("none" if status is None else _status_label(status)).inc()
+        self._body_bytes.inc(error.answered_bytes)
         recorded = self._unsettled.pop(error, None)
         if recorded is not None:
             self._error_seconds.observe(time.monotonic() - recorded)

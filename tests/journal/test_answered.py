@@ -168,7 +168,7 @@ def respond_in_pieces(failure: Failure, socket: ClientSocket) -> None:
     ],
 )
 def test_bytes_of_the_body(handler: Any, length: int, method: bytes) -> None:
-    """The access log has those that were sent, as for a request that was not refused."""
+    """Access log and metrics have those that were sent, as of a request that was not refused."""
     logs = Logs(handler)
     received = feed(logs.site, BAD.replace(b"GET", method, 1)).advance(31).received
     if method == b"HEAD" and length == 6:
@@ -177,6 +177,7 @@ def test_bytes_of_the_body(handler: Any, length: int, method: bytes) -> None:
     assert not head.startswith(b"HTTP") or len(body) == length
     (line,) = logs.access
     assert line is not None and line.split('" ')[1].split()[1] == (str(length) if length else "-")
+    assert logs.metrics.registry.get_sample_value("hangup_response_body_bytes_total") == length
 
 
 @pytest.mark.parametrize("leaves, status", [(True, 499), (False, 444)])
