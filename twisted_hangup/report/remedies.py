@@ -262,7 +262,8 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         "ERR_HTTP2_ENHANCE_YOUR_CALM": Remedy(
             "An attack (such as Rapid Reset), or a client that gives up its requests, or sends"
             " frames that do nothing (docs/limits.md), much faster than a person could. Or more"
-            " than 100 requests of one connection were refused, each with an error of its own.",
+            " than 100 requests of one connection were refused in little time, each with an error"
+            " of its own.",
             "None if it is an attack: the connection has been closed. Otherwise let the client"
             " cancel fewer requests, send fewer PINGs, and mend those that were refused.",
         ),

@@ -22,7 +22,7 @@ from support.http2_client import (
     fields_of,
     talk,
 )
-from support.wire import Paths, Serve, Served, settled, until
+from support.wire import HandClock, Paths, Serve, Served, in_thread, settled, until
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -41,7 +41,7 @@ from twisted_hangup import (
     Timeouts,
     forward_client_errors,
 )
-from twisted_hangup.server.http2.connection import MOST_REFUSED
+from twisted_hangup.server.http2.connection import MOST_REFUSED, REFUSED_PER_SECOND
 
 BAD_PATH = fields_of(b"/a b")
 
@@ -503,8 +503,8 @@ async def test_answer_that_nobody_takes(serve_h2: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_flood_of_refused_requests(serve_h2: Serve) -> None:
-    """One more than may be ends the connection, with one error for that."""
-    served = serve_h2()
+    """One more than may be at once ends the connection, with one error for that."""
+    served = serve_h2(reactor=HandClock())
     seen: list[ClientError] = []
 
     @served.site.on_client_error
@@ -527,9 +527,31 @@ async def test_flood_of_refused_requests(serve_h2: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_refused_requests_over_a_long_time(serve_h2: Serve) -> None:
+    """A proxy may have any number of them on its one connection, so they do not come at once."""
+    clock = HandClock()
+    served = serve_h2(reactor=clock)
+    client = await in_thread(lambda: H2Client(served.port))
+
+    def refused(count: int) -> list[int | None]:
+        heads = [client.headers(BAD_PATH) for _ in range(count)]
+        client.send(*heads)
+        return [client.answer(head.stream_id).status for head in heads]
+
+    for _ in range(3):
+        assert await in_thread(lambda: refused(MOST_REFUSED)) == [400] * MOST_REFUSED
+        for _ in range(MOST_REFUSED // 50):
+            clock.wait(50 / REFUSED_PER_SECOND)
+            assert (await in_thread(lambda: client.answer(client.request()))).status == 200
+    assert await in_thread(lambda: refused(MOST_REFUSED + 1)) == [400] * MOST_REFUSED + [None]
+    assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_flood_of_bodies_too_large(serve_h2: Serve) -> None:
     """The same of requests that had begun; the one too many has no response."""
-    served = serve_h2(limits=Limits(body_bytes=10))
+    served = serve_h2(limits=Limits(body_bytes=10), reactor=HandClock())
 
     def run(client: H2Client) -> H2Client:
         for _ in range(MOST_REFUSED + 1):

@@ -62,9 +62,10 @@ _FRAMES_A_TURN: Final = 8
 #: Bytes of a response that wait to be sent before its producer is told to wait, too.
 MOST_QUEUED: Final = 64 * KIB
 
-#: Requests of one connection that are refused with an error of their own, before the next one
-#: ends the connection.
+#: Requests of one connection that may be refused at once with an error of their own, and how
+#: many more each second: a proxy has one connection for the requests of weeks.
 MOST_REFUSED: Final = 100
+REFUSED_PER_SECOND: Final = 1
 
 #: Seconds of work on one client's frames before all others have their turn.
 SLICE: Final = 0.01
@@ -121,7 +122,7 @@ class HangupHTTP2(H2Connection):
         self._last_stream_id = 0
         #: Streams whose requests are not answered: all but one have a place of `MoreStreams`.
         self._unanswered = 0
-        self._refused_streams = 0
+        self._refusals = Budget(self.context.deadlines.seconds, MOST_REFUSED, REFUSED_PER_SECOND)
         self._timed_block = 0
         self._sending = False
         self._send_watch: SendWatch | None = None
@@ -459,10 +460,9 @@ class HangupHTTP2(H2Connection):
             Whether `Ending.answer` is to follow; not where this is one error too many, and
             the connection has been ended for it.
         """
-        if self._refused_streams == MOST_REFUSED:
+        if not self._refusals.spend():
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many refused requests")
             return False
-        self._refused_streams += 1
         self.replace(refused)
         refused.found(error)
         return True

@@ -143,14 +143,22 @@ class Budget:
 
     Args:
         seconds: The time.
+        at_once: How many of it there may be at once.
+        per_second: How many more each second.
     """
 
-    __slots__ = ("_earned", "_left", "_seconds", "_spent_at")
+    __slots__ = ("_at_once", "_earned", "_left", "_per_second", "_seconds", "_spent_at")
 
-    def __init__(self, seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[], float],
+        at_once: float = _AT_ONCE,
+        per_second: float = _PER_SECOND,
+    ) -> None:
         self._seconds = seconds
+        self._at_once, self._per_second = at_once, per_second
         self._earned = 0
-        self._left = float(_AT_ONCE)
+        self._left = at_once
         self._spent_at = 0.0
 
     def earn(self, count: int) -> None:
@@ -164,8 +172,8 @@ class Budget:
             return True
         now = self._seconds()
         # A clock that is set back must not take what a well-behaved client has left.
-        refilled = self._left + max(0.0, now - self._spent_at) * _PER_SECOND
-        self._left = min(float(_AT_ONCE), refilled) - 1
+        refilled = self._left + max(0.0, now - self._spent_at) * self._per_second
+        self._left = min(self._at_once, refilled) - 1
         self._spent_at = now
         return self._left >= 0
 
