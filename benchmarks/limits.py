@@ -97,6 +97,11 @@ def lingers(client: socket.socket) -> None:
     client.sendall(HEAD % b"GET /" + b"bad header\r\n" + bytes(60_000))
 
 
+def handler_waits(client: socket.socket) -> None:
+    """The same, of a site with a handler that takes its time."""
+    client.sendall(HEAD % b"GET /slow" + b"bad header\r\n" + bytes(60_000))
+
+
 def half_a_handshake(client: socket.socket) -> None:
     """The start of a ClientHello."""
     client.sendall(CLIENT_HELLO)
@@ -174,6 +179,15 @@ def h2_response_waits(client: socket.socket) -> None:
     ask(connected(client, window=0), "/file", client)
 
 
+def h2_handlers_wait(client: socket.socket) -> None:
+    """All requests that may be are refused, and have as many fields as may be."""
+    connection = connected(client)
+    more = [(f"x-{number}", "") for number in range(990)]
+    for stream in range(1, 2 * STREAMS, 2):
+        connection.send_headers(stream, request_fields("GET", "/slow way") + more, end_stream=True)
+        client.sendall(connection.data_to_send())
+
+
 def h2_lingers(client: socket.socket) -> None:
     """One read that is a connection error, as large as they are."""
     connected(client)
@@ -213,6 +227,9 @@ CASES: Final = [
     Case("response not taken", "TCP", response_waits, 192),
     Case("response not taken", "TLS", response_waits, 192),
     Case("response not taken", "HTTP/2", h2_response_waits, 8500, True),
+    Case("handlers at work", "TCP", handler_waits, 80),
+    Case("handlers at work", "TLS", handler_waits, 160),
+    Case("handlers at work", "HTTP/2", h2_handlers_wait, 20000, True),
     Case("lingering", "TCP", lingers, 80),
     Case("lingering", "TLS", lingers, 160),
     Case("lingering", "HTTP/2", h2_lingers, 180),
@@ -286,6 +303,7 @@ def running(kind: str, tls: bool, folder: Path) -> Iterator[tuple[int, int]]:
 
 def serve(kind: str, tls: bool, folder: str) -> None:
     from twisted.internet import endpoints, reactor
+    from twisted.internet.defer import Deferred
     from twisted.web.resource import Resource
     from twisted.web.server import NOT_DONE_YET, Request, Site
     from twisted.web.static import File
@@ -303,6 +321,13 @@ def serve(kind: str, tls: bool, folder: str) -> None:
     root.putChild(b"file", File(f"{folder}/file"))
     root.putChild(b"", Never())
     site: Any = HangupSite(root) if kind == "hangup" else Site(root)
+    if kind == "hangup":
+
+        def wait(failure: Any, socket: Any) -> Any:
+            request = failure.value.request
+            return Deferred() if request and request.target.startswith(b"/slow") else failure
+
+        site.on_client_error(wait)
     site.log = lambda request: None
     keys = f":privateKey={folder}/key.pem:certKey={folder}/cert.pem" if tls else ""
     description = f"{'ssl' if tls else 'tcp'}:0:interface=127.0.0.1:backlog=1024{keys}"

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Any, Protocol, TypeAlias
 
 from OpenSSL import SSL
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.policies import ProtocolWrapper
@@ -172,13 +173,16 @@ class Ending:
             carrier.closing_with(self.socket)
         return self.socket
 
-    def answer(self) -> None:
+    def answer(self) -> Deferred[Any] | None:
         """Start the chain, as everything before the broken message has been answered.
 
         Harmless where there is no error, or where its chain has been started.
+
+        Returns:
+            What the chain waits for, now that it has been started; None where it does not.
         """
         if self.stage is not FOUND:
-            return
+            return None
         error, socket = self.error, self.open_socket()
         assert error is not None
         self.stage = ANSWERING
@@ -188,9 +192,10 @@ class Ending:
         if getattr(hook, "__func__", None) is carrier.default_client_error:
             hook = context.errbacks.ask  # the same, and needs no Deferred
         chain = Chain(error, socket, context.deadlines, context.pages)
-        chain.start(hook, context.timeouts.handler_seconds)
+        waiting = chain.start(hook, context.timeouts.handler_seconds)
         if self.stage is ANSWERING and socket.ended:
             self._settle()
+        return waiting
 
     def preempt(self, error: ClientError, transport: Any) -> None:
         """Answer *error* on *transport*, before there was any message; not while we are closing."""

@@ -109,8 +109,12 @@ class Chain:
         self._deadline: Deadline | None = None
         self._waiting: Deferred[Any] | None = None
 
-    def start(self, hook: Handler, handler_seconds: float) -> None:
-        """Ask *hook*; after *handler_seconds* (0: never) do without it."""
+    def start(self, hook: Handler, handler_seconds: float) -> Deferred[Any] | None:
+        """Ask *hook*; after *handler_seconds* (0: never) do without it.
+
+        Returns:
+            What the chain waits for; None where it does not.
+        """
         self._hook = hook
         self._socket.error, self._socket.handler = self._error, hook
         result = _called(hook, Failure(self._error), self._socket)
@@ -123,6 +127,7 @@ class Chain:
             self._deadline = Deadline(self._out_of_time)
             self._deadlines.set(self._deadline, self._deadlines.seconds() + handler_seconds)
             self._socket.when_closed().addCallback(self._cb_closed)
+        return self._waiting
 
     def _cb_outcome(self, result: object) -> None:
         """The hook is through.  Whoever took the error may still be writing."""

@@ -17,6 +17,7 @@ from support.http2_client import (
     ENHANCE_YOUR_CALM,
     NO_ERROR,
     PROTOCOL_ERROR,
+    REFUSED_STREAM,
     H2Client,
     Stream,
     fields_of,
@@ -42,6 +43,7 @@ from twisted_hangup import (
     forward_client_errors,
 )
 from twisted_hangup.server.http2.connection import MOST_REFUSED, REFUSED_PER_SECOND
+from twisted_hangup.server.http2.frames import MOST_STREAMS
 
 BAD_PATH = fields_of(b"/a b")
 
@@ -545,6 +547,48 @@ async def test_refused_requests_over_a_long_time(serve_h2: Serve) -> None:
             assert (await in_thread(lambda: client.answer(client.request()))).status == 200
     assert await in_thread(lambda: refused(MOST_REFUSED + 1)) == [400] * MOST_REFUSED + [None]
     assert [code for code, _ in client.goaways] == [ENHANCE_YOUR_CALM]
+    client.close()
+
+
+@pytest.mark.parametrize("answers", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_handlers_at_work(serve_h2: Serve, answers: bool) -> None:
+    """They keep the place of a stream that the client has reset, or that they have answered."""
+    clock = HandClock()
+    served = serve_h2(reactor=clock, timeouts=Timeouts(handler_seconds=0))
+    waiting: list[Deferred[None]] = []
+
+    @served.site.on_client_error
+    def look_up(failure: Any, socket: ClientSocket) -> Any:
+        if answers:
+            socket.respond(403)
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    client = await in_thread(lambda: H2Client(served.port))
+
+    def refuse_and_reset(count: int) -> None:
+        for _ in range(count):
+            head = client.headers(BAD_PATH)
+            # The PING: a stream that is reset in the same read is not begun.
+            client.send(head).ping().send(RstStreamFrame(head.stream_id, error_code=CANCEL))
+
+    def ask() -> tuple[int | None, int | None]:
+        stream = client.answer(client.request())
+        return stream.status, stream.reset
+
+    await in_thread(lambda: refuse_and_reset(MOST_STREAMS - 1))
+    clock.wait(50 / REFUSED_PER_SECOND)
+    assert await in_thread(ask) == (200, None)
+    await in_thread(lambda: refuse_and_reset(1))
+    assert await in_thread(ask) == (None, REFUSED_STREAM)
+    for chain in waiting[:3]:
+        chain.callback(None)
+    await in_thread(lambda: refuse_and_reset(2))
+    assert await in_thread(ask) == (200, None)
+    assert (len(waiting), client.goaways) == (MOST_STREAMS + 2, [])
+    for chain in waiting[3:]:
+        chain.callback(None)
     client.close()
 
 

@@ -90,6 +90,7 @@ class HangupHTTP2(H2Connection):
     Attributes:
         context: What it shares with the site's other connections.
         bodies: Counts what its streams hold of bodies in memory.
+        at_work: The refused streams that handlers are still busy with, also where they have gone.
     """
 
     conn: Any
@@ -123,6 +124,7 @@ class HangupHTTP2(H2Connection):
         #: Streams whose requests are not answered: all but one have a place of `MoreStreams`.
         self._unanswered = 0
         self._refusals = Budget(self.context.deadlines.seconds, MOST_REFUSED, REFUSED_PER_SECOND)
+        self.at_work: set[int] = set()
         self._timed_block = 0
         self._sending = False
         self._send_watch: SendWatch | None = None
@@ -336,7 +338,8 @@ class HangupHTTP2(H2Connection):
 
     def _requestReceived(self, event: Any) -> None:
         stream_id = event.stream_id
-        if self._stage is LAST or len(self.streams) >= MOST_STREAMS:
+        places = self.at_work.union(self.streams) if self.at_work else self.streams
+        if self._stage is LAST or len(places) >= MOST_STREAMS:
             self._refuse_stream(stream_id)
             return
         self._last_stream_id = stream_id
@@ -347,7 +350,7 @@ class HangupHTTP2(H2Connection):
         if error is not None:
             refused = RefusedStream(self, stream_id, head, complete=bodiless)
             if self.take_refused(refused, error):
-                refused.ending.answer()
+                refused.answer()
             return
         if self._unanswered and not self.context.more_streams.take():
             self._refuse_stream(stream_id)
@@ -457,7 +460,7 @@ class HangupHTTP2(H2Connection):
         """Let *refused* be what is left of its stream, for *error*, which is recorded.
 
         Returns:
-            Whether `Ending.answer` is to follow; not where this is one error too many, and
+            Whether `RefusedStream.answer` is to follow; not where this is one error too many, and
             the connection has been ended for it.
         """
         if not self._refusals.spend():

@@ -123,10 +123,19 @@ class RefusedStream:
         return bool(ISSLTransport.providedBy(self._conn.transport))
 
     def found(self, error: ClientError) -> None:
-        """Record the one error of this stream; `Ending.answer` is its turn."""
+        """Record the one error of this stream; `answer` is its turn."""
         if isinstance(error, ParseError) and error.status == _MALFORMED:
             self._code = ErrorCodes.PROTOCOL_ERROR  # RFC 9113, section 8.1.1
         self.ending.found(error)
+
+    def answer(self) -> None:
+        """Start the errback chain of that error."""
+        chain = self.ending.answer()
+        if chain is not None:
+            # Not this stream nor its connection, which the chain would keep when they have gone.
+            at_work, stream_id = self._conn.at_work, self.streamID
+            at_work.add(stream_id)
+            chain.addBoth(lambda _: at_work.discard(stream_id))
 
     def linger(self) -> None:
         """The response has been sent before the request was complete: drop the rest of that."""

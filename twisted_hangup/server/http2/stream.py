@@ -150,7 +150,7 @@ class HangupStream(H2Stream):
             self._stop_producer()
             if not self.answered:
                 self._request.client_left(error, error.refuses)
-            refused.ending.answer()
+            refused.answer()
 
     def _refused(self, begun: bool) -> RefusedStream:
         return RefusedStream(
