@@ -173,6 +173,17 @@ def test_daemon(folder: Path) -> None:
     assert '" 400 - ' in (folder / "access").read_text()
 
 
+@pytest.mark.parametrize("output", [">/dev/full", "| true"])
+def test_daemon_that_cannot_say_so(folder: Path, output: str) -> None:
+    """It starts all the same, as from a script whose output nobody takes."""
+    port = free_port()
+    command = f"sleep 0.5; exec {BIN}/twistd hangup --port {port}"
+    subprocess.run(["sh", "-c", f"({command}) {output}"], check=True, timeout=PATIENCE)
+    connect(port).close()
+    os.kill(int((folder / "twistd.pid").read_text()), signal.SIGTERM)
+    wait_for(lambda: not (folder / "twistd.pid").exists())
+
+
 def test_sigterm_lets_requests_finish(folder: Path, server: subprocess.Popen[str]) -> None:
     """SIGTERM closes the port at once and ends the process with the last response."""
     port = int((folder / "port").read_text())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import FileIO
@@ -68,8 +69,10 @@ def makeService(options: Options) -> IService:
         service = _make_service(options, reactor)
     except UsageError as error:
         options.refuse(error)
-    if options.daemonizes:
-        sys.stdout.write(IN_THE_BACKGROUND)
+    if options.daemonizes and sys.stdout is not None:
+        with suppress(OSError):  # it may be full, or have no reader
+            sys.stdout.write(IN_THE_BACKGROUND)
+            sys.stdout.flush()
     return service
 
 
