@@ -250,6 +250,13 @@ def test_sqlite(tmp_path: Path) -> None:
         Outbox(str(tmp_path / "outbox")).send_in(None, "POST", URL)
 
 
+def test_an_asynchronous_cursor(application: Application) -> None:
+    """It would store nothing, and nobody would hear of that."""
+    connection: Any = import_module("psycopg").AsyncConnection
+    with pytest.raises(TypeError, match="not asynchronous"):
+        application.outbox.send_in(connection, "POST", URL)
+
+
 @pytest_twisted.ensureDeferred
 async def test_stopping_while_listening(application: Application, start: Start) -> None:
     """Nobody waits for what listens."""

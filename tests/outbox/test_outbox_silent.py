@@ -118,6 +118,14 @@ async def test_locked(
     expected_errors.flush()
 
 
+@pytest.mark.parametrize("seconds", [1e12, float("inf")])
+@pytest_twisted.ensureDeferred
+async def test_a_time_without_end(seconds: float, database: str, start: Start) -> None:
+    """Whoever waits for ever may."""
+    outbox = start(database, deliver=False, limits=OutboxLimits(store_seconds=seconds))
+    await outbox.send("POST", URL)
+
+
 @pytest_twisted.ensureDeferred
 async def test_stopping_while_locked(
     database: str, start: Start, expected_errors: LoggedErrors

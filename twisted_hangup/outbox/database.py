@@ -205,12 +205,12 @@ class SQLite(Database):
     def _close_to_others(self) -> None:
         """Take from others what rights they have to the file, and to what SQLite puts beside it."""
         for path in self._paths:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # SQLite says better what is wrong
                 mode = stat.S_IMODE(os.stat(path).st_mode)
                 if mode & (stat.S_IRWXG | stat.S_IRWXO):
                     try:
                         os.chmod(path, mode & stat.S_IRWXU)
-                    except PermissionError:
+                    except OSError:
                         raise OutboxUnavailable(f"{path} is open to others: chmod 600") from None
                     _log.warn("{path} was open to others; now it is its owner's", path=path)
 
@@ -218,7 +218,7 @@ class SQLite(Database):
         """What the names of the file and its log stand for right now."""
         try:
             stats = [os.stat(path) for path in self._paths[:2]]
-        except FileNotFoundError:
+        except OSError:
             return []
         return [(one.st_dev, one.st_ino) for one in stats]
 
@@ -358,7 +358,7 @@ class PostgreSQL(Database):
             cursor.execute(
                 "SELECT extract(epoch FROM clock_timestamp())::double precision,"
                 " set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
-                (f"{self.lock_seconds:.3f}s", f"{_STATEMENT_SECONDS:.3f}s"),
+                (_milliseconds(self.lock_seconds), _milliseconds(_STATEMENT_SECONDS)),
             )
             return float(cursor.fetchone()[0])
 
@@ -406,6 +406,11 @@ class PostgreSQL(Database):
                 *(errors.ReadOnlySqlTransaction, errors.InsufficientPrivilege),
             ),
         ) or self.is_stale(error)
+
+
+def _milliseconds(seconds: float) -> str:
+    """As PostgreSQL has it, which takes 0 for no bound."""
+    return f"{max(1, round(seconds * 1000))}ms"
 
 
 def database_named(

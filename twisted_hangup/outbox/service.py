@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any, Final, TypeAlias, TypeVar
 
 from twisted.application.service import Service
@@ -43,8 +44,9 @@ _SPARE: Final = 4
 #: Destinations of which it is remembered how many deliveries they may have at a time.
 _MOST_WINDOWS: Final = 1000
 
-#: How long a question about the queue may take.
+#: How long a question about the queue may take, and a change of it by hand.
 _QUESTION_SECONDS: Final = 60.0
+_CHANGE_SECONDS: Final = 600.0
 
 #: How much longer than its attempts a service may take to stop, whatever its database does.
 _CLOSING_SECONDS: Final = 0.5
@@ -217,6 +219,8 @@ class Outbox(Service):
         """
         if not isinstance(self._database, PostgreSQL):
             raise ValueError("send_in() needs PostgreSQL")
+        if iscoroutinefunction(cursor.execute):
+            raise TypeError("send_in() needs a cursor that is not asynchronous")
         request = self._new_request(method, url, headers, body, key, ordered, max_age_seconds)
         if not self._tables_seen:
             cursor.execute(sql.HAS_PLACES)
@@ -415,16 +419,17 @@ class Outbox(Service):
         self, function: Callable[..., int], keys: Iterable[str] | None, destination: str | None
     ) -> Deferred[int]:
         keys = None if keys is None else list(keys)
-        counting = self._run(function, keys=keys, destination=destination)
+        counting = self._run(function, _CHANGE_SECONDS, keys=keys, destination=destination)
         return counting.addCallback(self._cb_look)
 
-    def _run(self, function: Callable[..., T], **arguments: Any) -> Deferred[T]:
+    def _run(
+        self, function: Callable[..., T], seconds: float = _QUESTION_SECONDS, **arguments: Any
+    ) -> Deferred[T]:
         thread = self._questions
         if thread is None:
             raise OutboxUnavailable("the outbox is not running: start the service first")
         asking = thread.run(
-            lambda cursor: admin.run(cursor, self._database, function, **arguments),
-            _QUESTION_SECONDS,
+            lambda cursor: admin.run(cursor, self._database, function, **arguments), seconds
         )
         return asking.addErrback(self._eb_database, thread)
 

@@ -82,10 +82,10 @@ class DatabaseThread:
         if self._thread is None:
             if len(self._stuck) >= _MOST_STUCK:
                 self.reached = False
-                return fail(NoAnswer(f"no answer to {len(self._stuck)} connections"))
+                return fail(NoAnswer(f"does not answer {len(self._stuck)} connections"))
             self._thread = _Thread(self._database, self._prepare, self)
         job = _Job(function, Deferred())
-        why = f"no answer within {seconds:g} s"
+        why = f"does not answer within {seconds:g} s"
         job.timer = self._clock.callLater(seconds, self.give_up, why)
         self._jobs.append(job)
         self._thread.jobs.put(job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -159,7 +160,7 @@ class Writer:
         send = _Send(request, cost, deadline, Deferred(lambda _: self._withdraw(send)))
         self._sends.append(send)
         self._unstored_bytes += cost
-        if self._overdue is None:
+        if self._overdue is None and isfinite(deadline):
             self._overdue = self._clock.callLater(self._limits.store_seconds, self._fail_overdue)
         self._work_soon()
         return send.stored
@@ -205,7 +206,7 @@ class Writer:
         """The time is up for the oldest, whatever the database is doing."""
         self._overdue = None
         now = self._clock.seconds()
-        why = self._trouble or f"no answer within {self._limits.store_seconds:g} s"
+        why = self._trouble or f"does not answer within {self._limits.store_seconds:g} s"
         storing = [send for send in self._storing if not send.stored.called]
         for send in storing:
             if send.deadline <= now:
