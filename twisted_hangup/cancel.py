@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from inspect import iscoroutine
+from inspect import iscoroutine, isgenerator, isroutine
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError
@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.iweb import IRequest
 
+from ._arguments import described, must_have, must_take_some
 from ._defer import fail_quietly
 
 T = TypeVar("T")
@@ -51,7 +52,12 @@ def cancel_on_hangup(request: Any, work: Work[T]) -> Deferred[T]:
     A coroutine sees the same `CancelledError` where it waits.  If the client has left
     already, a Deferred is cancelled at once and a coroutine is never begun.  After
     ``finish()`` nothing is cancelled any more.
+
+    Raises:
+        TypeError: *request* is no request, or *work* neither a Deferred nor a coroutine.
     """
+    must_have("request", request, "a request", ("notifyFinish",))
+    _must_be_work(work)
     return _Errand(request, work).waiter
 
 
@@ -71,7 +77,11 @@ def cancellable(function: Callable[P, Any]) -> Callable[P, Any]:
     Returns:
         A function that returns what `cancel_on_hangup` does, or any other result as it is.
         It raises TypeError where no argument is a request.
+
+    Raises:
+        TypeError: *function* is no function, or takes no argument.
     """
+    must_take_some("function", function, "a request")
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -111,6 +121,7 @@ def shield(work: Work[T]) -> Deferred[T]:
             _log.failure("Shielded work failed when nobody waited for it any more", result)
 
     # A canceller that does nothing: Twisted then fails the Deferred itself.
+    _must_be_work(work)
     waiter: Deferred[T] = Deferred(lambda _: None)
     _begin(work).addBoth(pass_on)
     return waiter
@@ -228,6 +239,18 @@ class _Told(Coroutine[Deferred[Any], Any, T]):
 
     def __await__(self) -> Any:
         return self._coroutine.__await__()
+
+
+def _must_be_work(work: object) -> None:
+    """Raise TypeError unless *work* is a Deferred or a coroutine."""
+    if isinstance(work, (Deferred, Coroutine)) or isgenerator(work):
+        return
+    came, cure = described(work), ""
+    if isroutine(work):
+        cure = f": {work.__name__}(...)"
+    elif hasattr(work, "add_done_callback"):
+        cure = ": Deferred.fromFuture(future)"
+    raise TypeError(f"work must be a Deferred or a coroutine, not {came}{cure}")
 
 
 def _begin(work: Work[T]) -> Deferred[T]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
+
+from ._arguments import check_fields, must_be, names_in
 
 #: The methods that llhttp 9.4 knows and allows with ``HTTP/`` (Node's ``http.METHODS``).
 NODE_METHODS: Final = frozenset(
@@ -27,24 +29,25 @@ ANY: Final = AnyMethod.ANY
 #: that counts against no other limit.  The longest that is registered has 17.
 LONGEST_METHOD: Final = 64
 
+
+def method_names(name: str, value: object) -> frozenset[bytes]:
+    """The methods in *value*, as bytes; *name* is what it is called in an error.
+
+    Raises:
+        TypeError: It is one method, or has something else in it.
+        ValueError: One is no token, or one of Node's in lower case, which is another method
+            (RFC 9110, section 9.1).
+    """
+    methods = names_in(name, value)
+    for method in methods - NODE_METHODS:
+        if method.upper() in NODE_METHODS:
+            known = method.upper().decode("ascii")
+            raise ValueError(f"{name}: a method has upper and lower case: {known}, not {method!r}")
+    return methods
+
+
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
-
-
-class _Numbers:
-    """Refuses a negative or non-numeric value where the record is built."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool) or not isinstance(field.default, (int, float)):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{field.name} must be a number, not {value!r}")
-            if not value >= 0:
-                raise ValueError(f"{field.name} must not be negative, and is {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +88,12 @@ class Lenience:
     obs_fold: bool = False
     spaces_after_chunk_size: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Limits(_Numbers):
+class Limits:
     """Bounds on what one connection may cost, and what it may ask.
 
     Attributes:
@@ -120,8 +126,8 @@ class Limits(_Numbers):
             HTTP/1.0 (RFC 9112, section 3.2).  Node's ``requireHostHeader`` asks for presence only.
         allow_half_open: Whether a client that has ended its input (FIN) still gets the
             response to its complete request.  Node's ``httpAllowHalfOpen``; off in both.
-        methods: The methods that are accepted; any token may be added, and `ANY` is all of
-            them.  Node's list.
+        methods: The methods that are accepted; any token may
+            be added, and `ANY` is all of them.  Node's list.
         lenience: What is accepted of clients that break the rules; nothing.
     """
 
@@ -140,9 +146,15 @@ class Limits(_Numbers):
     methods: frozenset[bytes] | AnyMethod = NODE_METHODS
     lenience: Lenience = Lenience()
 
+    def __post_init__(self) -> None:
+        check_fields(self, {"head_bytes": 1, "part_head_bytes": 1})
+        must_be("lenience", self.lenience, Lenience, "Lenience(bare_lf=True)")
+        if self.methods is not NODE_METHODS and not isinstance(self.methods, AnyMethod):
+            object.__setattr__(self, "methods", method_names("methods", self.methods))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Timeouts(_Numbers):
+class Timeouts:
     """How long a connection may take, in seconds; 0 turns a deadline off, but for linger_*.
 
     Every deadline is fixed from its start: a byte now and then stretches none of them.
@@ -179,6 +191,9 @@ class Timeouts(_Numbers):
     linger_seconds: float = 30.0
     linger_silence_seconds: float = 5.0
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def with_keep_alive(self, seconds: float | None) -> Timeouts:
         """The same with another keep-alive time; None, as in Twisted, means no limit."""
         return replace(self, keep_alive_seconds=seconds or 0.0)
@@ -192,7 +207,7 @@ CONTENT_METHODS: Final = frozenset({b"PATCH", b"POST", b"PUT"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OutboundTimeouts(_Numbers):
+class OutboundTimeouts:
     """How long a server that we ask may take, in seconds; 0 turns a deadline off.
 
     Attributes:
@@ -211,3 +226,6 @@ class OutboundTimeouts(_Numbers):
     head_seconds: float = 60.0
     silence_seconds: float = 60.0
     idle_seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)

@@ -11,14 +11,20 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+try:
+    from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.registry import Collector
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "metrics need prometheus_client: pip install 'twisted_hangup[metrics]'"
+    ) from error
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.web.resource import Resource
 
+from ._arguments import must_be
 from .async_resource import AsyncResource
 from .client.retry import Attempt
 from .errors import ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
@@ -72,6 +78,7 @@ class Metrics:
         self, site: HangupSite | SiteErrors, *, registry: CollectorRegistry | None = None
     ) -> None:
         errors = errors_of(site)
+        must_be("registry", registry, (CollectorRegistry, type(None)))
         if registry is None:
             registry = CollectorRegistry()
             ProcessCollector(registry=registry)
@@ -185,6 +192,7 @@ class Metrics:
         Raises:
             ValueError: There is an outbox already.
         """
+        must_be("outbox", outbox, Outbox)
         if self._outbox is not None:
             raise ValueError("one outbox is watched already")
         self._outbox = _OutboxMetrics(outbox, self.registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from inspect import iscoroutinefunction
 from io import SEEK_END
 from threading import Event
 from types import SimpleNamespace
@@ -17,6 +18,8 @@ from twisted.web.http import INTERNAL_SERVER_ERROR
 from twisted.web.resource import IResource
 from twisted.web.wsgi import WSGIResource
 from zope.interface import implementer
+
+from ._arguments import must_have, must_take
 
 #: Key in the WSGI environment: a `threading.Event` that is set when the client has left.
 CLIENT_GONE: Final = "twisted_hangup.client_gone"
@@ -63,6 +66,9 @@ class HangupWSGIResource:
     def __init__(
         self, reactor: IReactorFromThreads, threadpool: ThreadPool, application: Callable[..., Any]
     ) -> None:
+        must_have("reactor", reactor, "a reactor", ("callFromThread",))
+        must_have("threadpool", threadpool, "a ThreadPool", ("callInThreadWithCallback",))
+        must_be_wsgi("application", application)
         self._reactor = reactor
         self._threadpool = threadpool
         self._application = application
@@ -81,6 +87,16 @@ class HangupWSGIResource:
 
     def putChild(self, path: bytes, child: IResource) -> None:
         raise RuntimeError("a WSGI application has no child resources")
+
+
+def must_be_wsgi(name: str, application: object) -> None:
+    """Raise TypeError unless *application* can be called as PEP 3333 has it."""
+    call = getattr(type(application), "__call__", None)  # noqa: B004 (of an object's class)
+    if iscoroutinefunction(application) or iscoroutinefunction(call):
+        raise TypeError(
+            f"{name} must be a WSGI application, not a coroutine function: ASGI is not served"
+        )
+    must_take(name, application, "environ", "start_response", classes=True)
 
 
 @contextmanager

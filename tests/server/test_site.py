@@ -259,7 +259,7 @@ def test_adopted_channel_without_a_request_factory_has_the_sites() -> None:
 def test_channel_of_twisteds_cannot_be_adopted() -> None:
     """It would not know what to do with a client error."""
     channel: Any = OwnChannel(OwnSite())
-    with pytest.raises(TypeError, match="no HangupChannel"):
+    with pytest.raises(TypeError, match="must be a HangupChannel"):
         forward_client_errors(OwnSite()).adopt(channel)
 
 

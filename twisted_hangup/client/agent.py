@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
+from .._arguments import must_be, must_be_number, must_be_reactor, must_have, must_take
 from ..events import Field, ResponseHead
 from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
@@ -49,6 +50,7 @@ class HangupAgent:
     """
 
     def __init__(self, agent: IAgent) -> None:
+        must_be_agent("agent", agent, "HangupAgent")
         self._sender: AnotherAgent | OwnConnections
         self._sender = agent if isinstance(agent, OwnConnections) else AnotherAgent(agent)
 
@@ -73,7 +75,17 @@ class HangupAgent:
             limits: What responses may cost; ``head_*`` and ``chunk_*`` count.  Folded fields
                 are unfolded whatever its ``lenience`` says.
             most_idle: Connections kept for each server.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
         """
+        must_be_reactor("reactor", reactor)
+        if policy is not None:
+            must_have("policy", policy, "an IPolicyForHTTPS", ("creatorForNetloc",))
+        if endpoint is not None:
+            must_take("endpoint", endpoint, "uri")
+        check_bounds(timeouts, limits)
+        must_be_number("most_idle", most_idle, whole=True)
         trust: Any = policy or BrowserLikePolicyForHTTPS()
         limits = limits or Limits()
         # RFC 9112, section 5.2: a user agent MUST replace obs-fold with SP, and goes on.
@@ -124,6 +136,21 @@ class HangupAgent:
             A Deferred that fires with None when no connection is left, and none can come.
         """
         return self._sender.close()
+
+
+def must_be_agent(name: str, agent: object, owner: str) -> None:
+    """Raise TypeError unless *agent* is one; with a reactor *owner* makes its own."""
+    cure = f"{owner}.from_reactor(reactor)" if hasattr(agent, "callLater") else ""
+    must_have(name, agent, "an IAgent", ("request",), cure)
+    must_take(f"{name}.request", agent.request, "method", "uri", "headers", "bodyProducer")  # type: ignore[attr-defined]  # it has one
+
+
+def check_bounds(timeouts: object, limits: object) -> None:
+    """Raise TypeError unless these are of servers that we ask, or None."""
+    none = type(None)
+    cure = "OutboundTimeouts(head_seconds=...)"
+    must_be("timeouts", timeouts, (OutboundTimeouts, none), cure)
+    must_be("limits", limits, (Limits, none), "Limits(head_bytes=...)")
 
 
 @implementer(IAgent)

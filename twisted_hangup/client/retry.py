@@ -23,12 +23,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from .._arguments import check_fields, must_be, must_be_reactor, must_take, statuses_in
 from ..errors import ServerHangUp
-from ..limits import IDEMPOTENT_METHODS, MIB
-from ..parser.grammar import TOKEN
+from ..limits import IDEMPOTENT_METHODS, MIB, method_names
 from ..report.text import shortened, visible
 from ..transport.clock import steady
-from .agent import HangupAgent
+from .agent import HangupAgent, must_be_agent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
 from .failures import NO_ANSWER, RequestCancelled, hang_up, phase_of_cancelled
 from .producing import produced
@@ -89,24 +89,9 @@ class RetryPolicy:
     budget_reserve: int = 10
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ValueError(f"attempts={self.attempts}: there is at least one")
-        if isinstance(self.methods, (bytes, str)):
-            raise TypeError(f"methods={self.methods!r} is one method, and no set of them")
-        methods = [one.encode("ascii") if isinstance(one, str) else one for one in self.methods]
-        for method in methods:
-            if not TOKEN.fullmatch(method):
-                raise ValueError(f"methods has {method!r}, which is none")
-        for status in self.statuses:
-            if not isinstance(status, int):
-                raise TypeError(f"statuses has {status!r}, which is no number")
-        object.__setattr__(self, "methods", frozenset(methods))
-        for name in (
-            *("first_delay_seconds", "longest_delay_seconds", "attempt_seconds"),
-            *("deadline_seconds", "replay_bytes", "budget_ratio", "budget_reserve"),
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is negative")
+        check_fields(self, {"attempts": 1}, endless=True)
+        object.__setattr__(self, "methods", method_names("methods", self.methods))
+        object.__setattr__(self, "statuses", statuses_in("statuses", self.statuses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +138,16 @@ class RetryAgent:
         on_attempt: Callable[[Attempt], object] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        must_be_agent("agent", agent, "RetryAgent")
+        must_be("policy", policy, (RetryPolicy, type(None)), "RetryPolicy(attempts=...)")
+        if on_attempt is not None:
+            must_take("on_attempt", on_attempt, "attempt")
+        must_take("uniform", uniform, "least", "most")
         if clock is None:
             from twisted.internet import reactor
 
             clock = reactor
+        must_be_reactor("clock", clock)
         self._agent = agent if isinstance(agent, HangupAgent) else HangupAgent(agent)
         self._policy = policy or RetryPolicy()
         self._clock: Any = steady(clock)
@@ -164,11 +155,24 @@ class RetryAgent:
         self._uniform = uniform
         self._spent: OrderedDict[tuple[bytes, ...], float] = OrderedDict()
 
+    @classmethod
+    def from_reactor(
+        cls,
+        reactor: Any,
+        policy: RetryPolicy | None = None,
+        *,
+        on_attempt: Callable[[Attempt], object] | None = None,
+    ) -> RetryAgent:
+        """Make one around `HangupAgent.from_reactor`, with the time of *reactor*."""
+        agent = HangupAgent.from_reactor(reactor)
+        return cls(agent, policy, clock=reactor, on_attempt=on_attempt)
+
     def with_policy(self, policy: RetryPolicy) -> RetryAgent:
         """The same agent with another *policy*, for one request or for many.
 
         What one of them spends of a server's budget is spent for both.
         """
+        must_be("policy", policy, RetryPolicy, "RetryPolicy(attempts=...)")
         other = copy(self)
         other._policy = policy
         return other

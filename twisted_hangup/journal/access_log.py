@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from twisted.web.http import datetimeToLogString
 
+from .._arguments import must_be, must_have
 from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..report.report import request_so_far
@@ -45,7 +46,15 @@ class AccessLog:
         Args:
             line_of: What a line is; by default that of the combined format.
             log_idle: What is nobody's fault (`RecordedError.quiet`) has a line as well.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
         """
+        must_be("file", file, LogFile, "LogFile(path, 'access log')")
+        if line_of is not None:
+            cure = f"access_format({line_of!r})" if isinstance(line_of, str) else ""
+            must_have("line_of", line_of, "a format", ("__call__",), cure)
+        must_be("policy", policy, MaskingPolicy, "MaskingPolicy(extra_fields=...)")
         self._file = file
         self._line_of = line_of
         self._log_idle = log_idle

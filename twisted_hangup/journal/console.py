@@ -12,6 +12,7 @@ from typing import Final
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from .._arguments import must_be, must_be_number, must_be_reactor
 from ..errors import ClientHangUp, RecordedError
 from ..report.lookalikes import lookalike_of
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
@@ -58,6 +59,10 @@ class ConsoleLog:
             policy: What is secret besides the usual.
             logger: Where the lines go; by default the one of the namespace that operators know.
         """
+        must_be_reactor("clock", clock)
+        must_be_number("per_second", per_second, whole=True)
+        must_be("policy", policy, MaskingPolicy, "MaskingPolicy(extra_fields=...)")
+        must_be("logger", logger, (Logger, type(None)), "Logger(namespace=...) of twisted.logger")
         logger = logger or Logger(namespace="twisted_hangup.console")
         self._policy = policy
         self._log_idle = log_idle

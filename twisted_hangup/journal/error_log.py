@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from .._arguments import must_be, must_be_number, must_be_reactor
 from ..errors import RecordedError
 from ..limits import KIB
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
@@ -64,7 +65,11 @@ class ErrorLog:
 
         Raises:
             OSError: The file cannot be opened.
+            TypeError: An argument is of the wrong type.
         """
+        must_be_reactor("clock", clock)
+        must_be_number("per_second", per_second, whole=True)
+        must_be("policy", policy, MaskingPolicy, "MaskingPolicy(extra_fields=...)")
         self._is_ours = not isinstance(file, LogFile)
         self._file = file if isinstance(file, LogFile) else LogFile(file, "error log")
         self._gate = FloodGate(clock, per_second, self._suppressed)

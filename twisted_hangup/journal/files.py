@@ -13,7 +13,7 @@ import select
 import stat
 from collections import deque
 from collections.abc import Callable
-from io import FileIO
+from io import FileIO, TextIOBase
 from itertools import islice
 from selectors import EVENT_WRITE, DefaultSelector
 from threading import Condition, Lock, Thread
@@ -22,6 +22,7 @@ from typing import BinaryIO, Final, TypeAlias
 
 from twisted.logger import Logger
 
+from .._arguments import must_have
 from ..limits import KIB, MIB
 from ..report.text import visible
 
@@ -93,7 +94,13 @@ class LogFile:
 
         Raises:
             OSError: The path cannot be appended to.
+            TypeError: *file* is neither a path nor a binary file.
         """
+        if not isinstance(file, (str, os.PathLike)):
+            must_have("file", file, "a path, or a file that takes bytes", ("write", "flush"))
+            if isinstance(file, TextIOBase):
+                words = "file must take bytes, and this one takes text"
+                raise TypeError(f"{words}: open it with mode 'ab'")
         self.name = name
         self.lost_lines = 0
         self._seconds = seconds

@@ -14,6 +14,7 @@ from typing import Final, Generic, ParamSpec, TypeAlias
 from twisted.internet.address import UNIXAddress
 from twisted.logger import Logger
 
+from .._arguments import must_take
 from ..errors import ClientError, RecordedError, UpstreamError
 from .counts import Rates, Top
 
@@ -235,6 +236,7 @@ class Journal:
         Returns:
             A function that ends the watch; calling it twice is harmless.
         """
+        must_take("watcher", watcher, "error", classes=True)
         waits = getattr(watcher, "waits_for_answers", False)
         return (self._logs if waits else self._watchers).add(watcher)
 
@@ -247,6 +249,7 @@ class Journal:
         Returns:
             A function that ends the watch; calling it twice is harmless.
         """
+        must_take("watcher", watcher, "error", "status", classes=True)
         return self._settled_watchers.add(watcher)
 
     def watch_upstream(self, watcher: UpstreamWatcher) -> Callable[[], None]:
@@ -255,6 +258,7 @@ class Journal:
         Returns:
             A function that ends the watch; calling it twice is harmless.
         """
+        must_take("watcher", watcher, "error", classes=True)
         return self._upstream_watchers.add(watcher)
 
     def follow(self, follower: Follower) -> Callable[[], None]:
@@ -270,6 +274,7 @@ class Journal:
         Raises:
             Exception: What *follower* raises at the snapshot; it does not follow then.
         """
+        must_take("follower", follower, "news", classes=True)
         follower(self.snapshot())
         return self._followers.add(follower)
 

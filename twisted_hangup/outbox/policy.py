@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from math import inf
 
+from .._arguments import check_positive_fields
 from ..client.backoff import Jitter, doubled, uniform_below
 
 
@@ -51,10 +52,8 @@ class DeliveryPolicy:
     pause_cap_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number that is not positive."""
-        for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} must be more than 0")
+        """Raises TypeError for what is no number, and ValueError for one that is not positive."""
+        check_positive_fields(self)
 
     def judge(self, status: int | None, attempt: int) -> Verdict:
         """What a response says about its request.

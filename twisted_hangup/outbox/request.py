@@ -6,12 +6,13 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from twisted.web.http_headers import Headers
 
+from .._arguments import check_positive_fields
 from ..limits import KIB, MIB
 
 Text: TypeAlias = "str | bytes"
@@ -76,10 +77,8 @@ class OutboxLimits:
     poll_seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a number that is not positive."""
-        for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} must be more than 0")
+        """Raises TypeError for what is no number, and ValueError for one that is not positive."""
+        check_positive_fields(self)
 
 
 _NO_LIMITS: Final = OutboxLimits()

@@ -21,7 +21,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
-from ..client.agent import HangupAgent
+from .._arguments import must_be, must_be_number, must_be_reactor, must_take
+from ..client.agent import HangupAgent, must_be_agent
 from ..client.backoff import Jitter, steady, uniform_below
 from ..errors import KeyInUse, OutboxUnavailable
 from ..limits import OutboundTimeouts
@@ -113,8 +114,20 @@ class Outbox(Service):
 
         Raises:
             ModuleNotFoundError: PostgreSQL is asked for, and psycopg is not installed.
+            TypeError: An argument is of the wrong type.
             ValueError: *database* is not the name of one.
         """
+        must_be("database", database, str)
+        if agent is not None:
+            must_be_agent("agent", agent, "HangupAgent")
+        must_be("policy", policy, DeliveryPolicy, "DeliveryPolicy(max_attempts=...)")
+        must_be("limits", limits, OutboxLimits, "OutboxLimits(body_bytes=...)")
+        must_be("deliver", deliver, bool)
+        must_be_number("grace_seconds", grace_seconds, endless=True)
+        must_take("jitter", jitter, "bound")
+        for name, one in (("reactor", reactor), ("clock", clock)):
+            if one is not None:
+                must_be_reactor(name, one)
         self._reactor: Any = reactor
         self._clock: Any = reactor if clock is None else clock
         # Half the time, so that a second try may still come in time.
@@ -257,6 +270,7 @@ class Outbox(Service):
         Returns:
             A function that ends the watch; calling it twice is harmless.
         """
+        must_take("watcher", watcher, "delivery")
         self._watchers.add(watcher)
         return lambda: self._watchers.discard(watcher)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
+from .._arguments import must_be, must_be_one_of, names_in
 from ..events import Field
 from ..limits import CONTENT_METHODS
 from ..parser.grammar import TCHAR
@@ -106,6 +107,12 @@ class Forwarding:
     forwarded: ForwardedChoice = "replace"
     drop_fields: frozenset[bytes] = frozenset()
     via: bytes = b"twisted_hangup"
+
+    def __post_init__(self) -> None:
+        must_be_one_of("host", self.host, get_args(HostChoice))
+        must_be_one_of("forwarded", self.forwarded, get_args(ForwardedChoice))
+        object.__setattr__(self, "drop_fields", names_in("drop_fields", self.drop_fields))
+        must_be("via", self.via, bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from .._arguments import must_be, must_be_reactor, must_have
+from ..client.agent import check_bounds
 from ..client.connection import OutboundRequest
 from ..client.named import named_endpoint
 from ..client.pool import Exchange, OutboundPool
@@ -69,6 +71,7 @@ class ProxyResource(Resource):
         limits: What its responses may cost; ``head_*`` and ``chunk_*`` count.
 
     Raises:
+        TypeError: An argument is of the wrong type.
         ValueError: *url* is no ``http`` or ``https`` URL with a host.
     """
 
@@ -87,6 +90,13 @@ class ProxyResource(Resource):
         super().__init__()
         if reactor is None:
             from twisted.internet import reactor
+        must_be_reactor("reactor", reactor)
+        if endpoint is not None:
+            cure = f"clientFromString(reactor, {endpoint!r})" if isinstance(endpoint, str) else ""
+            must_have("endpoint", endpoint, "an IStreamClientEndpoint", ("connect",), cure)
+        none = type(None)
+        must_be("forwarding", forwarding, (Forwarding, none), "Forwarding(host=...)")
+        check_bounds(timeouts, limits)
         upstream = Upstream(url)
         self.upstream = upstream
         self.forwarding = forwarding or Forwarding()

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from .._arguments import must_be
 from ..client.url import DEFAULT_PORTS, host_and_port
 from ..events import Field
 from ..parser.grammar import FIELD_CHAR, HOST, TCHAR
@@ -95,6 +96,7 @@ class Upstream:
     """
 
     def __init__(self, url: str) -> None:
+        must_be("url", url, str)
         if _USERINFO.match(url):
             words = "the URL has more than a scheme, a host, a port and a path"
             raise ValueError(f"{words}, as http://127.0.0.1:9000 has: userinfo, not shown here")

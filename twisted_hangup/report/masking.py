@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from .._arguments import must_be, names_in
 from ..events import Break, Field, Part
 from ..parser.grammar import TCHAR
 
@@ -110,7 +111,9 @@ class MaskingPolicy:
     _names: re.Pattern[bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        lowered = frozenset(name.strip().lower() for name in self.extra_fields)
+        must_be("unmasked", self.unmasked, bool)
+        names = names_in("extra_fields", self.extra_fields)
+        lowered = frozenset(name.lower() for name in names)
         object.__setattr__(self, "extra_fields", lowered)
         object.__setattr__(self, "_names", _pattern_of(SECRET_FIELDS | lowered))
 

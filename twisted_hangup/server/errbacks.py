@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .._arguments import must_take
 from ..errors import ClientError
 from ..transport.deadlines import Deadline, Deadlines
 from .client_socket import ClientSocket
@@ -54,7 +55,11 @@ class ClientErrbacks:
 
         Returns:
             The handler, so that this serves as a decorator.
+
+        Raises:
+            TypeError: It cannot be called so.
         """
+        must_take("handler", handler, "failure", "socket")
         self._handlers = (*self._handlers, handler)
         return handler
 

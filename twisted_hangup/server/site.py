@@ -21,6 +21,13 @@ from twisted.web.http import (
 from twisted.web.server import Site
 from zope.interface import implementer
 
+from .._arguments import (
+    described,
+    must_be,
+    must_be_class,
+    must_be_number,
+    must_have,
+)
 from ..errors import ClientError
 from ..journal.journal import Journal
 from ..limits import Limits, Timeouts
@@ -119,7 +126,11 @@ class SiteErrors:
         """
         protocol: Any = site.protocol
         if isinstance(getattr(protocol, "__self__", None), SiteErrors):
-            raise ValueError(f"{site!r} forwards its client errors already")
+            words = f"{described(site)} forwards its client errors already"
+            ours = isinstance(site, HangupSite)
+            raise ValueError(
+                f"{words}: use {'site.errors' if ours else 'what the first call returned'}"
+            )
         if getattr(protocol, "__func__", protocol) is not _genericHTTPChannelProtocolFactory:
             raise ValueError(
                 f"site.protocol is {protocol!r} and not Twisted's own; "
@@ -172,8 +183,7 @@ class SiteErrors:
         Raises:
             TypeError: *channel* is no `HangupChannel`.
         """
-        if not isinstance(channel, HangupChannel):
-            raise TypeError(f"channel is {channel!r} and no HangupChannel")
+        must_be("channel", channel, HangupChannel, "adopt(MyChannel())")
         site: Any = self.site
         protocol: Any = self._protocol_of(channel)
         protocol.factory = site
@@ -272,12 +282,17 @@ class HangupSite(Site):
         forwarded: ForwardedClients | None = None,
         **kwargs: Any,
     ) -> None:
+        cure = "File('public')" if isinstance(resource, (str, bytes)) else ""
+        must_have("resource", resource, "an IResource", ("render", "getChildWithDefault"), cure)
+        if channel is not None:
+            self.channel = channel
+        _check(limits, timeouts, self.channel, masking, forwarded)
         timeouts = timeouts or Timeouts()
         if len(args) < _POSITION_OF_TIMEOUT:
             kwargs.setdefault("timeout", timeouts.keep_alive_seconds)
         super().__init__(resource, *args, **kwargs)
-        if channel is not None:
-            self.channel = channel
+        if self.timeOut is not None:
+            must_be_number("timeout", self.timeOut)
         timeouts = timeouts.with_keep_alive(self.timeOut)
         context = SiteContext(limits or Limits(), timeouts, masking, self.reactor)
         context.forwarded = forwarded
@@ -324,9 +339,13 @@ def forward_client_errors(
         Its errors; ``errors.add(handler)`` serves as a decorator, too.
 
     Raises:
+        TypeError: *site* is no site, or another argument is not what it should be.
         ValueError: ``site.protocol`` is not Twisted's own, so that something would be
-            lost by replacing it.
+            lost by replacing it; or it forwards them already.
     """
+    cure = "" if isinstance(site, type) or not hasattr(site, "render") else "HangupSite(resource)"
+    must_be("site", site, HTTPFactory, cure)
+    _check(limits, timeouts, channel, masking, forwarded)
     timeouts = timeouts or Timeouts().with_keep_alive(site.timeOut)
     context = SiteContext(limits or Limits(), timeouts, masking, site.reactor)
     context.forwarded = forwarded
@@ -339,9 +358,18 @@ def errors_of(site: HangupSite | SiteErrors) -> SiteErrors:
     Raises:
         TypeError: It is neither.
     """
-    errors = site.errors if isinstance(site, HangupSite) else site
-    if not isinstance(errors, SiteErrors):
-        raise TypeError(
-            f"{site!r} is no HangupSite; give what forward_client_errors(site) has returned"
-        )
-    return errors
+    cure = "forward_client_errors(site)" if isinstance(site, HTTPFactory) else ""
+    must_be("site", site, (HangupSite, SiteErrors), cure)
+    return site.errors if isinstance(site, HangupSite) else site
+
+
+def _check(
+    limits: object, timeouts: object, channel: object, masking: object, forwarded: object
+) -> None:
+    """Raise TypeError unless all of these are what their names say."""
+    none = type(None)
+    must_be("limits", limits, (Limits, none), "Limits(body_bytes=...)")
+    must_be("timeouts", timeouts, (Timeouts, none), "Timeouts(head_seconds=...)")
+    must_be_class("channel", channel, HangupChannel)
+    must_be("masking", masking, MaskingPolicy, "MaskingPolicy(extra_fields=...)")
+    must_be("forwarded", forwarded, (ForwardedClients, none), "ForwardedClients(['10.0.0.1'])")

@@ -11,6 +11,7 @@ from twisted.web.http import SERVICE_UNAVAILABLE
 from twisted.web.resource import IResource
 from twisted.web.static import File
 
+from .._arguments import must_be
 from ..journal.flood import ThrottledWarning
 from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, error_page, without_body
 from .ranges import byte_ranges
@@ -51,6 +52,7 @@ class StaticFiles(File):
         *args: Any,
         **kwargs: Any,
     ) -> None:
+        must_be("path", path, str)
         super().__init__(path, defaultType, *args, **kwargs)
         self.root = path
 

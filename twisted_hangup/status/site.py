@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.web.resource import IResource
 
+from .._arguments import must_be, must_be_reactor, must_have
 from ..limits import KIB, Limits
 from ..server.site import HangupSite, SiteErrors, errors_of
 from .resource import StatusResource
@@ -44,6 +45,13 @@ class StatusSite(HangupSite):
         metrics: IResource | None = None,
     ) -> None:
         errors = errors_of(site)
+        must_be_reactor("reactor", reactor)
+        must_be("token", token, (str, type(None)))
+        if token == "":
+            raise ValueError("token must not be empty: None makes one up")
+        if metrics is not None:
+            cure = "metrics.resource()" if hasattr(metrics, "exposition") else ""
+            must_have("metrics", metrics, "an IResource", ("render", "getChildWithDefault"), cure)
         self._status = StatusResource(errors, reactor, token=token, metrics=metrics)
         #: Clients that have shown that they may see it.
         self._known: set[IAddress] = set()

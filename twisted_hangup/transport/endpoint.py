@@ -11,8 +11,10 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStrea
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.web.http import _genericHTTPChannelProtocolFactory
 from zope.interface import implementer
 
+from .._arguments import described, must_have
 from .lean_tls import lean
 from .preamble import Preamble
 from .proxy_protocol import HangupProxyProtocol
@@ -32,8 +34,19 @@ def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
             is used as it is where it is not one of Twisted's own.
 
     Returns:
-        An endpoint whose ``listen`` gives the same port as that of *endpoint*.
+        An endpoint whose ``listen`` gives the same port as that of *endpoint*, and raises
+        ValueError for a `Site` that does not forward its client errors.
+
+    Raises:
+        TypeError: *endpoint* is none.
     """
+    if isinstance(endpoint, str):
+        cure = f"serverFromString(reactor, {endpoint!r})"
+    else:
+        cure = (
+            "hangup_endpoint(endpoint).listen(site)" if hasattr(endpoint, "buildProtocol") else ""
+        )
+    must_have("endpoint", endpoint, "an IStreamServerEndpoint", ("listen",), cure)
     return _HangupEndpoint(endpoint)
 
 
@@ -46,8 +59,21 @@ class _HangupEndpoint:
         return f"hangup_endpoint({self._endpoint!r})"
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        _must_tell(protocolFactory)
         listening: Deferred[IListeningPort] = self._endpoint.listen(protocolFactory)
         return listening.addCallback(_telling)
+
+
+def _must_tell(factory: Any) -> None:
+    """Raise ValueError for a site of Twisted's own, which has no use for what we tell it."""
+    while isinstance(factory, WrappingFactory):
+        factory = factory.wrappedFactory
+    protocol = getattr(factory, "protocol", None)
+    if getattr(protocol, "__func__", protocol) is _genericHTTPChannelProtocolFactory:
+        raise ValueError(
+            f"{described(factory)} does not forward its client errors: "
+            "call forward_client_errors(site) first, or listen with HangupSite(resource)"
+        )
 
 
 def _telling(port: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
+from .._arguments import described, must_be
 from ..errors import ClientError, HTTP2Error
 from ..parser.grammar import TCHAR, TOKEN
 from ..parser.refusals import OF_A_WHOLE_HEAD
@@ -75,7 +76,14 @@ class ForwardedClients:
     """
 
     def __init__(self, trusted: Iterable[str], field: str = FORWARDED_FIELD) -> None:
+        if isinstance(trusted, (str, bytes)) or not isinstance(trusted, Iterable):
+            cure = f": [{trusted!r}]" if isinstance(trusted, str) else ""
+            came = described(trusted)
+            raise TypeError(f"trusted must be a list of addresses and networks, not {came}{cure}")
         trusted = list(trusted)
+        for one in trusted:
+            must_be("each of trusted", one, str)
+        must_be("field", field, str)
         self._unix = UNIX in trusted
         networks = [network_of(one) for one in trusted if one != UNIX]
         self.field = field.encode("utf-8", "surrogateescape")
