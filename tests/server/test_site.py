@@ -200,12 +200,14 @@ class AdoptingSite(OwnSite):
 def test_site_that_builds_its_own_channels_is_warned_of() -> None:
     """What is not forwarded is told once, when the first connection shows it."""
     site = OwnSite()
+    build_protocol = site.buildProtocol
     forward_client_errors(site)
     with pytest.warns(UserWarning, match=r"OwnSite.buildProtocol .* super\(\).* adopt\(\)"):
         site.buildProtocol(None)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         site.buildProtocol(None)
+    assert site.buildProtocol == build_protocol
 
 
 @pytest.mark.filterwarnings("error")

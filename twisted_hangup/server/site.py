@@ -234,6 +234,8 @@ class SiteErrors:
             protocol = build_protocol(address)
             if protocol is not None and not looked:
                 looked = True
+                if site.buildProtocol is build_and_look:
+                    site.buildProtocol = build_protocol
                 if not self._was_asked:
                     warnings.warn(
                         f"{type(site).__name__}.buildProtocol makes protocols of its own, whose "
