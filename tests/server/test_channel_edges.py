@@ -29,8 +29,9 @@ from support.wire import (
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.task import Clock, deferLater
+from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
-from twisted.web.iweb import INonQueuedRequestFactory
+from twisted.web.iweb import INonQueuedRequestFactory, IRequest
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
@@ -184,6 +185,21 @@ def test_request_factory_that_raises(expected_errors: LoggedErrors) -> None:
     assert statuses(client.received) == [500]
     assert client.received.endswith(b"\r\n\r\n")
     assert len(expected_errors.flush(ZeroDivisionError)) == 2
+
+
+def test_request_factory_that_makes_no_requests(expected_errors: LoggedErrors) -> None:
+    """The client is told, and the log what was made by whom, once for each request."""
+    wraps: Any = proxyForInterface(IRequest)
+
+    def make_request(*arguments: Any) -> Any:
+        return wraps(Request(*arguments))
+
+    site = HangupSite(Resource(), requestFactory=make_request)
+    body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+    for wire in (GOOD, body):
+        assert statuses(feed(site, wire, fin=True).received) == [500]
+        (event,) = expected_errors.flush(TypeError)
+        assert "make_request" in str(event["log_failure"].value) and site.open_connections == 0
 
 
 def test_request_factory_without_a_queue() -> None:

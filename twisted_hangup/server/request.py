@@ -477,7 +477,8 @@ def hangup_factory(
         forwarded: Names the client of each.
 
     Returns:
-        A callable of ``(channel, queued)``, whether *factory* takes the second or not.
+        A callable of ``(channel, queued)``, whether *factory* takes the second or not.  It raises
+        TypeError where *factory* makes anything but requests.
     """
     alone = INonQueuedRequestFactory.providedBy(factory)
     if isinstance(factory, type) and not alone:
@@ -486,6 +487,8 @@ def hangup_factory(
     def make_request(channel: Any, queued: object) -> Any:
         request = factory(channel) if alone else factory(channel, queued)
         request_class: type[Any] = type(request)
+        if Request not in request_class.__mro__:
+            raise TypeError(f"requestFactory {factory!r} made {request!r}, no http.Request")
         if forwarded is not None:
             request._hangup_peer = request.client
         request.__class__ = hangup_class(request_class, lean, forwarded=forwarded)  # type: ignore[arg-type]  # mypy#5261
