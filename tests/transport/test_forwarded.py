@@ -137,6 +137,16 @@ def test_who_is_believed(peer: Any, client: object) -> None:
     assert named("X-Forwarded-For", "203.0.113.7", peer=peer) == client
 
 
+@pytest.mark.parametrize("trusted", ["::ffff:10.0.0.5", "::ffff:10.0.0.0/104"])
+def test_ipv4_in_ipv6_clothes_may_be_named(trusted: str) -> None:
+    """As the address of a proxy, or of a network, it is where connections come from."""
+    clients = ForwardedClients([trusted])
+    peer = IPv6Address("TCP", "::ffff:10.0.0.5", 1)
+    assert clients.client(peer, [b"203.0.113.7"]).host == "203.0.113.7"
+    other = IPv6Address("TCP", "::ffff:11.0.0.5", 1)
+    assert clients.client(other, [b"203.0.113.7"]) is other
+
+
 def test_nobody_at_unix_sockets_unless_named() -> None:
     peer = UNIXAddress("")
     assert ForwardedClients(["10.0.0.0/8"]).client(peer, [b"203.0.113.7"]) is peer

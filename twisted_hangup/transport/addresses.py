@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
+
+#: What an IPv4 address in IPv6 clothes has before it, in bits (RFC 4291, section 2.5.5.2).
+_MAPPED_BITS: Final = 96
 
 
 def ip_of(host: str | None) -> IPAddress | None:
@@ -23,12 +26,16 @@ def ip_of(host: str | None) -> IPAddress | None:
 
 
 def network_of(text: str) -> Network:
-    """The network that *text* names, or that of its one address.
+    """The network that *text* names, or that of its one address; see `ip_of`.
 
     Raises:
         ValueError: It names none.
     """
-    return ip_network(text)
+    network = ip_network(text)
+    ipv4 = getattr(network.network_address, "ipv4_mapped", None)
+    if ipv4 is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return ip_network((ipv4, network.prefixlen - _MAPPED_BITS))
 
 
 def is_within(ip: IPAddress | None, networks: Iterable[Network]) -> bool:
