@@ -78,6 +78,12 @@ class Logs:
         errors, accesses = (len(file.getvalue().splitlines()) for file in files)
         return [formatEvent(event) for event in self.events], errors, accesses
 
+    @property
+    def statuses(self) -> list[str]:
+        """Those of the access log."""
+        lines = self._accesses.getvalue().decode().splitlines()
+        return [line.split('" ')[1].split()[0] for line in lines]
+
     def close(self) -> None:
         globalLogPublisher.removeObserver(self._observer)
         for end in self._watches:
@@ -267,6 +273,7 @@ async def test_logs_that_are_asked(case: Quiet, connected: Callable[..., Any]) -
     await ended(case, there)
     console, errors, accesses = there.logs.lines
     assert (len(console), errors, accesses) == (1, 1, 1)
+    assert there.logs.statuses == ["444" if case.end == "time" else "499"]
     assert console[0].startswith("- E")
 
 
