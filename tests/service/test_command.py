@@ -170,7 +170,7 @@ def test_daemon(folder: Path) -> None:
         os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not pid_file.exists())
     assert '400 HPE_INVALID_HEADER_TOKEN "' in (folder / "twistd.log").read_text()
-    assert '" 400 - ' in (folder / "access").read_text()
+    assert '" 400 59 ' in (folder / "access").read_text()
 
 
 @pytest.mark.parametrize("output", [">/dev/full", "| true"])

@@ -194,8 +194,8 @@ async def test_logs(run: Run, tmp_path: Path) -> None:
     await until(lambda: len(lines()) == 4)
     assert lines() == [
         ["GET /fast HTTP/1.1", " 200 4 "],
-        ["GET /fast HTTP/1.1", " 400 - "],
-        ["GET /never/finished?******* HTTP/1.1", " 400 - "],
+        ["GET /fast HTTP/1.1", " 400 59 "],
+        ["GET /never/finished?******* HTTP/1.1", " 400 59 "],
         ["GET /slow HTTP/1.1", " 499 - "],
     ]
     codes = [json.loads(line)["code"] for line in errors.read_text().splitlines()]
