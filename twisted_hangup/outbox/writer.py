@@ -28,9 +28,11 @@ from .thread import DatabaseThread, NoAnswer
 _BATCH_REQUESTS: Final = 1000
 _BATCH_BYTES: Final = 8 * MIB
 
-#: How long to wait before trying a database again that is away.
+#: How long to wait before trying a database again that is away, at most; and in how many parts
+#: that divides the time of a ``send()``, so that one which is back by then takes it.
 _RETRY_SECONDS: Final = 0.1
 _MOST_RETRY_SECONDS: Final = 5.0
+_TRIES: Final = 4
 
 #: How long the database may take for a transaction: as long as a ``send()`` may, but at least so
 #: many seconds; and twice as long after each that was too slow.
@@ -329,7 +331,8 @@ class Writer:
         self._trouble = text
         if silent:
             self._answer_seconds *= 2
-        self._retry_seconds = min(max(_RETRY_SECONDS, 2 * self._retry_seconds), _MOST_RETRY_SECONDS)
+        most = min(_MOST_RETRY_SECONDS, self._limits.store_seconds / _TRIES)
+        self._retry_seconds = max(_RETRY_SECONDS, min(2 * self._retry_seconds, most))
         return None
 
     def _cb_run(self, _: object, batch: _Batch) -> Deferred[None]:
