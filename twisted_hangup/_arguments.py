@@ -86,7 +86,7 @@ def must_take(name: str, value: object, *parameters: str, classes: bool = False)
     Args:
         classes: Whether it may be a class.
     """
-    wanted = f"({', '.join(parameters)})"
+    wanted = f"({', '.join(parameters)})" if parameters else "no argument"
     signature = _signature(name, value, wanted, classes)
     try:
         if signature is not None:

@@ -15,11 +15,13 @@ import pytest_twisted
 from cryptography import x509
 from support.certificates import certificate_and_key
 from support.wire import Client, in_thread, pause, until
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.usage import UsageError
 
 from twisted_hangup.service import Options, makeService
 from twisted_hangup.service.certificates import LOOK_SECONDS
+from twisted_hangup.service.ports import endpoint
 from twisted_hangup.service.serving import HangupService
 
 # Of Twisted's use of pyOpenSSL, when it reads a directory.
@@ -187,7 +189,7 @@ async def test_read_at_once(run: Run, tmp_path: Path) -> None:
     assert await serial_for(number_of(status)) == 2
 
 
-@pytest.mark.parametrize("directory", ["nowhere", "empty", "certificate", "key"])
+@pytest.mark.parametrize("directory", ["empty", "certificate", "key"])
 def test_directory_without_use(run: Run, tmp_path: Path, directory: str) -> None:
     """It is refused at the start, where its clients would be blamed later."""
     for name in ("empty", "certificate", "key"):
@@ -197,3 +199,33 @@ def test_directory_without_use(run: Run, tmp_path: Path, directory: str) -> None
     (tmp_path / "key" / "a.pem").write_bytes(key)
     with pytest.raises(UsageError, match=r"no PEM file in .* has a certificate for a name"):
         run(f"tls:{directory}:0")
+
+
+@pytest.mark.parametrize(
+    "port, words",
+    [
+        ("tls:nowhere:0", "there is no directory /.*/nowhere"),
+        ("tls:broken:0", "cannot read /.*/broken/b.pem: "),
+        ("ssl:0", "ssl needs privateKey=FILE, and certKey=FILE"),
+        ("ssl:0:privateKey=nowhere.pem", "cannot read 'nowhere.pem': No such file"),
+        ("ssl:0:privateKey=text.pem", "'text.pem' holds no PEM private key"),
+        ("ssl:0:privateKey=key.pem", "'key.pem' holds no PEM certificate"),
+        ("ssl:0:privateKey=key.pem:certKey=text.pem", "'text.pem' holds no PEM certificate"),
+        ("ssl:0:privateKey=key.pem:certKey=other.pem", "do not match"),
+    ],
+)
+def test_file_without_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: str, words: str
+) -> None:
+    """It is named, by the name that the operator has given it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    certificate, key = certificate_and_key("localhost", 1)
+    (tmp_path / "broken" / "a.pem").write_bytes(certificate + key)
+    lines = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    (tmp_path / "broken" / "b.pem").write_bytes(lines)
+    (tmp_path / "text.pem").write_text("text")
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "other.pem").write_bytes(certificate_and_key("localhost", 2)[0])
+    with pytest.raises(UsageError, match=words):
+        endpoint(port, MemoryReactorClock())

@@ -63,6 +63,21 @@ def test_sizes_have_units(text: str, size: int) -> None:
     assert parse("--max-body-size", text).limits.body_bytes == size
 
 
+@pytest.mark.parametrize(
+    "text, seconds", [("0", 0), ("1.5", 1.5), ("30s", 30), ("5m", 300), ("0.5h", 1800)]
+)
+def test_times_have_units(text: str, seconds: float) -> None:
+    """A time is seconds, or has a unit."""
+    assert parse("--request-timeout", text).timeouts.request_seconds == seconds
+    assert parse("--grace", text)["grace"] == seconds
+
+
+def test_ports_that_are_any() -> None:
+    """0 is no port, but the system's choice: another one for each."""
+    options = parse("--port", "0", "--status", "0")
+    assert options.status == ("port 0", "tcp:0:interface=127.0.0.1")
+
+
 def test_switches_and_lists() -> None:
     """What is no number has a flag, or may be said several times."""
     limits = parse("--no-require-host", "--allow-half-open", "--method", "BREW").limits
@@ -114,6 +129,17 @@ MISTAKES = [
     (["--mask-field", ""], "is not a token"),
     (["--lenient", "all"], "none of bare-lf, control-bytes, obs-fold, spaces-after-chunk-size"),
     (["--nonsense"], "not recognized"),
+    (["--prot", "80"], "option --prot not recognized: did you mean --port?"),
+    (["--PATH", "."], "option --PATH not recognized: did you mean --path?"),
+    (["--header-timeout", "5"], "did you mean --headers-timeout?"),
+    (["--port", "80", "--port", "80"], "--port: 80 is there twice"),
+    (["--port", "80", "--port", "tcp:80"], "--port: tcp:80 is there twice"),
+    (["--port", "80", "--status", "80"], "--status: port 80 is that of --port"),
+    (["--method", "get"], "--method: a method has upper and lower case: GET, not b'get'"),
+    (["--headers-timeout", "5x"], "'5x' is not a number of seconds (such as 300 or 5m)"),
+    (["--headers-timeout", "m"], "not a number of seconds"),
+    (["--headers-timeout", "-1m"], "not a number of seconds"),
+    (["--headers-timeout", "nanh"], "not a number of seconds"),
     (["./public"], "what is './public'?"),
     (["--path", ".", "--wsgi", "a.b"], "--path and --wsgi exclude each other"),
     (["--dotfiles"], "needs --path"),

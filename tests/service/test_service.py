@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_twisted
 from support.wire import BAD, SLOW, Client, Paths, in_thread, settled, talk, until
 from twisted.internet.address import UNIXAddress
+from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactor
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
+from twisted.web.resource import Resource
 from twisted.web.test.requesthelper import DummyRequest
 
 from twisted_hangup.service import Options, makeService
@@ -265,17 +270,44 @@ async def test_standard_output(run: Run, log: str, capfd: pytest.CaptureFixture[
     assert "HPE_INVALID_HEADER_TOKEN" in (output := capfd.readouterr().out) or " 400 " in output
 
 
+def one(failure: object) -> None: ...
+
+
+def three(failure: object, socket: object, more: object) -> None: ...
+
+
+def yields(failure: object, socket: object) -> Iterator[None]:
+    yield
+
+
+async def asgi(scope: object, receive: object, send: object) -> None: ...
+
+
+content = Resource()
+klein_like = SimpleNamespace(resource=Resource)
+
+
 MISTAKES = [
     (["--path", "/nowhere"], "--path: '/nowhere' does not exist"),
     (["--path", __file__], "is not a directory"),
-    (["--resource", "nowhere.root"], "--resource: nowhere.root: 'nowhere.root' does not name"),
+    (["--resource", "nowhere.root"], "--resource: nowhere.root: there is no module 'nowhere' in /"),
+    (["--resource", "nowhere:root"], "--resource: nowhere:root: there is no module 'nowhere' in /"),
+    (["--resource", "test_service:nowhere"], "has no attribute 'nowhere'"),
     (["--resource", "test_service.nowhere"], "has no attribute 'nowhere'"),
     (["--resource", "a b"], "--resource: a b: "),
     (["--resource", ""], "--resource: : "),
     (["--resource", "test_service.number"], "is no resource and cannot be called"),
     (["--resource", "test_service.nothing"], "returned NoneType, no IResource"),
     (["--resource", "test_service.crash"], "ZeroDivisionError: a bug of the operator's ("),
-    (["--resource", "test_service.application"], "missing 2 required positional arguments"),
+    (["--resource", "test_service.application"], "is a WSGI application: use --wsgi"),
+    (["--resource", "test_service.one"], "one must take no argument, and one takes (failure"),
+    (["--resource", "test_service.klein_like"], "cannot be called: use test_service.klein_like.r"),
+    (["--wsgi", "test_service.one"], "one must take (environ, start_response), and one takes"),
+    (["--wsgi", "test_service.asgi"], "not a coroutine function: ASGI is not served"),
+    (["--wsgi", "test_service.content"], "cannot be called: a resource is served with --resource"),
+    (["--on-client-error", "test_service.one"], "one must take (failure, socket), and one takes"),
+    (["--on-client-error", "test_service.three"], "must take (failure, socket), and three takes"),
+    (["--on-client-error", "test_service.yields"], "must not yield, as yields does: write async"),
     (["--wsgi", "test_service.number"], "--wsgi: test_service.number cannot be called"),
     (["--on-client-error", "test_service.number"], "cannot be called"),
     (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
@@ -323,6 +355,18 @@ async def test_port_in_use(run: Run) -> None:
     with pytest.raises(CannotListen, match=f"cannot listen on {taken}: Address already in use"):
         service.startService()
     await service.stopService()
+
+
+def test_port_that_needs_a_privilege() -> None:
+    """It says which, and of a UNIX socket it does not speak of ports."""
+    refused = PermissionError(errno.EACCES, "Permission denied")
+    for port, more in (
+        (81, " (below port 1024 one needs CAP_NET_BIND_SERVICE; or use 8080)"),
+        ("/s", ""),
+    ):
+        service = make("--port", "0")
+        service._eb_listening(Failure(CannotListenError("", port, refused)), "port 81")
+        assert str(service._problem) == f"cannot listen on port 81: Permission denied{more}"
 
 
 @pytest_twisted.ensureDeferred

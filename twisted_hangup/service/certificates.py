@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from inspect import signature
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from OpenSSL.crypto import FILETYPE_PEM, load_certificate, load_privatekey
+from OpenSSL.crypto import Error as OpenSSLError
 from OpenSSL.SSL import Connection, Context
 from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
@@ -68,6 +72,37 @@ def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IS
         endpoint.connectionCreator = renewing
         return renewing
     return outer
+
+
+def unusable_file(description: str) -> str | None:
+    """Which file of an endpoint of TLS is of no use, and why; None where it is none of them."""
+    arguments, keywords = endpoints._parse(description)
+    if arguments[0] == "tls":
+        try:
+            _pems_in(os.path.abspath(keywords.get("path") or arguments[1]))
+        except ValueError as error:
+            return str(error)
+        return None
+    try:
+        given = signature(endpoints._parseSSL).bind(None, *arguments[1:], **keywords).arguments
+    except TypeError:
+        return None
+    if "privateKey" not in given and not os.path.exists("server.pem"):
+        return "ssl needs privateKey=FILE, and certKey=FILE where the certificate is not in it"
+    key = given.get("privateKey", "server.pem")
+    # A passphrase, so that nobody is asked for one.
+    load_key = partial(load_privatekey, passphrase=b"none")
+    for path, what, load in (
+        (key, "private key", load_key),
+        (given.get("certKey") or key, "certificate", load_certificate),
+    ):
+        try:
+            load(FILETYPE_PEM, Path(path).read_bytes())
+        except OSError as error:
+            return f"cannot read {path!r}: {error.strerror}"
+        except OpenSSLError:
+            return f"{path!r} holds no PEM {what} that can be read"
+    return None
 
 
 @implementer(IStreamServerEndpoint, IOpenSSLServerConnectionCreator)
@@ -149,7 +184,7 @@ class _OfDirectory:
     """
 
     def __init__(self, path: str) -> None:
-        pems = PEMObjects.fromDirectory(FilePath(path))
+        pems = _pems_in(path)
         self._contexts = {
             name.lower().encode("ascii", "replace"): options.getContext()
             for name, options in pems.inferDomainMapping().items()
@@ -176,7 +211,28 @@ class _OfDirectory:
             connection.set_context(context)
 
 
+def _pems_in(path: str) -> PEMObjects:
+    """What Twisted's ``fromDirectory`` reads; the file is named that cannot be read.
+
+    Raises:
+        ValueError: There is one, or *path* is no directory.
+    """
+    if not os.path.isdir(path):
+        raise ValueError(f"there is no directory {path}")
+    pems = PEMObjects([], [])
+    for file in FilePath(path).walk():
+        if file.basename().endswith(".pem") and file.isfile():
+            try:
+                one = PEMObjects.fromFile(file)
+            except (OSError, OpenSSLError) as error:
+                raise ValueError(f"cannot read {file.path}: {_words(error)}") from error
+            pems._certificates += one._certificates
+            pems._keyPairs += one._keyPairs
+    return pems
+
+
 def _words(error: Exception) -> str:
     """What *error* says, and of OpenSSL's the reason alone."""
     queue = error.args[0] if error.args else None
-    return visible(str(queue[0][-1]) if isinstance(queue, list) and queue else str(error))
+    text = str(queue[0][-1]) if isinstance(queue, list) and queue else str(error)
+    return visible(getattr(error, "strerror", None) or text)

@@ -13,17 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from twisted.python.reflect import namedAny
+from twisted.python.reflect import ModuleNotFound, ObjectNotFound, namedAny
 from twisted.python.threadpool import ThreadPool
 from twisted.python.usage import UsageError
 from twisted.web.resource import IResource
 
+from .._arguments import must_take
 from ..journal.flood import ThrottledWarning
 from ..limits import Limits, OutboundTimeouts
 from ..proxy.forwarding import Forwarding
 from ..proxy.resource import ProxyResource
 from ..server.pages import ErrorPages
-from ..wsgi import HangupWSGIResource
+from ..wsgi import HangupWSGIResource, must_be_wsgi
 from .static import StaticFiles
 
 #: What a page of the operator's is called.
@@ -60,7 +61,10 @@ def resource(name: str) -> IResource:
     if IResource.providedBy(factory):
         return factory
     if not callable(factory):
-        raise UsageError(f"--resource: {name} is no resource and cannot be called")
+        method = getattr(factory, "resource", None)
+        cure = f": use {name}.resource" if callable(method) else ""
+        raise UsageError(f"--resource: {name} is no resource and cannot be called{cure}")
+    _must_take_nothing(name, factory)
     try:
         content = factory()
     except Exception as error:
@@ -74,10 +78,28 @@ def wsgi(name: str, reactor: Any, threads: ThreadPool) -> IResource:
     """The WSGI application called *name*, run in *threads*.
 
     Raises:
-        UsageError: There is none of that name, or it cannot be called.
+        UsageError: There is none of that name, or it cannot be called so.
     """
     application = function("--wsgi", name)
+    try:
+        must_be_wsgi(name, application)
+    except TypeError as error:
+        raise UsageError(f"--wsgi: {error}") from error
     return HangupWSGIResource(reactor, threads, application)
+
+
+def handler(name: str) -> Callable[..., Any]:
+    """The handler of client errors called *name*.
+
+    Raises:
+        UsageError: There is none of that name, or it does not take ``(failure, socket)``.
+    """
+    value = function("--on-client-error", name)
+    try:
+        must_take(name, value, "failure", "socket")
+    except TypeError as error:
+        raise UsageError(f"--on-client-error: {error}") from error
+    return value
 
 
 def proxy(
@@ -123,7 +145,8 @@ def function(option: str, name: str) -> Callable[..., Any]:
     """
     value = _named(option, name)
     if not callable(value):
-        raise UsageError(f"{option}: {name} cannot be called")
+        cure = ": a resource is served with --resource" if IResource.providedBy(value) else ""
+        raise UsageError(f"{option}: {name} cannot be called{cure}")
     return value  # type: ignore[no-any-return]
 
 
@@ -131,10 +154,28 @@ def _named(option: str, name: str) -> Any:
     # The twistd script, unlike `python -m`, does not look in the current directory.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    module, colon, inside = name.partition(":")  # as uvicorn and gunicorn have it
     try:
-        return namedAny(name)
+        return namedAny(f"{module}.{inside}" if colon else name)
+    except (ModuleNotFound, ObjectNotFound) as error:
+        top = module.partition(".")[0]
+        raise UsageError(
+            f"{option}: {name}: there is no module {top!r} in {os.getcwd()}"
+        ) from error
     except Exception as error:
         raise UsageError(f"{option}: {name}: {_in_one_line(error)}") from error
+
+
+def _must_take_nothing(name: str, factory: Callable[..., Any]) -> None:
+    """Raise UsageError where what ``--resource`` names has to be given something."""
+    try:
+        must_take(name, factory, classes=True)
+    except TypeError as error:
+        try:
+            must_be_wsgi(name, factory)
+        except TypeError:
+            raise UsageError(f"--resource: {error}") from error
+        raise UsageError(f"--resource: {name} is a WSGI application: use --wsgi") from None
 
 
 def _in_one_line(error: BaseException) -> str:

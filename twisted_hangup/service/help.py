@@ -12,7 +12,9 @@ from twisted.copyright import version as twisted_version
 
 _HEAD: Final = "Serve HTTP, and tell about every request that was not."
 #: What stands below all options.
-UNITS: Final = "Sizes are bytes or have a unit (16k, 2m, 1g); times are seconds.\n"
+UNITS: Final = (
+    "Sizes are bytes or have a unit (16k, 2m, 1g); times are seconds or have one (30s, 5m, 1h).\n"
+)
 _FOOT: Final = """\
 Help:
   --help-all                 all options, with their defaults

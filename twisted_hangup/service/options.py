@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn, get_args
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
+from .._arguments import closest
 from ..journal.access_formats import Format, access_format
 from ..limits import (
     ANY,
@@ -23,6 +24,7 @@ from ..limits import (
     Limits,
     OutboundTimeouts,
     Timeouts,
+    method_names,
 )
 from ..parser.grammar import TOKEN
 from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
@@ -45,7 +47,9 @@ DEFAULT_ERRORS_PER_SECOND: Final = 30
 LENIENCE: Final = {field.name.replace("_", "-"): field.name for field in fields(Lenience)}
 
 _UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB}
+_TIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 _SIZE: Final = re.compile(r"([0-9]{1,15})([kmg]?)", re.ASCII)
+_UNKNOWN: Final = re.compile(r"option --(\S+) not recognized")
 _COUNT: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 Coerce = Callable[[str], Any]
@@ -89,16 +93,18 @@ def count(option: str, least: int = 0) -> Coerce:
 
 
 def seconds(option: str) -> Coerce:
-    """A number of seconds, 0 or more."""
+    """A number of seconds, 0 or more, with s, m or h for seconds, minutes or hours."""
 
     def coerce(text: str) -> float:
+        number, unit = (text[:-1], text[-1]) if text[-1:] in _TIME_UNITS else (text, "s")
         try:
-            number = float(text)
+            value = float(number) * _TIME_UNITS[unit]
         except ValueError:
-            number = math.nan
-        if not 0 <= number < math.inf:
-            raise UsageError(f"--{option}: {text!r} is not a number of seconds")
-        return number
+            value = math.nan
+        if not 0 <= value < math.inf:
+            words = "is not a number of seconds (such as 300 or 5m)"
+            raise UsageError(f"--{option}: {text!r} {words}")
+        return value
 
     return coerce
 
@@ -476,6 +482,8 @@ class Options(UsageOptions):
         """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
         tcp:8000:interface=127.0.0.1, unix:/run/web.sock. Repeatable. [default: 8000]"""
         name, endpoint = endpoint_text("--port", port)
+        if endpoint in self.ports.values():
+            raise UsageError(f"--port: {port} is there twice")
         self.ports[name] = endpoint
 
     def opt_status(self, port: str) -> None:
@@ -493,7 +501,12 @@ class Options(UsageOptions):
 
     def opt_method(self, name: str) -> None:
         """Accept this method, besides those that Node accepts. Repeatable."""
-        self._methods.add(token("--method", name))
+        method = token("--method", name)
+        try:
+            method_names("--method", [method])
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        self._methods.add(method)
 
     def opt_lenient(self, name: str) -> None:
         """Accept what HTTP/1.1 forbids and old clients send; --help names each. Repeatable."""
@@ -560,12 +573,25 @@ class Options(UsageOptions):
                 raise UsageError(f"--{log} -: a daemon has no standard output; use twistd -n")
         if not self.ports:
             self.opt_port(DEFAULT_PORT)
+        if self.status is not None:
+            name, endpoint = self.status
+            taken = {*self.ports.values()} - {"tcp:0"}
+            if {endpoint, endpoint.partition(":interface=")[0]} & taken:
+                raise UsageError(f"--status: {name} is that of --port")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         try:
             super().parseOptions(options)
         except UsageError as error:
-            self.refuse(error)
+            self.refuse(self._with_suggestion(error))
+
+    def _with_suggestion(self, error: UsageError) -> UsageError:
+        """*error*, and the option that is meant where there is none of a name."""
+        unknown = _UNKNOWN.fullmatch(str(error))
+        if unknown is None:
+            return error
+        known = [option.rstrip("=") for option in self.longOpt]
+        return UsageError(f"{error}{closest(unknown[1], known, '--')}")
 
     def refuse(self, error: UsageError) -> NoReturn:
         """End the program with the one line of *error*, if there is a command line.

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
 from ..transport.endpoint import hangup_endpoint
-from .certificates import renewed
+from .certificates import renewed, unusable_file
 
 #: Connections that may wait to be accepted: nginx's number.  Past it a client's SYN is
 #: dropped, and it tries again a second later.
@@ -61,6 +61,8 @@ def _reworded(description: str, error: Exception) -> str:
         if missing := _MISSING.search(text):
             return f"{kind} needs {missing[1]}"
         return f"too many parts for {kind}, or a colon without a backslash before it"
+    if kind in ("ssl", "tls") and (words := unusable_file(description)):
+        return words
     if text.startswith("invalid literal for int()"):
         return f"{text.rpartition(': ')[2]} is not a number"
     return " ".join(text.split())

@@ -93,7 +93,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     )
     site.context.pages = _content.error_pages(options["error-pages"])
     for name in options.handlers:
-        site.on_client_error(_content.function("--on-client-error", name))
+        site.on_client_error(_content.handler(name))
     log_idle = bool(options["log-idle"])
     console = ConsoleLog(steady(reactor), log_idle=log_idle, policy=options.masking)
     closers: list[Callable[[], object]] = [

@@ -171,9 +171,12 @@ class HangupService(Service):
 
     def _eb_listening(self, failure: Failure, description: str) -> None:
         error: Any = failure.value
+        port = None
         if isinstance(error, CannotListenError):
-            error = error.socketError
+            port, error = error.port, error.socketError
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, PermissionError) and isinstance(port, int):
+            reason += " (below port 1024 one needs CAP_NET_BIND_SERVICE; or use 8080)"
         self._problem = CannotListen(f"cannot listen on {description}: {reason}")
         if self._listened:  # an endpoint that takes its time to find out
             _log.critical("{problem}", problem=str(self._problem))
