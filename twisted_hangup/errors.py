@@ -84,18 +84,9 @@ class RecordedError(HangupError):
 
     # One is made per refused request, in two thirds of the time it takes without.
     __slots__ = (
-        *("answered", "answered_bytes", "broke_at", "bytes_parsed", "client_left", "code", "errno"),
-        *(
-            "field",
-            "masking",
-            "offset",
-            "peer",
-            "phase",
-            "raw_packet",
-            "reason",
-            "request",
-            "settled",
-        ),
+        *("answered", "answered_bytes", "broke_at", "bytes_parsed", "client_left", "code"),
+        *("errno", "field", "masking", "offset", "peer", "phase", "raw_packet", "reason"),
+        *("request", "settled"),
     )
 
     default_status: int | None = None

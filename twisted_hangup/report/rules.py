@@ -58,6 +58,12 @@ _OTHER_REASONS: Final = {
     "ERR_SSL_NO_APPLICATION_PROTOCOL": Rule(
         "client and server have no protocol in common", "RFC 7301, section 3.2"
     ),
+    "ERR_SSL_UNSUPPORTED_PROTOCOL": Rule(
+        "client and server have no version of TLS in common", "RFC 8446, section 4.2.1"
+    ),
+    "ERR_SSL_TLSV1_ALERT_UNKNOWN_CA": Rule(
+        "the client did not accept the server's certificate", "RFC 8446, section 6.2"
+    ),
     "ERR_HTTP2_ENHANCE_YOUR_CALM": Rule(
         "the client gives the server work without end: requests that it resets or that are"
         " refused, frames that do nothing, answers that it does not read, or fields that never"
