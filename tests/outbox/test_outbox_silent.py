@@ -32,7 +32,7 @@ from twisted_hangup.outbox import Outbox, OutboxLimits
 from twisted_hangup.outbox.database import SQLite
 from twisted_hangup.outbox.thread import DatabaseThread, NoAnswer
 
-STORE_SECONDS: Final = 1.0
+STORE_SECONDS: Final = 2.0
 GRACE_SECONDS: Final = 0.5
 
 #: What a busy machine may add.
@@ -114,7 +114,8 @@ async def test_locked(
     """send() fails in time; the log says so once, and once that it is over; all goes on."""
     agent = FakeAgent()
     outbox = begin(start, database, agent=agent)
-    await outbox.send("POST", URL, None, b"first")
+    await sent_again(outbox, b"first", "first")
+    lines.clear()
     with locked(database):
         began = time.monotonic()
         sending = [outbox.send("POST", URL, None, b"%d" % n, key=f"k{n}") for n in range(3)]
@@ -143,7 +144,7 @@ async def test_stopping_while_locked(
     agent = FakeAgent(lambda sent: answer)
     answer: Deferred[int] = Deferred()
     outbox = begin(start, database, agent=agent)
-    await outbox.send("POST", URL)
+    await sent_again(outbox, b"first", "first")
     await until(lambda: agent.sent)
     with locked(database):
         answer.callback(200)
@@ -164,7 +165,8 @@ async def test_a_server_that_is_stopped(
     """It keeps its connections and says nothing: nobody waits for it, and nothing is lost."""
     agent = FakeAgent()
     outbox = begin(start, postgres_dsn, agent=agent)
-    await outbox.send("POST", URL, None, b"first")
+    await sent_again(outbox, b"first", "first")
+    lines.clear()
     with frozen(postgres):
         error = await failed(outbox.send("POST", URL, None, b"1", key="k"), time.monotonic())
         assert error.stored is None
@@ -182,7 +184,7 @@ async def test_stopping_with_a_server_that_is_stopped(
 ) -> None:
     """The service ends, whether or not somebody asks for the state of the queue."""
     outbox = begin(start, postgres_dsn, agent=FakeAgent())
-    await outbox.send("POST", URL)
+    await sent_again(outbox, b"first", "first")
     with frozen(postgres):
         asking = outbox.stats()
         sending = outbox.send("POST", URL)
