@@ -789,8 +789,6 @@ class HangupChannel(HTTPChannel):
     def closing_with(self, socket: ClientSocket) -> None:
         """From now on nothing is parsed or run: *socket* is what is left of the connection."""
         self._rise(CLOSING)
-        if (undelivered := self._undelivered) is not None and undelivered.undelivered:
-            undelivered.mark()
         self._read_again()
         self._clock.stop()
         for request in self.requests:
@@ -801,6 +799,8 @@ class HangupChannel(HTTPChannel):
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
         """The errback chain is about to have *socket*."""
+        if self._undelivered is not None:
+            self._undelivered.mark()
         if socket.secure and error.phase == "handshake":
             socket.mute()  # it could not read an answer yet
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)

@@ -98,7 +98,8 @@ class Deadlines:
         deadline.due = inf
         deadline._expired = _nothing
         self._unfile(deadline)
-        self._stop_if_idle()
+        if not self._waiting:
+            self._stop_if_idle()
 
     def _stop_if_idle(self) -> None:
         if not self._waiting and not self._passed and self._timer is not None:
