@@ -80,14 +80,17 @@ def must_be_reactor(name: str, value: object) -> None:
     must_have(name, value, "a reactor", ("callLater", "seconds"))
 
 
-def must_take(name: str, value: object, *parameters: str, classes: bool = False) -> None:
+def must_take(
+    name: str, value: object, *parameters: str, classes: bool = False, yields: bool = False
+) -> None:
     """Raise TypeError unless *value* can be called with *parameters*, in this order.
 
     Args:
         classes: Whether it may be a class.
+        yields: Whether it may be a generator function.
     """
     wanted = f"({', '.join(parameters)})" if parameters else "no argument"
-    signature = _signature(name, value, wanted, classes)
+    signature = _signature(name, value, wanted, classes, yields)
     try:
         if signature is not None:
             signature.bind(*parameters)
@@ -99,7 +102,7 @@ def must_take(name: str, value: object, *parameters: str, classes: bool = False)
 
 def must_take_some(name: str, value: object, one_of_them: str) -> None:
     """Raise TypeError unless *value* is a function of which one argument may be *one_of_them*."""
-    signature = _signature(name, value, one_of_them, classes=False)
+    signature = _signature(name, value, one_of_them, classes=False, yields=False)
     if signature is not None and not signature.parameters:
         raise TypeError(f"{name} must take {one_of_them}, and {_called(value)} takes {signature}")
 
@@ -221,11 +224,13 @@ def _declared(record: _Record) -> list[tuple[str, str]]:
     return [(name, kind) for name, kind in kinds if kind in ("int", "float", "bool")]
 
 
-def _signature(name: str, value: object, wanted: str, classes: bool) -> inspect.Signature | None:
+def _signature(
+    name: str, value: object, wanted: str, classes: bool, yields: bool
+) -> inspect.Signature | None:
     """What *value* takes when it is called; None for what is written in C and does not say."""
     if not callable(value) or (isinstance(value, type) and not classes):
         raise _wrong_type(name, f"a function that takes {wanted}", described(value))
-    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):
+    if inspect.isasyncgenfunction(value) or (inspect.isgeneratorfunction(value) and not yields):
         cure = "write async def without yield, or decorate it with inlineCallbacks"
         raise TypeError(f"{name} must not yield, as {_called(value)} does: {cure}")
     try:

@@ -96,7 +96,7 @@ def must_be_wsgi(name: str, application: object) -> None:
         raise TypeError(
             f"{name} must be a WSGI application, not a coroutine function: ASGI is not served"
         )
-    must_take(name, application, "environ", "start_response", classes=True)
+    must_take(name, application, "environ", "start_response", classes=True, yields=True)
 
 
 @contextmanager
