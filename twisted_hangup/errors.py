@@ -79,12 +79,11 @@ class RecordedError(HangupError):
         settled: Whether all has been sent that will be.
         answered: Status code that was sent by then; None where none was, or none was yet.
         answered_bytes: Bytes of the body of that response.
-        client_left: Whether the client had gone by then.
     """
 
     # One is made per refused request, in two thirds of the time it takes without.
     __slots__ = (
-        *("answered", "answered_bytes", "broke_at", "bytes_parsed", "client_left", "code"),
+        *("answered", "answered_bytes", "broke_at", "bytes_parsed", "code"),
         *("errno", "field", "masking", "offset", "peer", "phase", "raw_packet", "reason"),
         *("request", "settled"),
     )
@@ -131,7 +130,6 @@ class RecordedError(HangupError):
         self.settled = False
         self.answered: int | None = None
         self.answered_bytes = 0
-        self.client_left = False
 
     @property
     def status(self) -> int | None:

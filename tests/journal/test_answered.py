@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, SLOW, Paths, statuses
+from support.wire import BAD, Paths, statuses
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
@@ -178,18 +178,6 @@ def test_bytes_of_the_body(handler: Any, length: int, method: bytes) -> None:
     (line,) = logs.access
     assert line is not None and line.split('" ')[1].split()[1] == (str(length) if length else "-")
     assert logs.metrics.registry.get_sample_value("hangup_response_body_bytes_total") == length
-
-
-@pytest.mark.parametrize("leave, status", [("reset", 499), ("fin", 499), (None, 444)])
-def test_whose_doing_it_was(leave: str | None, status: int) -> None:
-    """Where nothing was sent, the access log says whether client or server has closed."""
-    logs = Logs(lambda failure, socket: socket.destroy())
-    client = feed(logs.site, SLOW + BAD if leave else BAD)
-    if leave:
-        assert logs.access == []  # it waits for the response before it
-        getattr(client, leave)()
-    (line,) = logs.access
-    assert f'" {status} - ' in str(line)
 
 
 @pytest.mark.parametrize("leave", ["fin", "reset"])

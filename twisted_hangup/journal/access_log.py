@@ -18,7 +18,7 @@ from typing import Any, Final
 from twisted.web.http import datetimeToLogString
 
 from .._arguments import must_be, must_have
-from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp
+from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp, UnexpectedEOF
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..report.report import request_so_far
 from ..report.text import visible
@@ -159,7 +159,7 @@ def _refused(
     """A request that *error* ended; see `refused_line`."""
     if not (error.refuses or (log_idle and error.quiet)):
         return None
-    left = error.client_left or isinstance(error, ClientHangUp)
+    left = isinstance(error, ClientHangUp | UnexpectedEOF)
     method = target = protocol = None
     fields: dict[bytes, bytes] = {}
     if (head := request_so_far(error, policy)) is not None:

@@ -192,24 +192,15 @@ class Journal:
         if self._followers:
             self._tell_followers(error)
 
-    def settle(
-        self,
-        error: ClientError,
-        status: int | None,
-        body_bytes: int = 0,
-        *,
-        client_left: bool = False,
-    ) -> None:
+    def settle(self, error: ClientError, status: int | None, body_bytes: int = 0) -> None:
         """Note that *error* was answered *status*, or not at all, and tell who waits for that.
 
         Args:
             body_bytes: How long the body of that response is.
-            client_left: Whether the client has gone.
         """
         if not error.quiet:
             self._by_status[status] += 1
         error.settled, error.answered, error.answered_bytes = True, status, body_bytes
-        error.client_left = client_left
         self._logs.tell(error)
         self._settled_watchers.tell(error, status)
         if self._followers:

@@ -795,14 +795,14 @@ class HangupChannel(HTTPChannel):
             if not request.process_begun:
                 request.drop_body()
         if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
-            socket.mute()  # it has not begun, and HTTP/1.1 would say nothing to it
+            socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
         """The errback chain is about to have *socket*."""
         if self._undelivered is not None:
             self._undelivered.mark()
         if socket.secure and error.phase == "handshake":
-            socket.mute()  # it could not read an answer yet
+            socket.peer_left()  # it could not read an answer yet
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
 
     def release_transport(self) -> None:

@@ -83,7 +83,6 @@ class ClientSocket:
         bytes_written: What `write`, `respond` and `end` have written so far.
         status_sent: Status code of the response that these bytes begin with, or None.
         body_bytes: How many of these bytes come after the head of that response.
-        client_left: Whether the client has gone, as far as that is known.
         error: The error that handlers answer; None before its errback chain.
         handler: The handler that got it last, or None; for the log.
         out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
@@ -95,9 +94,9 @@ class ClientSocket:
         *("__dict__", "__weakref__"),
         *("_deadline", "_deadlines", "_ending", "_flushed"),
         *("_heard_at", "_input_ended", "_limits", "_linger_until", "_lingered_bytes", "_opening"),
-        *("_muted", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
+        *("_peer_left", "_release", "_timeouts", "_transport", "_waiting", "_watch_sending"),
         *("bytes_written", "error", "handler", "headers_sent", "host", "linger_end", "out_of_time"),
-        *("_head_end", "body_bytes", "client_left", "peer", "secure", "status_sent"),
+        *("_head_end", "body_bytes", "peer", "secure", "status_sent"),
     )
 
     def __init__(
@@ -126,7 +125,7 @@ class ClientSocket:
         self.body_bytes = 0
         self.linger_end: LingerEnd | None = None
         self.status_sent: int | None = None
-        self.client_left = self.out_of_time = False
+        self.out_of_time = False
         self.handler: object = None
         self._transport: Transport | None = transport
         self.error: ClientError | None = None
@@ -140,7 +139,7 @@ class ClientSocket:
         self._lingered_bytes = 0
         self._heard_at = -inf
         self._ending = False
-        self._muted = False
+        self._peer_left = False
         self._input_ended = False
         self._flushed = False
         self._waiting: list[Deferred[None]] | None = None
@@ -162,7 +161,7 @@ class ClientSocket:
     @property
     def writable(self) -> bool:
         """Whether bytes written now can reach the client."""
-        return self._transport is not None and not self._ending and not self._muted
+        return self._transport is not None and not self._ending and not self._peer_left
 
     @property
     def takes_bytes(self) -> bool:
@@ -306,7 +305,7 @@ class ClientSocket:
 
     def _tell_in_vain(self, data: bytes) -> None:
         """It comes to nothing; to close what has gone, or answer a probe, is no mistake."""
-        error, gone = self.error, self._muted or not self._ending
+        error, gone = self.error, self._peer_left or not self._ending
         if error is None or (gone and (error.quiet or not data)):
             return
         handler_log.answered_in_vain(self.handler, error, late=self.out_of_time, client_gone=gone)
@@ -315,12 +314,7 @@ class ClientSocket:
 
     def peer_left(self) -> None:
         """The client has gone: nothing written from now on can reach it."""
-        self.client_left = True
-        self.mute()
-
-    def mute(self) -> None:
-        """Nothing written from now on can be read by the client, though it may be there."""
-        self._muted = True
+        self._peer_left = True
         self.input_ended()
 
     def input_ended(self) -> None:
@@ -355,7 +349,6 @@ class ClientSocket:
 
     def connection_lost(self) -> None:
         """The connection has gone."""
-        self.client_left = True
         self._transport = self._release = self._watch_sending = None
         if self._deadline is not None:
             self._deadlines.forget(self._deadline)

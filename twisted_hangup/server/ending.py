@@ -267,12 +267,7 @@ class Ending:
             assert self.error is not None and self.socket is not None
             self.stage = SETTLED
             socket, journal = self.socket, self._carrier.context.journal
-            journal.settle(
-                self.error,
-                socket.status_sent,
-                socket.body_bytes,
-                client_left=socket.client_left,
-            )
+            journal.settle(self.error, socket.status_sent, socket.body_bytes)
 
 
 def reason_of_loss(

@@ -682,7 +682,7 @@ class HangupHTTP2(H2Connection):
         self._stop_clocks()
         while self._bufferedControlFrames:  # not to be sent again when there is room
             self.transport.write(self._bufferedControlFrames.popleft())
-        socket.mute()  # there are frames on this connection
+        socket.peer_left()  # not writable: there are frames on this connection
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
         """The errback chain is about to have *socket*."""
