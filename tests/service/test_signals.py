@@ -184,7 +184,7 @@ def test_daemon(start: Start) -> None:
         os.kill(process, signal.SIGHUP)
         wait_for(Path("access.log").exists)
         server.get().close()
-        assert len(lines_of("access.log")) == 1
+        wait_for(lambda: len(lines_of("access.log")) == 1)
         os.kill(process, signal.SIGUSR1)
         wait_for(lambda: sum("logs are reopened" in line for line in lines_of("twistd.log")) == 2)
         assert not Path("twistd.log.1").exists()
