@@ -377,12 +377,6 @@ SITES: Final[list[Row]] = [
         lambda: W["hangup_endpoint"](TCP4ClientEndpoint(reactor(), "a", 1)),
     ),
     (
-        "Twisted's site on our endpoint",
-        ValueError,
-        "Site does not forward its client errors: call forward_client_errors(site) first",
-        lambda: hangup_endpoint(TCP4ServerEndpoint(reactor(), 0)).listen(Site(Resource())),
-    ),
-    (
         "metrics of Twisted's site",
         TypeError,
         "site must be a HangupSite or a SiteErrors, not Site: forward_client_errors(site)",
@@ -1187,6 +1181,14 @@ def test_wrong_use(
     assert not [*tmp_path.iterdir()]
 
 
+def test_site_of_twisteds_on_our_endpoint() -> None:
+    """It works, and whoever wonders why nothing is told has been."""
+    endpoint: Any = TCP4ServerEndpoint(reactor(), 0)
+    with pytest.warns(UserWarning, match="Site does not forward its client errors: call forw"):
+        hangup_endpoint(endpoint).listen(Site(Resource()))
+    hangup_endpoint(endpoint).listen(forwarding_site())
+
+
 def test_what_is_long_or_secret_is_not_shown() -> None:
     """A value may be anything; its type says enough."""
     with pytest.raises(TypeError, match=r"not str:"):
@@ -1230,7 +1232,7 @@ def test_right_uses_of_every_kind() -> None:
     any_number: Callable[..., None] = lambda *args: None  # noqa: E731
     for handler in (Method().takes_two, wrapper(one), Callable2(), waits, any_number, print):
         assert quacking.on_client_error(handler) is handler
-    for application in (wsgi, WSGIClass):
+    for application in (wsgi, WSGIClass, yields):
         assert not isclass(wsgi_of(application))
     assert Limits(methods=ANY).methods is ANY
     assert W["Limits"](methods=["GET", b"MINE"]).methods == {b"GET", b"MINE"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction
 from io import SEEK_END
 from threading import Event
 from types import SimpleNamespace
@@ -92,7 +92,7 @@ class HangupWSGIResource:
 def must_be_wsgi(name: str, application: object) -> None:
     """Raise TypeError unless *application* can be called as PEP 3333 has it."""
     call = getattr(type(application), "__call__", None)  # noqa: B004 (of an object's class)
-    if iscoroutinefunction(application) or iscoroutinefunction(call):
+    if any(map(iscoroutinefunction, (application, call))) or isasyncgenfunction(application):
         raise TypeError(
             f"{name} must be a WSGI application, not a coroutine function: ASGI is not served"
         )

@@ -663,6 +663,7 @@ def negotiated(port: int, *names: str, wire: bytes = GOOD) -> tuple[str | None, 
 
 
 @pytest.mark.parametrize("kind", ["ours", "Twisted's"])
+@pytest.mark.filterwarnings("ignore:Site does not forward its client errors")
 @pytest_twisted.ensureDeferred
 async def test_alpn_of_http_1_0(serve: Serve, kind: str) -> None:
     """It is what curl -0 offers: agreed on, by any site, and served as HTTP/1."""

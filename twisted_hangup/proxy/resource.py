@@ -90,6 +90,7 @@ class ProxyResource(Resource):
         super().__init__()
         if reactor is None:
             from twisted.internet import reactor
+        upstream = Upstream(url)
         must_be_reactor("reactor", reactor)
         if endpoint is not None:
             cure = f"clientFromString(reactor, {endpoint!r})" if isinstance(endpoint, str) else ""
@@ -97,7 +98,6 @@ class ProxyResource(Resource):
         none = type(None)
         must_be("forwarding", forwarding, (Forwarding, none), "Forwarding(host=...)")
         check_bounds(timeouts, limits)
-        upstream = Upstream(url)
         self.upstream = upstream
         self.forwarding = forwarding or Forwarding()
         self.pool = OutboundPool(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.protocols.haproxy._wrapper import HAProxyProtocolWrapper
 from twisted.protocols.policies import WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -22,7 +24,13 @@ from .sockets import telling
 from .tls import HangupTLS, accept_http10
 
 
-def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+class Listens(Protocol):
+    """What an `IStreamServerEndpoint` does, for those who check types without zope's plugin."""
+
+    def listen(self, protocolFactory: Any, /) -> Deferred[IListeningPort]: ...
+
+
+def hangup_endpoint(endpoint: IStreamServerEndpoint | Listens) -> HangupEndpoint:
     """Wrap *endpoint* so that a `HangupSite` on it hears all there is to hear.
 
     With it a plain HTTP request to a TLS port is answered with a readable 400; a reset over
@@ -34,8 +42,8 @@ def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
             is used as it is where it is not one of Twisted's own.
 
     Returns:
-        An endpoint whose ``listen`` gives the same port as that of *endpoint*, and raises
-        ValueError for a `Site` that does not forward its client errors.
+        An endpoint whose ``listen`` gives the same port as that of *endpoint*, and warns of a
+        `Site` that does not forward its client errors.
 
     Raises:
         TypeError: *endpoint* is none.
@@ -47,32 +55,37 @@ def hangup_endpoint(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
             "hangup_endpoint(endpoint).listen(site)" if hasattr(endpoint, "buildProtocol") else ""
         )
     must_have("endpoint", endpoint, "an IStreamServerEndpoint", ("listen",), cure)
-    return _HangupEndpoint(endpoint)
+    return HangupEndpoint(endpoint)
 
 
 @implementer(IStreamServerEndpoint)
-class _HangupEndpoint:
-    def __init__(self, endpoint: IStreamServerEndpoint) -> None:
+class HangupEndpoint:
+    """What `hangup_endpoint` returns."""
+
+    def __init__(self, endpoint: IStreamServerEndpoint | Listens) -> None:
         self._endpoint = endpoint
 
     def __repr__(self) -> str:
         return f"hangup_endpoint({self._endpoint!r})"
 
-    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        _must_tell(protocolFactory)
-        listening: Deferred[IListeningPort] = self._endpoint.listen(protocolFactory)
+    def listen(self, protocolFactory: IProtocolFactory | Factory[Any]) -> Deferred[IListeningPort]:
+        """Listen with *protocolFactory*, as the endpoint within does."""
+        _warn_of(protocolFactory)
+        endpoint: Any = self._endpoint
+        listening: Deferred[IListeningPort] = endpoint.listen(protocolFactory)
         return listening.addCallback(_telling)
 
 
-def _must_tell(factory: Any) -> None:
-    """Raise ValueError for a site of Twisted's own, which has no use for what we tell it."""
+def _warn_of(factory: Any) -> None:
+    """Warn of a site of Twisted's own, which tells nobody what it hears of us."""
     while isinstance(factory, WrappingFactory):
         factory = factory.wrappedFactory
     protocol = getattr(factory, "protocol", None)
     if getattr(protocol, "__func__", protocol) is _genericHTTPChannelProtocolFactory:
-        raise ValueError(
+        warnings.warn(
             f"{described(factory)} does not forward its client errors: "
-            "call forward_client_errors(site) first, or listen with HangupSite(resource)"
+            "call forward_client_errors(site) first, or listen with HangupSite(resource)",
+            stacklevel=3,
         )
 
 
