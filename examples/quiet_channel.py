@@ -11,7 +11,8 @@ from twisted_hangup import HangupChannel, HangupSite, hangup_endpoint
 class Quiet(HangupChannel):
     def client_error(self, failure, socket):
         if failure.value.code == "HPE_INVALID_METHOD":
-            return socket.destroy()  # no answer
+            socket.destroy()  # no answer
+            return None
         return super().client_error(failure, socket)
 
 

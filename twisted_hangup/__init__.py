@@ -47,7 +47,9 @@ from .proxy import Forwarding as Forwarding
 from .proxy import ProxyResource as ProxyResource
 from .report import MaskingPolicy as MaskingPolicy
 from .server import ClientErrbacks as ClientErrbacks
+from .server import ClientFailure as ClientFailure
 from .server import ClientSocket as ClientSocket
+from .server import Handler as Handler
 from .server import HangupChannel as HangupChannel
 from .server import HangupSite as HangupSite
 from .server import SiteErrors as SiteErrors

@@ -39,6 +39,9 @@ class AsyncResource(Resource):
     It takes a request from a `HangupSite`, or from a site with `forward_client_errors`.
     """
 
+    def __init__(self) -> None:  # Twisted's has no types
+        super().__init__()
+
     def render(self, request: Any) -> Any:
         """Call the method for this request, and answer with what it returns."""
         result = super().render(request)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from inspect import iscoroutine, isgenerator, isroutine
-from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from twisted.internet.defer import CancelledError, Deferred, FirstError
 from twisted.logger import Logger
@@ -22,6 +22,7 @@ from ._arguments import described, must_have, must_take_some
 from ._defer import fail_quietly
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 
 #: What `cancel_on_hangup` and `shield` take: what is going on, or would go on if awaited.
@@ -61,6 +62,10 @@ def cancel_on_hangup(request: Any, work: Work[T]) -> Deferred[T]:
     return _Errand(request, work).waiter
 
 
+@overload
+def cancellable(function: Callable[P, Work[T]]) -> Callable[P, Deferred[T]]: ...
+@overload
+def cancellable(function: Callable[P, R]) -> Callable[P, R]: ...
 def cancellable(function: Callable[P, Any]) -> Callable[P, Any]:
     """Let what *function* does for a request end when the client leaves.
 

@@ -840,7 +840,7 @@ async def test_other_failures_pass() -> None:
         def request(self, *arguments: Any) -> Deferred[Any]:
             return fail(Failure(KeyError("mine")))
 
-    error = await error_of(HangupAgent(Broken()).request(b"GET", b"http://a/"))  # type: ignore[arg-type]
+    error = await error_of(HangupAgent(Broken()).request(b"GET", b"http://a/"))
     assert isinstance(error, KeyError)
 
 

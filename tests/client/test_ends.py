@@ -580,7 +580,7 @@ async def test_timeout_of_another_agent() -> None:
         def request(self, *arguments: Any) -> Deferred[Any]:
             return fail(DeferredTimeout())
 
-    error = await failure_of(RawServer(always(OK)), HangupAgent(Hasty()))  # type: ignore[arg-type]
+    error = await failure_of(RawServer(always(OK)), HangupAgent(Hasty()))
     assert (error.code, error.phase, error.acted_on) == ("ETIMEDOUT", "waiting", True)
 
 

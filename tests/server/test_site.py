@@ -33,6 +33,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from twisted_hangup import (
     ClientErrbacks,
     ClientError,
+    ClientFailure,
     ClientSocket,
     ForwardedClients,
     HangupChannel,
@@ -57,7 +58,7 @@ def code_of(failure: Failure) -> str:
 class Answering(HangupChannel):
     """A channel of an application's own."""
 
-    def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
+    def client_error(self, failure: ClientFailure, socket: ClientSocket) -> Any:
         if code_of(failure) == "HPE_INVALID_METHOD":
             return b"mine\n"
         return super().client_error(failure, socket)

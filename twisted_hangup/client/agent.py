@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
@@ -34,6 +34,18 @@ _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
 
 
+class Requests(Protocol):
+    """What an `IAgent` does, for those who check types without the plugin for zope.interface."""
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]: ...
+
+
 @implementer(IAgent)
 class HangupAgent:
     """An agent that says in one way how a server went away: `ServerHangUp`.
@@ -49,7 +61,7 @@ class HangupAgent:
             resends some requests silently unless its ``retryAutomatically`` is False.
     """
 
-    def __init__(self, agent: IAgent) -> None:
+    def __init__(self, agent: IAgent | Requests) -> None:
         must_be_agent("agent", agent, "HangupAgent")
         self._sender: AnotherAgent | OwnConnections
         self._sender = agent if isinstance(agent, OwnConnections) else AnotherAgent(agent)
@@ -157,7 +169,7 @@ def check_bounds(timeouts: object, limits: object) -> None:
 class AnotherAgent:
     """Sends with an agent that is not ours, and says in our way how a server went away."""
 
-    def __init__(self, agent: IAgent) -> None:
+    def __init__(self, agent: IAgent | Requests) -> None:
         self._agent = agent
 
     def request(

@@ -28,7 +28,7 @@ from ..errors import ServerHangUp
 from ..limits import IDEMPOTENT_METHODS, MIB, method_names
 from ..report.text import shortened, visible
 from ..transport.clock import steady
-from .agent import HangupAgent, must_be_agent
+from .agent import HangupAgent, Requests, must_be_agent
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
 from .failures import NO_ANSWER, RequestCancelled, hang_up, phase_of_cancelled
 from .producing import produced
@@ -131,7 +131,7 @@ class RetryAgent:
 
     def __init__(
         self,
-        agent: IAgent,
+        agent: IAgent | Requests,
         policy: RetryPolicy | None = None,
         *,
         clock: IReactorTime | None = None,

@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from ..client.agent import Requests
 from ..client.backoff import BytesProducer, Discard, retry_after_seconds
 from ..client.failures import anothers_request_failed
 from ..errors import ServerHangUp
@@ -49,7 +50,9 @@ class DeliveryAttempt:
         response: What has come, whose body is still to be read; None without.
     """
 
-    def __init__(self, agent: IAgent, claim: Claim, policy: DeliveryPolicy, clock: Any) -> None:
+    def __init__(
+        self, agent: IAgent | Requests, claim: Claim, policy: DeliveryPolicy, clock: Any
+    ) -> None:
         self.claim = claim
         self.settled: Deferred[Settlement] = Deferred()
         self.response: Any = None

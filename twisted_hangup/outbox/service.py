@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
 from .._arguments import must_be, must_be_number, must_be_reactor, must_take
-from ..client.agent import HangupAgent, must_be_agent
+from ..client.agent import HangupAgent, Requests, must_be_agent
 from ..client.backoff import Jitter, steady, uniform_below
 from ..errors import KeyInUse, OutboxUnavailable
 from ..limits import OutboundTimeouts
@@ -89,7 +89,7 @@ class Outbox(Service):
         self,
         database: str,
         *,
-        agent: IAgent | None = None,
+        agent: IAgent | Requests | None = None,
         policy: DeliveryPolicy = DeliveryPolicy(),  # noqa: B008 (frozen)
         limits: OutboxLimits = OutboxLimits(),  # noqa: B008 (frozen)
         deliver: bool = True,

@@ -37,6 +37,7 @@ from .answers import response_head
 from .client_socket import ClientSocket, has_unsent
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
+from .errbacks import ClientFailure
 from .headers import HeadersCache, headers_of
 from .lean import LeanRequest, is_plain, is_stock, left_out
 from .message_clock import MessageClock
@@ -138,7 +139,7 @@ class HangupChannel(HTTPChannel):
         self._requestProducer = self._requestProducerStreaming = None
         self._waitingForTransport = False
 
-    def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
+    def client_error(self, failure: ClientFailure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
 
         Args:

@@ -25,7 +25,7 @@ from ..transport.sockets import ConnectionBroken
 from ..transport.tls import EndedWithoutNotify, tls_error
 from .client_socket import ClientSocket
 from .context import SiteContext
-from .errbacks import Chain
+from .errbacks import Chain, ClientFailure
 
 
 class EndStage(IntEnum):
@@ -77,7 +77,7 @@ class Endable(Protocol):
         """Where in its request line the message that is being read has stopped, if in there."""
 
     def getPeer(self) -> Any: ...
-    def client_error(self, failure: Failure, socket: ClientSocket) -> Any: ...
+    def client_error(self, failure: ClientFailure, socket: ClientSocket) -> Any: ...
 
     #: What that is where nobody has overridden it.
     default_client_error: Callable[..., Any]

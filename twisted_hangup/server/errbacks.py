@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from inspect import iscoroutine
-from typing import Any, TypeAlias, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
@@ -22,9 +22,22 @@ from .client_socket import ClientSocket
 from .handler_log import handler_log
 from .pages import ErrorPages
 
+
+class ClientFailure(Failure):
+    """The `Failure` that a handler gets, for annotations: ``failure.value`` is the error."""
+
+    value: ClientError
+
+    if TYPE_CHECKING:  # Twisted's have no types
+
+        def check(self, *errorTypes: type[BaseException] | str) -> Any: ...
+        def trap(self, *errorTypes: type[BaseException] | str) -> Any: ...
+
+
 Outcome: TypeAlias = Failure | bytes | None
+#: What is called with each client error; see `ClientErrbacks.add`.
 Handler: TypeAlias = Callable[
-    [Failure, ClientSocket], Outcome | Deferred[Any] | Coroutine[Any, Any, Outcome]
+    [ClientFailure, ClientSocket], Outcome | Deferred[Any] | Coroutine[Any, Any, Outcome]
 ]
 HandlerT = TypeVar("HandlerT", bound=Handler)
 
@@ -63,7 +76,7 @@ class ClientErrbacks:
         self._handlers = (*self._handlers, handler)
         return handler
 
-    def run(self, failure: Failure, socket: ClientSocket) -> Deferred[Outcome]:
+    def run(self, failure: ClientFailure, socket: ClientSocket) -> Deferred[Outcome]:
         """Run *failure* down the chain.
 
         Returns:
@@ -76,10 +89,9 @@ class ClientErrbacks:
             return fail(outcome)
         return outcome if isinstance(outcome, Deferred) else succeed(outcome)
 
-    def ask(self, failure: Failure, socket: ClientSocket) -> Outcome | Deferred[Outcome]:
+    def ask(self, failure: ClientFailure, socket: ClientSocket) -> Outcome | Deferred[Outcome]:
         """What `run` does; without a Deferred where no handler takes time."""
         error = failure.value
-        assert isinstance(error, ClientError)
         outcome: Outcome | Deferred[Outcome] = failure
         for handler in self._handlers:
             if isinstance(outcome, Failure):
@@ -122,7 +134,7 @@ class Chain:
         """
         self._hook = hook
         self._socket.error, self._socket.handler = self._error, hook
-        result = _called(hook, Failure(self._error), self._socket)
+        result = _called(hook, ClientFailure(self._error), self._socket)
         if _takes_time(result):
             self._waiting = result
             result.addBoth(self._cb_outcome)
@@ -215,8 +227,9 @@ def _guarded(
 
 def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
     """Call *handler*; an exception comes back as a Failure, a coroutine as a Deferred."""
+    of_client: Any = failure  # that of the chain, or of a handler that raised the same error
     try:
-        result = handler(failure, socket)
+        result = handler(of_client, socket)
     except BaseException:
         return Failure()
     return Deferred.fromCoroutine(result) if iscoroutine(result) else result
@@ -263,4 +276,4 @@ def _judged(result: object, handler: Handler, socket: ClientSocket, error: Clien
         handler_log.returned_bytes(handler, error)
     else:
         handler_log.returned(handler, result, error)
-    return Failure(error)
+    return ClientFailure(error)

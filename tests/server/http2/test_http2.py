@@ -43,6 +43,7 @@ from twisted.web.server import Site
 from twisted.web.static import Data
 
 from twisted_hangup import (
+    ClientFailure,
     ClientHangUp,
     ClientSocket,
     HangupChannel,
@@ -229,7 +230,7 @@ async def test_connection_error_while_a_request_runs(serve_h2: Serve) -> None:
 class Noting(HangupChannel):
     """A channel that answers by itself."""
 
-    def client_error(self, failure: Failure, socket: ClientSocket) -> Any:
+    def client_error(self, failure: ClientFailure, socket: ClientSocket) -> Any:
         noted.append((failure.value, socket.writable, socket.secure))
         socket.write(b"not frames")
         return super().client_error(failure, socket)
