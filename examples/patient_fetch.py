@@ -2,14 +2,13 @@
 
 import sys
 
-import treq.client
 from twisted.internet import reactor
 from twisted.internet.task import react
 
 from twisted_hangup import HangupAgent, RetryAgent, ServerHangUp
 
 agent = HangupAgent.from_reactor(reactor)
-client = treq.client.HTTPClient(RetryAgent(agent))
+client = RetryAgent(agent).treq_client()
 
 
 async def price_of(url):

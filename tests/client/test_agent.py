@@ -779,9 +779,10 @@ async def test_protocol_that_cannot_begin(own: Make) -> None:
 # With others.
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_treq(make: Make) -> None:
-    """treq with redirects, cookies and JSON works on it."""
+async def test_treq(make: Make, again: bool) -> None:
+    """treq with redirects, cookies and JSON works on it, and on a `RetryAgent` around it."""
 
     def script(connection: Connection) -> None:
         while head := connection.read_head():
@@ -798,7 +799,7 @@ async def test_treq(make: Make) -> None:
                 )
 
     agent, server = make(script)
-    client = treq.client.HTTPClient(agent)
+    client = RetryAgent(agent).treq_client() if again else agent.treq_client()
     response = await client.get(server.url + "/old")
     assert await response.json() == {"a": 1}
     assert [old.code for old in response.history()] == [302]

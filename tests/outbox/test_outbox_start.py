@@ -274,3 +274,22 @@ async def test_tables_of_version_1(database: str, start: Start) -> None:
     await outbox.send("POST", URL, key="new", ordered=True)
     await until(lambda: len(agent.sent) == 2)
     assert [sent.key for sent in agent.sent] == ["old", "new"]
+
+
+@pytest.mark.parametrize(
+    "problem, words",
+    [
+        (ModuleNotFoundError("No module named 'psycopg'"), r"'twisted_hangup\[postgres\]'"),
+        (
+            ImportError("no pq wrapper available."),
+            r"the system's libpq \(libpq5\), or: pip",
+        ),
+    ],
+)
+def test_what_postgresql_lacks(problem: ImportError, words: str) -> None:
+    """One line says what to install: psycopg, or the library of PostgreSQL's that it calls."""
+    with (
+        mock.patch("twisted_hangup.outbox.database.namedModule", side_effect=problem),
+        pytest.raises(ModuleNotFoundError, match=words),
+    ):
+        Outbox("postgresql://db/x")

@@ -1,7 +1,7 @@
 """The client half: agents for treq and for plain Twisted, one around the other::
 
     agent = RetryAgent(HangupAgent.from_reactor(reactor))
-    client = treq.client.HTTPClient(agent)
+    client = agent.treq_client()
 
 Each is an ``IAgent``.
 """

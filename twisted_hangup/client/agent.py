@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
@@ -27,6 +27,9 @@ from .named import named_endpoint
 from .pool import Exchange, OutboundPool
 from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
 from .url import DEFAULT_PORTS, RequestURL, request_url
+
+if TYPE_CHECKING:
+    from treq.client import HTTPClient
 
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 
@@ -138,6 +141,10 @@ class HangupAgent:
         """
         return self._sender.request(method, uri, headers, bodyProducer)
 
+    def treq_client(self) -> HTTPClient:
+        """A client of treq's, which asks through this agent: ``get()``, ``post()``, cookies."""
+        return treq_client(self)
+
     def close(self) -> Deferred[None]:
         """Close every connection of its own for good, and cancel what is under way.
 
@@ -148,6 +155,13 @@ class HangupAgent:
             A Deferred that fires with None when no connection is left, and none can come.
         """
         return self._sender.close()
+
+
+def treq_client(agent: Any) -> HTTPClient:
+    """A client of treq's that asks through *agent*."""
+    from treq.client import HTTPClient  # most who import this package want a server
+
+    return HTTPClient(agent)
 
 
 def must_be_agent(name: str, agent: object, owner: str) -> None:

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -28,11 +28,14 @@ from ..errors import ServerHangUp
 from ..limits import IDEMPOTENT_METHODS, MIB, method_names
 from ..report.text import shortened, visible
 from ..transport.clock import steady
-from .agent import HangupAgent, Requests, must_be_agent
+from .agent import HangupAgent, Requests, must_be_agent, treq_client
 from .backoff import BytesProducer, Discard, doubled, retry_after_seconds
 from .failures import NO_ANSWER, RequestCancelled, hang_up, phase_of_cancelled
 from .producing import produced
 from .url import request_url
+
+if TYPE_CHECKING:
+    from treq.client import HTTPClient
 
 T = TypeVar("T")
 
@@ -166,6 +169,10 @@ class RetryAgent:
         """Make one around `HangupAgent.from_reactor`, with the time of *reactor*."""
         agent = HangupAgent.from_reactor(reactor)
         return cls(agent, policy, clock=reactor, on_attempt=on_attempt)
+
+    def treq_client(self) -> HTTPClient:
+        """A client of treq's, which asks through this agent: ``get()``, ``post()``, cookies."""
+        return treq_client(self)
 
     def with_policy(self, policy: RetryPolicy) -> RetryAgent:
         """The same agent with another *policy*, for one request or for many.

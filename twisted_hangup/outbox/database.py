@@ -292,9 +292,10 @@ class PostgreSQL(Database):
         try:
             self._psycopg = namedModule("psycopg")
         except ImportError as problem:
-            raise ModuleNotFoundError(
-                "PostgreSQL needs psycopg 3: pip install 'twisted_hangup[postgres]'"
-            ) from problem
+            missing = "psycopg 3: pip install 'twisted_hangup[postgres]'"
+            if not isinstance(problem, ModuleNotFoundError):  # psycopg is there
+                missing = "the system's libpq (libpq5), or: pip install 'psycopg[binary]'"
+            raise ModuleNotFoundError(f"PostgreSQL needs {missing}") from problem
         # Without a handler Python writes to stderr what it has to say of each lost connection.
         logging.getLogger("psycopg").addHandler(_QUIET)
         try:
