@@ -16,6 +16,7 @@ from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, always
 from support.wire import DEFAULT, PATIENCE, Client, in_thread, pause, statuses, talk, until
+from twisted.internet.task import Clock
 
 from twisted_hangup import ForwardedClients
 from twisted_hangup.limits import OutboundTimeouts
@@ -645,7 +646,7 @@ async def test_max_forwards(proxied: Callable[..., Proxied], method: bytes, stat
 def test_url_that_is_none(url: str) -> None:
     """A mistake is told when the proxy is made."""
     with pytest.raises(ValueError, match=r"http|Port"):
-        ProxyResource(url, reactor=object())
+        ProxyResource(url, reactor=Clock())
 
 
 @pytest_twisted.ensureDeferred

@@ -50,6 +50,8 @@ _UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB}
 _TIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 _SIZE: Final = re.compile(r"([0-9]{1,15})([kmg]?)", re.ASCII)
 _UNKNOWN: Final = re.compile(r"option --(\S+) not recognized")
+#: A port that the system chooses, another one each time.
+_ANY_PORT: Final = re.compile(r"(?:tcp6?|ssl|tls):(?:[^:]*:)?0(?::|\Z)")
 _COUNT: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 Coerce = Callable[[str], Any]
@@ -482,7 +484,7 @@ class Options(UsageOptions):
         """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
         tcp:8000:interface=127.0.0.1, unix:/run/web.sock. Repeatable. [default: 8000]"""
         name, endpoint = endpoint_text("--port", port)
-        if endpoint in self.ports.values():
+        if endpoint in self.ports.values() and not _ANY_PORT.match(endpoint):
             raise UsageError(f"--port: {port} is there twice")
         self.ports[name] = endpoint
 
@@ -575,7 +577,7 @@ class Options(UsageOptions):
             self.opt_port(DEFAULT_PORT)
         if self.status is not None:
             name, endpoint = self.status
-            taken = {*self.ports.values()} - {"tcp:0"}
+            taken = {one for one in self.ports.values() if not _ANY_PORT.match(one)}
             if {endpoint, endpoint.partition(":interface=")[0]} & taken:
                 raise UsageError(f"--status: {name} is that of --port")
 
