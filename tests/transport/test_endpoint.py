@@ -52,7 +52,6 @@ from twisted_hangup import (
     Timeouts,
     TLSError,
     UnexpectedEOF,
-    forward_client_errors,
     hangup_endpoint,
 )
 from twisted_hangup.transport.sockets import ConnectionBroken, TellingSocket, telling
@@ -667,10 +666,7 @@ def negotiated(port: int, *names: str, wire: bytes = GOOD) -> tuple[str | None, 
 @pytest_twisted.ensureDeferred
 async def test_alpn_of_http_1_0(serve: Serve, kind: str) -> None:
     """It is what curl -0 offers: agreed on, by any site, and served as HTTP/1."""
-    site = HangupSite(Paths()) if kind == "ours" else Site(Paths())
-    if kind != "ours":
-        forward_client_errors(site)
-    served = serve(site, endpoint=tls())
+    served = serve(Paths() if kind == "ours" else Site(Paths()), endpoint=tls())
     wire = b"GET /fast HTTP/1.0\r\n\r\n"
     name, answer = await in_thread(lambda: negotiated(served.port, "http/1.0", wire=wire))
     assert name == "http/1.0" and answer.startswith(b"HTTP/1.")
