@@ -11,6 +11,7 @@ from twisted.web.http_headers import Headers
 from twisted_hangup.outbox.request import (
     NewRequest,
     OutboxLimits,
+    destination_named,
     headers_from_text,
     new_key,
     new_request,
@@ -37,13 +38,16 @@ def request(
         ({"method": None}, TypeError, "the method must be str or bytes"),
         ({"url": "example.com"}, ValueError, "absolute http or https"),
         ({"url": "ftp://example.com/"}, ValueError, "absolute http or https"),
-        ({"url": "http:///a"}, ValueError, "absolute http or https"),
+        ({"url": "http:///a"}, ValueError, "no such host"),
         ({"url": "http://example.com/a b"}, ValueError, "absolute http or https"),
         ({"url": "http://example.com/a\r\nX: y"}, ValueError, "absolute http or https"),
         ({"url": "http://example.com/é"}, ValueError, "percent-encode"),
         ({"url": "http://me:secret@example.com/"}, ValueError, "userinfo"),
-        ({"url": "http://example.com:0/"}, ValueError, "not a port"),
-        ({"url": "http://example.com:65536/"}, ValueError, "not a port"),
+        ({"url": "http://example.com:0/"}, ValueError, "no such port"),
+        ({"url": "http://example.com:65536/"}, ValueError, "no such port"),
+        ({"url": "http://a..b/"}, ValueError, "no such host"),
+        ({"url": "http://[::1/"}, ValueError, "not a host and a port"),
+        ({"url": "http://[1:2]/"}, ValueError, "no such host"),
         ({"url": "http://example.com/" + "a" * 8192}, ValueError, "the URL has"),
         ({"url": 5}, TypeError, "the URL must be"),
         ({"headers": {"a b": "c"}}, ValueError, "not a field name"),
@@ -75,11 +79,21 @@ def test_refused(arguments: dict[str, Any], error: type[Exception], words: str) 
         request(**arguments)
 
 
-def test_a_password_is_not_repeated() -> None:
-    """The message of an error goes to logs."""
-    with pytest.raises(ValueError, match="userinfo") as caught:
-        request(url="http://me:secret@example.com/")
-    assert "secret" not in str(caught.value)
+@pytest.mark.parametrize(
+    "password", ["secret", "s/secret", "secret/", "secret/5?", "s#secret", "é/secret"]
+)
+def test_a_password_is_not_repeated(password: str) -> None:
+    """The message of an error goes to logs, and so does what it was raised from."""
+    url = f"http://me:{password}@example.com/"
+    for refuse in (lambda: request(url=url), lambda: destination_named(url)):
+        with pytest.raises(ValueError, match=r"userinfo|not shown") as caught:
+            refuse()
+        assert "secret" not in "".join(str(one) for one in (caught.value, caught.value.__context__))
+
+
+def test_an_agent_of_ones_own_may_have_names_of_its_own() -> None:
+    """What a host means is for the agent to say, as with one that connects to UNIX sockets."""
+    assert request(url="http://%2Frun%2Fa/", by_name=False).lane == "http://%2frun%2fa:80"
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def request_url(url: bytes, by_name: bool = True) -> RequestURL:
     match = _URL.fullmatch(url)
     shown = "the URL, not shown for its @" if b"@" in url else repr(url)
     if match is None:
-        raise ValueError(f"{shown} is not an absolute http or https URL in ASCII")
+        raise ValueError(f"{shown} is not an absolute http or https URL, percent-encoded")
     scheme, authority, path, query = match.groups(b"")
     if b"@" in authority:
         raise ValueError("the URL has userinfo, which belongs into an Authorization field")

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from twisted.web.http_headers import Headers
 
 from .._arguments import check_positive_fields
+from ..client.url import request_url
 from ..limits import KIB, MIB
 
 Text: TypeAlias = "str | bytes"
@@ -24,13 +26,8 @@ HeadersArgument: TypeAlias = (
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
-# RFC 3986, as far as an http URL has it: no userinfo, only visible ASCII.
-_URL: Final = re.compile(
-    r"(?P<origin>(?P<scheme>https?)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._~!$&'()*+,;=%\-]+)"
-    r"(?::(?P<port>[0-9]{1,5})?)?)(?P<rest>[/?#][\x21-\x7e]*)?",
-    re.I,
-)
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+#: Where a URL goes, and the rest of it, all visible ASCII.
+_URL: Final = re.compile(r"(?=[!-~]*\Z)([^/?#]*//[^/?#]*).*")
 
 # The draft of the Idempotency-Key field has a string of printable ASCII; no spaces and no
 # quotes is what servers that compare it byte by byte agree on.
@@ -123,9 +120,9 @@ def destination_named(url: str) -> str:
     """The destination of what is sent to *url*, of which scheme and host will do.
 
     Raises:
-        ValueError: It is no http or https URL.
+        ValueError: It is no http or https URL, or has userinfo, which is not shown.
     """
-    return _checked_url(url, _NO_LIMITS)[1]
+    return _checked_url(url, _NO_LIMITS, by_name=False)[1]
 
 
 def new_request(
@@ -138,8 +135,9 @@ def new_request(
     ordered: bool | str,
     max_age_seconds: float,
     limits: OutboxLimits,
+    by_name: bool = True,
 ) -> NewRequest:
-    """Check the arguments of ``send()``.
+    """Check the arguments of ``send()``; *by_name* is that of `request_url`.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -158,7 +156,7 @@ def new_request(
         raise TypeError(f"max_age_seconds must be a number, not {type(max_age_seconds).__name__}")
     if not max_age_seconds > 0:
         raise ValueError("max_age_seconds must be more than 0")
-    target, destination = _checked_url(_text(url, "the URL"), limits)
+    target, destination = _checked_url(_text(url, "the URL"), limits, by_name)
     pairs, own_key = _checked_headers(headers, limits)
     if key is not None and own_key not in (None, key):
         raise ValueError(f"two keys: {key!r}, and {own_key!r} in the headers")
@@ -213,30 +211,27 @@ def _text(value: Text, what: str) -> str:
     raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
 
 
-def _checked_url(url: str, limits: OutboxLimits) -> tuple[str, str]:
+def _checked_url(url: str, limits: OutboxLimits, by_name: bool) -> tuple[str, str]:
     """*url* without its fragment, and its destination."""
     if len(url) > limits.url_bytes:
         raise ValueError(f"the URL has {len(url)} characters, more than {limits.url_bytes}")
     match = _URL.fullmatch(url)
-    if match is None:
-        if not url.isascii():
-            raise ValueError(f"the URL is not ASCII, percent-encode it: {url!r}")
-        if "@" in url.partition("//")[2].partition("/")[0]:
-            # Nor is it shown: what stands there is a password.
-            raise ValueError("the URL has userinfo, which belongs into an Authorization field")
-        raise ValueError(f"not an absolute http or https URL: {url!r}")
-    return url.partition("#")[0], _destination(match["origin"])
+    destination = _known_destination(match[1], by_name) if match else None
+    # What is wrong is said of the whole: in a password, too, a slash may stand before the "@".
+    return url.partition("#")[0], destination or _destination(url, by_name)
 
 
 @lru_cache(maxsize=1024)
-def _destination(origin: str) -> str:
-    match = _URL.fullmatch(origin)
-    assert match is not None
-    scheme = match["scheme"].lower()
-    port = int(match["port"] or _DEFAULT_PORTS[scheme])
-    if not 0 < port < 65536:
-        raise ValueError(f"not a port: {port}")
-    return f"{scheme}://{match['host'].lower()}:{port}"
+def _known_destination(origin: str, by_name: bool) -> str | None:
+    with suppress(ValueError):
+        return _destination(origin, by_name)
+    return None
+
+
+def _destination(url: str, by_name: bool) -> str:
+    parts = request_url(url.encode(), by_name)
+    host = b"[%b]" % parts.host if b":" in parts.host else parts.host
+    return f"{parts.scheme.decode()}://{host.decode().lower()}:{parts.port}"
 
 
 def _checked_headers(

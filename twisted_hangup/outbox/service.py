@@ -262,6 +262,7 @@ class Outbox(Service):
             ordered=ordered,
             max_age_seconds=max_age_seconds,
             limits=self._limits,
+            by_name=self._own_agent,
         )
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
