@@ -118,6 +118,7 @@ def _of_process(site: Any) -> dict[str, Any]:
         "memory": pages * os.sysconf("SC_PAGE_SIZE"),
         "connections": site.open_connections,
         "errors": dict(snapshot.by_code),
+        "quiet": snapshot.quiet,
         "answers": sum(snapshot.by_status.values()),
         "outcomes": sum(site.context.errbacks.outcomes.values()),
         "calls": [[*key, count] for key, count in _calls.items()],

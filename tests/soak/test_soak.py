@@ -27,9 +27,10 @@ STATE: dict[str, Any] = {
     "connections": 1,
     "memory": 2**26,
     "errors": {"ECONNRESET": 1},
+    "quiet": 1,
     "answers": 1,
-    "outcomes": 1,
-    "calls": [["/never", "ECONNRESET", 1]],
+    "outcomes": 2,
+    "calls": [["/never", "ECONNRESET", 1], ["", "ECONNRESET", 1]],
     "stream_resets": 3,
 }
 ACCESS = '127.0.0.2 - - [1] "GET /never HTTP/1.1" 499 - "-" "-"\n'
@@ -93,9 +94,11 @@ def test_counts_that_add_up(tmp_path: Path) -> None:
         ({"errors": [{**ERROR, "target": None, "phase": "handshake"}]}, {}),
         ({}, {"errors": {"ECONNRESET": 2}}),
         ({}, {"answers": 0}),
-        ({}, {"outcomes": 2}),
+        ({}, {"outcomes": 3}),
+        ({}, {"quiet": 0}),
+        ({}, {"quiet": 2}),
         ({}, {"calls": [["/never", "EPIPE", 1]]}),
-        ({}, {"calls": [["/never", "ECONNRESET", 2]], "outcomes": 2}),
+        ({}, {"calls": [["/never", "ECONNRESET", 2], ["", "ECONNRESET", 1]], "outcomes": 3}),
         ({}, {"stream_resets": 2}),
     ],
 )
