@@ -21,13 +21,14 @@ from support.documents import PAGES, run, written_codes
 from support.explaining import broken, log_lines
 from support.processes import BIN, connect, free_port
 from support.wire import BAD, DEFAULT, PATIENCE, Paths, Serve, statuses, talk
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 
 from twisted_hangup import HangupSite
 from twisted_hangup.__main__ import main
 from twisted_hangup.limits import KIB, MIB, NODE_METHODS, Limits, Timeouts
 from twisted_hangup.report.remedies import PAGE, REMEDIES, entry_of, link_of
 from twisted_hangup.report.rules import FAMILIES
+from twisted_hangup.server.request import HangupRequest
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
 
 ROOT: Final = Path(__file__).parent.parent
@@ -287,6 +288,13 @@ def test_report_in_the_page_of_errors() -> None:
 
     report = broken(b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n").report()
     assert "".join(f"    {line}\n" for line in report.splitlines()) in TEXTS["errors"]
+
+
+def test_names_of_a_request_that_are_taken() -> None:
+    """What stands before an application's request class takes no name that no page tells."""
+    taken = {name for name in HangupRequest.__dict__ if not name.startswith("_")}
+    own = taken - {*dir(Request)}
+    assert own <= {*re.findall(r"`(\w+)`", TEXTS["subclass"])}, own
 
 
 @pytest_twisted.ensureDeferred

@@ -179,7 +179,7 @@ class HangupChannel(HTTPChannel):
         if self._waitingForTransport or (self._undelivered and self._undelivered.undelivered):
             return True
         return bool(self._handlingRequest) and not all(
-            request.delivered for request in self.requests
+            request._hangup_delivered for request in self.requests
         )
 
     @property
@@ -837,7 +837,7 @@ class HangupChannel(HTTPChannel):
             # It has its answers still to take, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
-            delivered = all(request.delivered for request in self.requests)
+            delivered = all(request._hangup_delivered for request in self.requests)
             if (
                 (self._handlingRequest and not delivered)
                 or not self._ending.open

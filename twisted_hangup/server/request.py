@@ -205,7 +205,7 @@ class HangupRequest(Request):
         return True
 
     @property
-    def delivered(self) -> bool:
+    def _hangup_delivered(self) -> bool:
         """Whether the client has all of the response that its head announced.
 
         What the application still does before `finish` is no business of the client's.
@@ -221,7 +221,7 @@ class HangupRequest(Request):
         reason = ClientGone(error.reason)
         reason.__cause__ = error
         self.__logged = told
-        if not (told or self.delivered):
+        if not (told or self._hangup_delivered):
             self.client_hung_up = True
             self.code = CLIENT_LEFT
         self.connectionLost(Failure(reason))
@@ -244,9 +244,9 @@ class HangupRequest(Request):
 
         For a response that was delivered that is no loss: it is as good as finished.
         """
-        self.__end(reason, self.delivered)
+        self.__end(reason, self._hangup_delivered)
 
-    def let_go(self) -> None:
+    def _hangup_let_go(self) -> None:
         """The application has closed its connection after a whole response, which has ended."""
         self.__end(Failure(CONNECTION_DONE), True)
 

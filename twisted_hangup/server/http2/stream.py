@@ -91,7 +91,7 @@ class HangupStream(H2Stream):
     @property
     def delivered(self) -> bool:
         """Whether the client has all of the response but its end, which has still to come."""
-        return not self.answered and bool(self._request.delivered)
+        return not self.answered and bool(self._request._hangup_delivered)
 
     @property
     def unread_bytes(self) -> int:
@@ -329,7 +329,7 @@ class HangupStream(H2Stream):
             rest.linger()
         if not self.answered:
             self._stop_producer()
-            self._request.let_go()
+            self._request._hangup_let_go()
 
     def loseConnection(self) -> None:
         """End the response where all that was announced is written, else break it off.
