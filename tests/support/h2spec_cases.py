@@ -87,6 +87,7 @@ FAILURES: Final = {
     *(f"http2/8.1.2.1/{at}" for at in (1, 2, 4)),
     *(f"http2/8.1.2.2/{at}" for at in (1, 2)),
     *(f"http2/8.1.2.3/{at}" for at in range(1, 8)),
+    *(f"http2/8.1.2.6/{at}" for at in (1, 2)),
 }
 
 

@@ -656,6 +656,13 @@ HOSTS_DISAGREE: Final = Why(
     "an HTTP/2 request names its host in :authority; a Host beside it has to say the same",
     "RFC 9113, section 8.3.1",
 )
+BODY_TOO_LONG: Final = Why(
+    "HPE_INVALID_CONTENT_LENGTH",
+    "Body longer than its Content-Length",
+    "the DATA frames of a request have as many bytes together as its Content-Length says, and"
+    " here are more",
+    "RFC 9113, section 8.1.1",
+)
 
 # --- a PROXY header, in front of all HTTP -----------------------------------------------
 

@@ -479,6 +479,15 @@ _BY_REASON: Final[tuple[tuple[tuple[why.Why, ...], Remedy], ...]] = (
         ),
     ),
     (
+        (why.BODY_TOO_LONG,),
+        Remedy(
+            "Content-Length was set by hand and counts characters, not bytes; or the body was"
+            " changed after it had been counted, by a proxy or a library.",
+            "Let the library set Content-Length by itself. A program that changes a body counts"
+            " it again, or leaves Content-Length out, which HTTP/2 does not need.",
+        ),
+    ),
+    (
         (HANG_UP,),
         Remedy(
             "The client left before its response was complete: a tab was closed, a program was"

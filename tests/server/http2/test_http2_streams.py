@@ -8,10 +8,25 @@ from typing import Any, NamedTuple
 
 import pytest
 import pytest_twisted
-from hyperframe.frame import DataFrame, Frame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    HeadersFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
-from support.http2_client import CANCEL, NO_ERROR, H2Client, Stream, fields_of, talk
+from support.http2_client import (
+    CANCEL,
+    NO_ERROR,
+    PROTOCOL_ERROR,
+    H2Client,
+    Stream,
+    fields_of,
+    talk,
+)
 from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
@@ -64,6 +79,8 @@ def path(why: str, value: bytes, method: bytes = b"GET") -> Bad:
 def with_field(why: str, name: bytes, value: bytes, code: str = "HPE_INVALID_HEADER_TOKEN") -> Bad:
     return Bad(why, fields_of(b"/fast", (name, value)), code, name)
 
+
+BAD_LENGTH = "HPE_INVALID_CONTENT_LENGTH"
 
 BAD = [
     path("space in the path", b"/a b"),
@@ -152,7 +169,16 @@ BAD = [
     with_field("Upgrade", b"upgrade", b"a", "ERR_HTTP2_INVALID_CONNECTION_HEADERS"),
     with_field("TE", b"te", b"gzip", "ERR_HTTP2_INVALID_CONNECTION_HEADERS"),
     with_field("a body that does not come", b"content-length", b"3", "HPE_INVALID_EOF_STATE"),
-    with_field("a length past 2^63", b"content-length", b"9" * 19, "HPE_INVALID_CONTENT_LENGTH"),
+    with_field("a length in words", b"content-length", b"three", BAD_LENGTH),
+    with_field("an empty length", b"content-length", b"", BAD_LENGTH),
+    with_field("a length of 5,000 digits", b"content-length", b"9" * 5000, BAD_LENGTH),
+    with_field("a length past 2^63", b"content-length", b"9" * 19, BAD_LENGTH),
+    Bad(
+        "two lengths that differ",
+        fields_of(b"/fast", (b"content-length", b"0"), (b"content-length", b"1")),
+        "HPE_UNEXPECTED_CONTENT_LENGTH",
+        b"content-length",
+    ),
     Bad(
         "two lengths",
         fields_of(b"/fast", (b"content-length", b"0"), (b"content-length", b"0")),
@@ -400,6 +426,103 @@ async def test_body_too_large(serve_h2: Serve, length: bytes | None, sent: int) 
     assert served.root.fast.ran == [b"/fast"]
 
 
+TOO_SHORT = ("HPE_INVALID_EOF_STATE", "Invalid EOF state")
+TOO_LONG = (BAD_LENGTH, "Body longer than its Content-Length")
+
+
+class Body(NamedTuple):
+    """A body after ``Content-Length: 10``, and what its request is refused for."""
+
+    why: str
+    pieces: list[bytes]
+    refused: tuple[str, str] | None
+    trailers: bool = False
+    padding: int = 0
+    ended: bool = True
+
+
+BODIES = [
+    Body("as announced", [bytes(10)], None),
+    Body("as announced, in pieces", [bytes(4), b"", bytes(6), b""], None),
+    Body("as announced, with trailers", [bytes(10)], None, trailers=True),
+    Body("as announced, padded", [bytes(4), bytes(6)], None, padding=100),
+    Body("too short", [bytes(9)], TOO_SHORT),
+    Body("none", [b""], TOO_SHORT),
+    Body("too short, in pieces", [bytes(4), bytes(5)], TOO_SHORT),
+    Body("too short, with trailers", [bytes(9)], TOO_SHORT, trailers=True),
+    Body("none but trailers", [], TOO_SHORT, trailers=True),
+    Body("too short, padded", [bytes(9)], TOO_SHORT, padding=1),
+    Body("too long", [bytes(11)], TOO_LONG),
+    Body("too long, in pieces", [bytes(10), bytes(1)], TOO_LONG),
+    Body("too long, with trailers", [bytes(11)], TOO_LONG, trailers=True),
+    Body("too long, padded", [bytes(5), bytes(6)], TOO_LONG, padding=1),
+    Body("too long, and goes on", [bytes(11), *[bytes(16000)] * 6], TOO_LONG),
+    Body("too long, without an end", [bytes(11)], TOO_LONG, ended=False),
+]
+
+
+def body_frames(client: H2Client, head: HeadersFrame, body: Body) -> list[Frame]:
+    flags = ["PADDED"] if body.padding else []
+    frames: list[Frame] = [
+        DataFrame(head.stream_id, piece, pad_length=body.padding, flags=flags)
+        for piece in body.pieces
+    ]
+    if body.trailers:
+        frames.append(client.headers([(b"a", b"b")], stream=head.stream_id))
+    elif body.ended:
+        frames[-1].flags.add("END_STREAM")
+    return frames
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["in one write", "one by one"])
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.why)
+@pytest_twisted.ensureDeferred
+async def test_body_and_its_length(serve_h2: Serve, body: Body, at_once: bool) -> None:
+    """A body that is not as long as announced costs its own request, and no other."""
+    served = serve_h2(timeouts=QUIET_SOON)
+    settled = settled_of(served)
+
+    def run(client: H2Client) -> list[int | None]:
+        running = client.request(b"/slow")
+        fields = fields_of(b"/fast", (b"content-length", b"10"), method=b"POST")
+        head = client.headers(fields, end=False)
+        frames = [head, *body_frames(client, head, body)]
+        for some in [frames] if at_once else [[frame] for frame in frames]:
+            client.send(*some).ping()
+        answer = client.answer(head.stream_id)
+        good = client.answer(client.request(b"/fast?good"))
+        return [answer.status, good.status, client.answer(running).status]
+
+    done = talk(served.port, run)
+    request = await served.root.slow.started
+    await until(lambda: b"/fast?good" in served.root.fast.ran)
+    request.finish()
+    status = 400 if body.refused else 200
+    assert await done == [status, 200, 200]
+    assert len(served.root.fast.ran) == (1 if body.refused else 2)
+    assert [
+        (error.code, error.reason, error.phase, error.field, answered)
+        for error, answered in settled
+    ] == ([(*body.refused, "body", b"content-length", 400)] if body.refused else [])
+
+
+@pytest.mark.parametrize("method", [b"HEAD", b"POST"])
+@pytest.mark.parametrize("length, status", [(None, 200), (b"0", 400), (b"1", 200), (b"01", 200)])
+@pytest_twisted.ensureDeferred
+async def test_body_of_one_byte(
+    serve_h2: Serve, method: bytes, length: bytes | None, status: int
+) -> None:
+    """Where no length is announced, the body has any; and HEAD is as other methods."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> int | None:
+        more = [] if length is None else [(b"content-length", length)]
+        stream = client.request(b"/fast", *more, end=False, method=method)
+        return client.data(stream, b"a").answer(stream).status
+
+    assert await talk(served.port, run) == status
+
+
 @pytest.mark.parametrize(
     "trailers, code",
     [
@@ -516,7 +639,7 @@ def _given_up(client: H2Client, path: bytes) -> list[Frame]:
     """Three requests with a body, each of them given up, in one TLS record."""
     frames: list[Frame] = []
     for _ in range(3):
-        head = client.headers(fields_of(path), end=False)
+        head = client.headers(fields_of(path, (b"content-length", b"5")), end=False)
         frames += [head, DataFrame(head.stream_id, bytes(4000))]
         frames.append(RstStreamFrame(head.stream_id, error_code=CANCEL))
     return frames
@@ -824,21 +947,6 @@ async def test_transport_methods_of_the_application(
     assert served.errors == []
 
 
-@pytest_twisted.ensureDeferred
-async def test_content_length_that_lies(serve_h2: Serve) -> None:
-    """More body than announced: the request is not run."""
-    served = serve_h2()
-
-    def run(client: H2Client) -> H2Client:
-        more = [(b"content-length", b"3")]
-        stream = client.request(b"/fast", *more, end=False, method=b"POST")
-        return client.data(stream, b"abcd").to_the_end()
-
-    await talk(served.port, run)
-    assert served.codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
-    assert served.root.fast.ran == []
-
-
 class Ends:
     """A producer that ends its response in its own way when it is stopped."""
 
@@ -955,19 +1063,30 @@ class Eager(Request):
         self.write(b"so far: ")
 
 
+@pytest.mark.parametrize(
+    "lengths, more, code",
+    [
+        ([], 10, CANCEL),
+        ([(b"content-length", b"8")], 8, PROTOCOL_ERROR),
+        ([(b"content-length", b"8")], 6, PROTOCOL_ERROR),
+    ],
+    ids=["larger than allowed", "longer than announced", "shorter than announced"],
+)
 @pytest_twisted.ensureDeferred
-async def test_response_that_began_before_the_refusal(serve_h2: Serve) -> None:
-    """A body that is too long breaks off a response that has begun; no second head follows."""
+async def test_response_that_began_before_the_refusal(
+    serve_h2: Serve, lengths: list[tuple[bytes, bytes]], more: int, code: int
+) -> None:
+    """A body of a wrong length breaks off a response that has begun; no second head follows."""
     served = serve_h2(limits=Limits(body_bytes=10), requestFactory=Eager)
     settled = settled_of(served)
 
     def run(client: H2Client) -> tuple[list[int], int | None]:
-        stream = client.request(method=b"POST", end=False)
+        stream = client.request(b"/fast", *lengths, method=b"POST", end=False)
         client.data(stream, b"a", end=False).until(lambda: client.stream(stream).body)
-        answer = client.data(stream, b"a" * 10).answer(stream)
+        answer = client.data(stream, b"a" * more).answer(stream)
         return answer.statuses, answer.reset
 
-    assert await talk(served.port, run) == ([200], CANCEL)
+    assert await talk(served.port, run) == ([200], code)
     assert [status for _, status in settled] == [None]
 
 

@@ -33,7 +33,7 @@ from twisted.web.http import Request
 
 from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
 from ...limits import KIB
-from ...parser.refusals import END_OF_INPUT, Why
+from ...parser.refusals import Why
 from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ...transport.layers import transport_beneath
@@ -46,8 +46,8 @@ from ..ending import Ending, Place, hang_up, reason_of_loss, request_timeout
 from ..lean import is_stock
 from ..request import Undelivered, hangup_class, hangup_factory, log
 from ..room import Spare
-from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, forget_length, server_frames
-from .head import judge_head, largest_list_bytes, refusal
+from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
+from .head import judge_head, judge_length, largest_list_bytes
 from .refused import RefusedStream
 from .stream import HangupStream
 
@@ -346,7 +346,7 @@ class HangupHTTP2(H2Connection):
         head, error = judge_head(event.headers, self.context.limits)
         bodiless = event.stream_ended is not None
         if error is None and bodiless and head.content_length:
-            error = refusal(END_OF_INPUT, head, b"content-length", "body")
+            error = judge_length(head, 0, ended=True)
         if error is not None:
             refused = RefusedStream(self, stream_id, head, complete=bodiless)
             if self.take_refused(refused, error):
@@ -472,7 +472,6 @@ class HangupHTTP2(H2Connection):
 
     def replace(self, refused: RefusedStream) -> None:
         """Forget the request of a stream, and what waits of its response."""
-        forget_length(self.conn, refused.streamID)
         stream = self.streams.get(refused.streamID)
         if stream is None:
             self._add(refused)

@@ -39,6 +39,9 @@ _LENIENT_VALUE: Final = re.compile(rb"[^\r\n\0]+")
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
 _COMMON_PATH: Final = re.compile(rb"/[" + grammar.TARGET_CHAR + rb"?]*")
 
+#: Most digits of a length that does not overflow, without zeros in front.
+_LENGTH_DIGITS: Final = len(str(LENGTH_OVERFLOW))
+
 #: Bytes of a target or value that a report may show.
 _MOST_SHOWN: Final = 1024
 
@@ -104,6 +107,22 @@ def judge_trailers(fields: Iterable[Field], head: RequestHead, limits: Limits) -
     trailers = list(fields)
     broken = _refused_size(0, trailers, limits) or _refused_fields(trailers, limits)
     return broken and refusal(broken[0], head, broken[1], "body")
+
+
+def judge_length(head: RequestHead, received: int, *, ended: bool) -> ParseError | None:
+    """Say why *head*'s request is refused for what has come of its body, or None.
+
+    RFC 9113, section 8.1.1.
+
+    Args:
+        received: Bytes of content so far, without padding.
+        ended: Whether those are all.
+    """
+    announced = head.content_length
+    if announced is None or received == announced or (received < announced and not ended):
+        return None
+    fault = why.BODY_TOO_LONG if received > announced else why.END_OF_INPUT
+    return refusal(fault, head, b"content-length", "body")
 
 
 def refusal(
@@ -179,11 +198,13 @@ def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | No
             continue
         if head.content_length is not None:
             return why.CL_TWICE, name
-        if not value.isdigit():  # older versions of h2 let through what int() takes
+        if not value.isdigit():  # int() takes more
             return why.CL_CHAR, name
-        head.content_length = int(value)
-        if head.content_length >= LENGTH_OVERFLOW:
+        digits = value.lstrip(b"0") or b"0"
+        # int() raises for thousands of digits.
+        if len(digits) > _LENGTH_DIGITS or int(digits) >= LENGTH_OVERFLOW:
             return why.CL_OVERFLOW, name
+        head.content_length = int(digits)
     if limits.body_bytes and (head.content_length or 0) > limits.body_bytes:
         return why.BODY_TOO_LARGE, b"content-length"
     return None

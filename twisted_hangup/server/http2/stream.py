@@ -22,7 +22,7 @@ from ..bodies import BodiesInMemory
 from ..context import SiteContext
 from ..ending import Place, attributed, hang_up, request_timeout
 from ..headers import headers_of
-from .head import judge_trailers, refusal
+from .head import judge_length, judge_trailers, refusal
 from .refused import RefusedStream
 
 _log = Logger()
@@ -254,18 +254,24 @@ class HangupStream(H2Stream):
     def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
         """Some of the body."""
         self._received += len(data)
-        most = self._conn.context.limits.body_bytes
         if self.answered:
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
-        elif most and self._received > most:
+        elif (error := self._refused_body()) is not None:
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
-            self.refuse(refusal(BODY_TOO_LARGE, self.head, None, "body"))
+            self.refuse(error)
         else:
             try:
                 super().receiveDataChunk(data, flowControlledLength)
             except Exception:
                 self.request_failed(Failure())
                 self._conn.openStreamWindow(self.streamID, flowControlledLength)
+
+    def _refused_body(self) -> ClientError | None:
+        """Why what has come of the body is refused, or None."""
+        most = self.context.limits.body_bytes
+        if most and self._received > most:
+            return refusal(BODY_TOO_LARGE, self.head, None, "body")
+        return judge_length(self.head, self._received, ended=self.complete)
 
     def trailers_received(self, fields: list[Field]) -> None:
         """The trailer section."""
@@ -279,6 +285,10 @@ class HangupStream(H2Stream):
         self.context.deadlines.forget(self.deadline)
         if self.answered:
             return  # without its body
+        error = None if self._bodiless else self._refused_body()
+        if error is not None:
+            self.refuse(error)
+            return
         try:
             super().requestComplete()
         except Exception:
