@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
 import re
 import socket
 import ssl
@@ -614,3 +615,21 @@ async def test_proxy_that_cannot_connect_in_time(serve: Callable[..., Any], secu
         served = serve(ProxyResource(url, timeouts=timeouts))
         answer = await talk(served.port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 504 ")
+
+
+def _breaks_tls(connection: Connection) -> None:
+    """Read the request, and answer past TLS."""
+    connection.read_head()
+    os.write(connection.socket.fileno(), b"HTTP/1.1 200 OK\r\n\r\n")
+    connection.read_all()
+
+
+@pytest.mark.parametrize("agent", ["own", "Twisted's"])
+@pytest_twisted.ensureDeferred
+async def test_tls_that_breaks_after_the_request(agent: str, tmp_path: Path) -> None:
+    """The server has the request: that its answer is no TLS does not take that back."""
+    ends = Ends(Way(_breaks_tls), "TLS", agent, tmp_path)
+    error = await ends.error()
+    await ends.close()
+    assert error.code.startswith("ERR_SSL_")
+    assert error.acted_on

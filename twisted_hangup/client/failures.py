@@ -193,7 +193,7 @@ def anothers_request_failed(failure: Failure) -> Failure:
     phase = next((phase for kinds, phase in _TWISTEDS if isinstance(value, kinds)), None)
     if phase is None:
         return failure
-    if phase in ("request", "waiting") and any(map(_of_tls, _leaves(failure))):
+    if phase in ("request", "waiting") and any(map(_of_certificate, _leaves(failure))):
         phase = "connecting"  # Twisted has the connection while TLS is set up
     # Over TCP, where the end of input is a ConnectionDone.
     return Failure(hang_up_of(failure, phase, lost=RESET if phase == "waiting" else HANG_UP))
@@ -246,8 +246,14 @@ def _words(error: BaseException, phase: ServerPhase, lost: Why) -> tuple[str, st
     return None
 
 
-def _of_tls(error: BaseException) -> bool:
-    return isinstance(error, (SSL.Error, VerificationError))
+def _of_certificate(error: BaseException) -> bool:
+    """Whether we have refused the server's certificate, before any of a request went out.
+
+    What else TLS fails with may come of the answer to one.
+    """
+    if isinstance(error, SSL.Error):
+        return tls_error(error, "handshake").code == "ERR_SSL_CERTIFICATE_VERIFY_FAILED"
+    return isinstance(error, VerificationError)
 
 
 def _leaves(failure: Failure) -> Iterator[BaseException]:
