@@ -37,7 +37,7 @@ _NUMBERS: Final = count()
     [
         *("mysql://me:secret@db/x", "sqlite:///outbox.sqlite", "MYSQL://x", "redis://x"),
         *("postgresql+psycopg://me:secret@db/x", "file:outbox.sqlite?mode=rwc"),
-        *("host=db dbname=x password=secret", "dbname = x"),
+        *("host=db dbname=x password=secret", "dbname = x", "postgresql:/me:secret@db/x"),
     ],
 )
 def test_no_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +46,22 @@ def test_no_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ValueError, match="neither the path of an SQLite file") as caught:
         Outbox(name)
     assert "secret" not in str(caught.value) and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("postgresql://me:s/secret@db/x", "postgres://me:secret/s@db/x?connect_timeout=5"),
+        *("postgresql://me:secret@[::1/x", "postgresql://me:secret%zz@db/x"),
+        *("postgresql://db/x?secret", "postgresql://me:s/s?secret=1@db/x"),
+    ],
+)
+def test_no_postgresql_url(url: str) -> None:
+    """What libpq does not understand, or would take for another host, may be a password."""
+    pytest.importorskip("psycopg")
+    with pytest.raises(ValueError, match="not a PostgreSQL URL") as caught:
+        Outbox(url)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a:b", "x=1", "dir/some file", "C:\\outbox", "/a/user=b/c"])

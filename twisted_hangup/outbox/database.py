@@ -43,7 +43,9 @@ _LEAST_POSTGRESQL: Final = 10
 
 #: What is easily taken for the path of a file, and would become one.
 _OTHER_NAME: Final = re.compile(
-    r"([a-z][a-z0-9+.-]+(?=://)|file(?=:))|\s*(?:dbname|host|hostaddr|port|service|user)\s*=", re.I
+    r"([a-z][a-z0-9+.-]+(?=://)|(?:file|postgres|postgresql)(?=:))"
+    r"|\s*(?:dbname|host|hostaddr|port|service|user)\s*=",
+    re.I,
 )
 
 _REPLACED: Final = "deleted or replaced while it was open"
@@ -298,10 +300,14 @@ class PostgreSQL(Database):
             raise ModuleNotFoundError(f"PostgreSQL needs {missing}") from problem
         # Without a handler Python writes to stderr what it has to say of each lost connection.
         logging.getLogger("psycopg").addHandler(_QUIET)
+        if "@" in dsn.partition("//")[2].partition("?")[0].partition("/")[2]:
+            raise ValueError("not a PostgreSQL URL: write %2F for a slash in its password")
         try:
             settings = namedModule("psycopg.conninfo").conninfo_to_dict(dsn)
         except self._psycopg.Error as problem:
-            raise ValueError(f"not a PostgreSQL URL: {self.explain(problem)}") from None
+            # libpq quotes what it does not understand, and that may be a password.
+            why = self.explain(problem).partition('"')[0].rstrip(" :")
+            raise ValueError(f"not a PostgreSQL URL: {why}") from None
         # A server that is gone without a word is noticed within half a minute.
         self._settings = {
             "connect_timeout": 10,
@@ -430,7 +436,7 @@ def database_named(
         ModuleNotFoundError: psycopg is not installed.
         ValueError: It stands for none.
     """
-    if name.startswith(("postgresql:", "postgres:")):
+    if name.startswith(("postgresql://", "postgres://")):
         return PostgreSQL(name, lock_seconds)
     other = _OTHER_NAME.match(name)
     if other is not None:
