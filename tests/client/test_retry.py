@@ -299,6 +299,30 @@ def test_time_for_an_attempt() -> None:
     assert retried.result.code == "ETIMEDOUT" and len(retried.attempts) == 1
 
 
+def test_close_ends_what_waits_for_another_attempt() -> None:
+    """Also that of an agent of another policy, and without a second attempt."""
+    retried = Retried(REFUSED, REFUSED)
+    other = retried.agent.with_policy(RetryPolicy(attempts=2))
+    failures: list[Failure] = []
+    other.request(b"GET", b"http://b/").addErrback(failures.append)
+    retried.request()
+    assert retried.clock.getDelayedCalls()
+    closed: list[None] = []
+    retried.agent.close().addCallback(closed.append)
+    assert closed == [None] and not retried.clock.getDelayedCalls()
+    assert isinstance(retried.result, CancelledError) and failures[0].check(CancelledError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_close_closes_the_agent_beneath() -> None:
+    """What is asked after it is not sent."""
+    agent = RetryAgent.from_reactor(reactor)
+    await agent.close()
+    await agent.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await agent.request(b"GET", b"http://127.0.0.1:1/")
+
+
 @pytest_twisted.ensureDeferred
 async def test_time_for_an_attempt_that_connects() -> None:
     """What was not sent is sent again, whatever its method: TLS was not set up in time."""

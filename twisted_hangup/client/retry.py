@@ -157,6 +157,7 @@ class RetryAgent:
         self._on_attempt = on_attempt
         self._uniform = uniform
         self._spent: OrderedDict[tuple[bytes, ...], float] = OrderedDict()
+        self._pauses: set[Deferred[None]] = set()
 
     @classmethod
     def from_reactor(
@@ -173,6 +174,15 @@ class RetryAgent:
     def treq_client(self) -> HTTPClient:
         """A client of treq's, which asks through this agent: ``get()``, ``post()``, cookies."""
         return treq_client(self)
+
+    def close(self) -> Deferred[None]:
+        """Close the agent that sends, as `HangupAgent.close` does, and cancel what waits.
+
+        Of those that `with_policy` has made of one, closing one closes all.
+        """
+        for pause in [*self._pauses]:
+            pause.cancel()
+        return self._agent.close()
 
     def with_policy(self, policy: RetryPolicy) -> RetryAgent:
         """The same agent with another *policy*, for one request or for many.
@@ -237,12 +247,21 @@ class RetryAgent:
                     response.deliverBody(discard)
                     given_up.callback(discard.stop)
                 self._spend(server, 1)
-                await deferLater(clock, delay)
+                await self._pause(delay)
             if error is not None:
                 raise error
             given_up.pop_all()
         answered: IResponse = response
         return answered
+
+    def _pause(self, seconds: float) -> Deferred[None]:
+        def over(outcome: Any) -> Any:
+            self._pauses.discard(pause)
+            return outcome
+
+        pause: Deferred[None] = deferLater(self._clock, seconds)
+        self._pauses.add(pause)
+        return pause.addBoth(over)
 
     def _by(self, due: float, waiting: Deferred[T]) -> Deferred[T]:
         """*waiting*, which is given up when the deadline has passed."""
