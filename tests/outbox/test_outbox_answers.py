@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from support.cleanliness import LoggedErrors
 from support.outboxes import URL, FakeAgent, Response, Sent, Start
 from support.outboxes import start as start
 from support.upstreams import Connection, RawServer, always
@@ -184,6 +185,32 @@ class Judge(DeliveryPolicy):
         if status is None and attempt == 3:
             return Verdict.DEAD
         return super().judge(status, attempt)
+
+
+class Forgetful(DeliveryPolicy):
+    """Knows one status, and forgets to ask for the others."""
+
+    def judge(self, status: int | None, attempt: int) -> Verdict:
+        if status == 404:
+            return Verdict.RETRY
+        return None  # type: ignore[return-value]  # as who has no type checker has it
+
+
+@pytest.mark.parametrize("answer", [200, Failure(ConnectionLost())], ids=["answer", "failure"])
+@pytest_twisted.ensureDeferred
+async def test_no_verdict(
+    answer: Any, tmp_path: Path, start: Start, expected_errors: LoggedErrors
+) -> None:
+    """A policy that says nothing has a bug, which is logged; attempts are bounded."""
+    policy = Forgetful(base_seconds=0.01, max_attempts=2)
+    outbox = start(str(tmp_path / "outbox"), agent=FakeAgent(lambda _: answer), policy=policy)
+    deliveries: list[Any] = []
+    outbox.watch(deliveries.append)
+    await outbox.send("POST", URL)
+    await until(lambda: len(deliveries) == 2)
+    assert [one.verdict for one in deliveries] == [Verdict.RETRY, Verdict.DEAD]
+    assert "the policy's verdict must be a Verdict, not None" in deliveries[0].problem
+    assert len(expected_errors.flush(TypeError)) == 2
 
 
 class Certain(DeliveryPolicy):

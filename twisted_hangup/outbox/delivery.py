@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from .._arguments import must_be
 from ..client.agent import Requests
 from ..client.backoff import BytesProducer, Discard, retry_after_seconds
 from ..client.failures import anothers_request_failed
@@ -122,6 +123,7 @@ class DeliveryAttempt:
 
     def _bounded(self, settlement: Settlement) -> Settlement:
         """What has been tried often enough is not tried again."""
+        must_be("the policy's verdict", settlement.verdict, Verdict)
         last = self.claim.attempt >= self._policy.max_attempts
         if settlement.verdict is not Verdict.RETRY or not last:
             return settlement
