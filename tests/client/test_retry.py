@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock, Cooperator, deferLater
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, FileBodyProducer, readBody
+from twisted.web.client import Agent, FileBodyProducer, RedirectAgent, readBody
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer, provider
@@ -297,6 +297,35 @@ def test_time_for_an_attempt() -> None:
     # The deadline of all is the earlier one here.
     retried = run(Retried(Deferred(), attempt_seconds=2, deadline_seconds=1).request(), 3)
     assert retried.result.code == "ETIMEDOUT" and len(retried.attempts) == 1
+
+
+@pytest.mark.parametrize("length", [4, UNKNOWN_LENGTH])
+@pytest.mark.parametrize("kind", ["own", "Twisted's"])
+@pytest_twisted.ensureDeferred
+async def test_a_redirect_that_leads_nowhere(kind: str, length: Any) -> None:
+    """The request has been acted on, whatever became of the one that its answer names."""
+    heads: list[bytes] = []
+
+    def script(connection: Connection) -> None:
+        heads.append(connection.read_head())
+        connection.send(
+            b"HTTP/1.1 303 See Other\r\nLocation: http://nowhere.invalid/\r\n"
+            b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+
+    server = RawServer(script)
+    own = HangupAgent.from_reactor(reactor)
+    agent = RetryAgent(
+        RedirectAgent(own if kind == "own" else Agent(reactor)),
+        RetryPolicy(first_delay_seconds=0),
+    )
+    body = FileBodyProducer(BytesIO(b"once"))
+    body.length = length
+    with pytest.raises(ServerHangUp, match="ENOTFOUND"):
+        await agent.request(b"POST", server.url.encode(), None, body)
+    assert len(heads) == 1
+    await own.close()
+    server.close()
 
 
 def test_close_ends_what_waits_for_another_attempt() -> None:

@@ -231,7 +231,8 @@ class RetryAgent:
                     response = await self._by(min(due, end), sending)
                 except ServerHangUp as hang_up:
                     error = hang_up
-                    again = repeatable or not hang_up.acted_on
+                    # Not connected may be what a redirect led to, after the request.
+                    again = repeatable or not (hang_up.acted_on or body.begun)
                     # A certificate that is not trusted now will not be in a second.
                     again = again and not hang_up.code.startswith(("ERR_SSL_", "ERR_TLS_"))
                 else:
@@ -306,6 +307,7 @@ class _Body:
     def __init__(self, producer: Any) -> None:
         self._producer = producer
         self._kept: bytes | None = None
+        self._given: _Once | None = None
 
     def keep(self, most: int) -> Deferred[None]:
         """Take all of it into memory, if that is at most so many bytes.
@@ -323,18 +325,22 @@ class _Body:
         return keeping.addErrback(_eb_not_kept)
 
     @property
+    def begun(self) -> bool:
+        """Whether the last attempt has begun to send it."""
+        return self._given is not None and self._given.started
+
+    @property
     def is_there(self) -> bool:
         """Whether `next` can give it once more."""
-        producer = self._producer
-        return self._kept is not None or not getattr(producer, "started", False)
+        return self._kept is not None or not self.begun
 
     def next(self) -> Any:
         """What one attempt sends."""
         if self._kept is not None:
-            return BytesProducer(self._kept)
-        if self._producer is not None and not isinstance(self._producer, _Once):
-            self._producer = _Once(self._producer)
-        return self._producer
+            self._given = _Once(BytesProducer(self._kept))
+        elif self._producer is not None and self._given is None:
+            self._given = _Once(self._producer)
+        return self._given
 
 
 @implementer(IBodyProducer)
