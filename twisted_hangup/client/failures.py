@@ -252,7 +252,7 @@ def _of_certificate(error: BaseException) -> bool:
     What else TLS fails with may come of the answer to one.
     """
     if isinstance(error, SSL.Error):
-        return tls_error(error, "handshake").code == "ERR_SSL_CERTIFICATE_VERIFY_FAILED"
+        return tls_error(error, "handshake").reason == "certificate verify failed"
     return isinstance(error, VerificationError)
 
 
