@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
+from ._arguments import closest
 from .commands.explain import add_explain_command
 from .commands.outbox import CommandError, add_outbox_command
+from .commands.versions import versions
+
+#: How argparse says that a command is none.
+_NO_COMMAND: Final = re.compile("invalid choice: '([^']*)'")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, and which command may be meant."""
+
+    _commands: Any = None
+
+    def add_subparsers(self, **kwargs: Any) -> Any:
+        self._commands = super().add_subparsers(**kwargs)
+        return self._commands
 
     def error(self, message: str) -> NoReturn:
+        typed = _NO_COMMAND.search(message)
+        if typed is not None and self._commands is not None:
+            message += closest(typed[1], self._commands.choices)
         self.exit(2, f"{self.prog}: {message}\n")
+
+
+class _Versions(argparse.Action):
+    """``--version``, as ``twistd hangup --version`` has it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        sys.stdout.write(versions())
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,9 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ``explain`` makes of its bytes may also be 1.
 
     Raises:
-        SystemExit: The arguments are wrong (2), or ask for help (0).
+        SystemExit: The arguments are wrong (2), or ask for help or the versions (0).
     """
-    parser = _Parser(prog="python -m twisted_hangup", description=__doc__.splitlines()[0])
+    parser = _Parser(
+        prog="python -m twisted_hangup",
+        description="What can be done from the command line besides serving.",
+    )
+    text = "show the versions of this, Twisted, Python and OpenSSL, and exit"
+    parser.add_argument("--version", action=_Versions, nargs=0, help=text)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_outbox_command(commands)
     add_explain_command(commands)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable
-from importlib.metadata import version
 from typing import Final, NamedTuple
-
-from OpenSSL import SSL
-from twisted.copyright import version as twisted_version
 
 _HEAD: Final = "Serve HTTP, and tell about every request that was not."
 #: What stands below all options.
@@ -118,10 +113,3 @@ def short_help(synopsis: str) -> str:
         lines += [f"  {typed:<26} {words}" for typed, words in group.common.items()]
         lines += [""]
     return "\n".join(lines) + "\n" + _FOOT
-
-
-def versions() -> str:
-    """Of this package, and of what it runs on."""
-    openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode("ascii")
-    ours, python = version("twisted_hangup"), platform.python_version()
-    return f"twisted_hangup {ours} (Twisted {twisted_version}, Python {python}, {openssl})\n"

@@ -14,6 +14,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from .._arguments import closest
+from ..commands.versions import versions
 from ..journal.access_formats import Format, access_format
 from ..limits import (
     ANY,
@@ -31,7 +32,7 @@ from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
 from ..report.masking import MaskingPolicy
 from ..transport.addresses import Network, network_of
 from ..transport.forwarded import FORWARDED_FIELD, UNIX, ForwardedClients
-from .help import UNITS, grouped, short_help, versions
+from .help import UNITS, grouped, short_help
 
 DEFAULT_PORT: Final = "8000"
 
