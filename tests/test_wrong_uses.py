@@ -157,6 +157,11 @@ def add(handler: Any) -> object:
     return site().on_client_error(handler)
 
 
+def listen(factory: Any) -> object:
+    endpoint: Any = TCP4ServerEndpoint(reactor(), 0)
+    return hangup_endpoint(endpoint).listen(factory)
+
+
 def hangup_site(resource: Any = None, **kwargs: Any) -> Any:
     return W["HangupSite"](resource or Resource(), **kwargs)
 
@@ -285,6 +290,18 @@ SITES: Final[list[Row]] = [
         lambda: hangup_site(forwarded="10.0.0.1"),
     ),
     (
+        "limits by position",
+        TypeError,
+        "requestFactory must make requests, as a class of them does, not Limits",
+        lambda: W["HangupSite"](Resource(), Limits()),
+    ),
+    (
+        "a number that makes requests",
+        TypeError,
+        "requestFactory must make requests, as a class of them does, not 5",
+        lambda: hangup_site(requestFactory=5),
+    ),
+    (
         "a time of text",
         TypeError,
         "timeout must be a number, not '60'",
@@ -370,6 +387,24 @@ SITES: Final[list[Row]] = [
         lambda: W["hangup_endpoint"](site()),
     ),
     ("a port for an endpoint", TypeError, "not 8000", lambda: W["hangup_endpoint"](8000)),
+    (
+        "a resource that listens",
+        TypeError,
+        "protocolFactory must be an IProtocolFactory, not Resource: HangupSite(resource)",
+        lambda: listen(Resource()),
+    ),
+    (
+        "nothing that listens",
+        TypeError,
+        "protocolFactory must be an IProtocolFactory, not None",
+        lambda: listen(None),
+    ),
+    (
+        "the class of sites that listens",
+        TypeError,
+        "not the class HangupSite",
+        lambda: listen(HangupSite),
+    ),
     (
         "a client's endpoint",
         TypeError,
@@ -729,7 +764,7 @@ AGENTS: Final[list[Row]] = [
     (
         "a method in lower case",
         ValueError,
-        "methods: a method has upper and lower case: POST, not b'post'",
+        "methods: a method has upper and lower case: POST, not 'post'",
         lambda: W["RetryPolicy"](methods={"post"}),
     ),
     (
@@ -915,7 +950,7 @@ RECORDS: Final[list[Row]] = [
     (
         "a method in lower case",
         ValueError,
-        "methods: a method has upper and lower case: GET, not b'get'",
+        "methods: a method has upper and lower case: GET, not 'get'",
         lambda: W["Limits"](methods={"get"}),
     ),
     (

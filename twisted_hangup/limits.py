@@ -41,8 +41,9 @@ def method_names(name: str, value: object) -> frozenset[bytes]:
     methods = names_in(name, value)
     for method in methods - NODE_METHODS:
         if method.upper() in NODE_METHODS:
-            known = method.upper().decode("ascii")
-            raise ValueError(f"{name}: a method has upper and lower case: {known}, not {method!r}")
+            came = method.decode("ascii")
+            known = came.upper()
+            raise ValueError(f"{name}: a method has upper and lower case: {known}, not {came!r}")
     return methods
 
 

@@ -293,6 +293,11 @@ class HangupSite(Site):
         if len(args) < _POSITION_OF_TIMEOUT:
             kwargs.setdefault("timeout", timeouts.keep_alive_seconds)
         super().__init__(resource, *args, **kwargs)
+        if not callable(self.requestFactory):
+            came = described(self.requestFactory)
+            raise TypeError(
+                f"requestFactory must make requests, as a class of them does, not {came}"
+            )
         if self.timeOut is not None:
             must_be_number("timeout", self.timeOut)
         timeouts = timeouts.with_keep_alive(self.timeOut)

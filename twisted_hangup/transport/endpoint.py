@@ -69,7 +69,14 @@ class HangupEndpoint:
         return f"hangup_endpoint({self._endpoint!r})"
 
     def listen(self, protocolFactory: IProtocolFactory | Factory[Any]) -> Deferred[IListeningPort]:
-        """Listen with *protocolFactory*, as the endpoint within does."""
+        """Listen with *protocolFactory*, as the endpoint within does.
+
+        Raises:
+            TypeError: *protocolFactory* is none.
+        """
+        cure = "HangupSite(resource)" if hasattr(protocolFactory, "render") else ""
+        methods = ("buildProtocol", "doStart", "doStop")
+        must_have("protocolFactory", protocolFactory, "an IProtocolFactory", methods, cure)
         _warn_of(protocolFactory)
         endpoint: Any = self._endpoint
         listening: Deferred[IListeningPort] = endpoint.listen(protocolFactory)
