@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import pydoc
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+import twisted_hangup
 
 ROOT = Path(__file__).parent.parent
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "dist", "tests")
@@ -78,3 +84,18 @@ def test_sdist_has_what_a_contributor_reads(archives: Path) -> None:
     programs = {f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
     assert programs
     assert pages | programs <= names(archives, "sdist")
+
+
+def test_public_names() -> None:
+    """``help(twisted_hangup)`` has a line for each, and ``*`` imports them all."""
+    code = ast.parse(Path(str(twisted_hangup.__file__)).read_text())
+    imports = [node for node in code.body if isinstance(node, ast.ImportFrom)]
+    exported = sorted(alias.name for node in imports for alias in node.names)
+    assert sorted(twisted_hangup.__all__) == exported
+    assert sorted(re.findall(r"^    (\w+): .+\.$", str(twisted_hangup.__doc__), re.M)) == exported
+    assert all(name in pydoc.plain(pydoc.render_doc(twisted_hangup)) for name in exported)
+
+
+def test_version() -> None:
+    """The package's is that of its distribution."""
+    assert twisted_hangup.__version__ == version("twisted_hangup")
