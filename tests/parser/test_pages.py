@@ -129,7 +129,7 @@ def test_names_are_unique() -> None:
 #: What no bytes of HTTP/1.1 are refused for, by the parser of requests.
 ELSEWHERE: Final = {
     *(refusals.MULTIPART, refusals.PSEUDO_FIELD, refusals.CONNECTION_FIELD),
-    *(refusals.VALUE_SPACE, refusals.HOSTS_DISAGREE),
+    *(refusals.VALUE_SPACE, refusals.HOSTS_DISAGREE, refusals.BODY_TOO_LONG),
     *(refusals.FORM_TOO_LARGE, refusals.FORM_FIELDS, refusals.PART_HEAD_TOO_LARGE),
 }
 REFUSALS: Final = [
