@@ -137,7 +137,7 @@ def test_port_in_use_of_a_daemon(folder: Path, taken: str) -> None:
         ("{}", "http://127.0.0.1:{}/"),
         ("tcp6:{}:interface=\\:\\:1", "http://[::1]:{}/"),
         ("ssl:{}:privateKey=server.pem", "https://127.0.0.1:{}/"),
-        ("unix:web.sock", "web.sock"),
+        ("unix:web.sock", "the UNIX socket web.sock"),
     ],
 )
 def test_start_says_what_to_open(folder: Path, port: str, url: str) -> None:
@@ -148,7 +148,21 @@ def test_start_says_what_to_open(folder: Path, port: str, url: str) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = read_until("Serving", process)[-1]
-            assert re.search(rf" Serving \. on \S*{re.escape(url.format(number))}( \(|$)", line)
+            assert re.search(rf" Serving \. on {re.escape(url.format(number))}( \(|$)", line)
+        finally:
+            process.kill()
+
+
+def test_start_says_all_that_can_be_opened(folder: Path) -> None:
+    """Each port has its link, in the order in which they were given."""
+    (folder / "server.pem").write_bytes(pem())
+    plain, secure = free_port(), free_port()
+    command = [f"{BIN}/twistd", "-n", "hangup", "--path=.", f"--port={plain}"]
+    command.append(f"--port=ssl:{secure}:privateKey=server.pem")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = read_until("Serving", process)[-1]
+            assert f" on http://127.0.0.1:{plain}/ and https://127.0.0.1:{secure}/" in line
         finally:
             process.kill()
 

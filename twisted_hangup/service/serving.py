@@ -292,11 +292,14 @@ class CommandLineService(HangupService):
     def _say_where(self) -> None:
         """One line that can be clicked."""
         if self.ports:
-            _, endpoint = self._endpoints[0]
+            urls = [
+                url_text(port.getHost(), isinstance(endpoint, RenewedEndpoint))
+                for port, (_, endpoint) in zip(self.ports, self._endpoints, strict=False)
+            ]
             _log.info(
-                "Serving {content} on {url}{end}",
+                "Serving {content} on {urls}{end}",
                 content=visible(self._content),
-                url=url_text(self.ports[0].getHost(), isinstance(endpoint, RenewedEndpoint)),
+                urls=" and ".join(urls),
                 end=" (Ctrl-C stops)" if self._on_terminal else "",
             )
 
@@ -392,9 +395,9 @@ def _counted(number: int, noun: str) -> str:
 
 
 def url_text(address: Any, secure: bool) -> str:
-    """What to open in a browser for a port that listens there; of a UNIX socket its path."""
+    """What to open in a browser for a port that listens there; of a UNIX socket what it is."""
     if isinstance(address, UNIXAddress):
-        return address_text(address)
+        return f"the UNIX socket {address_text(address)}"
     ip, host = ip_of(address.host), address.host
     if ip is not None and ip.is_unspecified:
         host = "127.0.0.1" if ip.version == 4 else "::1"
