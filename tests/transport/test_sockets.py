@@ -12,7 +12,7 @@ from support.cleanliness import LoggedErrors
 from support.wire import BAD, Paths, statuses
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
@@ -125,22 +125,46 @@ def test_joint_writes_go_on(expected_errors: LoggedErrors) -> None:
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
 
 
+class Loses(Protocol):
+    """Remembers why its connection was lost."""
+
+    reason: Failure
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.reason = reason
+
+
+def reset_transport(protocol: Protocol, reactor: Any) -> Any:
+    """A transport that tells, of a connection that its client has reset."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = socket.create_connection(listening.getsockname())
+        accepted, address = listening.accept()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport = telling(tcp.Server)(accepted, protocol, address, None, 0, reactor)
+    protocol.makeConnection(transport)
+    client.close()
+    return transport
+
+
 @pytest.mark.parametrize("again", ["doRead", "doWrite"])
 def test_reset_that_a_joint_write_meets(again: str) -> None:
     """It is a reset for whoever reads or writes next, and no end of input."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listening.getsockname())
-    accepted, address = listening.accept()
     reactor: Any = MemoryReactorClock()
-    transport: Any = telling(tcp.Server)(accepted, Protocol(), address, None, 0, reactor)
+    transport = reset_transport(Protocol(), reactor)
     transport.join(JointWrites(reactor))
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
     transport.write(b"an answer")
     reactor.advance(0)
     broken = getattr(transport, again)()
     transport.connectionLost(Failure(broken))
-    listening.close()
+    assert isinstance(broken, ConnectionBroken) and broken.code == "ECONNRESET"
+
+
+def test_reset_that_a_reactor_takes_for_an_end() -> None:
+    """Twisted's do where they see an error on a socket before there is anything to read."""
+    protocol = Loses()
+    transport = reset_transport(protocol, MemoryReactorClock())
+    transport.readConnectionLost(connectionDone)
+    broken = protocol.reason.value
     assert isinstance(broken, ConnectionBroken) and broken.code == "ECONNRESET"
 
 

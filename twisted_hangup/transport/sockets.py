@@ -168,7 +168,14 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         return outcome
 
     def readConnectionLost(self, reason: Failure) -> None:
-        """The peer has ended its input."""
+        """The peer has ended its input.
+
+        Or it has reset the connection, and the reactor saw that before the input's end: to it an
+        error without anything to read is an end in order.
+        """
+        if number := socket_error(self):
+            self.connectionLost(Failure(self._failed(number, "read")))
+            return
         self._input_over = True
         super().readConnectionLost(reason)
 
