@@ -17,7 +17,7 @@ Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
 ServerPhase: TypeAlias = Literal["connecting", "request", "waiting", "head", "body"]
 
 #: Code -> status of the default answer.  What is not listed is answered 400 when it is a
-#: `ParseError`, and not at all otherwise.  Node's choices (BEHAVIOUR of Node 26.10), then
+#: `ParseError`, and not at all otherwise.  Node's choices (of Node 26.10), then
 #: those for refusals that Node does not make.
 DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
     {
@@ -28,6 +28,8 @@ DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 
+#: Where a client has nothing under way: that it leaves then is nobody's fault.
+QUIET_PHASES: Final = ("handshake", "idle")
 
 #: The status in the place of that of ``HPE_HEADER_OVERFLOW``, where it is the target that is
 #: too long.
@@ -258,7 +260,7 @@ class ClientHangUp(ClientError):
 
     @property
     def quiet(self) -> bool:
-        return self.phase in ("idle", "handshake")
+        return self.phase in QUIET_PHASES
 
     @property
     def refuses(self) -> bool:

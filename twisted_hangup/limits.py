@@ -127,8 +127,8 @@ class Limits:
             HTTP/1.0 (RFC 9112, section 3.2).  Node's ``requireHostHeader`` asks for presence only.
         allow_half_open: Whether a client that has ended its input (FIN) still gets the
             response to its complete request.  Node's ``httpAllowHalfOpen``; off in both.
-        methods: The methods that are accepted; any token may
-            be added, and `ANY` is all of them.  Node's list.
+        methods: The methods that are accepted; any token may be added, and `ANY` is all of
+            them.  Node's list.
         lenience: What is accepted of clients that break the rules; nothing.
     """
 

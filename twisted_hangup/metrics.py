@@ -27,7 +27,7 @@ from twisted.web.resource import Resource
 from ._arguments import must_be
 from .async_resource import AsyncResource
 from .client.retry import Attempt
-from .errors import ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
+from .errors import QUIET_PHASES, ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
 from .outbox import Delivery, Outbox, OutboxStats, Verdict
 from .report import LOOKALIKES, lookalike_of
 from .server.client_socket import LingerEnd
@@ -103,7 +103,7 @@ class Metrics:
             ["phase"],
             registry=registry,
         )
-        for phase in ("handshake", "idle"):  # in the others something is under way
+        for phase in QUIET_PHASES:
             self._quiet.labels(phase)
         self._lookalikes = Counter(
             "hangup_lookalikes",

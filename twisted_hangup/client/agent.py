@@ -21,12 +21,13 @@ from .._arguments import must_be, must_be_number, must_be_reactor, must_have, mu
 from ..events import Field, ResponseHead
 from ..limits import CONTENT_METHODS, Limits, OutboundTimeouts
 from ..parser.grammar import TOKEN
+from ..parser.target import DEFAULT_PORTS
 from .connection import OutboundRequest
 from .failures import RequestCancelled, anothers_request_failed
 from .named import named_endpoint
 from .pool import Exchange, OutboundPool
 from .response import AnothersResponse, ClientRequest, ClientResponse, ResponseBody
-from .url import DEFAULT_PORTS, RequestURL, request_url
+from .url import RequestURL, request_url
 
 if TYPE_CHECKING:
     from treq.client import HTTPClient

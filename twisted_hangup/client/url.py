@@ -11,12 +11,12 @@ from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 from ..parser.grammar import DNS_NAME, HOST
+from ..parser.target import DEFAULT_PORTS
 
 #   http-URI = "http" "://" authority path-abempty [ "?" query ]; a fragment is not sent.
 _URL: Final = re.compile(rb"(?=[!-~]+\Z)(?i:(https?)://)([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?")
 _AUTHORITY: Final = re.compile(rb"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 
-DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 LAST_PORT: Final = 65535
 
 
@@ -49,7 +49,7 @@ def request_url(url: bytes, by_name: bool = True) -> RequestURL:
             Nothing of a URL with an "@" is shown: what stands before that may be a password.
     """
     match = _URL.fullmatch(url)
-    shown = "the URL, not shown for its @" if b"@" in url else repr(url)
+    shown = shown_url(url)
     if match is None:
         raise ValueError(f"{shown} is not an absolute http or https URL, percent-encoded")
     scheme, authority, path, query = match.groups(b"")
@@ -64,6 +64,11 @@ def request_url(url: bytes, by_name: bool = True) -> RequestURL:
         port = DEFAULT_PORTS[scheme]
         authority = b"[%b]" % host if b":" in host else host
     return RequestURL(scheme, host, port, authority, (path or b"/") + query)
+
+
+def shown_url(url: str | bytes) -> str:
+    """*url* as an error may show it: not with an "@", before which a password may stand."""
+    return "the URL, not shown for its @" if "@" in repr(url) else repr(url)
 
 
 def host_and_port(authority: bytes, by_name: bool = True) -> tuple[bytes, int | None]:

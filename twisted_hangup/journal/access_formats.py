@@ -85,7 +85,7 @@ def access_format(text: str) -> Format | None:
     for literal, directive, name, letter in _PIECES.findall(text):
         pieces.append(literal or _directive(directive, name, letter))
     return lambda exchange: "".join(
-        [piece if isinstance(piece, str) else _safe(piece(exchange)) for piece in pieces]
+        [piece if isinstance(piece, str) else _shown(piece(exchange)) for piece in pieces]
     )
 
 
@@ -151,6 +151,10 @@ def _text(value: bytes | None) -> str | None:
     return None if value is None else visible(value)
 
 
-def _safe(value: object) -> str:
-    """*value* as it may stand between quotes."""
-    return "-" if value is None else str(value).replace('"', r"\x22")
+def _shown(value: object) -> str:
+    return "-" if value is None else quotable(str(value))
+
+
+def quotable(text: str) -> str:
+    """Printable *text* as it may stand between quotes."""
+    return text.replace('"', r"\x22")

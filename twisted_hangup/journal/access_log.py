@@ -22,7 +22,7 @@ from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError, ClientHangUp, Unexpe
 from ..report.masking import DEFAULT_POLICY, MaskingPolicy
 from ..report.report import request_so_far
 from ..report.text import visible
-from .access_formats import Exchange, Format, request_line
+from .access_formats import Exchange, Format, quotable, request_line
 from .files import LogFile
 from .records import record_text
 
@@ -200,7 +200,7 @@ def _combined(timestamp: str, exchange: Exchange) -> str:
     return _line(
         exchange.peer,
         timestamp,
-        _safe(request_line(exchange) or "-"),
+        quotable(request_line(exchange) or "-"),
         exchange.status,
         exchange.length or "-",
         exchange.request_field(b"referer"),
@@ -228,9 +228,4 @@ def _quoted(data: bytes) -> str:
     """*data* as it may stand between quotes."""
     if not _UNSAFE.search(data):
         return data.decode("ascii")
-    return _safe(visible(data))
-
-
-def _safe(text: str) -> str:
-    """Printable *text* without the quotes around it."""
-    return text.replace('"', r"\x22")
+    return quotable(visible(data))

@@ -185,8 +185,8 @@ class Outbox(Service):
             It fails with `KeyInUse` where the key has another request, and with
             `OutboxUnavailable` where the database is full, or is locked or away for
             longer than `OutboxLimits.store_seconds`; its ``stored`` is None where it may be
-            stored all the same.  Cancelling withdraws the request,
-            unless it is being stored right then.
+            stored all the same.  Cancelling withdraws the request, unless it is being stored
+            right then.
 
         Raises:
             OutboxUnavailable: The service does not run, or too much waits to be stored.

@@ -78,8 +78,8 @@ _SCHEME: Final = TargetPart(
     why.URL_SCHEMA, grammar.SCHEME, {ord(":"): _FIRST_SLASH}, swallowed=_BLANK
 )
 
-#: What no port means.
-_DEFAULT_PORTS: Final = {b"http": b"80", b"https": b"443"}
+#: Scheme -> what no port means.
+DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 
 #: What every target but CONNECT's starts with.
 START: Final = TargetPart(
@@ -119,7 +119,9 @@ def _normalised(host: bytes, scheme: bytes) -> bytes:
     name, colon, port = host.lower().rpartition(b":")
     if not colon or b"]" in port:  # of an IPv6 address
         return host.lower()
-    return name if port in (b"", _DEFAULT_PORTS.get(scheme.lower())) else name + b":" + port
+    default = DEFAULT_PORTS.get(scheme.lower())
+    is_default = not port or (default is not None and port == b"%d" % default)
+    return name if is_default else name + b":" + port
 
 
 def refused_form(method: bytes, target: bytes) -> Why | None:

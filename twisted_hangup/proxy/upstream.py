@@ -12,9 +12,10 @@ from typing import Final
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from .._arguments import must_be
-from ..client.url import DEFAULT_PORTS, host_and_port
+from ..client.url import host_and_port, shown_url
 from ..events import Field
 from ..parser.grammar import FIELD_CHAR, HOST, TCHAR
+from ..parser.target import DEFAULT_PORTS
 
 #: Scheme and authority of a target in absolute form (RFC 9112, section 3.2.2).
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?@]*@)?([^/?]*)")
@@ -101,7 +102,7 @@ class Upstream:
             words = "the URL has more than a scheme, a host, a port and a path"
             raise ValueError(f"{words}, as http://127.0.0.1:9000 has: userinfo, not shown here")
         hidden = "@" in url  # before which a password may stand that has a "/" in it
-        shown = "the URL, not shown for its @" if hidden else repr(url)
+        shown = shown_url(url)
         try:
             parts = urlsplit(url)
             port = parts.port

@@ -178,6 +178,11 @@ class HangupChannel(HTTPChannel):
         """Whether the client has something of a response still to come."""
         if self._waitingForTransport or (self._undelivered and self._undelivered.undelivered):
             return True
+        return self._is_awaited
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether the client has not all of the response that is being made."""
         return bool(self._handlingRequest) and not all(
             request._hangup_delivered for request in self.requests
         )
@@ -200,7 +205,11 @@ class HangupChannel(HTTPChannel):
 
     @property
     def phase(self) -> Phase:
-        """Where in a message the connection is now."""
+        """Where in a message the connection is now, for those who count connections.
+
+        In a response it is until the application has finished that, also where the client has
+        all of it.
+        """
         return "response" if self._answering else self.place[0]
 
     @property
@@ -837,9 +846,8 @@ class HangupChannel(HTTPChannel):
             # It has its answers still to take, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
-            delivered = all(request._hangup_delivered for request in self.requests)
             if (
-                (self._handlingRequest and not delivered)
+                self._is_awaited
                 or not self._ending.open
                 or self._inbox.events_wait
                 or self._inbox.buffered

@@ -379,9 +379,7 @@ class Undelivered:
     def bytes_sent(self) -> None:
         """Log those whose last byte has been taken."""
         if not self._meter.sending:  # all of it
-            over, self.undelivered, self._ends = self.undelivered, [], []
-            for request, carrier in over:
-                log(request, carrier)
+            self.log_all()
             return
         self.mark()
         count = bisect_right(self._ends, self._meter.taken)

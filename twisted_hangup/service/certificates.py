@@ -6,10 +6,10 @@ A connection keeps the certificate of its handshake; the next one gets the new o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from inspect import signature
+from inspect import BoundArguments, signature
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -30,6 +30,7 @@ from twisted.python.filepath import FilePath, LinkError
 from zope.interface import implementer
 
 from ..report.text import visible
+from ..transport.tls import openssl_reason
 
 #: How often it is looked whether the files are others by now.
 LOOK_SECONDS: Final = 1.0
@@ -56,7 +57,7 @@ def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IS
     """
     arguments, keywords = endpoints._parse(description)
     if arguments[0] == "ssl":
-        given = signature(endpoints._parseSSL).bind(None, *arguments[1:], **keywords)
+        given = _ssl_arguments(arguments, keywords)
         given.apply_defaults()
         for name in _FILES:
             if given.arguments[name] is not None:
@@ -66,8 +67,7 @@ def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IS
         endpoint._sslContextFactory = renewing
         return renewing
     if arguments[0] == "tls":
-        # A daemon may change its directory.
-        path = os.path.abspath(keywords.get("path") or arguments[1])
+        path = _directory(arguments, keywords)
         renewing = RenewedEndpoint(outer, [path], lambda: _OfDirectory(path))
         endpoint.connectionCreator = renewing
         return renewing
@@ -79,12 +79,12 @@ def unusable_file(description: str) -> str | None:
     arguments, keywords = endpoints._parse(description)
     if arguments[0] == "tls":
         try:
-            _pems_in(os.path.abspath(keywords.get("path") or arguments[1]))
+            _pems_in(_directory(arguments, keywords))
         except ValueError as error:
             return str(error)
         return None
     try:
-        given = signature(endpoints._parseSSL).bind(None, *arguments[1:], **keywords).arguments
+        given = _ssl_arguments(arguments, keywords).arguments
     except TypeError:
         return None
     if "privateKey" not in given and not os.path.exists("server.pem"):
@@ -103,6 +103,16 @@ def unusable_file(description: str) -> str | None:
         except OpenSSLError:
             return f"{path!r} holds no PEM {what} that can be read"
     return None
+
+
+def _ssl_arguments(arguments: Sequence[str], keywords: Mapping[str, str]) -> BoundArguments:
+    """What an ``ssl:`` endpoint is made of; TypeError where it cannot be."""
+    return signature(endpoints._parseSSL).bind(None, *arguments[1:], **keywords)
+
+
+def _directory(arguments: Sequence[str], keywords: Mapping[str, str]) -> str:
+    """That of a ``tls:`` endpoint, in full: a daemon may change its own."""
+    return os.path.abspath(keywords.get("path") or arguments[1])
 
 
 @implementer(IStreamServerEndpoint, IOpenSSLServerConnectionCreator)
@@ -233,6 +243,4 @@ def _pems_in(path: str) -> PEMObjects:
 
 def _words(error: Exception) -> str:
     """What *error* says, and of OpenSSL's the reason alone."""
-    queue = error.args[0] if error.args else None
-    text = str(queue[0][-1]) if isinstance(queue, list) and queue else str(error)
-    return visible(getattr(error, "strerror", None) or text)
+    return visible(getattr(error, "strerror", None) or openssl_reason(error) or str(error))

@@ -30,7 +30,7 @@ _CONTENT_TYPES: Final = range(20, 25)
 _TURN_BYTES: Final = 64_000
 
 #: What goes into one record at most, in bytes (RFC 8446, section 5.1).
-_RECORD: Final = 2**14
+_RECORD_BYTES: Final = 2**14
 
 _log = Logger()
 
@@ -146,9 +146,8 @@ class Written:
     @property
     def taken(self) -> int:
         """Bytes in records that the kernel has taken whole."""
-        marks, taken = self._marks, self._socket.taken
-        while marks and marks[0][0] <= taken:
-            self._taken = marks.popleft()[1]
+        if self._marks:
+            self._look_at_marks()
         return self._taken
 
     @property
@@ -178,18 +177,22 @@ class Written:
             self._flushed += _TURN_BYTES - self._room
             self._room = _TURN_BYTES
             data = b"".join(pieces)
-            if len(data) <= _RECORD:
+            if len(data) <= _RECORD_BYTES:
                 self._encrypt(data)
             else:
-                for at in range(0, len(data), _RECORD):
-                    self._encrypt(data[at : at + _RECORD])
+                for at in range(0, len(data), _RECORD_BYTES):
+                    self._encrypt(data[at : at + _RECORD_BYTES])
 
     close = flush
 
+    def _look_at_marks(self) -> None:
+        marks, taken = self._marks, self._socket.taken
+        while marks and marks[0][0] <= taken:
+            self._taken = marks.popleft()[1]
+
     def _encrypt(self, record: bytes) -> None:
         socket, marks = self._socket, self._marks
-        if marks and marks[0][0] <= socket.taken:
-            self._taken = self.taken
+        self._look_at_marks()  # or they would pile up where nobody asks
         before = socket.taken + socket.unsent
         self._transport.encrypt(record)
         end = socket.taken + socket.unsent

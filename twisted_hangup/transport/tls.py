@@ -30,6 +30,12 @@ _ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x78"
 _NOT_IN_CODES: Final = re.compile(r"[^A-Z0-9]+")
 
 
+def openssl_reason(error: Exception) -> str | None:
+    """The reason in pyOpenSSL's *error*, in OpenSSL's words; None where it has none."""
+    queue = error.args[0] if error.args else None
+    return str(queue[0][-1]) if isinstance(queue, list) and queue else None
+
+
 def tls_error(error: Exception, phase: Phase) -> TLSError:
     """Make a `TLSError` of what OpenSSL raised.
 
@@ -41,8 +47,7 @@ def tls_error(error: Exception, phase: Phase) -> TLSError:
     Returns:
         The error, with Node's code for it: ``ERR_SSL_`` and OpenSSL's reason in capitals.
     """
-    queue = error.args[0] if error.args else None
-    reason = str(queue[0][-1]) if isinstance(queue, list) and queue else "unknown"
+    reason = openssl_reason(error) or "unknown"
     if reason == "internal error" and phase == "handshake":
         # So OpenSSL calls that Twisted chooses b"" where ALPN has no overlap.
         reason = NO_COMMON_PROTOCOL
