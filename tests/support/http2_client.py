@@ -69,6 +69,8 @@ class H2Client:
 
     Attributes:
         goaways: Code and last stream of each GOAWAY.
+        pings: What the server has acknowledged.
+        pinged: How many PINGs of its own it has sent.
         closed: Whether the server has ended the connection: ``"end"`` with close_notify,
             ``"reset"`` without.
     """
@@ -88,6 +90,7 @@ class H2Client:
         self.goaways: list[tuple[int, int]] = []
         self.settings: dict[int, int] = {}
         self.pings: list[bytes] = []
+        self.pinged = 0
         self.closed = ""
         self._input = b""
         self._windows = windows
@@ -188,7 +191,11 @@ class H2Client:
         elif isinstance(frame, SettingsFrame):
             self.settings.update(frame.settings)
         elif isinstance(frame, PingFrame):
-            self.pings.append(frame.opaque_data)
+            if "ACK" in frame.flags:
+                self.pings.append(frame.opaque_data)
+            else:
+                self.pinged += 1
+                self.send(PingFrame(0, frame.opaque_data, flags=["ACK"]))
         if "END_STREAM" in frame.flags:
             stream.ended = True
 

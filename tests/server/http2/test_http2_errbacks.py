@@ -634,6 +634,20 @@ async def test_rest_of_an_upload(serve_h2: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_end_of_a_request_after_its_answer(serve_h2: Serve) -> None:
+    """A PING follows: curl 7.88 does not notice that it has ended the stream until it reads."""
+    served = serve_h2()
+
+    def run(client: H2Client) -> int:
+        head = client.headers(BAD_PATH, end=False)
+        assert client.send(head).answer(head.stream_id).ended
+        assert client.ping().pinged == 0
+        return client.data(head.stream_id, b"").until(lambda: client.pinged).pinged
+
+    assert await talk(served.port, run) == 1
+
+
+@pytest_twisted.ensureDeferred
 async def test_upload_without_end(serve_h2: Serve) -> None:
     """Past ``linger_bytes`` it is reset with NO_ERROR (RFC 9113, section 8.1)."""
     served = serve_h2(limits=Limits(linger_bytes=40_000))

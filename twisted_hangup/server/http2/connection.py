@@ -67,6 +67,9 @@ MOST_QUEUED: Final = 64 * KIB
 MOST_REFUSED: Final = 100
 REFUSED_PER_SECOND: Final = 1
 
+#: What the PING of `HangupHTTP2.nudge` carries.
+_NUDGE: Final = b"answered"
+
 #: Seconds of work on one client's frames before all others have their turn.
 SLICE: Final = 0.01
 
@@ -487,6 +490,16 @@ class HangupHTTP2(H2Connection):
         """Tell the client that nothing more comes on the stream, or is read from it."""
         if self.can_send(stream_id):
             self.conn.reset_stream(stream_id, code)
+        self._tryToWriteControlData()
+
+    def nudge(self) -> None:
+        """Send a PING: a client may have missed that a stream is over.
+
+        curl 7.88 stops an upload that was answered early and ends its request.  That closes the
+        stream, but curl sees it only when it next reads something, and waits until then.
+        """
+        self._idle_frames.earn(1)  # its acknowledgement
+        self.conn.ping(_NUDGE)
         self._tryToWriteControlData()
 
     def can_send(self, stream_id: int) -> bool:

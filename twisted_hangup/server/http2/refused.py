@@ -235,6 +235,8 @@ class RefusedStream:
     def requestComplete(self) -> None:
         """The client has ended its request."""
         self.complete = True
+        if self.sent:
+            self._conn.nudge()
         self.ending.input_ended()
 
     def windowUpdated(self) -> None:
