@@ -247,7 +247,7 @@ def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stderr
-    for page in tmp_path.glob("*.html"):
+    for page in tmp_path.rglob("*.html"):
         assert not re.findall(r'(?:src=|<link[^>]*href=)"(?:https?:)?//[^"]*', page.read_text())
 
 
