@@ -195,11 +195,11 @@ def test_number_of_methods() -> None:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    for page, text in TEXTS.items():
+    for path in sorted((ROOT / "docs").rglob("*.md")):
         for line in re.findall(
-            r"^(?:    |ExecStart=)(.*\b(?:twistd?|twisted_hangup) .*)$", text, re.M
+            r"^(?:    |ExecStart=)(.*\b(?:twistd?|twisted_hangup) .*)$", path.read_text(), re.M
         ):
-            yield page, line
+            yield path.stem, line
 
 
 @pytest.mark.parametrize("page, line", [*commands()])
