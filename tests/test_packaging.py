@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,18 +20,29 @@ import pytest
 import twisted_hangup
 
 ROOT = Path(__file__).parent.parent
-NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "dist", "tests")
+NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".*cache", ".hypothesis", "__pycache__")
 
 PLUGIN = "twisted/plugins/twisted_hangup_plugin.py"
+
+#: What may stand at the top of an sdist; hatchling adds the first three.
+TOP = {
+    *("PKG-INFO", "pyproject.toml", ".gitignore"),
+    *("LICENSE", "README.md", "CHANGELOG.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *(".ci", ".github", "bootstrap.py", "mkdocs.yml"),
+    *("benchmarks", "docs", "examples", "newsfragments", "tests", "twisted", "twisted_hangup"),
+}
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel and an sdist, built where twistd has been run."""
+    """A wheel and an sdist, built in a tree that somebody works in."""
     tree = tmp_path_factory.mktemp("build") / "tree"
     shutil.copytree(ROOT, tree, ignore=NOT_SOURCE)
     shutil.copy(ROOT / ".gitignore", tree)
     (tree / "twisted" / "plugins" / "dropin.cache").write_bytes(b"stale")
+    for stray in ("notes.txt", "twistd.log", "tests/__pycache__/conftest.pyc"):
+        (tree / stray).parent.mkdir(exist_ok=True)
+        (tree / stray).write_text("not for others")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "../archives", "."]
     subprocess.run(build, cwd=tree, check=True, capture_output=True)
     return tree.parent / "archives"
@@ -94,6 +107,44 @@ def test_public_names() -> None:
     assert sorted(twisted_hangup.__all__) == exported
     assert sorted(re.findall(r"^    (\w+): .+\.$", str(twisted_hangup.__doc__), re.M)) == exported
     assert all(name in pydoc.plain(pydoc.render_doc(twisted_hangup)) for name in exported)
+
+
+def test_sdist_has_nothing_else(archives: Path) -> None:
+    """What lies about in a tree that somebody works in is not shipped."""
+    found = names(archives, "sdist") - {""}
+    assert {name.partition("/")[0] for name in found} <= TOP
+    assert not [name for name in found if re.search(r"\.pyc$|\.log$|__pycache__|_cache/", name)]
+
+
+def metadata(archives: Path) -> Message:
+    """What the index shows of the wheel."""
+    [wheel] = archives.glob("*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        [name] = [name for name in opened.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(opened.read(name))
+
+
+def test_metadata(archives: Path) -> None:
+    """Every tool can read it, and all addresses of the project are below one."""
+    shown = metadata(archives)
+    assert shown["Metadata-Version"] == "2.4"
+    assert shown["Version"] == twisted_hangup.__version__
+    urls = dict(line.split(", ") for line in shown.get_all("Project-URL", []))
+    assert {*urls} == {"Homepage", "Documentation", "Source", "Changelog", "Issues"}
+    assert all(url.startswith(urls["Homepage"]) for url in urls.values())
+
+
+def test_links_of_the_readme_work_away_from_the_tree(archives: Path) -> None:
+    """On an index the README has no files beside it: each link says where its file is."""
+    shown = metadata(archives)
+    text = str(shown.get_payload())
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    base = dict(line.split(", ") for line in shown.get_all("Project-URL", []))["Source"]
+    in_tree = re.findall(r"\]\((?!\w+:|#)([^)]+)\)", (ROOT / "README.md").read_text())
+    assert in_tree
+    expected = {f"{base}/blob/{twisted_hangup.__version__}/{link}" for link in in_tree}
+    assert {link for link in links if link.startswith(base)} == expected
+    assert all(re.match(r"https://|#", link) for link in links)
 
 
 def test_version() -> None:

@@ -111,7 +111,7 @@ from .transport import ForwardedClients as ForwardedClients
 from .transport import hangup_endpoint as hangup_endpoint
 from .wsgi import HangupWSGIResource as HangupWSGIResource
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "ANY",

@@ -18,7 +18,7 @@ spec.loader.exec_module(bootstrap)
 @pytest.mark.parametrize(
     "line, words",
     [
-        ("Collecting twisted>=26.4 (from twisted_hangup==0.1.0)\n", "fetching twisted>=26.4"),
+        ("Collecting twisted>=26.4 (from twisted_hangup==1.0.0)\n", "fetching twisted>=26.4"),
         ("  Downloading twisted-26.10.0-py3-none-any.whl (3.2 MB)\n", None),
         ("Installing collected packages: attrs, idna, twisted\n", "installing 3 packages ..."),
         ("Successfully installed attrs-1\n", None),
