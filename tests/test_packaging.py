@@ -150,3 +150,21 @@ def test_links_of_the_readme_work_away_from_the_tree(archives: Path) -> None:
 def test_version() -> None:
     """The package's is that of its distribution."""
     assert twisted_hangup.__version__ == version("twisted_hangup")
+
+
+def test_every_python_of_the_metadata_is_tested() -> None:
+    """What the index says we run on is what CI runs."""
+    project = (ROOT / "pyproject.toml").read_text()
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    claimed = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', project)
+    tested = re.findall(r'"(3\.\d+)"', workflow)
+    assert sorted(tested) == sorted(claimed)
+    assert f'requires-python = ">= {claimed[0]}"' in project
+
+
+@pytest.mark.parametrize("workflow", [*(ROOT / ".github" / "workflows").iterdir()])
+def test_actions_are_pinned(workflow: Path) -> None:
+    """An action is a commit and not a tag, which its owner can move."""
+    used = re.findall(r"uses: (?!\./)(\S+)", workflow.read_text())
+    assert used
+    assert not [action for action in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)]
