@@ -152,6 +152,11 @@ def test_version() -> None:
     assert twisted_hangup.__version__ == version("twisted_hangup")
 
 
+def test_the_changelog_has_this_version() -> None:
+    """A release has a section, and what was news before it stands there."""
+    assert f"\n## {twisted_hangup.__version__} (" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def test_every_python_of_the_metadata_is_tested() -> None:
     """What the index says we run on is what CI runs."""
     project = (ROOT / "pyproject.toml").read_text()
