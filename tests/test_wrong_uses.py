@@ -764,7 +764,7 @@ AGENTS: Final[list[Row]] = [
     (
         "a method in lower case",
         ValueError,
-        "methods: a method has upper and lower case: POST, not 'post'",
+        "methods: method names are case-sensitive: write POST, not 'post'",
         lambda: W["RetryPolicy"](methods={"post"}),
     ),
     (
@@ -950,7 +950,7 @@ RECORDS: Final[list[Row]] = [
     (
         "a method in lower case",
         ValueError,
-        "methods: a method has upper and lower case: GET, not 'get'",
+        "methods: method names are case-sensitive: write GET, not 'get'",
         lambda: W["Limits"](methods={"get"}),
     ),
     (

@@ -1,7 +1,7 @@
-"""Checks of what a caller hands in, so that a mistake is named where it is made.
+"""Checks of arguments, so that a mistake is reported where it is made.
 
-Each raises TypeError or ValueError with the name of the argument, what came, and after a colon
-what to write.
+Each check raises TypeError or ValueError.  The message names the argument, shows what came, and
+says after a colon what to write instead.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _TOKEN: Final = re.compile(rb"[^\x00-\x20\x7f-\xff\"(),/:;<=>?@\[\\\]{}]+")
 
 _TEXT: Final = {str, bytes}
 
-#: What is called otherwise than a thing of its type.
+#: Types whose name in a message is not "a" and the name.
 _WORDS: Final = {type(None): "None", bool: "True or False", bytes: "bytes"}
 
-#: How words begin that have "an" before them.
+#: Names that begin so take "an".
 _VOWELS: Final = (*"AEIOU", "HTTP")
 
 
@@ -34,7 +34,7 @@ class _Record(Protocol):
 
 
 def described(value: object) -> str:
-    """*value* in few words: itself where it is short, else what kind of thing it is."""
+    """*value* in few words for a message: its repr if that is short, else its type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
@@ -46,7 +46,7 @@ def described(value: object) -> str:
 
 
 def must_be(name: str, value: object, kinds: type | tuple[type, ...], cure: str = "") -> None:
-    """Raise TypeError unless *value* is of one of *kinds*."""
+    """Raise TypeError unless *value* is an instance of one of *kinds*."""
     if isinstance(value, kinds):
         return
     wanted = kinds if isinstance(kinds, tuple) else (kinds,)
@@ -56,7 +56,7 @@ def must_be(name: str, value: object, kinds: type | tuple[type, ...], cure: str 
 
 
 def must_be_class(name: str, value: object, base: type) -> None:
-    """Raise TypeError unless *value* is *base*, or a class made from it."""
+    """Raise TypeError unless *value* is *base* or a subclass of it."""
     if isinstance(value, type) and issubclass(value, base):
         return
     came = described(value)
@@ -68,7 +68,12 @@ def must_be_class(name: str, value: object, base: type) -> None:
 def must_have(
     name: str, value: object, what: str, methods: Collection[str], cure: str = ""
 ) -> None:
-    """Raise TypeError unless *value* has all *methods* that *what* has, whatever its class."""
+    """Raise TypeError unless *value* has all of these *methods*, whatever its class.
+
+    Args:
+        what: What has these methods, for the message.
+        cure: What to write instead.
+    """
     if isinstance(value, type) or not all(callable(getattr(value, one, None)) for one in methods):
         if isinstance(value, type) and not cure:
             cure = f"{value.__name__}(...)"
@@ -76,7 +81,7 @@ def must_have(
 
 
 def must_be_reactor(name: str, value: object) -> None:
-    """Raise TypeError unless *value* tells the time and calls later: a reactor, or a Clock."""
+    """Raise TypeError unless *value* has what we use of a reactor; a `Clock` has it too."""
     must_have(name, value, "a reactor", ("callLater", "seconds"))
 
 
@@ -101,7 +106,11 @@ def must_take(
 
 
 def must_take_some(name: str, value: object, one_of_them: str) -> None:
-    """Raise TypeError unless *value* is a function of which one argument may be *one_of_them*."""
+    """Raise TypeError unless *value* is a function with at least one parameter.
+
+    Args:
+        one_of_them: What one of its arguments is, for the message.
+    """
     signature = _signature(name, value, one_of_them, classes=False, yields=False)
     if signature is not None and not signature.parameters:
         raise TypeError(f"{name} must take {one_of_them}, and {_called(value)} takes {signature}")
@@ -118,7 +127,11 @@ def must_be_one_of(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def closest(word: object, choices: Iterable[str], before: str = "") -> str:
-    """A question whether one of *choices* was meant, with *before* before it; or nothing."""
+    """``: did you mean ...?``, if one of *choices* is close to *word*; else ``""``.
+
+    Args:
+        before: What stands before that choice, such as ``--``.
+    """
     meant = get_close_matches(str(word).lower(), [*choices], 1)
     return f": did you mean {before}{meant[0]}?" if meant else ""
 
@@ -126,7 +139,7 @@ def closest(word: object, choices: Iterable[str], before: str = "") -> str:
 def must_be_number(
     name: str, value: object, *, whole: bool = False, least: float = 0, endless: bool = False
 ) -> None:
-    """Raise TypeError or ValueError unless *value* is a number, and *least* or more.
+    """Raise TypeError unless *value* is a number, and ValueError if it is below *least*.
 
     Args:
         whole: Whether it must be an int.
@@ -145,7 +158,7 @@ def must_be_number(
 
 
 def must_be_positive(name: str, value: object, *, whole: bool = False) -> None:
-    """Raise TypeError or ValueError unless *value* is a number of more than 0."""
+    """Raise TypeError unless *value* is a number, and ValueError unless it is more than 0."""
     must_be_number(name, value, whole=whole, least=-inf, endless=True)
     if not value > 0:  # type: ignore[operator]  # it is a number
         raise ValueError(f"{name} must be more than 0, and is {value!r}")
@@ -157,7 +170,7 @@ def check_fields(
     """Check each field of a dataclass that is declared as int, float or bool.
 
     Args:
-        least: What a number must be at least, where that is not 0.
+        least: The smallest value of a field, by its name; 0 for the others.
         endless: Whether numbers may be infinite.
     """
     for name, kind in _declared(record):
@@ -171,7 +184,7 @@ def check_fields(
 
 
 def check_positive_fields(record: _Record) -> None:
-    """Check that each field of a dataclass that is declared as int or float is more than 0."""
+    """Check that each int and float field of a dataclass is more than 0."""
     for name, kind in _declared(record):
         must_be_positive(name, getattr(record, name), whole=kind == "int")
 
@@ -180,8 +193,8 @@ def names_in(name: str, value: object) -> frozenset[bytes]:
     """The tokens (RFC 9110, section 5.6.2) in *value*, as bytes, without white space around them.
 
     Raises:
-        TypeError: It is one of them, or has something else in it.
-        ValueError: One is no token.
+        TypeError: *value* is a single token, or holds something other than str and bytes.
+        ValueError: One of them is not a token.
     """
     if isinstance(value, (str, bytes)):
         raise TypeError(f"{name} must be a set of names, not one name: {{{value!r}}}")
@@ -202,8 +215,8 @@ def statuses_in(name: str, value: object) -> frozenset[int]:
     """The status codes in *value*.
 
     Raises:
-        TypeError: It is one of them, or has something else in it.
-        ValueError: One is none (RFC 9110, section 15).
+        TypeError: *value* is a single status, or holds something other than int.
+        ValueError: One of them is not a status code (RFC 9110, section 15).
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         cure = f"{{{value!r}}}" if isinstance(value, int) else ""
@@ -219,7 +232,7 @@ def statuses_in(name: str, value: object) -> frozenset[int]:
 
 
 def _declared(record: _Record) -> list[tuple[str, str]]:
-    """The fields that are numbers or switches, with the name of their type."""
+    """The number and bool fields of *record*, each with the name of its type."""
     kinds = [(one.name, getattr(one.type, "__name__", str(one.type))) for one in fields(record)]
     return [(name, kind) for name, kind in kinds if kind in ("int", "float", "bool")]
 
@@ -227,14 +240,14 @@ def _declared(record: _Record) -> list[tuple[str, str]]:
 def _signature(
     name: str, value: object, wanted: str, classes: bool, yields: bool
 ) -> inspect.Signature | None:
-    """What *value* takes when it is called; None for what is written in C and does not say."""
+    """The signature of *value*; None for functions in C that have none."""
     if not callable(value) or (isinstance(value, type) and not classes):
         raise _wrong_type(name, f"a function that takes {wanted}", described(value))
     if inspect.isasyncgenfunction(value) or (inspect.isgeneratorfunction(value) and not yields):
         cure = "write async def without yield, or decorate it with inlineCallbacks"
         raise TypeError(f"{name} must not yield, as {_called(value)} does: {cure}")
     try:
-        # What is called is the outermost function, whatever it was made from.
+        # The outermost function is called, whatever it wraps.
         return inspect.signature(value, follow_wrapped=False)
     except ValueError:
         return None

@@ -1,7 +1,7 @@
-"""Every error this package raises on purpose, and the status each answers with by default.
+"""Every error that this package raises on purpose, and the status each is answered with by default.
 
-Nobody needs a parser, a reactor or a channel to catch one of these, nor what tells of them
-to people: `twisted_hangup.report` puts itself into the slot that `RecordedError.report` asks.
+Catching one needs no parser, reactor or channel.  `twisted_hangup.report` writes the text: it sets
+`RecordedError.report_writer` when it is imported.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from .events import Break, Part, RequestHead, ResponseHead
 Phase: TypeAlias = Literal["handshake", "idle", "head", "body", "response"]
 ServerPhase: TypeAlias = Literal["connecting", "request", "waiting", "head", "body"]
 
-#: Code -> status of the default answer.  What is not listed is answered 400 when it is a
-#: `ParseError`, and not at all otherwise.  Node's choices (of Node 26.10), then
-#: those for refusals that Node does not make.
+#: Code -> status of the default answer, as in Node 26.10; then the codes that Node does not have.
+#: A `ParseError` with any other code is answered 400, any other error not at all.
 DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
     {
         "HPE_HEADER_OVERFLOW": 431,
@@ -28,11 +27,10 @@ DEFAULT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
     }
 )
 
-#: Where a client has nothing under way: that it leaves then is nobody's fault.
+#: The client has no request under way: if it leaves in one of these phases, nothing is wrong.
 QUIET_PHASES: Final = ("handshake", "idle")
 
-#: The status in the place of that of ``HPE_HEADER_OVERFLOW``, where it is the target that is
-#: too long.
+#: The status of ``HPE_HEADER_OVERFLOW`` if the target alone is too long (RFC 9110, 15.5.15).
 TARGET_TOO_LONG: Final = 414
 
 #: nginx's "client closed request": the status that the access log gives a request whose
@@ -44,46 +42,46 @@ NO_RESPONSE: Final = 444
 
 
 class HangupError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class ReportWriter(Protocol):
-    """What `RecordedError.report` asks: see `twisted_hangup.report.report_error`."""
+    """The type of `RecordedError.report_writer`; see `twisted_hangup.report.report_error`."""
 
     def __call__(self, error: RecordedError, *, masked: bool) -> str: ...
 
 
 class RecordedError(HangupError):
-    """What a site's journal keeps and its logs tell: see `ClientError`, `UpstreamError`.
+    """An error that a site's journal keeps: a `ClientError` or an `UpstreamError`.
 
     Attributes:
-        code: Stable name, Node's where Node has one: ``HPE_*``, ``ERR_*`` or an errno name.
-        reason: What happened, in llhttp's words where it has some.
+        code: Stable name: ``HPE_*``, ``ERR_*`` or an errno name.  Node's name if Node has one.
+        reason: What happened, in llhttp's words if llhttp has some.
         phase: ``"handshake"``, ``"idle"`` (between messages), ``"head"``, ``"body"`` or
             ``"response"`` (the request was complete, its response was not).
-        request: Method, target and fields received so far; None before the target ended.
-        field: Name of the header or trailer field it broke in, as received, or None.
-        peer: Twisted's address of the client (an ``IAddress``), or None.
-        status: Status code of the default answer, or None where nothing is written.
-        quiet: Whether it is nobody's fault, as the client had nothing under way: a probe, a
-            reset between requests, a connection on which nothing was ever sent.  Logs leave
-            it out unless they are asked (`ConsoleLog`).
+        request: Method, target and header received so far; None before the target ended.
+        field: Name of the header or trailer field that is wrong, as received, or None.
+        peer: Address of the client (Twisted's ``IAddress``), or None.
+        status: Status code of the default answer; None if the client gets no answer.
+        quiet: True if nothing is wrong, because the client had no request under way: a probe, a
+            reset between requests, a connection that never sent a byte.  Logs leave these out by
+            default (`ConsoleLog` has a switch).
         errno: The operating system's error number, or None.
-        raw_packet: The read that held the offending byte (at most 64 KiB); None for the
-            end of input, timeouts, resets, TLS and HTTP/2.
-        bytes_parsed: Node's offset inside *raw_packet*; 0 for the end of input; None
-            without a packet.
-        offset: The same place counted from the first byte after the previous message
-            (empty lines before the request line count); for the end of input the bytes
-            so far; else None.
-        broke_at: The same place told independently of reads, or None; what `report` shows.
-        masking: What `report` hides: the site's `MaskingPolicy`; None for the default one.
-        settled: Whether all has been sent that will be.
-        answered: Status code that was sent by then; None where none was, or none was yet.
-        answered_bytes: Bytes of the body of that response.
+        raw_packet: The read with the offending byte (at most 64 KiB).  None for the end of input,
+            timeouts, resets, TLS and HTTP/2.  Node's ``rawPacket``.
+        bytes_parsed: Index of the offending byte in *raw_packet*; 0 for the end of input; None
+            without a packet.  Node's ``bytesParsed``.
+        offset: The same place, counted from the first byte after the previous message (empty lines
+            before the request line count).  For the end of input: the number of bytes so far.  Else
+            None.
+        broke_at: The same place, however the bytes were cut into reads, or None; `report` shows it.
+        masking: The site's `MaskingPolicy`, which `report` follows; None means the default one.
+        settled: True once the client's answer is complete: nothing more will be sent.
+        answered: Status code of the answer that was sent; None before, and if none was sent.
+        answered_bytes: Bytes of the body of that answer.
     """
 
-    # One is made per refused request, in two thirds of the time it takes without.
+    # Slots: the server makes one per refused request, and they save a third of the time.
     __slots__ = (
         *("answered", "answered_bytes", "broke_at", "bytes_parsed", "code"),
         *("errno", "field", "masking", "offset", "peer", "phase", "raw_packet", "reason"),
@@ -92,13 +90,13 @@ class RecordedError(HangupError):
 
     default_status: int | None = None
 
-    #: What `report` tells of.
+    #: Whether `report` describes a request or a response.
     about: Literal["request", "response"] = "request"
 
-    #: What the default answer says in its body, as text; nothing, as in Node.
+    #: The body of the default answer, as text.  Empty, as in Node.
     default_body = b""
 
-    #: Filled by `twisted_hangup.report`, which stands above this module.
+    #: Set by `twisted_hangup.report`, which this module does not import.
     report_writer: ClassVar[ReportWriter | None] = None
 
     def __init__(
@@ -143,25 +141,28 @@ class RecordedError(HangupError):
 
     @property
     def shown_status(self) -> int | None:
-        """The status for logs: the one that was sent; before anything was, the default one."""
+        """The status for logs: the one that was sent, or the default one until then."""
         return self.answered if self.settled else self.status
 
     def __str__(self) -> str:
-        """One line fit for a log: no byte of the peer's, whatever it sent."""
+        """One line for a log, such as ``HPE_INVALID_METHOD: Invalid method encountered (head)``.
+
+        It holds no bytes of the peer's.
+        """
         where = "" if self.offset is None else f" at byte {self.offset}"
         return f"{self.code}: {self.reason} ({self.phase}{where})"
 
     def report(self, masked: bool = True) -> str:
-        """Say in plain text what the client did wrong, with a caret under the byte.
+        """What the client did wrong, as plain text with a caret under the offending byte.
 
         Args:
-            masked: Hide the values of credentials, as `twisted_hangup.report` describes.
+            masked: Hide credentials, as `twisted_hangup.report` describes.
 
         Returns:
-            Several lines of printable ASCII, the same however the bytes were cut.
+            Several lines of printable ASCII, the same however the bytes were cut into reads.
 
         Raises:
-            RuntimeError: What writes reports has not been imported.
+            RuntimeError: `twisted_hangup.report` has not been imported.
         """
         write = RecordedError.report_writer
         if write is None:
@@ -170,13 +171,16 @@ class RecordedError(HangupError):
 
 
 class ClientError(RecordedError):
-    """A client went wrong: it sent bytes that are not HTTP, stalled, or hung up."""
+    """A client went wrong: it sent bytes that are not HTTP, stalled, or hung up.
+
+    Handlers get it as ``failure.value``.  Trap a subclass to answer one kind only.
+    """
 
     __slots__ = ()
 
     @property
     def refuses(self) -> bool:
-        """Whether its request was not complete, or not fit for any resource to see.
+        """Whether the server refused the request before any resource saw it.
 
         The access log then has a line for the error, and none for the request.
         """
@@ -184,15 +188,15 @@ class ClientError(RecordedError):
 
 
 class ParseError(ClientError):
-    """The bytes break RFC 9112, or a limit: ``HPE_*``, or ``ERR_HTTP_*`` of our own."""
+    """The request breaks RFC 9112, or a limit: ``HPE_*``, or ``ERR_HTTP_*`` of our own; 400."""
 
     default_status = 400
 
 
 class HeaderOverflow(ParseError):
-    """``HPE_HEADER_OVERFLOW``: head or trailers too long, or too many fields; 431.
+    """``HPE_HEADER_OVERFLOW``: header or trailers too long, or too many fields; 431.
 
-    414 where it is the target that crosses the limit (RFC 9112, section 3).
+    The status is 414 if the target alone crosses the limit (RFC 9110, section 15.5.15).
     """
 
     @property
@@ -207,21 +211,21 @@ class ChunkExtensionsOverflow(ParseError):
 
 
 class BodyTooLarge(ParseError):
-    """``ERR_HTTP_BODY_TOO_LARGE``: the body is longer than its limit, or a form's is; 413."""
+    """``ERR_HTTP_BODY_TOO_LARGE``: the body, or a form in it, is longer than its limit; 413."""
 
 
 class UnexpectedEOF(ParseError):
-    """``HPE_INVALID_EOF_STATE``: the client ended its input inside a message; 400."""
+    """``HPE_INVALID_EOF_STATE``: the client sent FIN inside a message; 400."""
 
 
 class ResponseParseError(ParseError):
-    """The bytes of a server's response break RFC 9112, or a limit; nobody is answered.
+    """A server's response breaks RFC 9112, or a limit.  Its codes are those of a `ParseError`.
 
-    Codes and reasons are those of a `ParseError`, with ``HPE_INVALID_STATUS`` and ours for
-    what no request asked for.  ``request`` is None, and *status* too.
+    ``HPE_INVALID_STATUS`` and a few codes of our own come in addition, for responses that no
+    request asked for.  *request* and *status* are None.
 
     Attributes:
-        response: Status and fields received so far; None before the status was complete.
+        response: Status and header received so far; None before the status was complete.
     """
 
     about = "response"
@@ -238,10 +242,10 @@ class ResponseParseError(ParseError):
 
 
 class RequestTimeout(ClientError):
-    """``ERR_HTTP_REQUEST_TIMEOUT``: head or request not complete in time; 408.
+    """``ERR_HTTP_REQUEST_TIMEOUT``: the head or the request was not complete in time; 408.
 
-    Whoever has sent nothing but empty lines (phase ``"idle"``) is not answered: it may be a
-    browser that has connected ahead, and would take the 408 for the answer to its next request.
+    In phase ``"idle"`` (the client has sent nothing but empty lines) the status is None.  A browser
+    that connects ahead would take a 408 for the answer to its next request.
     """
 
     default_status: int | None = DEFAULT_STATUS["ERR_HTTP_REQUEST_TIMEOUT"]
@@ -270,34 +274,35 @@ class ClientHangUp(ClientError):
 class TLSError(ClientError):
     """``ERR_SSL_*`` or ``ERR_TLS_*``: the handshake failed, or a record was corrupt."""
 
-    #: True where its time was over before anything had come.
+    #: True if the handshake timed out before the client sent a byte.
     quiet = False
 
 
 class HTTP2Error(ClientError):
-    """``ERR_HTTP2_*``: an HTTP/2 connection error."""
+    """``ERR_HTTP2_*``: a connection error of HTTP/2 (RFC 9113, section 5.4.1)."""
 
 
 class ServerHangUp(HangupError):
-    """A server hung up on us, the client ("socket hang up").
+    """A server hung up on us, the client: Node's "socket hang up".
 
-    What `HangupAgent` raises is also what Twisted's own client has for that phase, so that code
-    which traps that goes on working: `ConnectError` (with `ConnectionRefusedError`,
-    `TimeoutError` or `DNSLookupError` where it is that), `RequestTransmissionFailed`,
-    `ResponseNeverReceived`, and `ResponseFailed` for head and body.
+    `HangupAgent` raises it for every way in which a server goes away.  The error is also an
+    instance of
+    Twisted's own class for that phase, so code that traps those goes on working: `ConnectError`
+    (or `ConnectionRefusedError`, `TimeoutError`, `DNSLookupError`) while connecting,
+    `RequestTransmissionFailed`, `ResponseNeverReceived`, and `ResponseFailed` in head and body.
 
     Attributes:
         code: ``ECONNRESET``, ``EPIPE``, ``ETIMEDOUT``, ``ECONNREFUSED`` and the like.
-        reason: What happened, in Node's words where it has some.
-        phase: ``"connecting"``, ``"request"`` (being sent), ``"waiting"`` (for the first
-            byte), ``"head"`` or ``"body"`` (of the response).
+        reason: What happened, in Node's words if Node has some.
+        phase: ``"connecting"``, ``"request"`` (being sent), ``"waiting"`` (for the first byte),
+            ``"head"`` or ``"body"`` (of the response).
         reused: Whether the connection had carried a response before; None if unknown.
-        bytes_received: Of the head of the response, or in its body of that, so far; None if
-            unknown.
-        reasons: What Twisted said, as a list of its Failures.
+        bytes_received: Bytes received of the response's head, or of its body in phase ``"body"``;
+            None if unknown.
+        reasons: Twisted's Failures, as a list.
         response: The response whose body was cut short, or None.
 
-    Pickled, it leaves *reasons* and *response* behind, which refer to the live connection.
+    A pickled copy has no *reasons* and no *response*: these refer to the live connection.
     """
 
     def __init__(
@@ -324,7 +329,7 @@ class ServerHangUp(HangupError):
 
     @property
     def acted_on(self) -> bool:
-        """Whether the server can have acted on the request: not if it never connected."""
+        """Whether the server may have acted on the request: always, unless it never connected."""
         return self.phase != "connecting"
 
     def __str__(self) -> str:
@@ -332,18 +337,16 @@ class ServerHangUp(HangupError):
 
 
 class UpstreamError(RecordedError):
-    """A server that a proxy asked for its client's sake has failed.
+    """A server that the proxy forwards to has failed.
 
-    =========================  ========================================  ======
-    ``ERR_UPSTREAM_REFUSED``   no connection to it                       502
-    ``ERR_UPSTREAM_RESET``     it hung up before its response was whole  502
-    ``ERR_UPSTREAM_RESPONSE``  its response is not HTTP                  502
-    ``ERR_UPSTREAM_TIMEOUT``   it took too long                          504
-    =========================  ========================================  ======
+    - ``ERR_UPSTREAM_REFUSED``: there is no connection to it; 502.
+    - ``ERR_UPSTREAM_RESET``: it hung up before its response was complete; 502.
+    - ``ERR_UPSTREAM_RESPONSE``: its response is not HTTP; 502.
+    - ``ERR_UPSTREAM_TIMEOUT``: it took too long; 504.
 
-    The status is None where a part of the response had gone out: the client's connection
-    is cut then, so that the part cannot be taken for the whole.  The cause is the
-    `ServerHangUp` or `ParseError`.
+    *status* is None if the client has got a part of the response: the proxy then cuts the client's
+    connection, so that the client cannot take the part for the whole.  ``__cause__`` is the
+    `ServerHangUp` or `ResponseParseError`.
 
     Attributes:
         upstream: The server's URL.
@@ -355,11 +358,11 @@ class UpstreamError(RecordedError):
 class OutboxUnavailable(HangupError):
     """A request was not stored: the outbox's database is away, locked, full or not started.
 
-    It may be sent again, with the same key if it had one: then it is not stored twice.
+    You may send it again.  With the same key it is not stored twice.
 
     Attributes:
-        stored: False where it is not stored; None where that is not known, because the database
-            has not answered or the connection to it was lost.
+        stored: False if it is not stored.  None if that is unknown, because the database has not
+            answered or its connection was lost.
     """
 
     def __init__(self, reason: str, *, stored: bool | None = False) -> None:

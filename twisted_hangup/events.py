@@ -1,8 +1,9 @@
-"""What the parser emits: small records with the RFC's words.
+"""What the parsers return: small records, named after RFC 9110 and 9112.
 
-They hold bytes as the peer sent them and know nothing of connections.  All are
-plain slotted dataclasses: the parser builds two or three per request, and a frozen one
-costs three times as much to build.  Treat them as read-only all the same.
+They hold bytes as the peer sent them.  They are slotted dataclasses and not frozen: the parser
+builds
+two or three per request, and a frozen one takes three times as long to build.  Treat them as
+read-only.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 Field: TypeAlias = tuple[bytes, bytes]
-"""One field line: name as received, value without the white space around it."""
+"""One field line of a header: name as received, value without the white space around it."""
 
 
 @dataclass(slots=True)
 class RequestHead:
-    """A request line and its field section (RFC 9112, sections 3 and 5).
+    """A request line and its header (RFC 9112, sections 3 and 5).
 
-    On a :class:`~twisted_hangup.errors.ClientError` it holds what was complete when the
-    request broke: the request line once its target had ended, and the fields so far.
+    As `ClientError.request` it holds what was complete when the request broke: the request line
+    once its target had ended, and the header fields so far.
 
     Attributes:
-        method: Token, case-sensitive, as received.
-        target: Request target, undecoded, as received.
-        version: ``b"1.0"`` or ``b"1.1"``; ``b""`` where the line broke before its end.
-        fields: Field lines in the order received.
-        content_length: Octets of body the client announced, or None without the field.
-        chunked: Whether the body is framed by the chunked transfer coding.
-        keep_alive: Whether the client lets the connection persist (RFC 9112, section 9.3).
+        method: Case-sensitive, as received.
+        target: As received, not decoded.
+        version: ``b"1.0"`` or ``b"1.1"``; ``b""`` if the line broke before its end.
+        fields: Header fields in the order received.
+        content_length: Length of the body that the client announced, in bytes; None without
+            Content-Length.
+        chunked: Whether the body is chunked.
+        keep_alive: Whether the client keeps the connection open for more (RFC 9112, section 9.3).
         upgrade: Whether the client asked for another protocol (RFC 9110, section 7.8).
     """
 
@@ -45,26 +47,26 @@ class RequestHead:
 
     @property
     def has_body(self) -> bool:
-        """Whether any octet of body is to come (a chunked one may still be empty)."""
+        """Whether a body follows (a chunked one may still be empty)."""
         return self.chunked or bool(self.content_length)
 
 
 @dataclass(slots=True)
 class ResponseHead:
-    """A status line and its field section (RFC 9112, sections 4 and 5).
+    """A status line and its header (RFC 9112, sections 4 and 5).
 
     Attributes:
-        status: From 100 to 999; what is 600 or more means 500 (RFC 9110, section 15).
-        reason: The reason phrase as received, often empty; it means nothing.
-        version: ``b"1.0"`` or ``b"1.1"``; ``b""`` where the line broke before its end.
-        fields: Field lines in the order received.
-        content_length: The Content-Length, or None without the field.  In the answer to
-            HEAD, and in a 304, it is that of a body which does not come.
-        chunked: Whether Transfer-Encoding is ``chunked``; the same is true of it.
-        keep_alive: Whether another request may be sent on the connection when this message
-            has ended (RFC 9112, section 9.3): never where the body ends with it.
-        upgrade: Whether the connection belongs to another protocol after this message:
-            a 101, or a 2xx that answers CONNECT.
+        status: 100 to 999.  A status of 600 or more means 500 (RFC 9110, section 15).
+        reason: The reason phrase as received, often empty.  It has no meaning.
+        version: ``b"1.0"`` or ``b"1.1"``; ``b""`` if the line broke before its end.
+        fields: Header fields in the order received.
+        content_length: The Content-Length, or None without one.  In the answer to HEAD, and in a
+            304, no body of that length follows.
+        chunked: Whether Transfer-Encoding is ``chunked``.  As above, a body need not follow.
+        keep_alive: Whether the connection can carry another request after this message (RFC 9112,
+            section 9.3).  False if the body ends with the connection.
+        upgrade: Whether the connection belongs to another protocol after this message: a 101, or a
+            2xx that answers CONNECT.
         has_body: Whether a body follows, which may still turn out to be empty.
     """
 
@@ -80,8 +82,9 @@ class ResponseHead:
 
     @property
     def interim(self) -> bool:
-        """Whether no `EndOfMessage` follows, but the head of the response itself, or
-        one more of this kind (RFC 9110, section 15.2; a 101 is not interim).
+        """Whether another head follows, and no `EndOfMessage` (RFC 9110, section 15.2).
+
+        A 101 is not interim.
         """
         return 100 <= self.status < 200 and self.status != 101
 
@@ -93,7 +96,7 @@ class ResponseHead:
 
 @dataclass(slots=True)
 class BodyData:
-    """Some octets of the body, transfer coding removed; never empty."""
+    """Some bytes of the body, without the chunked framing; never empty."""
 
     data: bytes
 
@@ -103,15 +106,15 @@ class EndOfMessage:
     """The message is complete.
 
     Attributes:
-        trailers: Trailer fields in the order received (RFC 9110, section 6.5).  They are
-            never merged into the head's fields and never change framing.
+        trailers: Trailer fields in the order received (RFC 9110, section 6.5).  The parser never
+            adds them to the header, and they never change framing.
     """
 
     trailers: list[Field] = field(default_factory=list)
 
 
 class NeedData(Enum):
-    """The one value, `NEED_DATA`, that says: nothing more until :meth:`receive`."""
+    """The type of `NEED_DATA`: no more events until you call ``receive()`` again."""
 
     NEED_DATA = "need data"
 
@@ -123,7 +126,7 @@ ResponseEvent: TypeAlias = ResponseHead | BodyData | EndOfMessage | NeedData
 
 
 class Part(Enum):
-    """The part of a message a byte stands in."""
+    """The part of a message that a byte belongs to."""
 
     EMPTY_LINE = "empty line before the message"
     REQUEST_LINE = "request line"
@@ -136,24 +139,24 @@ class Part(Enum):
 
 @dataclass(slots=True)
 class Break:
-    """Where in its message a request or response broke, however its bytes were cut.
+    """Where in its message a request or response broke, however its bytes were cut into reads.
 
     Attributes:
-        part: What the line that broke is.
-        request_line: The request line (of a response: its status line) as received,
-            without its line end; so far, where it is the line that broke.
-        line: The line that broke, from its first byte up to and including the byte that
-            broke it (all of it where no single byte is to blame).
-        caret: Index in *line* of the byte that broke it; ``len(line)`` where no byte did.
-        packet_prefix: The bytes of an unfinished line that earlier reads had brought when
-            the packet began; ``b""`` where it began with a fresh line or inside a body.
-        packet_part: The part that the first byte of the packet stands in.
-        message_at: Index in the packet of the broken message's first byte; 0 where the
-            message began in an earlier read.  After another message nothing is told of
-            the packet's first byte: *packet_prefix* and *packet_part* are the defaults.
-        fields: The field lines before the line that broke: those of the trailers where a
-            trailer broke, of the message before where a start line did, else of the head.
-            None where they are not known.
+        part: The kind of line that broke.
+        request_line: The request line (of a response: its status line) as received, without its
+            line end; if this line broke, its bytes so far.
+        line: The line that broke, up to and including the byte that broke it.  The whole line if no
+            single byte is to blame.
+        caret: Index in *line* of the byte that broke it; ``len(line)`` if no byte did.
+        packet_prefix: The start of the line that the packet continues, from earlier reads; ``b""``
+            if the packet begins with a new line or inside a body.
+        packet_part: The part of the message that the packet's first byte belongs to.
+        message_at: Index in the packet of the broken message's first byte; 0 if the message began
+            in an earlier read.  If another message ends in the packet, *packet_prefix* and
+            *packet_part* have their defaults.
+        fields: The field lines before the line that broke, of its own section: of the trailers if a
+            trailer broke, else of the header.  If a start line broke, those of the message before
+            it.  None if they are not known.
     """
 
     part: Part

@@ -135,7 +135,7 @@ MISTAKES = [
     (["--port", "80", "--port", "80"], "--port: 80 is there twice"),
     (["--port", "80", "--port", "tcp:80"], "--port: tcp:80 is there twice"),
     (["--port", "80", "--status", "80"], "--status: port 80 is that of --port"),
-    (["--method", "get"], "--method: a method has upper and lower case: GET, not 'get'"),
+    (["--method", "get"], "--method: method names are case-sensitive: write GET, not 'get'"),
     (["--headers-timeout", "5x"], "'5x' is not a number of seconds (such as 300 or 5m)"),
     (["--headers-timeout", "m"], "not a number of seconds"),
     (["--headers-timeout", "-1m"], "not a number of seconds"),
