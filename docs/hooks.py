@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: the version, the repository, and pages made of other files."""
+"""What mkdocs.yml cannot say: the version, and pages that are made when the site is built."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from docstrings import ENTRY
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from twisted_hangup import __version__
 
@@ -21,10 +23,18 @@ TOP_FILES: Final = {
     "security.md": "SECURITY.md",
 }
 
+_API_HEAD: Final = """\
+# The API
+
+Every public name, by the page that describes it. Most come from `twisted_hangup`; each page says
+where its names come from. `help(twisted_hangup)` lists them with a line each.
+
+| page | names |
+|---|---|
+"""
+
 #: A link to a file, in a file at the top of the repository.
 _LINK: Final = re.compile(r"(?<=\]\()([^()\s#:]+)(?=[)#])")
-#: The same on a page of docs/, to a file that is not in docs/.
-_OUTWARD: Final = re.compile(r"(?<=\]\()\.\./([^()\s#:]+)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -34,11 +44,23 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that are files at the top of the repository."""
-    for page, name in TOP_FILES.items():
-        file = File.generated(config, page, content=page_of(name, config))
-        files.append(file)
+    """Add the pages that are made of something else."""
+    pages = {page: page_of(name, config) for page, name in TOP_FILES.items()}
+    pages["api/index.md"] = api_page()
+    for page, text in pages.items():
+        files.append(File.generated(config, page, content=text))
     return files
+
+
+def api_page() -> str:
+    """The page with all names of the API, as links to their entries."""
+    rows = []
+    for page in sorted((ROOT / "docs" / "api").glob("*.md")):
+        text = page.read_text()
+        title = text.partition("\n")[0].removeprefix("# ")
+        links = [f"[`{path.rpartition('.')[2]}`][{path}]" for path in ENTRY.findall(text)]
+        rows.append(f"| [{title}]({page.name}) | {', '.join(links)} |\n")
+    return _API_HEAD + "".join(rows)
 
 
 def page_of(name: str, config: MkDocsConfig) -> str:
@@ -46,16 +68,16 @@ def page_of(name: str, config: MkDocsConfig) -> str:
     return _LINK.sub(lambda link: _on_site(link[1], config), (ROOT / name).read_text())
 
 
-def on_page_markdown(markdown: str, config: MkDocsConfig, **_: object) -> str:
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
     """Let links that leave docs/ in the repository lead to the same places from the site."""
-    return _OUTWARD.sub(lambda link: _on_site(link[1], config), markdown)
+    up = "../" * page.file.src_uri.count("/")
+    outward = rf"(?<=\]\(){re.escape(up)}\.\./(?!\.\./)([^()\s#:]+)"
+    return re.sub(outward, lambda link: _on_site(link[1], config, up), markdown)
 
 
-def _on_site(path: str, config: MkDocsConfig) -> str:
-    """Where *path*, as seen from the top of the repository, is for a page of the site."""
+def _on_site(path: str, config: MkDocsConfig, up: str = "") -> str:
+    """The link to *path*, as seen from the top of the repository; *up* leads to the site's top."""
     pages = {name: page for page, name in TOP_FILES.items()}
-    if path in pages:
-        return pages[path]
-    if path.startswith("docs/"):
-        return path.removeprefix("docs/")
+    if path in pages or path.startswith("docs/"):
+        return up + pages.get(path, path.removeprefix("docs/"))
     return f"{config.repo_url}/blob/main/{path}"

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -234,21 +233,6 @@ def test_the_error_log_that_is_explained(
     expected = re.sub(r"^    ", "", shown, flags=re.M)
     # The page ends each row of the packet where the example does.
     assert [row.rstrip() for row in expected.splitlines()[:8]] == said.splitlines()[:8]
-
-
-@pytest.mark.skipif(not find_spec("mkdocs"), reason="no mkdocs")
-def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    """One command makes the site, every link leads somewhere, and nothing is loaded from afar."""
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
-    for page in tmp_path.rglob("*.html"):
-        assert not re.findall(r'(?:src=|<link[^>]*href=)"(?:https?:)?//[^"]*', page.read_text())
 
 
 @pytest.mark.parametrize("page", [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md"])
