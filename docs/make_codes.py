@@ -6,166 +6,155 @@ python docs/make_codes.py > docs/codes.md
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from twisted_hangup.errors import DEFAULT_STATUS, TARGET_TOO_LONG
 from twisted_hangup.parser.refusals import Rule
+from twisted_hangup.report.entries import GROUPS, Entry, entry_named
+from twisted_hangup.report.links import anchor_of
 from twisted_hangup.report.lookalikes import LOOKALIKES, Lookalike
-from twisted_hangup.report.remedies import REASONS, REMEDIES, Remedy
-from twisted_hangup.report.rules import FAMILIES, RESPONSE_RULES, RULES
+from twisted_hangup.report.remedies import Remedy
 
 _HEAD: Final = """\
-# What each code means
+# Codes
 
-Every error has a code that never changes: it is in the log, in `--error-log`, in
-`ClientError.code`, and at the top of a report. Codes that begin with `HPE_` are those of llhttp,
-the parser in Node, those of three or more letters and no underscore are the operating system's.
-Here is each of them, with the rule that was broken, what usually is the cause, and what to do.
+Look up the code that a log, a report or `ClientError.code` shows. Each entry says what the code
+means, what the client gets, the usual cause and the cure. The same entries on the command line:
 
-The same is told on the command line, also for the bytes themselves:
+    python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
 
-    python -m twisted_hangup explain --code HPE_INVALID_HEADER_TOKEN
+To have the bytes themselves explained, give them as a file, or a line of the
+[error log](logs.md) on standard input:
+
     python -m twisted_hangup explain packet.bin
 
-An HTTP status in the head of an entry is the default answer; a handler can give another one
-([errors.md](errors.md)). Where the reasons of a code differ in the rule, each rule has its line;
-the line without a reason is for all others. So it is with causes and cures. Where the bytes look
-like something, that has the last word: [its entry](#what-it-looks-like) is named in the report.
+- Codes that begin with `HPE_` are those of llhttp, the HTTP parser in Node.
+- Codes that begin with `ERR_` are Node's where Node has one, else our own. What comes after
+  `ERR_SSL_` is OpenSSL's name for the reason.
+- Codes such as `ECONNRESET` are the operating system's errno names.
 
-This page is made of the tables in the source, by `python docs/make_codes.py`.
+A code never changes. The same code can have several reasons: the log and the report show the
+reason after the code. What is written after a quoted reason applies to that reason; what is written
+first applies to every other reason. The status that a client gets is the default answer, and a
+[handler](errors.md) can give another one. Where the bytes are [known to be something
+else](#what-it-looks-like), such as the start of TLS, a report names that entry in place of the
+code's.
 """
-
-#: Where a table ends and these begin, a chapter of the page does, too.
-_CHAPTERS: Final = {
-    "HPE_INVALID_METHOD": "In the request line",
-    "HPE_UNEXPECTED_SPACE": "In the fields",
-    "HPE_INVALID_CHUNK_SIZE": "In the body",
-    "ERR_HTTP_REQUEST_TIMEOUT": "Time and network",
-    "ERR_SSL_HTTP_REQUEST": "TLS",
-    "ERR_HTTP2_INVALID_PSEUDOHEADER": "HTTP/2",
-    "HPE_INVALID_STATUS": "Responses",
-    "ERR_UPSTREAM_REFUSED": "Servers behind a proxy",
-    "HPE_*": "All others",
-}
-
-_UPSTREAM_STATUS: Final = {
-    "ERR_UPSTREAM_REFUSED": "502",
-    "ERR_UPSTREAM_RESET": "502",
-    "ERR_UPSTREAM_RESPONSE": "502",
-    "ERR_UPSTREAM_TIMEOUT": "504",
-}
-
-#: What has no default answer of its own.
-_UNANSWERED: Final = ("ERR_SSL_", "ERR_TLS_", "ERR_HTTP2_ENHANCE", "ERR_HTTP2_*")
-_RESPONSES: Final = {
-    "HPE_INVALID_STATUS",
-    "ERR_HTTP_INVALID_UPGRADE",
-    "ERR_HTTP_UNREQUESTED_RESPONSE",
-    "ERR_HTTP_TOO_MANY_INTERIM_RESPONSES",
-    "ERR_HTTP_INVALID_RESPONSE",
-    "ERR_TLS_CERT_ALTNAME_INVALID",
-}
-
 
 _LOOKALIKES: Final = """
 ## What it looks like
 
-Other protocols and known mistakes are recognised by their bytes. The name is `looks_like` in the
-error log and in a metric; the console says it in words, and shows how it began.
+Some bytes are known: those of another protocol, or of a common mistake. The name is `looks_like`
+in the error log and in the [metric](metrics.md) `hangup_lookalikes_total`. The console says "looks
+like" and the words.
+
 """
+
+#: Words that become code, and the page that has more about some of them.
+_CODE: Final = re.compile(
+    r"--lenient [a-z-]+|--[a-z-]+[a-z](?: haproxy:tcp:8000| [A-Z]+\b|)|(?:Limits|Timeouts)\.\w+"
+    r"|Lenience\(\w+=\w+\)|haproxy:|cancel_on_hangup"
+)
+_PAGES: Final = {
+    "--lenient": "lenience.md",
+    "Lenience": "lenience.md",
+    "Limits": "limits.md",
+    "Timeouts": "limits.md",
+    "haproxy:": "balancer.md",
+    "cancel_on_hangup": "cancel.md",
+}
+
+_RFC: Final = re.compile(r"RFC (\d+), section ([\d.]*\d)")
 
 
 def page() -> str:
     """The whole page."""
-    codes = "".join(_entry(name) for name in REMEDIES)
-    return _HEAD + codes + _LOOKALIKES + "".join(map(_lookalike, LOOKALIKES.values()))
+    return "".join(
+        (
+            _HEAD,
+            *_index(),
+            *(line for heading, codes in GROUPS.items() for line in _group(heading, codes)),
+            _LOOKALIKES,
+            ", ".join(f"[{name}](#{name})" for name in LOOKALIKES),
+            ".\n",
+            *map(_lookalike, LOOKALIKES.values()),
+        )
+    )
+
+
+def _index() -> Iterator[str]:
+    """A table of all codes by group."""
+    yield "\n| code | what it means | the client gets |\n|---|---|---|\n"
+    for heading, codes in GROUPS.items():
+        yield f"| **[{heading}](#{heading.lower().replace(' ', '-').replace('/', '')})** | | |\n"
+        for code in codes:
+            one = _entry(code)
+            gets = re.split("[,:;]| from", one.answer)[0]
+            yield f"| [`{code}`](#{anchor_of(code)}) | {_markdown(one.meaning)} | {gets} |\n"
+
+
+def _group(heading: str, codes: Iterable[str]) -> Iterator[str]:
+    yield f"\n## {heading}\n"
+    for code in codes:
+        one = _entry(code)
+        meaning = _capitalized(_markdown(one.meaning))
+        yield f"\n### {_escaped(code)}\n\n{meaning}. The client gets {one.answer}.\n"
+        yield _rule(one.rule) + _remedy(one.remedy)
+        if one.example:
+            yield (
+                "\n**Example.**\n\n```text\n"
+                + "".join(f"{line}\n" for line in one.example)
+                + "```\n"
+            )
+        for variant in one.variants:
+            reasons = ", ".join(f'"{_escaped(reason)}"' for reason in variant.reasons)
+            whose = " of a response" if variant.about == "response" else ""
+            text = _rule(variant.rule) + _remedy(variant.remedy)
+            yield f"\n**Reason{whose}: {reasons}.**\n{text}"
+
+
+def _entry(code: str) -> Entry:
+    one = entry_named(code)
+    assert one is not None
+    return one
 
 
 def _lookalike(lookalike: Lookalike) -> str:
-    words = f"Looks like {_markdown(lookalike.words)}."
-    return f"\n### {lookalike.name}\n\n{words}\n{_paragraphs(lookalike.remedy)}"
+    words = f"It looks like {_escaped(lookalike.words)}."
+    return f"\n### {lookalike.name}\n\n{words}\n{_remedy(lookalike.remedy)}"
 
 
-def _entry(name: str) -> str:
-    remedy = REMEDIES[name]
-    lines = [f"\n## {_CHAPTERS[name]}\n"] if name in _CHAPTERS else []
-    lines += [f"\n### {_markdown(name)}\n", f"\n{_answer(name)}\n\n"]
-    lines += _rules(name)
-    lines += [_paragraphs(remedy), *_exceptions(name)]
-    return "".join(lines)
+def _rule(rule: Rule | None) -> str:
+    if rule is None:
+        return ""
+    source = _RFC.sub(r"[\g<0>](https://www.rfc-editor.org/rfc/rfc\1.html#section-\2)", rule.source)
+    return f"\n{_capitalized(_markdown(rule.text))}." + (f" {source}." if source else "") + "\n"
 
 
-def _exceptions(name: str) -> Iterator[str]:
-    """Causes and cures of the reasons that have others than their code."""
-    reasons: dict[Remedy, list[str]] = {}
-    for (code, reason), remedy in REASONS.items():
-        if code == name:
-            reasons.setdefault(remedy, []).append(f'"{_markdown(reason)}"')
-    for remedy, quoted in reasons.items():
-        yield f"\nFor {', '.join(quoted)}:\n{_paragraphs(remedy)}"
-
-
-def _paragraphs(remedy: Remedy) -> str:
+def _remedy(remedy: Remedy | None) -> str:
+    if remedy is None:
+        return ""
     cause, cure = map(_markdown, remedy)
     return f"\n**Cause.** {cause}\n\n**Cure.** {cure}\n"
 
 
-def _answer(name: str) -> str:
-    if name in _UPSTREAM_STATUS:
-        return f"The client is answered {_UPSTREAM_STATUS[name]}."
-    if name == "ERR_SSL_HTTP_REQUEST":
-        return "Answered 400, in plain text."
-    if name == "HPE_INVALID_EOF_STATE":
-        return (
-            "Answered 400; over TLS not answered, where the end of input is that of the connection."
-        )
-    if name == "HPE_CLOSED_CONNECTION":
-        return "Never raised here."
-    if name in _RESPONSES:
-        return "About a server's response; a proxy answers its client 502."
-    if name == "HPE_HEADER_OVERFLOW":
-        return f"Answered {DEFAULT_STATUS[name]}; {TARGET_TOO_LONG} where the target is too long."
-    if name == "ERR_HTTP_REQUEST_TIMEOUT":
-        return f"Answered {DEFAULT_STATUS[name]}, unless nothing had come but empty lines."
-    if name in DEFAULT_STATUS:
-        return f"Answered {DEFAULT_STATUS[name]}."
-    if name.startswith(_UNANSWERED) or not name.startswith(("HPE_", "ERR_")):
-        return "Not answered."
-    return "Answered 400."
-
-
-def _rules(name: str) -> Iterator[str]:
-    """A line for each rule that a reason has, and one for all other reasons."""
-    others = dict(FAMILIES).get(name.removesuffix("*")) or RULES.get((name, ""))
-    if others is not None:
-        yield f"- {_sentence(others)}\n"
-    yield from _lines(name, RULES, others, "")
-    yield from _lines(name, RESPONSE_RULES, None, " of a response")
-
-
-def _lines(
-    name: str, rules: Mapping[tuple[str, str], Rule], others: Rule | None, kind: str
-) -> Iterator[str]:
-    """A line for each rule but *others*, with its reasons."""
-    reasons: dict[Rule, list[str]] = {}
-    for (code, reason), rule in sorted(rules.items()):
-        if code == name and rule != others:
-            reasons.setdefault(rule, []).append(f'"{_markdown(reason)}"')
-    for rule, quoted in reasons.items():
-        yield f"- {', '.join(quoted)}{kind}: {_sentence(rule)}\n"
-
-
-def _sentence(rule: Rule) -> str:
-    source = f" {rule.source}." if rule.source else ""
-    text = _markdown(rule.text)
-    return f"{text[:1].upper()}{text[1:]}.{source}"
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _markdown(text: str) -> str:
-    """*text* so that Markdown shows it as it is, with links where a page is named."""
-    text = re.sub(r"([\\`*<>\[\]#|~^])", r"\\\1", text)
-    return re.sub(r"docs/([a-z]+\.md)", r"[docs/\1](\1)", text)
+    """*text* as it is, with names of options and settings as code, and links to their pages."""
+    pieces, end = [], 0
+    for match in _CODE.finditer(text):
+        pieces.append(_escaped(text[end : match.start()]))
+        code, end = f"`{match[0]}`", match.end()
+        start = next((start for start in _PAGES if match[0].startswith(start)), None)
+        pieces.append(f"[{code}]({_PAGES[start]})" if start else code)
+    return "".join([*pieces, _escaped(text[end:])])
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*<>\[\]#|~^])", r"\\\1", text)
 
 
 if __name__ == "__main__":

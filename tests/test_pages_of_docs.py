@@ -25,7 +25,9 @@ from twisted.web.server import Request, Site
 from twisted_hangup import HangupSite
 from twisted_hangup.__main__ import main
 from twisted_hangup.limits import KIB, MIB, NODE_METHODS, Limits, Timeouts
-from twisted_hangup.report.remedies import PAGE, REMEDIES, entry_of, link_of
+from twisted_hangup.report.links import anchor_of
+from twisted_hangup.report.lookalikes import LOOKALIKES
+from twisted_hangup.report.remedies import REMEDIES, entry_of
 from twisted_hangup.report.rules import FAMILIES
 from twisted_hangup.server.request import HangupRequest
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
@@ -49,7 +51,7 @@ def test_every_family_has_an_entry(prefix: str) -> None:
 
 def test_codes_without_an_entry() -> None:
     """Where nothing is told nothing is linked."""
-    assert (entry_of("EOTHER"), link_of("EOTHER")) == (None, None)
+    assert (entry_of("EOTHER"), anchor_of("EOTHER")) == (None, None)
 
 
 def test_page_of_codes_is_that_of_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,13 +60,10 @@ def test_page_of_codes_is_that_of_the_tables(capsys: pytest.CaptureFixture[str])
     assert TEXTS["codes"] == capsys.readouterr().out
 
 
-@pytest.mark.parametrize("code", [*REMEDIES])
-def test_links_of_reports_lead_somewhere(code: str) -> None:
+@pytest.mark.parametrize("name", [*REMEDIES, *LOOKALIKES])
+def test_links_of_reports_lead_somewhere(name: str) -> None:
     """The link at the end of a report is a heading as mkdocs and GitHub name it."""
-    link = link_of(code)
-    assert link is not None
-    page, _, anchor = link.partition("#")
-    assert page == PAGE == "docs/codes.md"
+    anchor = anchor_of(name)
     headings = re.findall(r"^### (.*)$", TEXTS["codes"], re.M)
     assert anchor in [re.sub(r"[^\w\s-]", "", heading).lower() for heading in headings]
 

@@ -204,7 +204,7 @@ WRONG: Final[list[tuple[Callable[[], object], type[Exception], str]]] = [
     (lambda: feed(paths(), fin=True).feed(b"a"), ValueError, "has ended its input and sends no"),
     (lambda: feed(paths(), SLOW).reset().fin(), ValueError, "has ended its input and sends no"),
     (lambda: client_error("HPE_INVALID_METOD"), ValueError, "did you mean HPE_INVALID_METHOD?"),
-    (lambda: client_error("E"), ValueError, "'E' is no code of a client error; docs/codes.md"),
+    (lambda: client_error("E"), ValueError, "'E' is no code of a client error; python -m"),
     (lambda: client_error("EPIPE", status=400), TypeError, "status cannot be set; what can is "),
     (lambda: client_error("EPIPE", phase="tail"), ValueError, "phase is 'tail', which is none of"),
 ]

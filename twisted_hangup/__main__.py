@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from ._arguments import closest
+from .commands.code import add_code_command
 from .commands.explain import add_explain_command
 from .commands.outbox import CommandError, add_outbox_command
 from .commands.versions import versions
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_outbox_command(commands)
     add_explain_command(commands)
+    add_code_command(commands)
     options = parser.parse_args(arguments)
     try:
         status: int | None = options.run(options)

@@ -29,6 +29,8 @@ from .errors import ClientError, HTTP2Error, ParseError, Phase, RecordedError
 from .limits import Limits, Timeouts
 from .parser.proxy_header import header_length
 from .report import DEFAULT_POLICY
+from .report.examples import REQUESTS
+from .report.links import COMMAND
 from .server import ClientSocket, HangupSite, SiteErrors
 from .server.http2.head import judge_head
 from .server.site import HangupProtocol
@@ -369,31 +371,6 @@ def client_error(code: str, **attributes: Any) -> ClientError:
 _SETTABLE: Final = sorted({*RecordedError.__slots__} - {"code"})
 
 _HEAD: Final = b"GET / HTTP/1.1\r\nHost: example.org\r\n"
-_CHUNKED: Final = b"POST / HTTP/1.1\r\nHost: example.org\r\nTransfer-Encoding: chunked\r\n\r\n"
-_BROKEN_BYTES: Final[Mapping[str, bytes]] = {
-    "HPE_INVALID_METHOD": b"get / HTTP/1.1\r\n",
-    "HPE_INVALID_URL": b"GET /\x80 HTTP/1.1\r\n",
-    "HPE_INVALID_CONSTANT": b"GET / HTML/1.1\r\n",
-    "HPE_INVALID_VERSION": b"GET / HTTP/3.0\r\n",
-    "HPE_PAUSED_H2_UPGRADE": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "HPE_UNEXPECTED_SPACE": b"GET / HTTP/1.1\r\n Host: example.org\r\n",
-    "HPE_INVALID_HEADER_TOKEN": _HEAD + b"Bad Name: 1\r\n",
-    "HPE_CR_EXPECTED": _HEAD + b"X: 1\n",
-    "HPE_LF_EXPECTED": _HEAD + b"X: 1\rY",
-    "HPE_STRICT": _CHUNKED + b"1\rx",
-    "HPE_HEADER_OVERFLOW": _HEAD + b"Cookie: " + b"a" * Limits().head_bytes,
-    "HPE_INVALID_CONTENT_LENGTH": _HEAD + b"Content-Length: x\r\n",
-    "HPE_UNEXPECTED_CONTENT_LENGTH": _HEAD + b"Content-Length: 1\r\nContent-Length: 1\r\n",
-    "HPE_INVALID_TRANSFER_ENCODING": _HEAD + b"Transfer-Encoding: gzip\r\n\r\n",
-    "HPE_INVALID_CHUNK_SIZE": _CHUNKED + b"zz\r\n",
-    "HPE_CHUNK_EXTENSIONS_OVERFLOW": _CHUNKED + b"1;" + b"a" * (Limits().chunk_extension_bytes + 1),
-    "ERR_HTTP_HOST_REQUIRED": b"GET / HTTP/1.1\r\n\r\n",
-    "ERR_HTTP_INVALID_HOST": b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
-    "ERR_HTTP_BODY_TOO_LARGE": _HEAD + b"Content-Length: 2\r\n\r\n",
-    "ERR_HTTP_TOO_MANY_EMPTY_LINES": b"\r\n" * (Limits().leading_crlf + 1),
-    "ERR_HTTP_MULTIPART": b"POST / HTTP/1.1\r\nHost: example.org\r\nContent-Length: 1\r\n"
-    b"Content-Type: multipart/form-data\r\n\r\nx",
-}
 
 
 class _Waits(Resource):
@@ -440,8 +417,8 @@ _OTHER_MISTAKES: Final[Mapping[str, Callable[[], ClientError]]] = {
 
 
 def _error_of(code: str) -> ClientError:
-    if code in _BROKEN_BYTES:
-        return _fed(_BROKEN_BYTES[code]).errors[0]
+    if code in REQUESTS:
+        return _fed(REQUESTS[code]).errors[0]
     error: ClientError
     if code in _OTHER_MISTAKES:
         error = _OTHER_MISTAKES[code]()
@@ -454,8 +431,8 @@ def _error_of(code: str) -> ClientError:
         words = code.removeprefix("ERR_HTTP2_").replace("_", " ").capitalize()
         error = HTTP2Error(words, code=code, phase="idle")
     else:
-        close = get_close_matches(code, [*_BROKEN_BYTES, *_OTHER_MISTAKES], 1)
-        hint = f"did you mean {close[0]}?" if close else "docs/codes.md has them all"
+        close = get_close_matches(code, [*REQUESTS, *_OTHER_MISTAKES], 1)
+        hint = f"did you mean {close[0]}?" if close else f"{COMMAND} lists them"
         raise ValueError(f"{code!r} is no code of a client error; {hint}")
     if error.peer is None:
         error.peer = IPv4Address("TCP", _CLIENT, next(_ports))

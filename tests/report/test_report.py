@@ -56,7 +56,7 @@ REPORTS: Final = [
                      ^^^^ byte 52: 0x01
         In the value of header field "X-Trace": a control character other than tab is
         not allowed in a field value. RFC 9110, section 5.5.
-        docs/codes.md#hpe_invalid_header_token
+        python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
         """,
     ),
     (
@@ -68,7 +68,7 @@ REPORTS: Final = [
                                 ^^^^ byte 57: 0x00 (NUL)
         In the value of header field "Cookie": a control character other than tab is not
         allowed in a field value. RFC 9110, section 5.5.
-        docs/codes.md#hpe_invalid_header_token
+        python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
         """,
     ),
     (
@@ -79,7 +79,7 @@ REPORTS: Final = [
                   ^ byte 8: 0x66 (f)
         In the request line: behind method, space, target and space comes HTTP/1.1; a
         space inside the target has to be written %20. RFC 9112, section 3.
-        docs/codes.md#hpe_invalid_constant
+        python -m twisted_hangup code HPE_INVALID_CONSTANT
         """,
     ),
     (
@@ -93,7 +93,7 @@ REPORTS: Final = [
         TLS hello. 0x16 is how a TLS handshake starts: the client probably speaks HTTPS
         to a port that serves plain HTTP. Use https:// only on ports with TLS (--port
         ssl:...), or http:// in the client's URL.
-        docs/codes.md#tls-hello
+        python -m twisted_hangup code tls-hello
         """,
     ),
     (
@@ -106,7 +106,7 @@ REPORTS: Final = [
         In the value of header field "Host": a Host is a host name or an address (an
         IPv6 address in brackets), and a colon and a port where there is one, such as
         example.org:8080; not a URL, and no list. RFC 9110, section 7.2.
-        docs/codes.md#err_http_invalid_host
+        python -m twisted_hangup code ERR_HTTP_INVALID_HOST
         """,
     ),
     (
@@ -116,7 +116,7 @@ REPORTS: Final = [
           GET / HTTP/1.1
         In the header fields: there is no Host among them, and an HTTP/1.1 request has
         to have one, even where its target is a whole URL. RFC 9112, section 3.2.
-        docs/codes.md#err_http_host_required
+        python -m twisted_hangup code ERR_HTTP_HOST_REQUIRED
         """,
     ),
     (
@@ -128,7 +128,7 @@ REPORTS: Final = [
                                                                byte 333: 0x7f (DEL) ^^^^
         In the value of header field "X-Long": a control character other than tab is not
         allowed in a field value. RFC 9110, section 5.5.
-        docs/codes.md#hpe_invalid_header_token
+        python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
         """,
     ),
     (
@@ -141,7 +141,7 @@ REPORTS: Final = [
         In the body: a chunk is as many bytes as its size said, and then CR LF (0x0d
         0x0a); here something else follows, so that its size or its end is wrong. RFC
         9112, section 7.1.
-        docs/codes.md#hpe_strict
+        python -m twisted_hangup code HPE_STRICT
         """,
     ),
     (
@@ -153,7 +153,7 @@ REPORTS: Final = [
                     ^ the input ends here
         In the value of header field "Host": the client ended its input before the
         request was complete; 26 bytes of it had come. RFC 9112, section 8.
-        docs/codes.md#hpe_invalid_eof_state
+        python -m twisted_hangup code HPE_INVALID_EOF_STATE
         """,
     ),
 ]
@@ -178,7 +178,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_HTTP_REQUEST_TIMEOUT: Request timeout  (not answered)
         The client sent nothing within Timeouts.head_seconds of connecting. RFC 9110,
         section 15.5.9.
-        docs/codes.md#err_http_request_timeout
+        python -m twisted_hangup code ERR_HTTP_REQUEST_TIMEOUT
         """,
     ),
     (
@@ -194,7 +194,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
                      ^ nothing more came
         The head was not complete within Timeouts.head_seconds. RFC 9110, section
         15.5.9.
-        docs/codes.md#err_http_request_timeout
+        python -m twisted_hangup code ERR_HTTP_REQUEST_TIMEOUT
         """,
     ),
     (
@@ -207,7 +207,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
           and 2 header fields
         The head came in time; the body was not complete within
         Timeouts.request_seconds. RFC 9110, section 15.5.9.
-        docs/codes.md#err_http_request_timeout
+        python -m twisted_hangup code ERR_HTTP_REQUEST_TIMEOUT
         """,
     ),
     (
@@ -218,7 +218,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
           and 2 header fields
         After the request, before its response was complete: the client reset the
         connection.
-        docs/codes.md#econnreset
+        python -m twisted_hangup code ECONNRESET
         """,
     ),
     (
@@ -227,7 +227,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_SSL_HTTP_REQUEST: http request  (not answered)
         During the TLS handshake: the client speaks plain HTTP to a port that serves
         HTTPS; its URL has to start with https://. RFC 9110, section 4.2.2.
-        docs/codes.md#err_ssl_http_request
+        python -m twisted_hangup code ERR_SSL_HTTP_REQUEST
         """,
     ),
     (
@@ -236,7 +236,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_SSL_NO_SHARED_CIPHER: no shared cipher  (not answered)
         During the TLS handshake: the TLS handshake failed, or a TLS record was corrupt.
         RFC 8446, section 6.
-        docs/codes.md#err_ssl_
+        python -m twisted_hangup code ERR_SSL_NO_SHARED_CIPHER
         """,
     ),
     (
@@ -245,7 +245,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         ERR_HTTP2_FLOW_CONTROL_ERROR: flow\x1b[31m  (not answered)
         While the head of the request was being received: the client broke a rule of
         HTTP/2. RFC 9113, section 5.4.1.
-        docs/codes.md#err_http2_
+        python -m twisted_hangup code ERR_HTTP2_FLOW_CONTROL_ERROR
         """,
     ),
     (
@@ -261,7 +261,7 @@ SILENT: Final[list[tuple[ClientError, str]]] = [
         HPE_INVALID_EOF_STATE: Invalid EOF state  (default answer 400)
         While the body of the request was being received: the client ended its input
         before the request was complete. RFC 9112, section 8.
-        docs/codes.md#hpe_invalid_eof_state
+        python -m twisted_hangup code HPE_INVALID_EOF_STATE
         """,
     ),
 ]

@@ -21,10 +21,12 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from twisted_hangup.errors import ParseError, UpstreamError
 from twisted_hangup.journal import Journal
+from twisted_hangup.report.links import anchor_of
+from twisted_hangup.report.lookalikes import LOOKALIKES
 from twisted_hangup.report.masking import MaskingPolicy
 from twisted_hangup.report.remedies import REASONS, REMEDIES
 from twisted_hangup.status.access import MOST_SESSIONS, SESSION_SECONDS, Access
-from twisted_hangup.status.codes import anchor_of, codes_page
+from twisted_hangup.status.codes import codes_page
 from twisted_hangup.status.page import document
 from twisted_hangup.status.snapshots import PACKET_BYTES, Snapshots
 
@@ -285,8 +287,10 @@ def test_page_of_codes() -> None:
     html = codes_page().html.decode()
     assert "<!--" not in html
     anchors = re.findall(r'<h2 id="(.*?)">', html)
-    assert len(anchors) == len(set(anchors)) == len(REMEDIES)
-    assert {anchor_of(code) for code in (*REMEDIES, "ERR_SSL_OF_TOMORROW")} == set(anchors)
+    assert len(anchors) == len(set(anchors)) == len(REMEDIES) + len(LOOKALIKES)
+    assert {anchor_of(name) for name in (*REMEDIES, "ERR_SSL_OF_TOMORROW", *LOOKALIKES)} == set(
+        anchors
+    )
     assert anchor_of("no such code") is None
     for remedy in (*REMEDIES.values(), *REASONS.values()):
         assert escape(remedy.cause) in html and escape(remedy.cure) in html

@@ -13,7 +13,6 @@ import argparse
 import json
 import re
 import sys
-import textwrap
 from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Final
@@ -25,12 +24,14 @@ from ..journal.records import error_record
 from ..limits import KIB, MIB
 from ..parser.framing import unserved_status
 from ..parser.request import RequestParser
+from ..report.links import link_of, url_of
 from ..report.lookalikes import LOOKALIKES, Advice, advice_of, lookalike_of
 from ..report.masking import DEFAULT_POLICY, UNMASKED, MaskingPolicy, culprit_index, mask_target
 from ..report.remedies import entry_of
-from ..report.report import WIDTH, Excerpt, byte_name, masked_packet
+from ..report.report import Excerpt, byte_name, masked_packet
 from ..report.rules import rule_of
 from ..report.text import visible
+from .code import paragraph
 from .hexdump import Paint, picture
 
 #: How much a server reads at a time.
@@ -303,16 +304,14 @@ class AsText:
         self._say("")
 
     def _advise(self, advice: Advice) -> None:
-        if advice.remedy is not None and advice.link is not None:
+        if advice.remedy is not None and advice.name is not None:
             self._paragraph("Cause: ", advice.remedy.cause)
             self._paragraph("Cure:  ", advice.remedy.cure)
-            self._say(advice.link)
+            self._say(link_of(advice.name))
 
     def _paragraph(self, title: str, text: str) -> None:
-        first, *rest = textwrap.wrap(text, WIDTH - len(title))
-        self._say(self._paint.strong(title) + first)
-        for line in rest:
-            self._say(" " * len(title) + line)
+        for line in paragraph(title, text, self._paint):
+            self._say(line)
 
     def _say(self, line: str, *, strong: bool = False, bad: bool = False) -> None:
         if strong:
@@ -378,7 +377,7 @@ def _logged_advice(record: dict[str, Any]) -> Advice:
 
 def _as_json(advice: Advice) -> dict[str, Any]:
     cause, cure = advice.remedy or (None, None)
-    return {"cause": cause, "cure": cure, "docs": advice.link}
+    return {"cause": cause, "cure": cure, "docs": url_of(advice.name)}
 
 
 def _unknown(code: str) -> Unreadable:

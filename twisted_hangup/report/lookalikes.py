@@ -20,7 +20,7 @@ from ..errors import RecordedError
 from ..events import Break, Part
 from ..parser.refusals import HEADER_OVERFLOW, HOST_INVALID, HTTP2, INVALID_METHOD, PROXY_MISSING
 from .masking import culprit_index
-from .remedies import PAGE, REMEDIES, SCANNERS, Remedy, link_of, remedy_of
+from .remedies import REMEDIES, SCANNERS, Remedy, entry_of, remedy_of
 
 #: Most bytes that are looked at where a message should have begun.
 OPENING_BYTES: Final = 256
@@ -46,10 +46,15 @@ class Lookalike(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """Cause and cure, and the place in docs/codes.md that has them; None where there is none."""
+    """What helps against an error.
+
+    Attributes:
+        remedy: Cause and cure; None without an entry.
+        name: What `links` finds the entry by: a code, or the name of a lookalike; None likewise.
+    """
 
     remedy: Remedy | None
-    link: str | None
+    name: str | None
 
 
 class Opening(NamedTuple):
@@ -532,8 +537,8 @@ def advice_of(code: str, reason: str, lookalike: Lookalike | None) -> Advice:
     """What to tell of an error: by what its bytes look like, else by reason and code."""
     # Without a PROXY header everything is refused, whatever it is.
     if lookalike is not None and code != PROXY_MISSING.code:
-        return Advice(lookalike.remedy, f"{PAGE}#{lookalike.name}")
-    return Advice(remedy_of(code, reason), link_of(code))
+        return Advice(lookalike.remedy, lookalike.name)
+    return Advice(remedy_of(code, reason), code if entry_of(code) else None)
 
 
 def _first_bytes(error: RecordedError, where: Break) -> bytes:

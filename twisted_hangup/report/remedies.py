@@ -13,9 +13,6 @@ from typing import Final, NamedTuple
 from ..parser import refusals as why
 from .rules import HANG_UP, STALLED
 
-#: The page with an entry for each code.
-PAGE: Final = "docs/codes.md"
-
 
 class Remedy(NamedTuple):
     """What stands behind a code, for a person who runs a server.
@@ -527,9 +524,3 @@ def entry_of(code: str) -> str | None:
 def remedy_of(code: str, reason: str = "") -> Remedy | None:
     """Cause and cure: of the pair, else of the code, else of its family; None for none."""
     return REASONS.get((code, reason)) or REMEDIES.get(entry_of(code) or "")
-
-
-def link_of(code: str) -> str | None:
-    """Where the entry for *code* is, such as ``docs/codes.md#hpe_strict``; None without one."""
-    entry = entry_of(code)
-    return None if entry is None else f"{PAGE}#{entry.rstrip('*').lower()}"

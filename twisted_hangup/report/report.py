@@ -17,6 +17,7 @@ from ..events import Break, Part, RequestHead
 from ..limits import KIB
 from ..parser.grammar import HOST_SO_FAR
 from ..parser.refusals import HOST_INVALID
+from .links import link_of
 from .lookalikes import START_LINES, Lookalike, advice_of, lookalike_of, opening_of
 from .masking import (
     DEFAULT_POLICY,
@@ -84,8 +85,8 @@ def report_error(
 
     Returns:
         Lines of printable ASCII, joined by newlines and without one at the end, none
-        longer than `WIDTH` but the first, which holds code and reason.  The last one says
-        where cause and cure are told, if they are.
+        longer than `WIDTH` but the first, which holds code and reason, and a URL in the last.
+        That one leads to cause and cure, where there is an entry: see `links`.
     """
     if not masked:
         policy = UNMASKED
@@ -97,8 +98,8 @@ def report_error(
     lines += _picture(error, policy)
     lookalike = lookalike_of(error)
     lines += textwrap.wrap(_explanation(error, policy, lookalike), WIDTH)
-    link = advice_of(error.code, error.reason, lookalike).link
-    return "\n".join(lines if link is None else [*lines, link])
+    name = advice_of(error.code, error.reason, lookalike).name
+    return "\n".join(lines if name is None else [*lines, link_of(name)])
 
 
 def _answer(error: RecordedError) -> str:

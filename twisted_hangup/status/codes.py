@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
-from ..report.remedies import REASONS, REMEDIES, Remedy, link_of
+from ..parser.refusals import Rule
+from ..report.entries import GROUPS, entry_named
+from ..report.links import anchor_of
+from ..report.lookalikes import LOOKALIKES
+from ..report.remedies import Remedy
 from .page import Document, document
 
 
 def codes_page() -> Document:
-    """An entry for each code: its usual causes, and what to do."""
+    """An entry for each code and each lookalike: what it means, its usual cause, what to do."""
     page = document("codes")
-    entries = "\n".join(map(_entry, REMEDIES)).encode()
-    return page._replace(html=page.html.replace(b"<!-- codes -->", entries))
+    codes = "\n".join(_section(code) for group in GROUPS.values() for code in group)
+    lookalikes = "\n".join(map(_lookalike, LOOKALIKES))
+    html = page.html.replace(b"<!-- codes -->", codes.encode())
+    return page._replace(html=html.replace(b"<!-- lookalikes -->", lookalikes.encode()))
 
 
-def anchor_of(code: str) -> str | None:
-    """The name of the entry for *code*; None where there is none."""
-    return (link_of(code) or "").partition("#")[2] or None
-
-
-def _entry(code: str) -> str:
-    reasons: dict[Remedy, list[str]] = {}
-    for (of, reason), remedy in REASONS.items():
-        if of == code:
-            reasons.setdefault(remedy, []).append(f"“{escape(reason)}”")
-    others = [
-        f"<p>For {', '.join(quoted)}:</p>\n{_remedy(remedy)}" for remedy, quoted in reasons.items()
+def _section(code: str) -> str:
+    one = entry_named(code)
+    assert one is not None
+    lines = [
+        f'<section>\n<h2 id="{anchor_of(code)}">{escape(code)}</h2>',
+        f"<p>{escape(_sentence(one.meaning))} The client gets {escape(one.answer)}.</p>",
+        *_rule(one.rule),
+        *_remedy(one.remedy),
     ]
-    heading = f'<h2 id="{anchor_of(code)}">{escape(code)}</h2>'
-    return "\n".join(["<section>", heading, _remedy(REMEDIES[code]), *others, "</section>"])
+    if one.example:
+        lines.append(f"<pre>{escape(chr(10).join(one.example))}</pre>")
+    for variant in one.variants:
+        reasons = ", ".join(f"“{escape(reason)}”" for reason in variant.reasons)
+        whose = " of a response" if variant.about == "response" else ""
+        lines += [
+            f"<p>Reason{whose}: {reasons}</p>",
+            *_rule(variant.rule),
+            *_remedy(variant.remedy),
+        ]
+    return "\n".join([*lines, "</section>"])
 
 
-def _remedy(remedy: Remedy) -> str:
-    cause, cure = map(escape, remedy)
-    return f"<p><b>Usual cause</b> {cause}</p>\n<p><b>What to do</b> {cure}</p>"
+def _lookalike(name: str) -> str:
+    lookalike = LOOKALIKES[name]
+    heading = (
+        f'<section>\n<h2 id="{name}">{name}</h2>\n<p>It looks like {escape(lookalike.words)}.</p>'
+    )
+    return "\n".join([heading, *_remedy(lookalike.remedy), "</section>"])
+
+
+def _rule(rule: Rule | None) -> Iterator[str]:
+    if rule is not None:
+        source = f" {rule.source}." if rule.source else ""
+        yield f"<p>{escape(_sentence(rule.text) + source)}</p>"
+
+
+def _remedy(remedy: Remedy | None) -> Iterator[str]:
+    if remedy is not None:
+        yield f"<p><b>Usual cause</b> {escape(remedy.cause)}</p>"
+        yield f"<p><b>What to do</b> {escape(remedy.cure)}</p>"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -13,12 +13,12 @@ from typing import Any, Final
 from ..errors import RecordedError
 from ..journal.journal import Entry, Snapshot
 from ..journal.records import error_record, record_text
+from ..report.links import anchor_of
 from ..report.lookalikes import advice_of, lookalike_of
 from ..report.masking import MaskingPolicy, culprit_index
 from ..report.report import Excerpt, byte_name, masked_packet, report_error, request_line_of
 from ..report.rules import rule_of
 from ..report.text import timestamp, visible
-from .codes import anchor_of
 
 #: Most bytes of a packet that are shown: 64 lines of a hex dump.
 PACKET_BYTES: Final = 1024

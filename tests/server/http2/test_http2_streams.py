@@ -248,7 +248,7 @@ HPE_INVALID_HEADER_TOKEN: Invalid header value char  (default answer 400)
   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 In the value of header field "authorization": a control character other than tab
 is not allowed in a field value. RFC 9110, section 5.5.
-docs/codes.md#hpe_invalid_header_token"""
+python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN"""
 
 
 def test_report() -> None:
