@@ -1,4 +1,4 @@
-"""Hear of every client error, and answer some: python examples/client_errors.py"""
+"""Print every client error, and answer some of them: python examples/client_errors.py"""
 
 import json
 
@@ -17,23 +17,23 @@ site = HangupSite(root)
 @site.on_client_error
 def note(failure, socket):
     print(failure.value.report())
-    return failure  # not mine: on to the next handler
+    return failure  # not mine: the next handler gets it
 
 
 @site.on_client_error
 def too_large(failure, socket):
-    failure.trap(HeaderOverflow)  # anything else passes on by itself
+    failure.trap(HeaderOverflow)  # any other error goes to the next handler
     socket.respond(431, b"Your cookies are too large. Clear them and try again.\n")
 
 
 @site.on_client_error
 async def as_json(failure, socket):
     error = failure.value
-    if error.status is None:  # there is nobody to answer
+    if error.status is None:  # no answer can reach the client
         return failure
     body = json.dumps({"code": error.code, "offset": error.offset}).encode()
     socket.respond(error.status, body, [("Content-Type", "application/json")])
-    return None  # handled: nobody after me is asked
+    return None  # handled: no further handler is called
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from support.processes import BIN, connect, free_port
 from support.wire import BAD, DEFAULT, PATIENCE, Paths, Serve, statuses, talk
 from twisted.web.server import Request, Site
 
-from twisted_hangup import HangupSite
+from twisted_hangup import HangupSite, forward_client_errors
 from twisted_hangup.__main__ import main
 from twisted_hangup.limits import KIB, MIB, NODE_METHODS, Limits, Timeouts
 from twisted_hangup.report.links import anchor_of
@@ -31,6 +31,7 @@ from twisted_hangup.report.remedies import REMEDIES, entry_of
 from twisted_hangup.report.rules import FAMILIES
 from twisted_hangup.server.request import HangupRequest
 from twisted_hangup.service.options import LIMITS, TIMEOUTS, Options, size_text
+from twisted_hangup.testing import feed
 
 ROOT: Final = Path(__file__).parent.parent
 TEXTS: Final = {name: path.read_text() for name, path in PAGES.items()}
@@ -269,7 +270,7 @@ async def test_errors(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
 def test_report_in_the_page_of_errors() -> None:
     """The report that the page shows is the report of these bytes."""
 
-    report = broken(b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n").report()
+    report = broken(b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Name: 1\r\n\r\n").report()
     assert "".join(f"    {line}\n" for line in report.splitlines()) in TEXTS["errors"]
 
 
@@ -285,13 +286,30 @@ async def test_subclass(serve: Serve) -> None:
     """Scanners get no answer, others do; so on all three kinds of site."""
     page = run("subclass")
     root = Paths()
-    sites = [HangupSite(root, channel=page["Quiet"]), page["QuietSite"](root), page["mine"]]
-    assert isinstance(page["mine"], Site) and not isinstance(page["mine"], HangupSite)
-    for site in sites:
+    forwarding = Site(root)
+    forward_client_errors(forwarding, channel=page["Quiet"])
+    for site in HangupSite(root, channel=page["Quiet"]), page["QuietSite"](root), forwarding:
         served = serve(site)
         with pytest.raises(ConnectionResetError):
             await talk(served.port, b"\x16\x03\x01")
         assert await talk(served.port, BAD) == DEFAULT
+
+
+@pytest.mark.parametrize("name", ["mine", "typed_site"])
+def test_handlers_on_the_page_of_subclasses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They print the error, on a site of one's own too."""
+    site = run("subclass")[name]
+    assert type(site) is (Site if name == "mine" else HangupSite)
+    assert feed(site, BAD).received == DEFAULT
+    assert capsys.readouterr().out.splitlines()[-1].startswith("HPE_INVALID_HEADER_TOKEN")
+
+
+def test_journal_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    """The watchers print what the page shows."""
+    feed(run("subclass")["watched_site"], BAD, fin=True)
+    printed = capsys.readouterr().out
+    shown = "".join(f"    {line}\n" for line in printed.splitlines())
+    assert printed and f"A broken request prints:\n\n{shown}\n" in TEXTS["subclass"]
 
 
 @pytest_twisted.ensureDeferred
