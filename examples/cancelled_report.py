@@ -1,4 +1,4 @@
-"""End a long report when its reader has left: python examples/cancelled_report.py"""
+"""Stop a long report when its reader has left: python examples/cancelled_report.py"""
 
 from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString

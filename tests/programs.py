@@ -2,7 +2,7 @@
 
     python -m tests.programs DIRECTORY
 
-Each program of the README is one file, and so are all of a page, which go on from each other.
+Each program is a module of its own, as a reader has it who copies that one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 
-_PROGRAM: Final = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+#: A program, and the name of its file where other programs of the page import it.
+_PROGRAM: Final = re.compile(
+    r"^(?:`(\w+)\.py`:\n\n)?```python[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
-#: What the pages say once: a resource is yours.
-_GIVEN: Final = "from typing import Any\nresource: Any = None\n"
+#: Pages whose programs go on from each other: together they are one.
+_GO_ON: Final = {"balancer", "metrics", "outbox", "retry", "serve"}
 
 #: Pages with programs for applications that know no types, or change the types of their own.
 _UNTYPED: Final = {"applications"}
@@ -43,28 +46,36 @@ _PYRIGHT: Final = {
 }
 
 
-def programs() -> dict[str, str]:
-    """The text of each program, by the name of its module."""
-    readme = _PROGRAM.findall((ROOT / "README.md").read_text())
-    found = {f"readme_{number}": _GIVEN + text for number, text in enumerate(readme)}
-    for page in sorted((ROOT / "docs").glob("*.md")):
-        texts = _PROGRAM.findall(page.read_text())
-        if texts and page.stem not in _UNTYPED:
-            found[page.stem] = "\n".join([_GIVEN, *texts])
-    return found
+def programs(page: Path) -> dict[str, str]:
+    """The programs of *page*, by the names of their modules, in order."""
+    found: list[tuple[str, str]] = _PROGRAM.findall(page.read_text())
+    stem = page.stem.lower()
+    if stem in _GO_ON:
+        return {f"page_{stem}": "\n".join(text for _, text in found)}
+    names = {file: f"page_{stem}_{file}" for file, _ in found if file}
+    imports = re.compile(rf"^(from|import) ({'|'.join(names) or '(?!)'})\b", re.MULTILINE)
+    return {
+        names.get(file, f"page_{stem}_{number}"): imports.sub(
+            lambda match: f"{match[1]} {names[match[2]]}", text
+        )
+        for number, (file, text) in enumerate(found)
+    }
 
 
 def checkable(text: str) -> str:
     """*text* with a reactor that has all methods: Twisted gives it the type of none."""
+    imported = r"^from twisted\.internet import (.*\b)?reactor$"
     reactor = r"from twisted.internet import \1reactor as _reactor\nreactor: Any = _reactor"
-    return re.sub(r"^from twisted\.internet import (.*\b)?reactor$", reactor, text, flags=re.M)
+    return re.sub(imported, rf"from typing import Any\n{reactor}", text, flags=re.M)
 
 
 def main(directory: Path) -> None:
     """Write the programs into *directory*, with what mypy and pyright have to know of them."""
     directory.mkdir(parents=True)
-    for name, text in programs().items():
-        (directory / f"page_{name}.py").write_text(checkable(text))
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        if page.stem not in _UNTYPED:
+            for name, text in programs(page).items():
+                (directory / f"{name}.py").write_text(checkable(text))
     shutil.copy(ROOT / "tests" / "typed_program.py", directory)
     (directory / "mypy.ini").write_text(_MYPY)
     (directory / "pyrightconfig.json").write_text(json.dumps(_PYRIGHT))

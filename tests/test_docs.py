@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, cast
 
 import pytest
@@ -44,13 +45,13 @@ async def test_cancel_answers(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancel_shield(serve: Serve) -> None:
+async def test_cancel_shield(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order is placed if that has begun when the client leaves, and only then."""
-    page = run("cancel")
-    page["reactor"] = clock = Clock()
+    orders_of_page = run("cancel")["Orders"]
+    monkeypatch.setattr(sys.modules[orders_of_page.__module__], "reactor", clock := Clock())
     begun: list[bytes] = []
 
-    class Orders(page["Orders"]):  # type: ignore[misc, valid-type]
+    class Orders(orders_of_page):  # type: ignore[misc, valid-type]
         async def place(self, order: bytes) -> None:
             begun.append(order)
             await super().place(order)
@@ -70,17 +71,17 @@ async def test_cancel_shield(serve: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_cancel_klein(serve: Serve) -> None:
+async def test_cancel_klein(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of klein's routes, one ends and the other does not."""
     pytest.importorskip("klein")
     page = run("cancel")
-    page["reactor"] = clock = Clock()
+    monkeypatch.setattr(sys.modules[page["report"].__module__], "reactor", clock := Clock())
     served = serve(Paths(klein=page["app"].resource()))
     await served.leave(GET % b"/klein/report")
     assert clock.getDelayedCalls() == []
     await served.leave(POST % b"/klein/orders" + b"order")
     clock.advance(0.2)
-    assert page["orders"].placed == [b"order"]
+    assert page["placed"] == [b"order"]
 
 
 @pytest_twisted.ensureDeferred

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
-from twisted.web.resource import Resource
+from programs import programs
 
 import twisted_hangup
 from twisted_hangup.errors import UpstreamError
@@ -44,12 +46,11 @@ def _can_be_imported(application: str) -> bool:
 
 
 def run(page: str, change: Callable[[str], str] = str) -> dict[str, Any]:
-    """Run the programs of a page, one after the other, after *change*; what they have made."""
-    programs: list[str] = re.findall(
-        r"^```python\n(.*?)^```$", PAGES[page].read_text(), re.DOTALL | re.M
-    )
-    made: dict[str, Any] = {"__name__": page, "resource": Resource()}
-    for program in programs:
-        if all(map(_can_be_imported, re.findall(_IMPORTED, program, re.M))):
-            exec(compile(change(program), PAGES[page].name, "exec"), made)
-    return made
+    """Run each program of a page, after *change*, as the module it is; all names in them."""
+    names: dict[str, Any] = {}
+    for name, text in programs(PAGES[page]).items():
+        if all(map(_can_be_imported, re.findall(_IMPORTED, text, re.M))):
+            module = sys.modules[name] = ModuleType(name)
+            exec(compile(change(text), name, "exec"), vars(module))
+            names |= vars(module)
+    return names
