@@ -1,4 +1,4 @@
-"""What mkdocs.yml cannot say: the version, and pages that are made when the site is built."""
+"""What mkdocs.yml cannot say: the version, the repository, and pages that are made in the build."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+import command_line
 from docstrings import ENTRY
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -38,15 +39,18 @@ _LINK: Final = re.compile(r"(?<=\]\()([^()\s#:]+)(?=[)#])")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Show the version in the header."""
+    """Show the version in the header, and link to the repository."""
     config.site_name = f"{config.site_name} {__version__}"
+    project = (ROOT / "pyproject.toml").read_text()
+    [config.repo_url] = re.findall(r'^Source = "(.*)"$', project, re.M)  # 3.10 has no tomllib
+    config.repo_name = "Source"
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of something else."""
     pages = {page: page_of(name, config) for page, name in TOP_FILES.items()}
-    pages["api/index.md"] = api_page()
+    pages |= {"api/index.md": api_page(), "command-line.md": command_line.page()}
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files

@@ -43,6 +43,21 @@ class _Versions(argparse.Action):
         parser.exit()
 
 
+def command_parser() -> argparse.ArgumentParser:
+    """What understands the arguments; each command sets ``run``, called with the options."""
+    parser = _Parser(
+        prog="python -m twisted_hangup",
+        description="What can be done from the command line besides serving.",
+    )
+    text = "show the versions of this, Twisted, Python and OpenSSL, and exit"
+    parser.add_argument("--version", action=_Versions, nargs=0, help=text)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_outbox_command(commands)
+    add_explain_command(commands)
+    add_code_command(commands)
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -56,16 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong (2), or ask for help or the versions (0).
     """
-    parser = _Parser(
-        prog="python -m twisted_hangup",
-        description="What can be done from the command line besides serving.",
-    )
-    text = "show the versions of this, Twisted, Python and OpenSSL, and exit"
-    parser.add_argument("--version", action=_Versions, nargs=0, help=text)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    add_outbox_command(commands)
-    add_explain_command(commands)
-    add_code_command(commands)
+    parser = command_parser()
     options = parser.parse_args(arguments)
     try:
         status: int | None = options.run(options)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Final
+from threading import Thread
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
+from support.wire import PATIENCE
 
 import twisted_hangup
+from twisted_hangup.service.options import Options
 
 ROOT: Final = Path(__file__).parents[2]
 API: Final = {path: path.read_text() for path in sorted((ROOT / "docs" / "api").glob("*.md"))}
@@ -23,8 +33,6 @@ ENTRIES: Final = [name for text in API.values() for name in re.findall(r"^::: (\
 
 #: Submodules that users import from.
 SUBMODULES: Final = ["journal", "metrics", "outbox", "parser", "status", "testing"]
-
-needs_mkdocs = pytest.mark.skipif(not find_spec("mkdocstrings"), reason="no mkdocstrings")
 
 
 def exported(module: str) -> set[str]:
@@ -81,6 +89,8 @@ def test_programs_of_the_api(program: str) -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the site is, as one command makes it."""
+    if not find_spec("mkdocstrings"):
+        pytest.skip("no mkdocstrings")
     directory = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", directory],
@@ -93,7 +103,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@needs_mkdocs
 def test_nothing_is_loaded_from_afar(site: Path) -> None:
     """Pages and style sheets name no other host as a source."""
     for page in site.rglob("*.html"):
@@ -102,13 +111,11 @@ def test_nothing_is_loaded_from_afar(site: Path) -> None:
         assert not re.findall(r"(?:url\(|@import )['\"]?(?:https?:)?//", sheet.read_text())
 
 
-@needs_mkdocs
 def test_version_in_the_header(site: Path) -> None:
     """Whoever reads a page sees which version it is of."""
     assert f"twisted_hangup {twisted_hangup.__version__}" in (site / "index.html").read_text()
 
 
-@needs_mkdocs
 def test_entries_on_the_site(site: Path) -> None:
     """Every entry has an anchor, no private name has one, and no reStructuredText is left."""
     text = "".join(page.read_text() for page in (site / "api").glob("*.html"))
@@ -119,8 +126,101 @@ def test_entries_on_the_site(site: Path) -> None:
     assert not re.findall(r".*(?:::$|::<|`).*", prose, re.M)
 
 
-@needs_mkdocs
 def test_pages_of_other_files(site: Path) -> None:
     """The links of files at the top of the repository lead to the site's pages."""
     security = (site / "security.html").read_text()
     assert 'href="limits.html"' in security and 'href="docs/' not in security
+
+
+def test_every_option_has_an_anchor(site: Path) -> None:
+    """One can link to each option of ``twistd hangup``, and of the other commands."""
+    anchors = {*re.findall(r'id="([^"]*)"', (site / "command-line.html").read_text())}
+    assert {f"--{option.rstrip('=')}" for option in Options().longOpt} <= anchors
+    assert {"explain", "explain--json", "outbox-list", "outbox-list--dead"} <= anchors
+
+
+CHROMIUM: Final = shutil.which("chromium")
+DRIVER: Final = shutil.which("chromedriver")
+
+#: What people type who have a question -> a page that has the answer.
+QUESTIONS: Final = {
+    "clientError": "errors.html",
+    "max-header-size": "command-line.html",
+    "HPE_INVALID_HEADER_TOKEN": "codes.html",
+    "RetryPolicy": "api/client.html",
+}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Leave the output to the tests."""
+
+
+@pytest.fixture(scope="module")
+def url(site: Path) -> Iterator[str]:
+    """The address of the site's top."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """A real browser."""
+    webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    service: Any = pytest.importorskip("selenium.webdriver.chrome.service")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium and chromium-driver are not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(switch)  # as root in a container, too
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=service.Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def requests(driver: Any) -> list[str]:
+    """The URLs that were asked for since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def test_pages_fit_a_telephone_and_load_nothing_from_afar(
+    driver: Any, site: Path, url: str
+) -> None:
+    """At 390 pixels no page scrolls sideways; tables and programs scroll in their own frames."""
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    pages = sorted(path.relative_to(site).as_posix() for path in site.rglob("*.html"))
+    wide = []
+    for page in pages:
+        driver.get(url + page)
+        width = driver.execute_script("return document.documentElement.scrollWidth")
+        wide += [(page, width)] if width > 390 else []
+    assert not wide
+    asked = {urlsplit(asked)[:2] for asked in requests(driver)}
+    assert {host for scheme, host in asked if scheme != "data"} == {urlsplit(url).netloc}
+
+
+@pytest.mark.parametrize("words, page", QUESTIONS.items())
+def test_search(driver: Any, url: str, words: str, page: str) -> None:
+    """The page with the answer is among the first ten that are found."""
+    driver.get(url + "index.html")
+    size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    field = driver.find_element("css selector", "input.md-search__input")
+    field.click()
+    field.send_keys(words)
+    first = "return [...document.querySelectorAll('.md-search-result__item > a')].slice(0, 10)"
+    deadline = time.monotonic() + PATIENCE
+    while not (links := driver.execute_script(f"{first}.map(link => link.href)")):
+        assert time.monotonic() < deadline, words
+        time.sleep(0.05)
+    assert url + page in {link.partition("?")[0] for link in links}
