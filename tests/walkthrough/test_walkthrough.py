@@ -1,0 +1,31 @@
+"""A reader who follows the tutorial, or the page for people from Node, sees what the page shows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from support.documents import PAGES
+from support.walkthrough import Reader
+
+NODES = {node for node in (os.environ.get("NODE"), shutil.which("node")) if node}
+
+
+@pytest.mark.parametrize("page", ["index", "install", "tutorial", "from-twisted"])
+def test_pages(tmp_path: Path, page: str) -> None:
+    """Every command works as it stands, and prints what the page says."""
+    if page == "from-twisted":
+        pytest.importorskip("klein")
+    reader = Reader(tmp_path)
+    reader.follow(PAGES[page])
+    assert reader.compared == PAGES[page].read_text().count("```text\n")
+
+
+@pytest.mark.parametrize("node", sorted(NODES) or [None])
+def test_from_node(tmp_path: Path, node: str | None) -> None:
+    """Programs for Node and ours are what the page says of them, with each Node that is here."""
+    reader = Reader(tmp_path, node)
+    reader.follow(PAGES["from-node"])
+    assert reader.compared > 0
