@@ -292,13 +292,13 @@ SITES: Final[list[Row]] = [
     (
         "limits by position",
         TypeError,
-        "requestFactory must make requests, as a class of them does, not Limits",
+        "requestFactory must be a class of requests, or a function that makes them, not Limits",
         lambda: W["HangupSite"](Resource(), Limits()),
     ),
     (
         "a number that makes requests",
         TypeError,
-        "requestFactory must make requests, as a class of them does, not 5",
+        "requestFactory must be a class of requests, or a function that makes them, not 5",
         lambda: hangup_site(requestFactory=5),
     ),
     (

@@ -129,37 +129,45 @@ def returns_nonsense(failure: Failure, client: ClientSocket) -> Any:
     return 42
 
 
-#: What each makes the log say, before "over" and the error; and at which level.
+#: What each makes the log say, before the client error; and at which level.
 SAYS: dict[Any, list[tuple[LogLevel, str]]] = {
     never_answers: [
-        (LogLevel.warn, "returned None but neither answered nor closed, and is done without,")
+        (
+            LogLevel.warn,
+            "returned None, but neither answered nor closed within Timeouts.handler_seconds",
+        )
     ],
     answers_too_late: [
-        (LogLevel.warn, "returned None but neither answered nor closed, and is done without,"),
-        (LogLevel.warn, "answered after its time was over, and so in vain,"),
+        (
+            LogLevel.warn,
+            "returned None, but neither answered nor closed within Timeouts.handler_seconds",
+        ),
+        (LogLevel.warn, "answered after Timeouts.handler_seconds, too late for the client"),
     ],
     never_closes: [
-        (LogLevel.warn, "never closed the connection that it took, which is closed for it,")
+        (LogLevel.warn, "began an answer, but did not close within Timeouts.handler_seconds")
     ],
     closes_twice: [(LogLevel.warn, "closed the connection twice")],
     writes_after_its_end: [(LogLevel.warn, "closed the connection twice")],
     answers_twice: [(LogLevel.warn, "closed the connection twice")],
     raises: [(LogLevel.critical, r"failed with ZeroDivisionError: a\nbug")],
     raises_later: [(LogLevel.critical, "failed with KeyError")],
-    waits_for_ever: [(LogLevel.warn, "is cancelled and done without, as it still waits")],
+    waits_for_ever: [
+        (LogLevel.warn, "still waits after Timeouts.handler_seconds and is cancelled")
+    ],
     waits_against_its_will: [
-        (LogLevel.warn, "is cancelled and done without, as it still waits"),
-        (LogLevel.warn, "answered after its time was over, and so in vain,"),
+        (LogLevel.warn, "still waits after Timeouts.handler_seconds and is cancelled"),
+        (LogLevel.warn, "answered after Timeouts.handler_seconds, too late for the client"),
     ],
     returns_nonsense: [
         (
             LogLevel.error,
-            "returned int, which is none of None, bytes, a Failure, a Deferred or a coroutine,",
+            "returned int, and must return None, bytes, the failure, a Deferred or a coroutine",
         )
     ],
 }
 
-OVER = "over HPE_INVALID_HEADER_TOKEN"
+OVER = "the client error is HPE_INVALID_HEADER_TOKEN"
 
 
 @pytest.mark.parametrize("handler", SAYS)
@@ -169,7 +177,7 @@ def test_one_line(said: Said, handler: Any) -> None:
     feed(site, BAD).advance(40)
     assert [event["log_level"] for event in said.events] == [level for level, _ in SAYS[handler]]
     for line, (_, words) in zip(said.lines, SAYS[handler], strict=True):
-        start = f"Client error handler {__name__}.{handler.__qualname__} {words} {OVER}"
+        start = f"Client error handler {__name__}.{handler.__qualname__} {words}; {OVER}"
         assert line.startswith(start)
         assert "\n" not in line
     assert site.open_connections == 0
@@ -211,7 +219,7 @@ def test_answer_after_the_client_has_gone(said: Said) -> None:
     answer.callback(b"anybody there?")
     ((level, line),) = [(event["log_level"], formatEvent(event)) for event in said.events]
     assert level is LogLevel.info
-    assert "answers_the_dead answered after its client had gone, and so in vain, over" in line
+    assert "answers_the_dead answered after the client had left; the client error is" in line
     assert CLOCK.getDelayedCalls() == []
 
 

@@ -1,4 +1,4 @@
-"""One site, one connection, one request, and the one error of each connection."""
+"""The server: a site, its connections and requests, and the one error of each connection."""
 
 from .channel import HangupChannel as HangupChannel
 from .client_socket import ClientSocket as ClientSocket

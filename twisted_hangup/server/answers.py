@@ -1,4 +1,4 @@
-"""What we write of responses in HTTP/1.1: status lines, field sections, default answers."""
+"""The response heads that we write in HTTP/1.1, and the default answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..parser.grammar import TOKEN
 
 ResponseFields: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 
-#: Statuses whose name in Node's ``http.STATUS_CODES`` is not the one that Twisted has.
+#: Statuses whose phrase in Node's ``http.STATUS_CODES`` differs from Twisted's.
 NODE_PHRASES: Final[Mapping[int, bytes]] = {
     408: b"Request Timeout",
     413: b"Payload Too Large",
@@ -22,7 +22,7 @@ NODE_PHRASES: Final[Mapping[int, bytes]] = {
     431: b"Request Header Fields Too Large",
 }
 
-#: What is added to a handler's fields, or would be contradicted by.
+#: Headers that a handler may not set: respond() adds them, or they would contradict what it adds.
 _OURS: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 
 
@@ -43,7 +43,7 @@ def default_answer(status: int) -> bytes:
 
 
 def closing_head(status: int, body: bytes, fields: ResponseFields) -> bytes:
-    """The head of a response that a handler makes, after which the connection is closed.
+    """The head of a handler's response; the connection closes after it.
 
     Raises:
         ValueError: See `handler_fields`.
@@ -55,11 +55,11 @@ def closing_head(status: int, body: bytes, fields: ResponseFields) -> bytes:
 
 
 def handler_fields(status: int, body: bytes, fields: ResponseFields) -> list[Field]:
-    """The fields of a response that a handler makes, type and length of *body* among them.
+    """The header of a handler's response, with the type and length of *body*.
 
     Raises:
-        ValueError: *status* is not a final one, a name is not a token, a value has a CR, LF
-            or NUL, or a field is one of those that are added to them.
+        ValueError: *status* is not a final one, a name is not a token, a value holds CR, LF or NUL,
+            or a header is one that respond() sets.
     """
     if not 200 <= status <= 599:
         raise ValueError(f"{status!r} is not the status of a final response")
@@ -82,7 +82,7 @@ def handler_fields(status: int, body: bytes, fields: ResponseFields) -> list[Fie
 
 
 def response_head(version: bytes, code: bytes, reason: bytes, headers: Headers) -> bytes:
-    """The status line and field section of a resource's response, with the empty line."""
+    """The status line and header of a resource's response, with the empty line."""
     lines = [b"%b %b %b" % (version, code, reason)]
     for name, values in headers.getAllRawHeaders():
         lines += [b"%b: %b" % (name, value) for value in values]

@@ -1,4 +1,4 @@
-"""Bodies: where those of requests are kept, which are forms, how long those of responses are."""
+"""Bodies: where a request's body is kept, whether it is a form, how long a response's is."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .forms import Form, FormRefused, TooManyForms
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
 
-#: What `BodyRequest.finish` stands for.
+#: Calls that `BodyRequest.finish` replaces, if they are Twisted's.
 _FINISH: Final = (Request.finish, server.Request.finish)
 
-#: Most bytes of bodies in memory where a connection carries many requests at a time.
+#: Most bytes of bodies in memory, for a connection that carries many requests at a time.
 MOST_IN_MEMORY: Final = MIB
 
 
 class BodiesInMemory:
-    """What the requests of one connection hold of their bodies in memory: *most* bytes.
+    """Counts the bodies that the requests of one connection hold in memory: *most* bytes together.
 
-    Each request tells its own size, and is forgotten when it is over.  Where they are too
-    much together, the largest bodies go to files.
+    Each request reports its own size, and is forgotten when it is over.  If the bodies are larger
+    than *most* together, the largest ones go to files.
     """
 
     __slots__ = ("_most", "_sizes", "bytes")
@@ -41,7 +41,7 @@ class BodiesInMemory:
         self._sizes: dict[BodyRequest, int] = {}
 
     def grew(self, request: BodyRequest, size: int) -> None:
-        """The body of *request* is *size* bytes long now, all of them in memory."""
+        """The body of *request* now has *size* bytes, all in memory."""
         self.bytes += size - self._sizes.get(request, 0)
         self._sizes[request] = size
         while self.bytes > self._most:
@@ -50,38 +50,40 @@ class BodiesInMemory:
             largest.move_body_to_file()
 
     def forget(self, request: BodyRequest) -> None:
-        """*request* has no body in memory any more; harmless where it never had one."""
+        """*request* has no body in memory any more; harmless if it never had one."""
         self.bytes -= self._sizes.pop(request, 0)
 
 
 class BodyRequest(Request):
-    """Stands before `twisted.web.http.Request`, behind every class of the application.
+    """A base class that comes before `twisted.web.http.Request` and after the application's
+    classes.
 
-    So it is asked where Twisted would be: not for a body that the application takes itself.
+    Its methods so replace Twisted's, and not the application's: an application that takes the body
+    itself goes on doing so.
     """
 
     channel: Any
     content: Any
 
-    #: Whether *content* is ours, and not a file that the application has given.
+    #: Whether *content* is our file, and not one of the application's.
     __keeps_body = False
-    #: The body as a form; None where Twisted would not look for one.
+    #: The body as a form; None if Twisted would not look for one.
     _hangup_form: Form | None = None
-    #: Bytes of the response's body that were announced and have not been written; infinite
-    #: where nobody counts, None before a write that `LeanRequest` has not done alone.
+    #: Bytes of the response's body that its head announced and that are not written yet.  Infinite
+    #: if the head announced no length; None before the first write, unless `LeanRequest` did it.
     _hangup_body_left: float | None = None
     _encoder: Any = None
     _inFakeHead = False
     __dropped = False
 
     def gotLength(self, length: int | None) -> None:
-        """Get memory for the body, whatever length is announced: a file costs a descriptor."""
+        """Keep the body in memory, whatever its announced length: a file costs a descriptor."""
         self.__keeps_body = not hasattr(getattr(self.channel, "site", None), "getContentFile")
         small = length is not None and length < LARGEST_IN_MEMORY
         super().gotLength(length if small or not self.__keeps_body else 0)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Keep *data*.  Where there is no room for it, the request is answered 503."""
+        """Keep *data*.  If there is no room for it, the request is answered 503."""
         try:
             super().handleContentChunk(data)
         except OSError as error:
@@ -99,7 +101,7 @@ class BodyRequest(Request):
                 bodies.grew(self, size)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """All of the request has come; in the place of Twisted, look whether it is a form."""
+        """The request is complete: read its form, if it has one, in place of Twisted."""
         if self.__keeps_body and self.content.__class__ is not BytesIO:
             try:
                 self.content.flush()
@@ -121,7 +123,7 @@ class BodyRequest(Request):
         super().requestReceived(command, path, version)
 
     def take_form(self, form: Form) -> None:
-        """Have the fields of *form* among the arguments, and all else as Twisted leaves it."""
+        """Put the fields of *form* into ``args``, as Twisted does."""
         self._parsePOSTFormSubmission = True
         self.args.update(form.fields)
 
@@ -140,7 +142,7 @@ class BodyRequest(Request):
             self.channel.request_failed(failure)
 
     def move_body_to_file(self) -> None:
-        """Keep the body in a file.  Where none can be had, the request is answered 503."""
+        """Move the body to a file.  If no file can be made, the request is answered 503."""
         content = self.content
         self.__forget_body()
         try:
@@ -161,7 +163,7 @@ class BodyRequest(Request):
         carrier.refuse_request(self, 503)
 
     def drop_body(self) -> None:
-        """Nobody is going to read the body: give back its memory, or its file."""
+        """Release the memory or file of the body: nothing will read it."""
         self.__forget_body()
         content, self.content = self.content, None
         if content is not None:
@@ -169,18 +171,18 @@ class BodyRequest(Request):
                 content.close()
 
     def __forget_body(self) -> None:
-        """It is not counted any more."""
+        """Stop counting the body."""
         bodies = getattr(self.channel, "bodies", None)
         if bodies is not None:
             bodies.forget(self)
         if self._hangup_form is not None:
             self._hangup_form.close()
 
-    # The response is as long as its head says: what came after that would stand where the client
-    # reads the next one, and what is missing would be taken from it.
+    # The response may not be longer than its head says: the client would take the rest for the next
+    # response.  If it is shorter, the client would take the missing bytes from the next one.
 
     def write(self, data: bytes) -> None:
-        """Send *data*, as far as it was announced."""
+        """Send *data*, up to the announced length."""
         left = self._hangup_body_left
         if left is None:
             left = self.__announced() - self.sentLength
@@ -192,7 +194,7 @@ class BodyRequest(Request):
 
     @property
     def _hangup_whole(self) -> bool:
-        """Whether all of the response was written that its head has announced."""
+        """Whether all that the head of the response announced was written."""
         if not self.startedWriting or self._inFakeHead:
             return False
         if self.method == b"HEAD" or self.code in NO_BODY_CODES:
@@ -201,9 +203,9 @@ class BodyRequest(Request):
         return (self.__announced() - self.sentLength if left is None else left) == 0
 
     def finish(self) -> None:
-        """The response is complete; it is cut short where something of it is missing.
+        """Complete the response, or cut it short if bytes of it are missing.
 
-        As in Twisted, but for the access log, which waits until all of it has been sent.
+        As Twisted's, except that the access log waits until all of it has been sent.
         """
         if self.finished or self._disconnected:
             super().finish()
@@ -221,7 +223,7 @@ class BodyRequest(Request):
             self.channel.cut_response(self)
             return
         if (Request.finish, server.Request.finish) != _FINISH:
-            super().finish()  # somebody has put something else in the place of Twisted's
+            super().finish()  # something has replaced Twisted's method
             return
         if self._encoder and (rest := self._encoder.finish()):
             Request.write(self, rest)
@@ -233,7 +235,7 @@ class BodyRequest(Request):
             self._cleanup()
 
     def __announced(self) -> float:
-        """The length in the head, which is about to go out, or has gone with all of a body."""
+        """The announced length, while the head goes out or after it went with the whole body."""
         if (
             self.chunked
             or self._encoder  # it takes the length away
@@ -267,4 +269,4 @@ class BodyRequest(Request):
 
 
 class SiteBodyRequest(BodyRequest, server.Request):
-    """The same before `twisted.web.server.Request`, which asks `http.Request` by name."""
+    """The same before `twisted.web.server.Request`, which calls `http.Request` by name."""

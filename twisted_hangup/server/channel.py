@@ -1,7 +1,7 @@
-"""One HTTP/1 connection: Twisted's requests, one at a time and in order, and how it ends.
+"""One HTTP/1 connection: it runs Twisted's requests one at a time, in order, and knows how it ends.
 
-There is no HTTP syntax here: the parser judges the bytes.  What it refuses, what stalls and
-who leaves become the one `ClientError` of the connection, which `ending` settles in its turn.
+This module knows no HTTP syntax: the parser judges the bytes.  A refused request, a stalled client
+or a hang-up becomes the one `ClientError` of the connection; `ending` answers it in its turn.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _log = Logger()
 
 
 class Stage(IntEnum):
-    """The life of a connection, which only goes on.
+    """The life of a connection; it never goes back.
 
     ========= ====================================================================
     `NEW`     no byte has come yet
@@ -66,24 +66,25 @@ class Stage(IntEnum):
     LEFT = 4
 
 
-#: What a target starts with that is a path, as nearly all are.
+#: The first byte of a target that is a path, as nearly all are.
 _SLASH: Final = ord("/")
 
-#: Attributes by which Twisted's channel is set up, and what our site takes in their place.
+#: Attributes of Twisted's channel that have no effect here, and what replaces them.
 _REPLACED: Final = {
     "maxHeaders": "limits=Limits(head_fields=...)",
     "totalHeadersSize": "limits=Limits(head_bytes=...)",
     "abortTimeout": "timeouts=Timeouts(send_seconds=..., linger_seconds=...)",
 }
 
-# To find a member in its class takes four times as long, eight times a request.
+# Names of the module: a look-up in the enum takes four times as long, eight times a request.
 NEW, OPEN, LAST, CLOSING, LEFT = Stage
 
 
 class HangupChannel(HTTPChannel):
     """An `HTTPChannel` whose client errors reach the application.
 
-    Subclass it to change what happens, and give the class to `HangupSite`::
+    Most applications do not need it: they add a handler with `HangupSite.on_client_error`.
+    Subclass it to answer before the site's handlers do, and give the class to `HangupSite`:
 
         class MyChannel(HangupChannel):
             def client_error(self, failure, socket):
@@ -91,11 +92,13 @@ class HangupChannel(HTTPChannel):
                     return socket.respond(431, b"Too large.")
                 return super().client_error(failure, socket)
 
+        site = HangupSite(resource, channel=MyChannel)
+
     Requests go through HTTPChannel's own ``allHeadersReceived``, ``allContentReceived`` and
-    ``requestDone``, so that cookies, ``100 Continue``, producers and upgrades are Twisted's.
+    ``requestDone``: cookies, ``100 Continue``, producers and upgrades are Twisted's.
 
     Attributes:
-        context: What it shares with the site's other channels; set by the site.
+        context: What all channels of the site share; the site sets it.
         transport: The connection; None once another protocol has taken it over.
         host: The address that the client connected to.
     """
@@ -105,9 +108,9 @@ class HangupChannel(HTTPChannel):
     transport: Any
     requests: list[Any]
 
-    # Ten thousand slow clients cost what is kept here, so nothing is made before it is
-    # needed.  With slots because Python gives an instance with many attributes, or with
-    # some that are set late, a dictionary of its own of 800 bytes.
+    # Ten thousand slow clients cost what is kept here, so attributes are filled when needed.
+    # Slots, because Python gives an instance with many or late attributes a dictionary of
+    # 800 bytes.
     __slots__ = (
         *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "host"),
         *("_inbox", "_meter", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire"),
@@ -118,21 +121,21 @@ class HangupChannel(HTTPChannel):
         super().__init__()
         self._stage = NEW
         self._ending = Ending(self)
-        #: Whether events are being acted on now.
+        #: Whether `_go_on` is acting on events now.
         self._pumping = False
         self._paused: int | None = None
         self._send_watch: SendWatch | None = None
         self._headers: HeadersCache | None = None
-        #: The socket beneath the transport, where it is one of Twisted's.
+        #: The socket under the transport, if it is one of Twisted's.
         self._wire: TellingSocket | None = None
-        #: Counts what is written there.
+        #: Counts the bytes written to it.
         self._meter: Meter | None = None
         self._undelivered: Undelivered | None = None
         self._head: RequestHead | None = None
         self._peer: Any = None
-        #: What came after a request for an upgrade, until the new protocol is ready for it.
+        #: Bytes after an upgrade request, until the new protocol is ready for them.
         self._after_upgrade: Sequence[bytes] = ()
-        # What Twisted sets in the course of a request: early, for the reason above.
+        # Twisted sets these during a request; here they are set early, for the reason above.
         self._command = self._path = self._version = b""
         self.length: int | None = 0
         self.persistent = True
@@ -142,54 +145,56 @@ class HangupChannel(HTTPChannel):
     def client_error(self, failure: ClientFailure, socket: ClientSocket) -> Any:
         """Answer the one client error of this connection; override it to answer first.
 
+        Over HTTP/2 it is called for each refused request as well.
+
         Args:
-            failure: Its value is the `ClientError`.
-            socket: The connection, to write to and close.
+            failure: Its ``value`` is the `ClientError`.
+            socket: The connection, to write to and to close.
 
         Returns:
-            What a handler may return (see `ClientErrbacks.add`).  The default runs the
-            site's handlers and returns their Deferred.
+            What a handler may return (see `ClientErrbacks.add`).  The default runs the site's
+            handlers and returns their Deferred.
         """
         return self.context.errbacks.run(failure, socket)
 
     default_client_error = staticmethod(client_error)
 
-    # Where it stands.
+    # The state of the connection.
 
     def getPeer(self) -> Any:
-        """The client's address, made once per connection and not per request."""
+        """The client's address, asked once per connection and not per request."""
         if self._peer is None:
             self._peer = super().getPeer()
         return self._peer
 
     def getHost(self) -> Any:
-        """The address the client connected to, asked of the kernel once."""
+        """The address that the client connected to, asked once per connection."""
         return self.host
 
     @property
     def place(self) -> Place:
-        """Where in a message the connection is now, and the request so far, if there is any."""
+        """The phase that the connection is in, and the request so far, if there is one."""
         if self._owes or self._ending.unsent:
             return "response", self._head
         return self._input_place
 
     @property
     def _owes(self) -> bool:
-        """Whether the client has something of a response still to come."""
+        """Whether the client has still to receive something of a response."""
         if self._waitingForTransport or (self._undelivered and self._undelivered.undelivered):
             return True
         return self._is_awaited
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether the client has not all of the response that is being made."""
+        """Whether the client lacks a part of the response that is being made."""
         return bool(self._handlingRequest) and not all(
             request._hangup_delivered for request in self.requests
         )
 
     @property
     def _input_place(self) -> Place:
-        """The same of the message that is being read, whatever is being answered."""
+        """The phase and request of the message that is being read, whatever is being answered."""
         if self._stage is NEW:
             if not ISSLTransport.providedBy(self.transport):
                 if preamble_begun(self.transport):
@@ -200,31 +205,30 @@ class HangupChannel(HTTPChannel):
 
     @property
     def request_line_so_far(self) -> Break | None:
-        """Where in its request line the message that is being read has stopped, if in there."""
+        """The request line so far, if the message that is being read stops inside it."""
         return self._inbox.request_line_so_far
 
     @property
     def phase(self) -> Phase:
-        """Where in a message the connection is now, for those who count connections.
+        """The phase that the connection is in, for counts of connections.
 
-        In a response it is until the application has finished that, also where the client has
-        all of it.
+        ``"response"`` lasts until the application has finished, even if the client has all of it.
         """
         return "response" if self._answering else self.place[0]
 
     @property
     def over(self) -> bool:
-        """Whether nothing that still comes is acted on."""
+        """Whether all further input is ignored."""
         return self._stage >= CLOSING
 
     @property
     def closing(self) -> bool:
-        """Whether our half is closed or about to be, and the client has still time to read."""
+        """Whether our half is closed, or is about to be, while the client may still read."""
         return self._ending.closing
 
     @property
     def spare(self) -> Spare | None:
-        """Since when it waits for a request; None where one is being read or answered."""
+        """Since when it waits for a request; None while one is being read or answered."""
         if self._answering or self._stage >= CLOSING or not self._ending.open:
             return None
         since = self._clock.since
@@ -234,13 +238,13 @@ class HangupChannel(HTTPChannel):
 
     @property
     def _answering(self) -> bool:
-        """Whether a request is being answered, or its client has answers still to take."""
+        """Whether a request is being answered, or its client has still to read the answer."""
         return bool(self._handlingRequest or self._waitingForTransport)
 
     def _rise(self, stage: Stage) -> None:
         self._stage = max(self._stage, stage)
 
-    # What the transport tells.
+    # Called by the transport.
 
     def connectionMade(self) -> None:
         """Start the clock: the first message counts from here."""
@@ -260,7 +264,7 @@ class HangupChannel(HTTPChannel):
         self._clock.waiting("handshake" if ISSLTransport.providedBy(self.transport) else "idle")
 
     def _own_request_factory(self) -> Callable[..., Any]:
-        """What makes requests of ours with ``requestFactory``; wrapped once for many channels."""
+        """The channel's own ``requestFactory``, wrapped; many channels share one wrapper."""
         factory, lean, whole = self.requestFactory, is_stock(), self.takes_whole_requests
         asked = factory, lean, whole, left_out(factory)
         if asked != self.context.request_factories[0]:
@@ -270,15 +274,15 @@ class HangupChannel(HTTPChannel):
         return self.context.request_factories[1]  # type: ignore[no-any-return]
 
     def dataReceived(self, data: bytes) -> None:
-        """Let the parser judge *data*, then act on what it found."""
+        """Let the parser judge *data*, then act on its events."""
         if self._stage >= CLOSING:
-            # Never parsed: over TLS the transport goes on delivering after we have closed.
+            # Not parsed: over TLS the transport goes on delivering after we have closed.
             self._ending.dropped(len(data))
             return
         if self._stage is NEW:
             self._stage = OPEN
             if isinstance(self.transport, ProtocolWrapper):
-                self.host = host_of(self.transport)  # what a PROXY line has said
+                self.host = host_of(self.transport)  # as a PROXY line may name another
         if not (
             self._pumping
             or self._handlingRequest
@@ -301,22 +305,21 @@ class HangupChannel(HTTPChannel):
         self._end_of_input()
 
     def writeConnectionLost(self) -> None:
-        """Our half is closed: everything written is with the kernel."""
+        """Our half is closed: the kernel has all that was written."""
         if self._send_watch is not None:
             self._send_watch.stop()
         self._ending.flushed()
 
     def stopProducing(self) -> None:
-        """The transport has gone; why, `connectionLost` is told next.
+        """The transport has gone; `connectionLost` comes next and says why.
 
-        A producer may finish its request now, which must not make this look like an idle
-        connection.
+        A producer may finish its request now.  That must not make the connection look idle.
         """
         self._ending.note_place()
         self._stop_producers()
 
     def _stop_producers(self) -> None:
-        """Nobody takes what a producer makes; what it still finishes starts nothing new."""
+        """Stop the producers: nobody reads.  If they finish a request now, nothing new starts."""
         self._rise(CLOSING)
         producer, self._requestProducer = self._requestProducer, None
         if producer is not None:
@@ -326,10 +329,10 @@ class HangupChannel(HTTPChannel):
                 _log.failure("Could not stop what produces a response")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Settle what is open: a waiting error, a running request, a lost client."""
+        """Close what is open: an error that waits for its turn, a running request."""
         ending = self._ending
         error = ending.judge_loss(reason, self._inbox.finish)
-        self._stop_producers()  # a transport that we have left does not tell of its end
+        self._stop_producers()  # a transport that we have left does not report its end
         if error is not None:
             ending.open_socket()
             self._abandon_requests(error)
@@ -339,21 +342,21 @@ class HangupChannel(HTTPChannel):
         super().connectionLost(reason)
         undelivered, wire = self._undelivered, self._wire
         if undelivered is not None and wire is not None:
-            wire.deliveries = None  # else a circle is left
+            wire.deliveries = None  # or a reference cycle would remain
             if undelivered.undelivered:
                 undelivered.lost(isinstance(error, ClientHangUp))
         ending.lost()
-        self.context.left(self)  # last: that every connection has gone may end the process
+        self.context.left(self)  # last: the process may end once no connection is open
 
     def leave(self) -> None:
-        """Drop out of everything that the site keeps: another protocol has the connection."""
+        """Leave the site's records: another protocol has the connection."""
         if self._undelivered is not None:
             self._undelivered.log_all()
         self._stand_down()
         self.context.left(self)
 
     def _stand_down(self) -> None:
-        """Watch the connection no more."""
+        """Stop watching the connection."""
         self._rise(LEFT)
         self._read_again()
         if self._send_watch is not None:
@@ -366,8 +369,8 @@ class HangupChannel(HTTPChannel):
     def _go_on(self) -> None:
         """Act on events until bytes are missing, or a request or its client takes time.
 
-        Meanwhile what follows is judged ahead, so that a broken message is known at once;
-        it is acted on in its turn.
+        While a request runs, the parser judges the bytes after it: a broken message is known at
+        once, and answered in its turn.
         """
         if self._pumping:
             return  # a request was finished inside the loop below, which goes on
@@ -386,19 +389,19 @@ class HangupChannel(HTTPChannel):
                     self.loseConnection()  # the application has closed the transport
                     break
                 if self._waitingForTransport:
-                    break  # its responses are as many as the client has room for
+                    break  # responses wait: no more of them than the client has room for
                 event = self._inbox.next_event()
                 if event is NEED_DATA:
                     break
                 if isinstance(event, RequestHead):
                     if not event.has_body:
                         self.context.met(self._inbox.section)
-                        self._inbox.next_event()  # its end, for which nothing is missing
+                        self._inbox.next_event()  # the end of the message, which needs no bytes
                         self._note_message_read()
                         self._take(event)
                         continue
                     if not self._inbox.events_wait:
-                        # A body that breaks in the same read never makes a request: that
+                        # If a body breaks in the same read, no request is made: that
                         # would cost a file for nothing.
                         self._inbox.judge_ahead(event)
                 try:
@@ -413,7 +416,7 @@ class HangupChannel(HTTPChannel):
         self._wait()
 
     def _serve(self, head: RequestHead) -> None:
-        """Act on a request without a body, which has come alone and whole."""
+        """Answer a request without a body that came alone and complete."""
         self._clock.message_complete()
         self._pumping = True
         try:
@@ -421,7 +424,7 @@ class HangupChannel(HTTPChannel):
         finally:
             self._pumping = False
         if self._inbox.buffered or getattr(self.transport, "disconnecting", False):
-            self._go_on()  # more has come meanwhile, or the application has closed the transport
+            self._go_on()  # more came meanwhile, or the application has closed the transport
         else:
             self._wait()
 
@@ -450,7 +453,7 @@ class HangupChannel(HTTPChannel):
                 raise
 
     def _begins_plainly(self, head: RequestHead, headers: HeadersCache) -> bool:
-        """Whether nothing of *head* is for Twisted's methods to find out, or for anybody's."""
+        """Whether *head* has nothing that Twisted's methods, or overrides of them, must see."""
         return (
             head.version == b"1.1"
             and head.target[0] == _SLASH
@@ -461,14 +464,14 @@ class HangupChannel(HTTPChannel):
         )
 
     def _takes_blame(self, event: Event) -> bool:
-        """Answer for what is raised now, at *event*; False where we have left the connection."""
+        """Answer for the exception that *event* caused; False if we have left the connection."""
         if self._stage is LEFT:
             return False
         self._eb_request(Failure(), event)
         return True
 
     def _wait(self) -> None:
-        """Set the deadline, or the back-pressure, that fits where the events have stopped."""
+        """Set the deadline, or the back-pressure, for the place where the events have stopped."""
         if self._stage >= CLOSING:
             return
         if not (self._handlingRequest or self._waitingForTransport):
@@ -483,12 +486,12 @@ class HangupChannel(HTTPChannel):
             self._networkProducer.pauseProducing()
             self._paused = self.context.paused.add(self.transport, self._client_gone)
         elif inbox.phase == "idle" or inbox.buffered:
-            self._clock.answering()  # what has come waits for us
+            self._clock.answering()  # input waits for us, not for the client
         else:
             self._clock.waiting(inbox.phase)
 
     def _read_again(self) -> None:
-        """Reading is not paused any more, or there is nothing left to read from."""
+        """Reading is resumed, or there is nothing left to read from."""
         self.context.paused.remove(self._paused)
         self._paused = None
         self._clock.go_on()
@@ -503,7 +506,7 @@ class HangupChannel(HTTPChannel):
             self._run(self.allContentReceived)
 
     def _note_message_read(self) -> None:
-        """A message has come to its end: the next one has its own time, unless it has begun."""
+        """A message is complete: the next one gets its own time, unless it has begun."""
         if self._inbox.phase == "idle":
             self._clock.message_complete()
 
@@ -538,7 +541,7 @@ class HangupChannel(HTTPChannel):
             self.refuse_request(request, status)
 
     def _run(self, received: Callable[..., object], *args: object) -> None:
-        """Tell the request that all of it has come, by *received*."""
+        """Tell the request that it is complete, through *received*."""
         self._handlingRequest = True
         transport = self.transport
         received(*args)
@@ -566,11 +569,11 @@ class HangupChannel(HTTPChannel):
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
-    #: There is one at a time, which bounds itself.
+    #: None: there is one body at a time, which has its own bound.
     bodies = None
     writes_whole_responses = True
 
-    #: Whether nobody wants to be called between a head and its resource.
+    #: Whether nothing needs to be called between a head and its resource.
     takes_whole_requests = True
 
     @property
@@ -586,7 +589,7 @@ class HangupChannel(HTTPChannel):
         return meter.unsent if meter is not None else int(has_unsent(self.transport))
 
     def deliver(self, request: Any) -> None:
-        """Log *request*, which is over, as soon as all that was written has been sent."""
+        """Log *request*, which is over, once all that was written has been sent."""
         meter = self._meter
         if meter is None or not (meter.sending or meter.unsent):
             log(request, self)
@@ -599,16 +602,16 @@ class HangupChannel(HTTPChannel):
 
     @property
     def backed_up(self) -> bool:
-        """Whether the client has taken less than was written to it."""
+        """Whether the client reads more slowly than we write."""
         return bool(self._waitingForTransport)
 
     def rendered(self, transport: Any) -> None:
-        """A resource was asked, and may have put another protocol in our place.
+        """A resource was rendered, and may have given the connection to another protocol.
 
-        That gets what came after the request, once all is out that the resource has written.
+        That protocol then gets the bytes after the request, once the resource's output is sent.
 
         Args:
-            transport: What our transport was before.
+            transport: Our transport before the resource was rendered.
         """
         heir: Any = self  # Twisted's websockets replace dataReceived on this instance
         if self.transport is None:
@@ -627,8 +630,8 @@ class HangupChannel(HTTPChannel):
         request.refuse(status)
 
     def refuse_form(self, why: Why) -> None:
-        """The body of the running request is a form that cannot be read: a client error."""
-        # It is itself the broken message.
+        """The running request's form cannot be read: report a client error."""
+        # The running request is itself the broken message.
         self._handlingRequest = False
         self._inbox.close()
         error_class = PARSE_ERRORS.get(why.code, ParseError)
@@ -647,14 +650,15 @@ class HangupChannel(HTTPChannel):
         self._eb_request(failure, END)
 
     def upgrade(self, protocol: Any) -> None:
-        """Give the connection to *protocol*; `rendered` then gives it what came for it."""
+        """Give the connection to *protocol*; `rendered` then gives it the bytes after the
+        request."""
         self._protocolUpgradeForWebsockets(protocol)
 
     def cut_response(self, request: Any) -> None:
-        """End the connection in the middle of *request*'s response, visibly so.
+        """Break off *request*'s response so that the client sees that it is incomplete.
 
-        A response with a length or in chunks is seen to be cut short, so what was written
-        of it is still delivered; one that ends with the connection needs the reset.
+        If the response has a length or is chunked, the client sees it, and what was written is
+        still sent.  A response that ends with the connection needs a reset.
         """
         self._inbox.close()
         socket = self._ending.open_socket()
@@ -664,7 +668,7 @@ class HangupChannel(HTTPChannel):
             socket.destroy()
         self.requests.remove(request)
         request.connectionLost(Failure(ConnectionAborted("the response was cut short")))
-        self._stop_producers()  # after that, as what finishes now would make it look whole
+        self._stop_producers()  # after that: what finishes now would look complete
 
     def _upgraded(self) -> None:
         """Another protocol has the connection."""
@@ -680,10 +684,10 @@ class HangupChannel(HTTPChannel):
         producer.resumeProducing()
         producer.unregisterProducer()
 
-    # What Twisted calls while it drives a request.
+    # Called by Twisted while it drives a request.
 
     def allHeadersReceived(self) -> None:
-        """The head of a request has come; Twisted does the same, and looks for 100-continue."""
+        """The head of a request is complete; Twisted's method is for requests with Expect."""
         assert self._headers is not None
         if self._headers.expects:
             super().allHeadersReceived()
@@ -694,7 +698,7 @@ class HangupChannel(HTTPChannel):
         request.gotLength(self.length)
 
     def allContentReceived(self) -> None:
-        """All of a request has come; Twisted does the same, and makes its own parser ready."""
+        """A request is complete; as Twisted's, which then resets its own parser."""
         self.length = 0
         if self.timeOut:
             self._savedTimeOut = self.setTimeout(None)
@@ -707,21 +711,21 @@ class HangupChannel(HTTPChannel):
         if not self._persists(self._head):
             request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
             return False
-        # Twisted's rule: the end of a response may have to be the connection's in 1.0.
+        # As in Twisted: an HTTP/1.0 response may have to end with the connection.
         return version == b"HTTP/1.1"
 
     def _persists(self, head: RequestHead) -> bool:
         return self._stage <= OPEN and head.keep_alive
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        """Write a response head as one piece: the transport checks each piece it is given."""
+        """Write a response head in one piece: the transport checks each piece it is given."""
         if isinstance(headers, Headers):
             self.transport.write(response_head(version, code, reason, headers))
         else:
             super().writeHeaders(version, code, reason, headers)
 
     def requestDone(self, request: Any) -> None:
-        """A response is finished: on to the next message."""
+        """A response is finished: go on to the next message."""
         wire, transport = self._wire, self.transport
         if (
             self._pumping
@@ -740,19 +744,19 @@ class HangupChannel(HTTPChannel):
             super().requestDone(request)
 
     def setLineMode(self, extra: bytes = b"") -> None:
-        """requestDone() calls this when a response is finished: on to the next message."""
+        """requestDone() calls this when a response is finished: go on to the next message."""
         self._read_again()
         self._go_on()
 
     def pauseProducing(self) -> None:
-        """The client takes less than is written to it."""
+        """The client reads more slowly than we write."""
         super().pauseProducing()
         self.watch_sending()
 
     def resumeProducing(self) -> None:
-        """The client has taken what was written: on with its next request."""
+        """The client has read what was written: go on with its next request."""
         if self._send_watch is not None:
-            self._send_watch.stop()  # first: a producer may leave no room again at once
+            self._send_watch.stop()  # first: a producer may fill the buffer again at once
         self._read_again()
         super().resumeProducing()
         self._go_on()
@@ -764,7 +768,7 @@ class HangupChannel(HTTPChannel):
     # Closing.
 
     def close_when_done(self) -> None:
-        """Read no further request; close once the one that has begun is answered."""
+        """Read no further request; close once the running one is answered."""
         if self._stage >= CLOSING or not self._ending.open:
             return  # closing already
         self._rise(LAST)
@@ -775,7 +779,7 @@ class HangupChannel(HTTPChannel):
             self._ending.open_socket().part()
 
     def make_room(self) -> None:
-        """Hang up at once: all places are taken, and this one can be spared."""
+        """Hang up at once: all places are taken, and this connection waits for its client."""
         idle = self._clock.idle
         self._inbox.close()
         socket = self._ending.open_socket()
@@ -788,7 +792,7 @@ class HangupChannel(HTTPChannel):
             self._ending.open_socket().end()
 
     def preamble_failed(self, error: ClientError, transport: Any) -> None:
-        """Take over where a PROXY header or TLS has failed; see `IPreambleListener`."""
+        """Answer a failed PROXY header or TLS handshake; see `IPreambleListener`."""
         self._ending.preempt(error, transport)
 
     # What `Ending` asks of its carrier.
@@ -797,7 +801,7 @@ class HangupChannel(HTTPChannel):
     counts_lingering = True
 
     def closing_with(self, socket: ClientSocket) -> None:
-        """From now on nothing is parsed or run: *socket* is what is left of the connection."""
+        """Ignore further input and stop requests: only *socket* uses the connection from now on."""
         self._rise(CLOSING)
         self._read_again()
         self._clock.stop()
@@ -805,23 +809,23 @@ class HangupChannel(HTTPChannel):
             if not request.process_begun:
                 request.drop_body()
         if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
-            socket.peer_left()  # it has not begun, and HTTP/1.1 would say nothing to it
+            socket.peer_left()  # this client cannot read an answer in HTTP/1.1
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
-        """The errback chain is about to have *socket*."""
+        """The errback chain is about to get *socket*."""
         if self._undelivered is not None:
             self._undelivered.mark()
         if socket.secure and error.phase == "handshake":
-            socket.peer_left()  # it could not read an answer yet
+            socket.peer_left()  # the client could not read an answer yet
         socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
 
     def release_transport(self) -> None:
-        """A transport with a producer does not close before the producer has gone."""
+        """Unregister as producer: until then a transport does not close."""
         producer: Any = self._networkProducer
         producer.unregisterProducer()
 
     def watch_sending(self) -> None:
-        """More is waiting to be sent than the client has room for."""
+        """More waits to be sent than the client reads."""
         if self._send_watch is None:
             self._send_watch = self.context.send_watch(self.transport, self._stalled)
         self._send_watch.start()
@@ -829,21 +833,21 @@ class HangupChannel(HTTPChannel):
     # What goes wrong.
 
     def _fail(self, error: ClientError) -> None:
-        """The one client error of this connection: record it, settle it in its turn."""
+        """Record the one client error of this connection, and answer it in its turn."""
         self._ending.found(error)
         self._inbox.drop_incomplete()  # events wait here only while a request is answered
         if self._answering:
             self._clock.answering()
-            self._networkProducer.resumeProducing()  # only to see the client leave
+            self._networkProducer.resumeProducing()  # only to notice when the client leaves
         else:
             self._ending.answer()
 
     def _end_of_input(self) -> None:
-        """Where the client's input has ended, say what that means here; else nothing."""
+        """If the client's input has ended, act on what that means here."""
         if not self._ending.input_over or self._stage >= CLOSING:
             return
         if self._answering:
-            # It has its answers still to take, and requests may wait after them.
+            # The client has still to read its answers, and requests may wait after them.
             if self.context.limits.allow_half_open:
                 return
             if (
@@ -869,24 +873,24 @@ class HangupChannel(HTTPChannel):
             super().loseConnection()
 
     def _client_gone(self, errno: int) -> None:
-        """The client hung up while reading from it was paused; *errno* is 0 for a FIN."""
+        """The client hung up while we had paused reading; *errno* is 0 for a FIN."""
         if not errno and self.context.limits.allow_half_open:
-            return  # the end of its input, which will be read in its turn
+            return  # the end of its input comes after the bytes that are not read yet
         error = hang_up(HANG_UP, self.phase, self._head)
         if errno:
             error = connection_broken(ConnectionBroken(errno, "read"), self.phase, self._head)
         self._hung_up(error)
 
     def _stalled(self) -> None:
-        """The client has taken no byte of its response for ``send_seconds``."""
+        """The client has read no byte of its response for ``send_seconds``."""
         self._hung_up(hang_up(STALLED, "response", self._head))
         self.transport.abortConnection()
 
     def _hung_up(self, error: ClientHangUp) -> None:
-        """The client has gone, and nobody waits for responses: stop the work, close, settle.
+        """The client has gone, and nobody waits for responses: stop the work and close.
 
         Args:
-            error: What is wrong with it, where nothing has been before.
+            error: The client error, unless there was one before.
         """
         first = self._ending.found(error)
         socket = self._ending.open_socket()
@@ -897,7 +901,7 @@ class HangupChannel(HTTPChannel):
         self._ending.answer()
 
     def _abandon_requests(self, error: ClientError) -> None:
-        """Tell the requests that their client has gone, and the access log too."""
+        """Tell the requests and the access log that the client has gone."""
         requests, self.requests = self.requests, []
         for request in requests:
             request.client_left(error, told=error.refuses and error.request is self._head)
@@ -908,14 +912,14 @@ class HangupChannel(HTTPChannel):
             begun = preamble_begun(self.transport) is not False
             self._fail(handshake_timeout(begun=begun))
         elif self._clock.in_handshake:
-            self._clock.waiting("idle")  # the handshake is over, and the request is due
+            self._clock.waiting("idle")  # the handshake is over: the request is due
         elif self._clock.idle:
             self.loseConnection()  # idle between messages: a quiet close
         else:
             self._fail(request_timeout(phase, request))
 
     def _eb_request(self, failure: Failure, event: Event) -> None:
-        """A request raised at *event*, so that Twisted would drop the connection without a word."""
+        """A request raised at *event*.  Twisted would drop the connection without a word."""
         request = self.requests[-1] if self.requests else None
         _log.failure("A request failed outside of its resource", failure)
         self._handlingRequest = True  # nothing after it is acted on

@@ -1,8 +1,9 @@
-"""What a handler may do with the connection of a client that went wrong.
+"""`ClientSocket`: how a handler answers a client that went wrong, and closes the connection.
 
-It closes so that the client can read the last answer (RFC 9112, section 9.6): closing a
-TCP connection with input unread, or still arriving, makes the kernel send a reset, and
-the reset may destroy an answer that the client has not read yet.
+It closes so that the client can read the answer (RFC 9112, section 9.6).  If the server closes a
+TCP
+connection with input unread, or still arriving, the kernel sends a reset, and the reset may destroy
+an answer that the client has not read yet.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .handler_log import handler_log
 
 LingerEnd: TypeAlias = Literal["client", "silence", "time", "bytes"]
 
-#: A status line as far as the code, and how long that is.
+#: A status line up to its code, and the length of that.
 _STATUS_LINE: Final = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})")
 _STATUS_LINE_BYTES: Final = 12
 _HEAD_END: Final = b"\r\n\r\n"
@@ -36,7 +37,7 @@ _HEAD_END: Final = b"\r\n\r\n"
 class Transport(Protocol):
     """What we use of a stream transport.
 
-    TCP, UNIX and TLS transports have ``loseWriteConnection`` besides, those in memory do not.
+    TCP, UNIX and TLS transports have ``loseWriteConnection`` as well; those in memory have not.
     """
 
     def write(self, data: bytes) -> object: ...
@@ -46,14 +47,14 @@ class Transport(Protocol):
 
 
 def has_unsent(transport: Any) -> bool:
-    """Whether bytes written to *transport* wait until the client has room for them."""
+    """Whether bytes written to *transport* wait because the client does not read them yet."""
     beneath = transport_beneath(transport)
-    # Twisted's transports gather writes in the second until they try to send.
+    # Twisted's transports collect writes in the second one until they try to send.
     return bool(getattr(beneath, "dataBuffer", b"") or getattr(beneath, "_tempDataBuffer", ()))
 
 
 def _unsent_bytes(transport: Any) -> int:
-    """How many they are; over TLS as they were before they were encrypted, if that can be told."""
+    """How many bytes wait; over TLS, their number before encryption, if it is known."""
     beneath = transport_beneath(transport)
     meter = meter_of(transport, beneath if isinstance(beneath, TellingSocket) else None)
     if meter is not None:
@@ -63,33 +64,34 @@ def _unsent_bytes(transport: Any) -> int:
 
 
 class ClientSocket:
-    """The client's connection, as `HangupChannel.client_error` and handlers get it.
+    """The client's connection, for handlers and `HangupChannel.client_error`.
 
-    Of a request that is refused over HTTP/2 they get a subclass, which is its stream alone.
+    Node's handlers get a ``socket`` as well.  Over HTTP/2 a refused request has a subclass, which
+    acts on that request's stream alone.
 
-    Every method is harmless at any time: after the connection has gone, twice, or in any
-    order.  What comes after an `end` or `destroy` does nothing.
+    No method ever fails because of the connection's state: you may call them in any order, twice,
+    or after the connection has gone.  After an `end` or `destroy` they do nothing.
 
     Attributes:
         peer: Address of the client, an ``IAddress``.
-        host: Address that it connected to, likewise.
-        secure: Whether TLS protects the connection.
-        headers_sent: Whether a response to the broken message has begun.  Then nothing
-            more can be said to the client: `write`, `respond` and `end` only close.
-        linger_end: How the lingering close has ended, or is going to if nothing else
-            happens: with the client's own end (``"client"``), after ``linger_silence_seconds``
-            (``"silence"``), ``linger_seconds`` (``"time"``) or ``linger_bytes``
-            (``"bytes"``); None where nothing has lingered.
-        bytes_written: What `write`, `respond` and `end` have written so far.
+        host: Address that the client connected to, an ``IAddress``.
+        secure: Whether the connection uses TLS.
+        headers_sent: Whether a response to the broken message has begun.  No other answer can
+            follow: `write`, `respond` and `end` then only close.
+        linger_end: What ended the lingering close: the client closed (``"client"``),
+            ``linger_silence_seconds`` (``"silence"``), ``linger_seconds`` (``"time"``) or
+            ``linger_bytes`` (``"bytes"``).  While it lasts, what ends it unless something else
+            happens first.  None without a lingering close.
+        bytes_written: Bytes that `write`, `respond` and `end` have written so far.
         status_sent: Status code of the response that these bytes begin with, or None.
-        body_bytes: How many of these bytes come after the head of that response.
-        error: The error that handlers answer; None before its errback chain.
-        handler: The handler that got it last, or None; for the log.
-        out_of_time: Whether ``Timeouts.handler_seconds`` have passed and the rest of the
+        body_bytes: How many of these bytes follow the head of that response.
+        error: The error that handlers answer; None before its errback chain starts.
+        handler: The handler that got it last, or None.  For the log.
+        out_of_time: Whether ``Timeouts.handler_seconds`` have passed, so that the rest of the
             errback chain is skipped.
     """
 
-    # Ten thousand may be lingering at a time; a handler may note on it what it likes.
+    # Slots, as ten thousand may linger at a time; __dict__ so that a handler may set attributes.
     __slots__ = (
         *("__dict__", "__weakref__"),
         *("_deadline", "_deadlines", "_ending", "_flushed"),
@@ -111,16 +113,16 @@ class ClientSocket:
         release: Callable[[], object],
         watch_sending: Callable[[], object],
     ) -> None:
-        """*release* is called when the connection is going to be closed in any way, and
-        *watch_sending* when the transport is left alone with what it has still to send."""
+        """*release* is called before the connection is closed, in any way.  *watch_sending* is
+        called when it closes with bytes that wait to be sent."""
         self.peer = peer
         self.host = host
         self.secure = ISSLTransport.providedBy(transport)
         self.headers_sent = False
         self.bytes_written = 0
-        #: As much of them as may be a status line.
+        #: The first bytes written, as far as they may be a status line.
         self._opening = b""
-        #: As much of them as may be the end of a head; None once that has come.
+        #: The last bytes written, as far as they may be the end of a head; None after that.
         self._head_end: bytes | None = b""
         self.body_bytes = 0
         self.linger_end: LingerEnd | None = None
@@ -160,21 +162,21 @@ class ClientSocket:
 
     @property
     def writable(self) -> bool:
-        """Whether bytes written now can reach the client."""
+        """Whether the client can still receive bytes that you write now."""
         return self._transport is not None and not self._ending and not self._peer_left
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether the protocol lets a handler say what the bytes of its answer are."""
+        """Whether a handler may write bytes as they are: in HTTP/1.1, not over HTTP/2."""
         return True
 
     @property
     def unsent(self) -> bool:
-        """Whether bytes written to the connection wait until the client has room for them."""
+        """Whether written bytes wait because the client does not read them yet."""
         return has_unsent(self._transport)
 
     def write(self, data: bytes) -> None:
-        """Send *data* as it is.  The connection stays open until `end` or `destroy`."""
+        """Send *data* as it is.  The connection stays open until you call `end` or `destroy`."""
         if self._may_send(data):
             assert self._transport is not None
             self._transport.write(data)
@@ -197,30 +199,35 @@ class ClientSocket:
             self.body_bytes = len(written) - end - len(_HEAD_END)
 
     def respond(self, status: int, body: bytes = b"", headers: ResponseFields = ()) -> None:
-        """Send a whole response and `end` the connection.
+        """Send a complete response and `end` the connection.
 
-        ``Connection: close`` and the ``Content-Length`` are added.  A body gets the type
-        ``text/plain; charset=utf-8`` unless *headers* name another one, and is left out
-        in answer to HEAD.  After a `write` it only ends the connection: a second
-        response after the bytes of a first would corrupt both.
+        ``Connection: close`` and ``Content-Length`` are added.  A body gets the type ``text/plain;
+        charset=utf-8`` unless *headers* name another; in answer to HEAD it is left out.  After a
+        `write` it only ends the connection: a second response after the bytes of a first would
+        corrupt both.
+
+        Args:
+            status: A final status, 200 to 999.
+            body: The body; its length is set for you.
+            headers: More headers, as a mapping or as pairs of name and value.
 
         Raises:
-            ValueError: *status* is not a final one, a field name is not a token, a value
-                has a CR, LF or NUL, or a field is one of the two that are added.
+            ValueError: *status* is not a final one, a header name is not a token, a value holds CR,
+                LF or NUL, or a header is one that is added.
         """
         head = closing_head(status, body, headers)
         self.end(b"" if self.bytes_written else head if self._bodiless else head + body)
 
     def respond_by_default(self, status: int) -> None:
-        """Send the answer to an error that no handler answers, and `end` the connection."""
+        """Send the default answer to the error, and `end` the connection."""
         self.end(default_answer(status))
 
     def end(self, data: bytes = b"") -> None:
         """Send *data*, then close so that the client can read all that was written.
 
-        Our half is closed at once, and what the client still sends is read and dropped
-        until it closes its half, falls silent, or sends more than the limits allow
-        (``linger_*`` of `Timeouts` and `Limits`).
+        It half-closes (sends FIN) at once.  Then it reads and drops what the client still sends,
+        until the client closes, falls silent, or exceeds the limits (``linger_*`` of `Timeouts` and
+        `Limits`).
         """
         if self._transport is None or self._ending:
             self._tell_in_vain(data)
@@ -233,14 +240,14 @@ class ClientSocket:
         self._close()
 
     def _close(self) -> None:
-        """Say nothing more, so that the client can read what was said."""
+        """Write no more, and close so that the client can read what was written."""
         transport = self._transport
         assert transport is not None
         self._ending = True
         half_close = getattr(transport, "loseWriteConnection", None)
         if self._input_ended or half_close is None or ISSLTransport.providedBy(transport):
-            # Nothing more can arrive; or TLS, which says close_notify and then reads on
-            # until the peer has said it too.  TLS gathers small writes, and sends them
+            # Nothing more can arrive; or it is TLS, which sends close_notify and then reads
+            # until the peer has sent it too.  TLS collects small writes, and sends them
             # before it closes only if it is told to close before its producer goes.
             transport.loseConnection()
             self._let_go()
@@ -253,7 +260,7 @@ class ClientSocket:
             self._start_lingering()
 
     def part(self) -> None:
-        """Close an idle connection: at once, unless the client has still to take something."""
+        """Close an idle connection: at once, unless the client has still bytes to read."""
         transport = self._transport
         if transport is None or self._ending or self.unsent:
             self.end()
@@ -264,14 +271,14 @@ class ClientSocket:
         transport_beneath(transport).loseConnection()  # TLS waits for the peer's close_notify
 
     def destroy(self) -> None:
-        """Abort the connection now; what was not sent yet is lost."""
+        """Abort the connection now (reset).  Bytes that were not sent yet are lost."""
         transport = self._transport
         if transport is None:
             return
         if not self._ending:
             self._ending = True
             if _unsent_bytes(transport) >= self.bytes_written:
-                self.status_sent, self.body_bytes = None, 0  # none of it will leave
+                self.status_sent, self.body_bytes = None, 0  # none of it will be sent
             self._let_go()
         transport.abortConnection()
 
@@ -294,7 +301,7 @@ class ClientSocket:
         return request is not None and request.method == b"HEAD"
 
     def _may_send(self, data: bytes) -> bool:
-        """Whether *data* can be sent; where it cannot, that has its consequences."""
+        """Whether *data* can be sent; if not, act on that."""
         if self.headers_sent:
             self.destroy()
         elif not self.writable:
@@ -304,33 +311,33 @@ class ClientSocket:
         return False
 
     def _tell_in_vain(self, data: bytes) -> None:
-        """It comes to nothing; to close what has gone, or answer a probe, is no mistake."""
+        """Log that the answer cannot be sent; closing a lost connection is no mistake."""
         error, gone = self.error, self._peer_left or not self._ending
         if error is None or (gone and (error.quiet or not data)):
             return
         handler_log.answered_in_vain(self.handler, error, late=self.out_of_time, client_gone=gone)
 
-    # What the channel tells us about the connection.
+    # Called by the channel.
 
     def peer_left(self) -> None:
-        """The client has gone: nothing written from now on can reach it."""
+        """The client has gone: nothing that is written from now on can reach it."""
         self._peer_left = True
         self.input_ended()
 
     def input_ended(self) -> None:
-        """The client has sent its last byte, so a lingering close is over."""
+        """The client has sent FIN: a lingering close is over."""
         self._input_ended = True
         transport: Any = self._transport
         if transport is None or not self._ending:
             return
         if self._flushed:  # then both halves are closed, and there is nothing to wait for
-            # Of a wrapper it would reach the protocol alone, and leave the socket open.
+            # Through a wrapper this would reach the protocol alone, and leave the socket open.
             transport_beneath(transport).connectionLost(connectionDone)
         else:
             transport.loseConnection()
 
     def dropped(self, count: int) -> None:
-        """*count* bytes arrived that nobody will parse."""
+        """*count* bytes arrived and are not parsed."""
         if not self._ending:
             return
         self._heard_at = now = self._deadlines.seconds()
@@ -342,7 +349,7 @@ class ClientSocket:
             self._linger_on(now)
 
     def flushed(self) -> None:
-        """All that was written is with the kernel: the client's time to read starts now."""
+        """The kernel has all that was written: the client's time to read starts now."""
         self._flushed = True
         if self._ending:
             self._start_lingering()
@@ -372,27 +379,27 @@ class ClientSocket:
         self._linger_on(now)
 
     def _linger_on(self, now: float) -> None:
-        """Give the client until it has been silent for too long, or all time is over."""
+        """Wait on until the client has been silent for too long, or the whole time is over."""
         if self._deadline is None:
             self._deadline = Deadline(self._linger_over)
         silence = now + self._timeouts.linger_silence_seconds
         self._deadlines.set(self._deadline, min(silence, self._linger_until))
 
     def _linger_over(self) -> None:
-        """The client kept its half open for too long."""
+        """The client has kept its half open for too long."""
         transport = self._transport
         if transport is None:
             return
         silent_for = self._deadlines.seconds() - self._heard_at
         if silent_for < self._timeouts.linger_silence_seconds:
-            # It is still sending, and a plain close would reset it all the same.
+            # It is still sending: a plain close would reset it all the same.
             self.linger_end = "time"
             transport.abortConnection()
             return
         self.linger_end = "silence"
-        # The kernel goes on delivering what we wrote to a client that reads slowly;
-        # aborting would cut that short.  TLS waits for the peer's close_notify and does
-        # not close twice: its own transport does.
+        # The kernel goes on delivering what we wrote to a client that reads slowly; aborting
+        # would cut that short.  TLS waits for the peer's close_notify, and a second close
+        # does nothing: so the transport under it closes.
         if self._watch_sending is not None:
             self._watch_sending()
         transport_beneath(transport).loseConnection()

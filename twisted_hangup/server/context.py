@@ -26,21 +26,21 @@ from .errbacks import ClientErrbacks
 from .pages import ErrorPages
 from .room import Room
 
-#: Share of the files that a process may open which `MoreStreams` takes.
+#: The share of the files that a process may open that `MoreStreams` takes.
 _STREAMS_SHARE: Final = 4
 
 
 class MoreStreams:
-    """Places for requests over HTTP/2 that are not answered, but for one of each connection.
+    """Places for HTTP/2 requests that are being answered, besides the first of each connection.
 
-    Like a connection, each may hold a file: that of its body, or what it is answered from.
+    Like a connection, each may hold a file: its body, or what it is answered from.
 
     Args:
-        warn: Logs a line, seldom: there was no place.
+        warn: Logs a line, at a limited rate: there was no place.
 
     Attributes:
-        most: How many there are: by default a quarter of the files that may be open when the
-            first is asked for.
+        most: How many places there are; by default a quarter of the files that the process may
+            open, read when the first is taken.
         taken: How many of them are taken.
     """
 
@@ -50,7 +50,7 @@ class MoreStreams:
         self._warn = warn
 
     def take(self) -> bool:
-        """Take one; False where none was left."""
+        """Take one; False if none is left."""
         if self.most is None:
             self.most = _files_allowed() // _STREAMS_SHARE
         if self.taken >= self.most:
@@ -60,7 +60,7 @@ class MoreStreams:
         return True
 
     def give_back(self) -> None:
-        """One that was taken is free again."""
+        """Free one that was taken."""
         self.taken -= 1
 
 
@@ -74,23 +74,23 @@ def _files_allowed() -> float:
 
 
 class SiteContext:
-    """The numbers, the handlers, the record, the timer and the connections of one site.
+    """What the connections of one site share: limits, handlers, journal, timer.
 
     Attributes:
-        connections: The channels now open, upgraded ones excepted, as the keys of a
-            dictionary: a set takes three times the room.
-        forms: Reads what is large of them, one slice of time in each turn of the reactor.
-        warn_of_bodies: Logs a line, seldom: there was no room for the body of a request.
-        warn_of_lengths: Likewise: a response was longer or shorter than its head said.
-        more_streams: The places for streams of HTTP/2.
-        forwarded: Names the client where a proxy has the connection; None where nobody does.
-        pages: What clients read that nobody else answers; None for Node's answers.
-        room: Makes room where all places for connections are taken.
+        connections: The open channels, except upgraded ones, as the keys of a dictionary: a set
+            takes three times the room.
+        forms: Reads large forms, for a slice of time in each turn of the reactor.
+        warn_of_bodies: Logs a line, at a limited rate: there was no room for the body of a request.
+        warn_of_lengths: Logs a line, at a limited rate: a response was longer or shorter than its
+            head said.
+        more_streams: The places for HTTP/2 streams.
+        forwarded: Names the client behind a trusted proxy; None without one.
+        pages: The error pages; None for Node's answers, which have no body.
+        room: Closes a connection when all places are taken.
         lingered: How lingering closes have ended so far; see `ClientSocket.linger_end`.
-        section: A field section of a client's, as the next client may send it too: those that
-            make a connection for each request often say the same on all of them.
-        request_factories: What a channel has asked `hangup_factory` for last, and what it was
-            given.
+        section: The last header section of a client, as the next client may send the same: clients
+            that connect for each request often do.
+        request_factories: What a channel last asked `hangup_factory` for, and what it got.
     """
 
     forwarded: ForwardedClients | None = None
@@ -108,7 +108,7 @@ class SiteContext:
         self.journal = Journal()
         self.keep_time_by(clock)
         self.lingered: Counter[LingerEnd | None] = Counter()
-        # Typed loosely because the channels import this module.
+        # Any: the channels import this module.
         self.connections: dict[Any, None] = {}
         self.room = Room(self.open, lambda: self.deadlines.seconds())
         self._waiting_for_none: list[Deferred[None]] = []
@@ -124,7 +124,7 @@ class SiteContext:
         self.forms = Cooperator(scheduler=lambda step: clock.callLater(0, step))
 
     def send_watch(self, transport: Any, stalled: Callable[[], object]) -> SendWatch:
-        """A watch that calls *stalled* where the client takes nothing for ``send_seconds``."""
+        """A watch that calls *stalled* if the client reads nothing for ``send_seconds``."""
         return SendWatch(transport, self.deadlines, self.timeouts.send_seconds, stalled)
 
     def met(self, section: FieldBlock | None) -> None:
@@ -140,7 +140,7 @@ class SiteContext:
         self.connections[channel] = None
 
     def open(self) -> list[Any]:
-        """The channels that have a connection, without those that autobahn has emptied."""
+        """The channels with a connection, except those that autobahn has emptied."""
         for channel in list(self.connections):
             if channel.transport is None:
                 channel.leave()

@@ -1,7 +1,7 @@
-"""How a carrier ends: its one error, the socket that answers it, the last word on it.
+"""How a carrier ends: its one error, the socket that answers it, the report to the journal.
 
-A carrier is what brings a request: an HTTP/1 or HTTP/2 connection, or of the latter a stream
-whose request is refused.
+A carrier brings requests: an HTTP/1 or HTTP/2 connection, or an HTTP/2 stream whose request is
+refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .errbacks import Chain, ClientFailure
 
 
 class EndStage(IntEnum):
-    """How far the one client error of a carrier has come; it only goes on.
+    """How far the one client error of a carrier has come; it never goes back.
 
     =========== ======================================================================
     `NONE`      there is none
@@ -45,20 +45,20 @@ class EndStage(IntEnum):
     SETTLED = 3
 
 
-# To find a member in its class takes four times as long.
+# Names of the module: a look-up in the enum takes four times as long.
 NONE, FOUND, ANSWERING, SETTLED = EndStage
 
 
-#: Where in a message a connection is, and in which.
+#: The phase of a connection, and its request.
 Place: TypeAlias = tuple[Phase, RequestHead | None]
 
 
 class Endable(Protocol):
-    """A carrier as its `Ending` needs it."""
+    """What an `Ending` needs of its carrier."""
 
-    #: What handlers get of it.
+    #: The class of the socket that handlers get.
     socket_class: type[ClientSocket]
-    #: Whether its lingering close is one of a connection, which are counted.
+    #: Whether its lingering close counts in `SiteContext.lingered`: a stream's does not.
     counts_lingering: bool
 
     context: SiteContext
@@ -66,45 +66,45 @@ class Endable(Protocol):
 
     @property
     def transport(self) -> Any:
-        """What handlers' answers are written to."""
+        """The transport that handlers' answers are written to."""
 
     @property
     def place(self) -> Place:
-        """Where in a message the carrier is now, and the request so far, if there is any."""
+        """The phase that the carrier is in, and the request so far, if there is one."""
 
     @property
     def request_line_so_far(self) -> Break | None:
-        """Where in its request line the message that is being read has stopped, if in there."""
+        """The request line so far, if the message that is being read stops inside it."""
 
     def getPeer(self) -> Any: ...
     def client_error(self, failure: ClientFailure, socket: ClientSocket) -> Any: ...
 
-    #: What that is where nobody has overridden it.
+    #: `client_error`, if no subclass overrides it.
     default_client_error: Callable[..., Any]
 
     def closing_with(self, socket: ClientSocket) -> None:
-        """From now on nothing is parsed or run: *socket* is what is left of the carrier."""
+        """Ignore further input and stop requests: only *socket* uses the carrier from now on."""
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
-        """The errback chain is about to have *socket*."""
+        """The errback chain is about to get *socket*."""
 
     def release_transport(self) -> None:
-        """Stop being the transport's producer, which keeps it from closing."""
+        """Unregister as the transport's producer, which keeps it from closing."""
 
     def watch_sending(self) -> None:
-        """More is waiting to be sent than the client has room for."""
+        """More waits to be sent than the client reads."""
 
 
 class Ending:
-    """The end of one carrier, in whichever protocol: at most one error, and one answer.
+    """The end of one carrier, in either protocol: at most one error, and one answer.
 
     Attributes:
         error: The one client error; None before it.
         socket: What handlers write to; None while the carrier lives, and once it has gone.
         stage: How far *error* has come.
         input_over: Whether the client has ended its input (FIN).
-        due: Whether there is anything to do once no request is being answered: an error has
-            been found, or the input is over.
+        due: Whether something is to be done once no request is being answered: there is an error,
+            or the input is over.
     """
 
     __slots__ = ("_carrier", "_place", "due", "error", "input_over", "socket", "stage")
@@ -115,31 +115,31 @@ class Ending:
         self.socket: ClientSocket | None = None
         self.stage = NONE
         self.input_over = self.due = False
-        #: Where the carrier stood when its transport went.
+        #: The phase and request of the carrier when its transport was lost.
         self._place: Place | None = None
 
     @property
     def open(self) -> bool:
-        """Whether nothing has gone wrong, and nothing is closed or being closed."""
+        """Whether nothing has gone wrong, and nothing is closed or closing."""
         return self.stage is NONE and self.socket is None and self._carrier is not None
 
     @property
     def closing(self) -> bool:
-        """Whether our half is closed or about to be, and the client has still time to read."""
+        """Whether our half is closed, or is about to be, while the client may still read."""
         return self.socket is not None and self.socket.ended
 
     @property
     def unsent(self) -> bool:
-        """Whether we are closing, and the client has not taken all that was written to it."""
+        """Whether we are closing, and bytes that were written wait for the client."""
         return self.socket is not None and self.socket.unsent
 
     # The one error.
 
     def found(self, error: ClientError) -> ClientError:
-        """Record *error*, unless there is one already; `answer` is its turn.
+        """Record *error*, unless there is one already; `answer` starts its chain later.
 
         Returns:
-            The error of this carrier: the first that was found.
+            The error of this carrier, which is the first one.
         """
         if self.error is None:
             carrier = self._carrier
@@ -151,10 +151,10 @@ class Ending:
         return self.error
 
     def open_socket(self, transport: Any = None) -> ClientSocket:
-        """The carrier as a handler gets it; from now on nothing is parsed or run.
+        """Make the socket for handlers; from now on nothing is parsed or run.
 
         Args:
-            transport: What to answer on, where that is not the carrier's own.
+            transport: What to answer on, if not the carrier's own.
         """
         if self.socket is None:
             carrier, context = self._carrier, self._carrier.context
@@ -174,12 +174,12 @@ class Ending:
         return self.socket
 
     def answer(self) -> Deferred[Any] | None:
-        """Start the chain, as everything before the broken message has been answered.
+        """Start the errback chain: everything before the broken message has been answered.
 
-        Harmless where there is no error, or where its chain has been started.
+        Harmless without an error, and if the chain was started before.
 
         Returns:
-            What the chain waits for, now that it has been started; None where it does not.
+            The Deferred that the chain waits for; None if it waits for none.
         """
         if self.stage is not FOUND:
             return None
@@ -190,7 +190,7 @@ class Ending:
         carrier.answering_with(socket, error)
         context, hook = carrier.context, carrier.client_error
         if getattr(hook, "__func__", None) is carrier.default_client_error:
-            hook = context.errbacks.ask  # the same, and needs no Deferred
+            hook = context.errbacks.ask  # the same, and it makes no Deferred
         chain = Chain(error, socket, context.deadlines, context.pages)
         waiting = chain.start(hook, context.timeouts.handler_seconds)
         if self.stage is ANSWERING and socket.ended:
@@ -198,16 +198,16 @@ class Ending:
         return waiting
 
     def preempt(self, error: ClientError, transport: Any) -> None:
-        """Answer *error* on *transport*, before there was any message; not while we are closing."""
+        """Answer *error* on *transport*, before any message; not while we are closing."""
         if self.open:
             self.found(error)
             self.open_socket(transport)
             self.answer()
 
-    # What the transport tells.
+    # Called by the carrier.
 
     def dropped(self, count: int) -> None:
-        """*count* bytes came that nobody will parse."""
+        """*count* bytes came and are not parsed."""
         if self.socket is not None:
             self.socket.dropped(count)
 
@@ -218,20 +218,21 @@ class Ending:
             self.socket.input_ended()
 
     def flushed(self) -> None:
-        """All that was written is with the kernel."""
+        """The kernel has all that was written."""
         if self.socket is not None:
             self.socket.flushed()
 
     def note_place(self) -> None:
-        """The transport has gone: what comes of that may let the connection look idle."""
+        """The transport has gone.  Note the phase now: later the connection may look idle."""
         if self.open:
             self._place = self._carrier.place
 
     def judge_loss(self, reason: Failure, end_of_input: Callable[[], None]) -> ClientError | None:
-        """The error of this connection, now that it is lost: the known one, or what that says.
+        """The error of this connection, now that it is lost, or None.
 
         Args:
-            reason: See `reason_of_loss`, as for *end_of_input*.
+            reason: See `reason_of_loss`.
+            end_of_input: See `reason_of_loss`.
         """
         if self._carrier is None:
             return None
@@ -244,7 +245,7 @@ class Ending:
         return self.error
 
     def lost(self) -> None:
-        """The carrier has gone; an error whose turn never came has it now."""
+        """The carrier has gone: an error that waits for its turn is answered now, in vain."""
         if self._carrier is None:
             return
         if self.socket is not None:
@@ -253,16 +254,16 @@ class Ending:
                 self._carrier.context.lingered[self.socket.linger_end] += 1
         self.answer()
         self._settle()
-        # Nobody needs them any more, and Python would have to look for what is left of a circle.
+        # They are not needed any more, and would leave a reference cycle.
         self._carrier = self.socket = None
 
     def _released(self) -> None:
-        """The socket has been ended or destroyed, and nothing more is said."""
+        """The socket was ended or destroyed: nothing more is sent."""
         self._carrier.release_transport()
         self._settle()
 
     def _settle(self) -> None:
-        """Tell the journal what was answered, as nothing more can be: the socket has ended."""
+        """Report the answer to the journal: the socket has ended, so nothing can follow."""
         if self.stage is ANSWERING:
             assert self.error is not None and self.socket is not None
             self.stage = SETTLED
@@ -273,17 +274,17 @@ class Ending:
 def reason_of_loss(
     reason: Failure, transport: Any, phase: Phase, end_of_input: Callable[[], None]
 ) -> ClientError | None:
-    """Tell whether the client went wrong when the connection was lost.
+    """Whether the client went wrong when the connection was lost.
 
     Args:
-        reason: What ``connectionLost`` was given; often shared by the whole process, so
-            nothing of it is kept.
+        reason: The argument of ``connectionLost``.  The whole process may share it, so nothing of
+            it is kept.
         transport: The transport that was lost.
-        phase: Where in a message it happened.
-        end_of_input: Raises `ParseError` where the input may not end here.
+        phase: The phase in which it was lost.
+        end_of_input: Raises `ParseError` if the input may not end here.
 
     Returns:
-        The error, or None where we closed, or the client did so between two messages.
+        The error, or None if we closed, or the client closed between two messages.
     """
     lost = reason.value
     if isinstance(lost, SSL.Error):
@@ -296,17 +297,17 @@ def reason_of_loss(
     if wrapped and transport.disconnecting:
         return None  # closed by the application
     if reason.check(ConnectionDone, EndedWithoutNotify):
-        # A plain transport has told of the client's FIN before, and this is our own
-        # close.  Wrappers turn a FIN straight into this.
+        # A plain transport reports the client's FIN before this, so this is our own
+        # close.  Wrappers turn a FIN directly into this.
         return _ended(phase, end_of_input) if wrapped else None
     if ISSLTransport.providedBy(transport):
-        # FIN or reset: Twisted's own TLS does not tell, and the first is no error here.
+        # FIN or reset: Twisted's own TLS does not say which, and a FIN is no error here.
         return None if phase == "idle" else hang_up(HANG_UP, phase)
     return hang_up(RESET, phase)
 
 
 def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None:
-    """What the end of the client's input means, where nothing can be answered any more."""
+    """The error of a client that ended its input, when no answer can be sent any more; or None."""
     if phase in ("handshake", "response"):
         return hang_up(HANG_UP, phase)
     try:
@@ -319,12 +320,12 @@ def _ended(phase: Phase, end_of_input: Callable[[], None]) -> ClientError | None
 def connection_broken(
     lost: ConnectionBroken, phase: Phase, request: RequestHead | None = None
 ) -> ClientHangUp:
-    """The error of a client whose connection the network broke, with the errno of that."""
+    """The error of a client whose connection the network broke, with its errno."""
     return ClientHangUp(str(lost), code=lost.code, phase=phase, request=request, errno=lost.errno)
 
 
 def hang_up(why: Why, phase: Phase, request: RequestHead | None = None) -> ClientHangUp:
-    """The error of a client that has gone, or is as good as gone."""
+    """The error of a client that has gone, or counts as gone."""
     return ClientHangUp(why.reason, code=why.code, phase=phase, request=request)
 
 
@@ -335,13 +336,13 @@ def request_timeout(phase: Phase, request: RequestHead | None = None) -> Request
 
 
 def attributed(error: ClientError, peer: Any, context: SiteContext) -> ClientError:
-    """Say in *error* whose doing it is, and what of it is secret on this site.
+    """Set the peer and the masking of *error*.
 
     Args:
-        peer: The other end of the connection: the client, or a proxy that may name it.
+        peer: The other end of the connection: the client, or a proxy that may name the client.
 
     Returns:
-        The same error, fit to outlive its connection, which its traceback would keep alive.
+        The same error, without its traceback, which would keep the connection alive.
     """
     error.__traceback__ = error.__context__ = None
     error.peer = peer if context.forwarded is None else context.forwarded.client_of(error, peer)

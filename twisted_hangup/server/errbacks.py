@@ -1,7 +1,7 @@
-"""The errback chain: who may answer a client error, in which order, and what if nobody does.
+"""The errback chain: handlers answer a client error in order, and the default answer comes last.
 
-Each handler stands behind the same thin guard, which turns what it returned or raised into one
-of three outcomes: handled, not mine, or a bug of its own.  A Deferred is made where one waits.
+Each handler has the same guard around it, which turns its result into one of three outcomes:
+handled, passed on, or failed with a bug.  A Deferred is made only if a handler waits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from .pages import ErrorPages
 
 
 class ClientFailure(Failure):
-    """The `Failure` that a handler gets, for annotations: ``failure.value`` is the error."""
+    """The `Failure` that a handler gets; ``failure.value`` is the `ClientError`.
+
+    Use it in annotations: Twisted's own class does not know the type of ``value``.
+    """
 
     value: ClientError
 
@@ -35,7 +38,7 @@ class ClientFailure(Failure):
 
 
 Outcome: TypeAlias = Failure | bytes | None
-#: What is called with each client error; see `ClientErrbacks.add`.
+#: A handler of client errors: see `ClientErrbacks.add`.
 Handler: TypeAlias = Callable[
     [ClientFailure, ClientSocket], Outcome | Deferred[Any] | Coroutine[Any, Any, Outcome]
 ]
@@ -45,11 +48,11 @@ _log = Logger()
 
 
 class ClientErrbacks:
-    """The handlers of one site, oldest first.
+    """The handlers of one site, oldest first.  A site has them as ``site.errors.errbacks``.
 
     Attributes:
-        outcomes: How often one of them has ``"handled"`` an error or ``"passed"`` it on, has
-            ``"failed"`` (with a bug of its own) or was ``"cancelled"``, as its time was over.
+        outcomes: How often a handler has ``"handled"`` an error, ``"passed"`` it on, ``"failed"``
+            with a bug of its own, or was ``"cancelled"`` because it took too long.
     """
 
     def __init__(self) -> None:
@@ -57,32 +60,37 @@ class ClientErrbacks:
         self._handlers: tuple[Handler, ...] = ()
 
     def add(self, handler: HandlerT) -> HandlerT:
-        """Let *handler* see every client error from now on, after the handlers before it.
+        """Call *handler* for every client error from now on, after the handlers before it.
 
         Args:
-            handler: Called as ``handler(failure, socket)``, where ``failure.value`` is
-                the `ClientError` and *socket* the `ClientSocket`.  It returns None when
-                it has handled the error (and closes the socket itself), bytes to be sent
-                before the close, the failure to pass it on, or a Deferred or coroutine
-                of one of these.  Passing on is also done by ``failure.trap()``.
+            handler: Called as ``handler(failure, socket)``: ``failure.value`` is the `ClientError`,
+                *socket* the `ClientSocket`.  It returns one of these:
+
+                - None: it has handled the error and closes the socket itself, now or later;
+                - bytes: they are sent as they are, and the connection is closed;
+                - *failure*: the next handler gets the error (``failure.trap()`` does the same);
+                - a Deferred or coroutine with one of these as its result.
+
+                If it raises anything else, the exception is logged and the next handler gets the
+                error.
 
         Returns:
-            The handler, so that this serves as a decorator.
+            The handler, so that you can use this as a decorator.
 
         Raises:
-            TypeError: It cannot be called so.
+            TypeError: *handler* does not take two arguments.
         """
         must_take("handler", handler, "failure", "socket")
         self._handlers = (*self._handlers, handler)
         return handler
 
     def run(self, failure: ClientFailure, socket: ClientSocket) -> Deferred[Outcome]:
-        """Run *failure* down the chain.
+        """Give *failure* to the handlers, one after the other.
 
         Returns:
-            A Deferred that fires with None once a handler has handled the error, and
-            fails with the same error if none has.  Cancelling it cancels the Deferred
-            or coroutine that a handler is waiting for.
+            A Deferred that fires with None once a handler has handled the error, and fails with the
+            same error if none has.  If you cancel it, it cancels the Deferred or coroutine that a
+            handler is waiting for.
         """
         outcome = self.ask(failure, socket)
         if isinstance(outcome, Failure):
@@ -90,7 +98,7 @@ class ClientErrbacks:
         return outcome if isinstance(outcome, Deferred) else succeed(outcome)
 
     def ask(self, failure: ClientFailure, socket: ClientSocket) -> Outcome | Deferred[Outcome]:
-        """What `run` does; without a Deferred where no handler takes time."""
+        """As `run`, but without a Deferred if no handler waits for one."""
         error = failure.value
         outcome: Outcome | Deferred[Outcome] = failure
         for handler in self._handlers:
@@ -105,8 +113,8 @@ class ClientErrbacks:
 class Chain:
     """One client error on its way to exactly one answer.
 
-    Judges what the hook made of the error as that of any handler, bounds it in time, and
-    answers by default where it did not.
+    It judges the result of the channel's ``client_error`` like a handler's, bounds its time, and
+    sends the default answer if there is no other.
     """
 
     __slots__ = ("_deadline", "_deadlines", "_error", "_hook", "_pages", "_socket", "_waiting")
@@ -118,7 +126,7 @@ class Chain:
         deadlines: Deadlines,
         pages: ErrorPages | None,
     ) -> None:
-        """*pages* are the default answers; None for Node's."""
+        """*pages* are the default answers; None means Node's."""
         self._error = error
         self._socket = socket
         self._deadlines = deadlines
@@ -127,10 +135,10 @@ class Chain:
         self._waiting: Deferred[Any] | None = None
 
     def start(self, hook: Handler, handler_seconds: float) -> Deferred[Any] | None:
-        """Ask *hook*; after *handler_seconds* (0: never) do without it.
+        """Call *hook*; if it takes longer than *handler_seconds* (0 = no limit), go on without it.
 
         Returns:
-            What the chain waits for; None where it does not.
+            The Deferred that the chain waits for; None if it waits for none.
         """
         self._hook = hook
         self._socket.error, self._socket.handler = self._error, hook
@@ -147,15 +155,15 @@ class Chain:
         return self._waiting
 
     def _cb_outcome(self, result: object) -> None:
-        """The hook is through.  Whoever took the error may still be writing."""
+        """The hook has returned.  A handler that took the error may still be writing."""
         self._waiting = None
         socket = self._socket
         try:
             outcome = _judged(result, self._hook, socket, self._error)
             if socket.out_of_time:
-                self._do_without()  # whatever it has made of being cancelled
+                self._do_without()  # whatever it has returned after being cancelled
             elif outcome is not None or (self._error.status is None and not self._begun):
-                self._answer()  # with a status None, nothing could be forgotten but the close
+                self._answer()  # without a status there is no answer to wait for, only the close
         except Exception:
             _log.failure("Could not answer {log_error}", log_error=str(self._error))
             socket.destroy()
@@ -163,7 +171,7 @@ class Chain:
             self._deadlines.forget(self._deadline)
 
     def _answer(self) -> None:
-        """The last rung: the default answer, unless somebody has begun another."""
+        """The last step: the default answer, unless another has begun."""
         error, socket = self._error, self._socket
         if socket.ended:
             return
@@ -179,7 +187,7 @@ class Chain:
 
     @property
     def _begun(self) -> bool:
-        """Whether anything of an answer is on its way, so that no other can be given."""
+        """Whether an answer has begun, so that no other can be sent."""
         return bool(self._socket.headers_sent or self._socket.bytes_written)
 
     def _out_of_time(self) -> None:
@@ -188,7 +196,7 @@ class Chain:
         if waiting is not None:
             handler_log.still_waits(socket.handler, error)
             waiting.cancel()
-            if self._waiting is waiting:  # a coroutine that goes on all the same
+            if self._waiting is waiting:  # a coroutine that goes on although it was cancelled
                 self._cb_outcome(Failure(error))
         elif not socket.ended:
             log = handler_log.never_closed if self._begun else handler_log.never_answered
@@ -196,14 +204,14 @@ class Chain:
             self._do_without()
 
     def _do_without(self) -> None:
-        """The time of whoever took the error is over: answer by default, or end what was begun."""
+        """The handler's time is over: send the default answer, or close if it has begun one."""
         if not self._begun:
             self._answer()
         elif not self._socket.ended:
             self._socket.destroy()
 
     def _cb_closed(self, _: None) -> None:
-        """Nothing is left to bound, except a handler that goes on waiting for nobody."""
+        """The connection has gone: only a handler that still waits is to be bounded in time."""
         if self._waiting is None and self._deadline is not None:
             self._deadlines.forget(self._deadline)
 
@@ -215,7 +223,7 @@ def _guarded(
     error: ClientError,
     outcomes: Counter[str],
 ) -> Outcome | Deferred[Outcome]:
-    """Call *handler* and turn what comes back into one of the outcomes of the chain."""
+    """Call *handler*, and turn its result into one of the outcomes of the chain."""
     if socket.out_of_time:
         return failure
     socket.handler = handler
@@ -227,7 +235,7 @@ def _guarded(
 
 def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
     """Call *handler*; an exception comes back as a Failure, a coroutine as a Deferred."""
-    of_client: Any = failure  # that of the chain, or of a handler that raised the same error
+    of_client: Any = failure  # the chain's, or that of a handler that raised the same error
     try:
         result = handler(of_client, socket)
     except BaseException:
@@ -236,7 +244,7 @@ def _called(handler: Handler, failure: Failure, socket: ClientSocket) -> object:
 
 
 def _takes_time(result: object) -> TypeGuard[Deferred[Any]]:
-    """Whether *result* is a Deferred, which is slow to find out of what is usual."""
+    """Whether *result* is a Deferred or coroutine; the usual results are tested first."""
     return not (result is None or isinstance(result, Failure | bytes)) and isinstance(
         result, Deferred
     )
@@ -249,7 +257,7 @@ def _counted(
     error: ClientError,
     outcomes: Counter[str],
 ) -> Outcome:
-    """What `_judged` says of *result*, which is counted."""
+    """Count the outcome that `_judged` finds in *result*, and return it."""
     outcome = _judged(result, handler, socket, error)
     if outcome is None:
         outcomes["handled"] += 1
@@ -268,7 +276,7 @@ def _judged(result: object, handler: Handler, socket: ClientSocket, error: Clien
         return None
     if isinstance(result, Failure):
         if result.value is error:
-            error.__traceback__ = None  # of the raise that passed it on, frames and all
+            error.__traceback__ = None  # of the raise that passed it on: it holds frames
             return result
         if not (socket.out_of_time and result.check(CancelledError)):
             handler_log.failed(handler, result, error)

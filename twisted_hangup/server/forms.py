@@ -1,6 +1,6 @@
-"""The fields of a form, in time and room that are linear in its bytes, and bounded.
+"""The fields of a form, read in bounded time and memory, both linear in its bytes.
 
-What comes out is what ``request.args`` has in Twisted; docs/forms.md says where it is not.
+The result is Twisted's ``request.args``; the docs' page "Forms" lists the differences.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Fields: TypeAlias = dict[bytes, list[bytes]]
 #: Bytes that are read at a time.
 _SLICE: Final = 32 * KIB
 
-#: How long all forms together may keep everybody else waiting, each turn of the reactor:
-#: what Twisted's `Cooperator` takes, too.
+#: How long all forms together may occupy the reactor in each turn; as long as a task of Twisted's
+#: `Cooperator`.
 SLICE_SECONDS: Final = 0.01
 
-#: Most fields in the head of a part, where `Limits` bounds their bytes; RFC 7578 has three.
+#: Most fields in the header of a part; `Limits` bounds their bytes.  RFC 7578 has three.
 _MOST_PART_FIELDS: Final = 64
 
 #: How many forms of the largest size a process holds at a time.
@@ -46,7 +46,7 @@ LARGEST_AT_ONCE: Final = 16
 
 _PARAMETER: Final = re.compile(rb';[ \t]*([^=; \t]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^;]*)')
 
-#: RFC 2046, section 5.1.1; what bytes it has is left to the client.
+#: RFC 2046, section 5.1.1; the client chooses its bytes.
 _MOST_BOUNDARY: Final = 70
 
 #: RFC 7578, section 4.2: "name*" must not be used.
@@ -54,7 +54,7 @@ _EXTENDED_NAME: Final = re.compile(r";[ \t]*name\*", re.ASCII | re.IGNORECASE)
 
 
 class FormRefused(Exception):
-    """The form breaks its grammar, or a limit; *why* says which."""
+    """The form is malformed or exceeds a limit; *why* says which."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why.reason)
@@ -62,11 +62,11 @@ class FormRefused(Exception):
 
 
 class TooManyForms(Exception):
-    """This process holds as much of forms as it may."""
+    """This process holds as many bytes of forms as it may."""
 
 
 class Room:
-    """How many bytes of forms this process holds: being read, or their requests answered."""
+    """How many bytes of forms this process holds, until their requests are answered."""
 
     bytes = 0
 
@@ -78,11 +78,11 @@ class Form:
     """The body of a request, if it is a form, from its first byte to the end of the response.
 
     Args:
-        content: Stands where the body begins, and is *size* bytes long.
-        content_type: What the client says that it is.
+        content: The body, at its beginning; it is *size* bytes long.
+        content_type: The client's Content-Type.
 
     Attributes:
-        fields: What has been read of it; nothing where it is no form.
+        fields: The fields that were read so far; empty if it is not a form.
     """
 
     def __init__(self, content: BinaryIO, size: int, content_type: bytes, limits: Limits) -> None:
@@ -98,11 +98,11 @@ class Form:
             self._slices = _multipart(content, _boundary(content_type), limits, self.fields)
 
     def read(self, cooperator: Cooperator) -> Deferred[Any] | None:
-        """Read it, for a slice of time; what then remains is read in turns with other forms.
+        """Read the form for a slice of time; the rest is read in turns with other forms.
 
         Returns:
-            A Deferred that fires when it has been read or closed, and fails with
-            `FormRefused` or `TooManyForms`; None where it is no form.
+            A Deferred that fires when the form has been read or closed, and fails with
+            `FormRefused` or `TooManyForms`.  None if it is not a form.
         """
         slices, most = self._slices, self._limits.form_bytes
         if slices is None:
@@ -123,7 +123,7 @@ class Form:
         return succeed(None)
 
     def close(self) -> None:
-        """Read no further, and give back its room; harmless when that has been done."""
+        """Stop reading, and release its room; harmless if that was done before."""
         if self._slices is not None:
             self._slices.close()
         ROOM.bytes -= self._held
@@ -158,18 +158,18 @@ def _urlencoded(content: BinaryIO, limits: Limits, fields: Fields) -> Generator[
             field.add_to(fields)
             field = _Field()
             field.feed(piece)
-        if len(data) == _SLICE:  # what fits in one is read at once, however slow the machine is
+        if len(data) == _SLICE:  # a form of one slice is read at once, on any machine
             yield
     field.add_to(fields)
 
 
 class _Field:
-    """One field, decoded as it comes: a long one would be copied, and made of many objects."""
+    """One field, decoded piece by piece: in one piece a long one would take many copies."""
 
     def __init__(self) -> None:
         self._name: bytes | None = None
         self._decoded: list[bytes] = []
-        #: The beginning of an escape.
+        #: The start of an escape that the piece cuts.
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
@@ -180,7 +180,7 @@ class _Field:
         self._decode(data)
 
     def add_to(self, fields: Fields) -> None:
-        """The field has ended; without a "=" it is none."""
+        """The field has ended; without a "=" it is not a field."""
         if self._name is not None:
             fields.setdefault(self._name, []).append(self._all())
 
@@ -202,7 +202,7 @@ class _Field:
 
 
 class _Parser(PushMultipartParser):  # type: ignore[misc]  # untyped
-    """Accepts parts as Twisted does, and no more of them or of their heads than *limits* say."""
+    """Accepts parts as Twisted does, but no more and no larger ones than *limits* allow."""
 
     def __init__(self, boundary: bytes, limits: Limits) -> None:
         if len(boundary) > _MOST_BOUNDARY:
@@ -211,8 +211,8 @@ class _Parser(PushMultipartParser):  # type: ignore[misc]  # untyped
             boundary,
             max_header_size=limits.part_head_bytes,
             max_header_count=_MOST_PART_FIELDS,
-            header_charset="latin-1",  # any byte, and the same back again
-            # Without it a head may be folded, at the cost of a copy of the line for each fold.
+            header_charset="latin-1",  # keeps any byte
+            # Else a header may be folded, and each fold costs a copy of the line.
             strict=True,
         )
         self._limits = limits
@@ -257,7 +257,7 @@ def _multipart(
                 if len(data) == _SLICE:
                     yield
         except StrictParserError:
-            pass  # after the end anything may follow; before it, close() raises
+            pass  # anything may follow the end; before it, close() raises
         parser.close()
     except ParserLimitReached:
         raise FormRefused(PART_HEAD_TOO_LARGE) from None
@@ -266,11 +266,11 @@ def _multipart(
 
 
 def _decoded(data: bytes, part: MultipartSegment) -> bytes:
-    """*data* without its transfer encoding; as it is where it does not decode."""
+    """*data* without its transfer encoding; unchanged if it does not decode."""
     encoding = part.header("Content-Transfer-Encoding", "").strip().lower()
     if encoding == "quoted-printable":
         return a2b_qp(data)
     if encoding == "base64":
         with suppress(Base64Error):
-            return a2b_base64(data + b"==")  # which does not mind more than is missing
+            return a2b_base64(data + b"==")  # more padding than needed does no harm
     return data

@@ -1,4 +1,4 @@
-"""From the parser's fields to Twisted's `Headers`, and back."""
+"""Converts the parser's fields to Twisted's `Headers`, and back."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from twisted.web.http_headers import Headers
 from ..events import Field
 from ..parser.framing import knows_expectation
 
-#: Longest name that Twisted is asked to canonicalize: it keeps the first 10,000 names of any
-#: length for as long as the process lives.
+#: The longest name that Twisted is asked to canonicalize.  Twisted keeps the first 10,000 names,
+#: of any length, for as long as the process lives.
 _KEPT_NAME: Final = 64
 
 
 class HeadersCache:
-    """The last field block of one connection as `Headers`.
+    """The last header section of one connection as `Headers`.
 
-    A client repeats its fields byte for byte, the parser then gives the same list, and
-    the headers are copied rather than built.
+    A client repeats its header byte for byte.  The parser then returns the same list, and the
+    headers are copied instead of built.
 
     Attributes:
-        looked_at: The fields that were looked at last.
-        expects: Whether they expect anything.
-        expectation_known: What `knows_expectation` says of them.
+        looked_at: The fields of the last `look_at`.
+        expects: Whether they have an Expect.
+        expectation_known: The result of `knows_expectation` for them.
     """
 
     __slots__ = ("_last", "expectation_known", "expects", "looked_at")
@@ -36,23 +36,23 @@ class HeadersCache:
         self.expectation_known = True
 
     def look_at(self, fields: list[Field]) -> None:
-        """Find what *fields* expect of us."""
+        """Find out what *fields* expect of us."""
         self.looked_at = fields
         self.expects = any(name.lower() == b"expect" for name, _ in fields)
         self.expectation_known = not self.expects or knows_expectation(fields)
 
     def headers(self, fields: list[Field]) -> Headers:
-        """*fields* as headers that nobody else holds."""
+        """*fields* as a new `Headers` object."""
         last = self._last
         if fields is not last[0]:
-            last = self._last = fields, headers_of(fields)._rawHeaders  # at once, for threads
+            last = self._last = fields, headers_of(fields)._rawHeaders  # in one step, for threads
         copy = Headers()
         # Headers.copy() encodes each name and value anew, at five times this price.
         copy._rawHeaders = {name: values[:] for name, values in last[1].items()}
         return copy
 
     def give(self, request: Any, fields: list[Field]) -> None:
-        """Add *fields* to what the class of *request* has put there, as Twisted does."""
+        """Add *fields* to the headers that the class of *request* has set, as Twisted does."""
         kept, received = request.requestHeaders, self.headers(fields)
         if kept.__class__ is Headers and not kept._rawHeaders:
             request.requestHeaders = received
@@ -63,7 +63,7 @@ class HeadersCache:
 
 
 def headers_of(fields: Iterable[Field]) -> Headers:
-    """*fields* as Twisted has them."""
+    """*fields* as Twisted's `Headers`."""
     headers = Headers()
     for name, value in fields:
         if len(name) <= _KEPT_NAME:
@@ -75,5 +75,5 @@ def headers_of(fields: Iterable[Field]) -> Headers:
 
 
 def fields_of(headers: Headers) -> list[Field]:
-    """*headers* as lines, those of one name together."""
+    """*headers* as fields; those of one name stand together."""
     return [(name, value) for name, values in headers.getAllRawHeaders() for value in values]

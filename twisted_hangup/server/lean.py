@@ -1,9 +1,10 @@
-"""Twisted's request in one piece, for the common case: no body, and bytes for an answer.
+"""Twisted's request, made faster for the common case: no body, and a resource that returns bytes.
 
-`LeanRequest` stands behind the application's class of requests, in the place of Twisted's own.
-It makes when it is touched what most applications never touch, and writes head and body at once.
-Every other case it hands to Twisted's method; what a subclass overrides is called as Twisted
-calls it.  docs/subclass.md has the few things by which an application can tell.
+`LeanRequest` comes after the application's request class, in place of Twisted's own.  It makes
+attributes that most applications never use when they are first read, and writes head and body in
+one piece.  In every other case it calls Twisted's method.  Methods that a subclass overrides are
+called as Twisted calls them.  docs/subclass.md lists the few differences that an application can
+see.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from ..events import Field, RequestHead
 from ..limits import KIB
 from .headers import HeadersCache
 
-#: A body up to this size goes out in one piece with its head; to copy a larger one costs more.
+#: A body up to this size is sent in one piece with its head; copying a larger one costs more.
 _SMALL_BODY: Final = 64 * KIB
 
-#: The names of Twisted's modules, which are slow to ask: they look for deprecated ones.
+#: The names in Twisted's modules.  Asking the modules is slow: they look for deprecated names.
 _HTTP: Final = http.Request.getHeader.__globals__
 _SERVER: Final = Site.getResourceFor.__globals__
 _HTTPRequest: Final = http.Request
@@ -44,7 +45,7 @@ _CONTENT_LENGTH: Final = b"Content-Length"
 
 
 class _AtFirstTouch:
-    """An attribute that is made when it is read, and is an ordinary one from then on."""
+    """An attribute that is made when it is first read, and is an ordinary one from then on."""
 
     def __init__(self, make: Callable[[Any], object]) -> None:
         self._make = make
@@ -57,10 +58,10 @@ class _AtFirstTouch:
         if request is None or (name == "content" and request.finished):
             return getattr(Request, name)
         if name not in request._hangup_unmade:
-            made = _attributes_of(request).get(name)  # by another thread, since we were called
-            # Deleted, or not due yet: what Twisted's class has.
+            made = _attributes_of(request).get(name)  # another thread may have made it meanwhile
+            # It was deleted, or has no value yet: Twisted's class has a default.
             return getattr(Request, name) if made is None else made
-        # First made, then no more among the unmade: another thread may ask at the same time.
+        # Set before it leaves the unmade ones: another thread may ask at the same time.
         value = self._make(request)
         setattr(request, name, value)
         request._hangup_unmade -= {name}
@@ -73,7 +74,7 @@ def _request_headers(request: LeanRequest) -> Headers:
 
 
 def _received_cookies(request: LeanRequest) -> dict[bytes, bytes]:
-    """What the client sent, whatever has become of the request's headers since."""
+    """The cookies that the client sent, even if the application has changed the headers."""
     cookies: dict[bytes, bytes] = {}
     if request._hangup_has_cookies:
         headers = _request_headers(request)
@@ -90,7 +91,7 @@ _AT_FIRST: Final = frozenset({"requestHeaders", "received_cookies"})
 _CONTENT: Final = frozenset({"content"})
 _ALL: Final = _AT_FIRST | _CONTENT
 
-#: The dictionary of an instance, without what is not made yet.
+#: The ``__dict__`` of an instance, without the attributes that are not made yet.
 _dictionary: Final = next(
     vars(kind)["__dict__"] for kind in Request.__mro__ if "__dict__" in vars(kind)
 )
@@ -98,28 +99,28 @@ _attributes_of: Final = _dictionary.__get__
 
 
 class LeanRequest(Request):
-    """Twisted's request, behind the application's class.
+    """Twisted's request, under the application's class.
 
-    Its own names are not to meet the application's: attributes begin with ``_hangup``, and its
-    own methods are called by the class.
+    Its names may not collide with the application's: its attributes begin with ``_hangup``, and it
+    calls its own methods through the class.
     """
 
     channel: Any
-    begun_at: float | None  # `HangupRequest`'s, as are the next two
+    begun_at: float | None  # of `HangupRequest`, as are the next two
     _hangup_refuse_method: Callable[[Iterable[bytes]], bool]
     _hangup_refuse_body: Callable[[object, object], bool]
-    _hangup_body_left: float | None  # `BodyRequest`'s
+    _hangup_body_left: float | None  # of `BodyRequest`
 
     requestHeaders = _AtFirstTouch(_request_headers)
     received_cookies = _AtFirstTouch(_received_cookies)
     content = _AtFirstTouch(_content)
 
-    #: The fields of the head as received, and what makes headers of them.
+    #: The header as received, and the cache that makes `Headers` of it.
     _hangup_fields: list[Field] | None = None
     _hangup_cache: HeadersCache | None = None
-    #: Whether cookies are to be looked for among them.
+    #: Whether the header may hold cookies.
     _hangup_has_cookies = False
-    #: The names of what `_AtFirstTouch` has still to make.
+    #: The attributes that `_AtFirstTouch` has not made yet.
     _hangup_unmade: frozenset[str] = frozenset()
 
     def __init__(
@@ -142,7 +143,7 @@ class LeanRequest(Request):
 
     @property
     def __dict__(self) -> dict[str, Any]:
-        """All attributes: whoever looks at it finds what Twisted's request has."""
+        """All attributes, as Twisted's request has them."""
         attributes: dict[str, Any] = _attributes_of(self)
         for name in self._hangup_unmade - attributes.keys():
             getattr(self, name)
@@ -153,19 +154,19 @@ class LeanRequest(Request):
         _dictionary.__set__(self, attributes)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """What `copy` makes another of it from: with all attributes."""
+        """For `copy`: the copy has all attributes."""
         vars(self)
         return super().__reduce_ex__(protocol)
 
-    # What the channel calls.
+    # Called by the channel.
 
     def run(self, head: RequestHead, cache: HeadersCache, persistent: bool) -> None:
-        """Answer a request without a body, of which all has come, with a path for a target.
+        """Answer a complete request without a body, whose target is a path.
 
-        The same as the calls below, one after the other, where nobody else has a say in them:
-        for a class that `is_plain`, before anybody has seen the request.  To look whether a name
-        is set on it would make Python keep its attributes in a dictionary, where each of them
-        takes longer to reach.
+        It does what the calls below do, one after the other, for a class that `is_plain`: nothing
+        else
+        may have touched the request before.  It tests no attribute for existence: that would make
+        Python keep the attributes in a dictionary, where each takes longer to reach.
 
         Args:
             persistent: Whether the connection goes on after the response.
@@ -186,13 +187,13 @@ class LeanRequest(Request):
         LeanRequest._ask_resource(self)
 
     def set_fields(self, fields: list[Field], cache: HeadersCache) -> None:
-        """Take the *fields* of the head; *cache* makes headers of them when they are wanted."""
+        """Take the header's *fields*; *cache* makes `Headers` of them when they are needed."""
         self._hangup_fields, self._hangup_cache = fields, cache
         if "requestHeaders" in _attributes_of(self):
             cache.give(self, fields)
 
     def parseCookies(self) -> None:
-        """Let cookies be parsed when they are wanted."""
+        """Note whether there are cookies; they are parsed when they are needed."""
         attributes = _attributes_of(self)
         if (
             self._hangup_unmade is _AT_FIRST
@@ -204,7 +205,7 @@ class LeanRequest(Request):
             super().parseCookies()
 
     def gotLength(self, length: int | None) -> None:
-        """Get a file for the body, if there is one or the site gives out its own."""
+        """Make a file for the body, if there is a body, or if the site makes its own files."""
         if (
             length == 0
             and not hasattr(self.channel.site, "getContentFile")
@@ -217,7 +218,7 @@ class LeanRequest(Request):
             super().gotLength(length)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """All of the request has come."""
+        """The request is complete."""
         if "content" not in self._hangup_unmade or "content" in _attributes_of(self):
             super().requestReceived(command, path, version)
         else:
@@ -236,7 +237,7 @@ class LeanRequest(Request):
     # What Twisted does between a request and its resource.
 
     def process(self) -> None:
-        """Find the resource, and ask it."""
+        """Find the resource, and render it."""
         self.setHeader(b"Server", _SERVER["version"])
         self.setHeader(b"Date", _date(int(time())))
         if self.path == b"*":
@@ -261,7 +262,7 @@ class LeanRequest(Request):
             self.processingFailed(Failure())
 
     def render(self, resource: Any) -> None:
-        """Ask *resource* for the response, and write it if it is bytes."""
+        """Render *resource*, and write the response if it is bytes."""
         if self.method == b"HEAD":
             super().render(resource)
             return
@@ -278,10 +279,10 @@ class LeanRequest(Request):
         elif body is not NOT_DONE_YET and not self._hangup_refuse_body(resource, body):
             super().render(_Rendered(resource, body))
 
-    # What an application calls.
+    # Called by applications.
 
     def setHeader(self, name: Any, value: Any) -> None:
-        """Set a field of the response."""
+        """Set a header of the response."""
         headers = self.responseHeaders
         if (
             name in _CANONICAL
@@ -295,7 +296,7 @@ class LeanRequest(Request):
             super().setHeader(name, value)
 
     def write(self, data: bytes) -> None:
-        """Send *data*, after the head if that has not gone out yet."""
+        """Send *data*, after the head if the head has not been sent yet."""
         headers = self.responseHeaders
         if (
             self.startedWriting
@@ -332,7 +333,7 @@ class LeanRequest(Request):
                 raw[b"Transfer-Encoding"] = [b"chunked"]
                 self.chunked = 1
             else:
-                self._hangup_body_left = inf  # whatever becomes of the headers now
+                self._hangup_body_left = inf  # even if the headers change from now on
         pieces = [_status_line(self.clientproto, self.code, self.code_message)]
         for name, values in raw.items():
             if len(values) == 1:
@@ -374,7 +375,7 @@ class LeanRequest(Request):
             self._cleanup()
 
     def _cleanup(self) -> None:
-        """The response is complete; what was never touched need not be closed."""
+        """The response is complete; an attribute that was never made need not be closed."""
         self._hangup_unmade = (
             _AT_FIRST if self._hangup_unmade is _ALL else self._hangup_unmade - _CONTENT
         )
@@ -389,7 +390,7 @@ class LeanRequest(Request):
 
 
 class _Rendered:
-    """A resource that has been asked already: Twisted's own ``render`` goes on from there."""
+    """A resource that was rendered already: Twisted's own ``render`` goes on from there."""
 
     def __init__(self, resource: object, outcome: object) -> None:
         self._resource = resource
@@ -404,7 +405,7 @@ class _Rendered:
         return self._outcome
 
 
-#: Names that are what `Headers` would make of them: what it would look up each time.
+#: Header names in the form that `Headers` gives them; this spares a look-up.
 _CANONICAL: Final = frozenset(
     {
         *(b"Allow", b"Cache-Control", b"Connection", _CONTENT_LENGTH, _CONTENT_TYPE, b"Date"),
@@ -424,7 +425,7 @@ def _status_line(version: bytes, code: int, reason: bytes) -> bytes:
     return b"%b %d %b\r\n" % (version, code, reason)
 
 
-# Whether Twisted's own class is what the methods above stand for.
+# Whether Twisted's class still has the methods that the methods above replace.
 
 _methods_of: Final = attrgetter(
     *("__init__", "_cleanup", "gotLength", "parseCookies", "requestReceived", "process", "render"),
@@ -435,7 +436,7 @@ _METHODS: Final = _methods_of(Request)
 _INHERITED_METHODS: Final = _inherited_methods_of(_HTTPRequest)
 _DATETIME_TO_STRING: Final = _SERVER["datetimeToString"]
 
-#: Whether they were Twisted's when we came.
+#: Whether they were Twisted's own when this module was imported.
 _ORIGINAL: Final = all(
     any(getattr(method, "__globals__", None) is names for names in (_HTTP, _SERVER))
     for method in (*_METHODS, *_INHERITED_METHODS, _DATETIME_TO_STRING)
@@ -443,9 +444,9 @@ _ORIGINAL: Final = all(
 
 
 def is_stock() -> bool:
-    """Whether nobody has put something else in the place of one of the methods above.
+    """Whether Twisted's methods that are replaced above are still its own.
 
-    It is asked when a connection is made: what is replaced later counts for the next one.
+    It is asked when a connection is made; a later change counts for the next connection.
     """
     return (
         _ORIGINAL
@@ -456,11 +457,11 @@ def is_stock() -> bool:
 
 
 def fits(request_class: type[Any]) -> bool:
-    """Whether a `LeanRequest` can stand behind *request_class*, if Twisted's is stock."""
+    """Whether a `LeanRequest` can come after *request_class*, if Twisted's is stock."""
     return issubclass(request_class, Request) and _ALL.isdisjoint(_own_names(request_class))
 
 
-#: What `LeanRequest.run` leaves out, or does without a look at what may be there.
+#: The methods that `LeanRequest.run` does not call.
 _LEFT_OUT: Final = attrgetter(
     *("__init__", "__new__", "__getattribute__", "__setattr__", "__delattr__"),
     *("gotLength", "parseCookies", "requestReceived", "process", "setHeader"),
@@ -474,13 +475,13 @@ _TAKEN: Final = frozenset(
 
 
 def left_out(factory: Any) -> object:
-    """The methods of a class of requests that `LeanRequest.run` does not call; else None."""
+    """Those methods of *request_class* that `LeanRequest.run` does not call; else None."""
     is_class = isinstance(factory, type) and issubclass(factory, Request)
     return _LEFT_OUT(factory) if is_class else None
 
 
 def is_plain(factory: Any) -> bool:
-    """Whether *factory* is a class with no say in a request before its resource is asked."""
+    """Whether *factory* is a class that changes nothing in a request before its resource."""
     return (
         left_out(factory) == _LEFT_OUT(Request)
         and fits(factory)

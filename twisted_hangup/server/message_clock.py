@@ -1,4 +1,4 @@
-"""By when a client has to do what it has to do next."""
+"""The deadline by which a client has to send what comes next."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..transport.deadlines import Deadline, Deadlines
 class MessageClock(Deadline):
     """The one deadline of a connection that waits for its client.
 
-    A message counts from its first byte, also while an earlier request is being answered.
-    Before the first byte of all, the time for a head counts from the start of the connection;
-    between messages the keep-alive time counts from the end of the last response.  No other
-    byte moves a deadline once it is set; it stands while we read nothing.
+    A message counts from its first byte, even while an earlier request is being answered.  Before
+    the first byte of the connection the time for a head counts from accept.  Between messages the
+    keep-alive time counts from the end of the last response.  No other byte moves a deadline.  The
+    clock stands while we read nothing.
     """
 
     __slots__ = (
@@ -30,46 +30,46 @@ class MessageClock(Deadline):
         super().__init__(out_of_time)
         self._deadlines = deadlines
         self._timeouts = timeouts
-        #: When the message began; before the first, the connection.
+        #: When the message began; before the first message, when the connection did.
         self._began: float | None = deadlines.seconds()
         self._first_byte_came = False
         self._idle_since: float | None = None
         self._stood_at: float | None = None
-        #: Whether what the client was given time for last is the TLS handshake.
+        #: Whether the client was last given time for the TLS handshake.
         self.in_handshake = False
 
     @property
     def idle(self) -> bool:
-        """Whether what the client is given time for is the keep-alive time."""
+        """Whether the keep-alive time is running."""
         return self._began is None
 
     @property
     def since(self) -> float | None:
-        """When the time began that the client is given; None while it is our turn."""
+        """When the client's current time began; None while it is our turn."""
         return self._idle_since if self._began is None else self._began
 
     def message_complete(self) -> None:
-        """The client has done its part."""
+        """The client has sent its whole message."""
         self._began = self._idle_since = None
 
     def answering(self) -> None:
-        """It is our turn: no deadline touches a request while it is being answered."""
+        """It is our turn: no deadline runs while a request is being answered."""
         self._deadlines.rest(self)
 
     def stand(self) -> None:
-        """Reading has been paused, so that the client can do nothing."""
+        """Reading is paused, so the client can do nothing."""
         self.due = inf
         if self._stood_at is None:
             self._stood_at = self._deadlines.seconds()
 
     def go_on(self) -> None:
-        """It is read again: the message has the time that was left of it."""
+        """Reading is resumed: the message keeps the time that it had left."""
         stood_at, self._stood_at = self._stood_at, None
         if stood_at is not None and self._began is not None:
             self._began += self._deadlines.seconds() - stood_at
 
     def waiting(self, phase: Phase) -> None:
-        """It is the client's turn, and this is how far its message has come."""
+        """It is the client's turn; *phase* is how far its message has come."""
         timeouts = self._timeouts
         self.in_handshake = phase == "handshake"
         if self.in_handshake:
@@ -93,5 +93,5 @@ class MessageClock(Deadline):
         self._deadlines.set(self, due)
 
     def stop(self) -> None:
-        """No deadline any more, for good."""
+        """End all deadlines."""
         self._deadlines.forget(self)

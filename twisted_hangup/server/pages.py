@@ -1,4 +1,4 @@
-"""What a client reads where we answer it ourselves: a sentence, for a browser as a page."""
+"""The error pages that a client gets from us: a sentence, as HTML for browsers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import ClientError
 from ..events import Field
 from .answers import phrase_of
 
-#: Status -> what a person is told who has never heard of HTTP.
+#: Status -> a sentence for people who do not know HTTP.
 SENTENCES: Final[Mapping[int, str]] = {
     400: "The server cannot read this request: it is not valid HTTP.",
     403: "This page is not open to visitors.",
@@ -38,7 +38,7 @@ SENTENCES: Final[Mapping[int, str]] = {
 _TEXT: Final = (b"Content-Type", b"text/plain; charset=utf-8")
 _HTML: Final = (b"Content-Type", b"text/html; charset=utf-8")
 _VARY: Final = (b"Vary", b"Accept")
-# Nothing is loaded from anywhere, and nothing could be.
+# The page loads nothing, and the browser would not let it.
 _POLICY: Final = (b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'")
 
 _WEIGHT: Final = re.compile(r"\s*q=(0(\.\d{0,3})?|1(\.0{0,3})?)\s*")
@@ -77,20 +77,20 @@ _PAGE: Final = Template(
 
 
 class ErrorPages:
-    """The pages of a site for what it answers itself; no byte of a client's is in them."""
+    """The error pages of a site; they hold no byte of a client's."""
 
     def __init__(self, own: Mapping[str, bytes] | None = None) -> None:
-        """*own* are pages of the operator's: ``404.html`` and ``404.txt`` stand before ours."""
+        """*own* are the operator's pages: ``404.html`` and ``404.txt`` replace ours."""
         self._own = own or {}
 
     def page(
         self, status: int, accept: Iterable[bytes], sentence: str | None = None
     ) -> tuple[bytes, list[Field]]:
-        """The body of an answer, and its fields but for the length.
+        """The body of an answer, and its headers except the length.
 
         Args:
             accept: The values of the client's ``Accept``.
-            sentence: What else to say than that of `SENTENCES`.
+            sentence: What to say in place of the sentence in `SENTENCES`.
         """
         html = wants_html(accept)
         own = self._own.get(f"{status}.{'html' if html else 'txt'}")
@@ -101,15 +101,15 @@ class ErrorPages:
         return _sentence(status, sentence).encode() + b"\n", [_TEXT, _VARY]
 
     def page_of(self, error: ClientError, status: int) -> tuple[bytes, list[Field]]:
-        """The same for the client of *error*, by what had come of its request."""
+        """The same for the client of *error*, by the part of its request that arrived."""
         fields = [] if error.request is None else error.request.fields
         return self.page(status, [value for name, value in fields if name.lower() == b"accept"])
 
 
 def wants_html(accept: Iterable[bytes]) -> bool:
-    """Whether these values of ``Accept`` name HTML, and plain text no more than that.
+    """Whether these values of ``Accept`` prefer HTML to plain text, or take both alike.
 
-    A browser's do, and ``*/*`` is not enough (RFC 9110, section 12.5.1).
+    They have to name HTML, as browsers do; ``*/*`` is not enough (RFC 9110, section 12.5.1).
     """
     weights = {"text/html": 0.0, "text/plain": 0.0}
     for media_range in b",".join(accept).decode("latin-1").lower().split(","):
@@ -121,9 +121,9 @@ def wants_html(accept: Iterable[bytes]) -> bool:
 
 
 def error_page(request: Any, status: int, sentence: str | None = None) -> bytes:
-    """Let the response of *request* have *status*, and return its body: the site's page for that.
+    """Set *status* on *request*, and return the site's page for it as the body.
 
-    It is plain text where the site has no pages, and empty for HEAD.
+    The body is plain text if the site has no pages, and empty for HEAD.
     """
     request.setResponseCode(status)
     pages = getattr(getattr(request.channel, "context", None), "pages", None)
@@ -139,7 +139,7 @@ def error_page(request: Any, status: int, sentence: str | None = None) -> bytes:
 
 
 class ErrorPage(Resource):
-    """Answers every method, there and below, with a status and its page."""
+    """Answers every method, here and below, with a status and its page."""
 
     isLeaf = True
 
@@ -152,7 +152,7 @@ class ErrorPage(Resource):
 
 
 def without_body(request: Any, body: bytes) -> bytes:
-    """What to return for HEAD where GET returns *body*.
+    """What to return for HEAD if GET returns *body*.
 
     Twisted would drop a body itself, and log the request with its whole target each time.
     """

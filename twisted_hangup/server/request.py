@@ -1,6 +1,6 @@
-"""What we need a request to do differently, for any request class.
+"""What we change in a request, for any request class.
 
-An application brings its own ``requestFactory``; what it makes is given a subclass of its
+An application brings its own ``requestFactory``.  Each request that it makes gets a subclass of its
 own class, so that everything else stays the application's.
 """
 
@@ -39,27 +39,27 @@ _log = Logger()
 
 
 class ClientGone(ConnectionLost, ConnectionDone):
-    """The reason a request gets when its client went away; its cause is the `ClientError`.
+    """Why ``notifyFinish()`` fails when the client left; ``__cause__`` is the `ClientError`.
 
-    Both of Twisted's reasons at once, so that what applications trap today still traps.
+    It is an instance of both of Twisted's reasons, so code that traps those goes on working.
     """
 
 
 @runtime_checkable
 class Carrier(Protocol):
-    """What carries a request and its response: a `HangupChannel`, or a stream of HTTP/2.
+    """What carries a request and its response: a `HangupChannel`, or an HTTP/2 stream.
 
-    That is besides what Twisted's own requests ask of a channel.
+    These come in addition to what Twisted's own requests use of a channel.
 
     Attributes:
-        bodies: Counts the bodies in memory, where there can be several at a time.
+        bodies: Counts the bodies in memory; None if there is only one at a time.
     """
 
     bodies: BodiesInMemory | None
 
     @property
     def context(self) -> SiteContext:
-        """What it shares with the site's other carriers."""
+        """What all carriers of the site share."""
 
     @property
     def request_line(self) -> tuple[bytes, bytes, bytes]:
@@ -69,63 +69,63 @@ class Carrier(Protocol):
         """How many bytes of the response of *request*, which is not over, are not sent yet."""
 
     def deliver(self, request: Any) -> None:
-        """Log *request*, which is over, as soon as its response has been sent."""
+        """Log *request*, which is over, once its response has been sent."""
 
     @property
     def backed_up(self) -> bool:
-        """Whether the client has taken less than was written to it."""
+        """Whether the client reads more slowly than we write."""
 
     @property
     def writes_whole_responses(self) -> bool:
-        """Whether a response head may be written with the body, and not by ``writeHeaders``."""
+        """Whether a head may be written in one piece with the body, without ``writeHeaders``."""
 
     def refuse_request(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see."""
 
     def refuse_form(self, why: Why) -> None:
-        """The body of the last request is a form that cannot be read: a client error."""
+        """The last request's form cannot be read: report a client error."""
 
     def request_failed(self, failure: Failure) -> None:
         """The last request raised outside of its resource."""
 
     def rendered(self, transport: Any) -> None:
-        """A resource was asked; *transport* is what ours was before."""
+        """A resource was rendered; *transport* is our transport before that."""
 
     def cut_response(self, request: Any) -> None:
-        """End *request*'s response in the middle, so that the client sees that."""
+        """Break off *request*'s response so that the client sees that it is incomplete."""
 
 
 @runtime_checkable
 class UpgradableCarrier(Carrier, Protocol):
-    """A carrier that a request may take for another protocol: a connection, and no stream."""
+    """A carrier that a request can give to another protocol: a connection, not a stream."""
 
     def upgrade(self, protocol: Any) -> None:
-        """Give the connection to *protocol*; `rendered` then gives it what came for it."""
+        """Give the connection to *protocol*; `rendered` then gives it the bytes after the
+        request."""
 
 
 class HangupRequest(Request):
-    """Mixed in before a request class, with a `BodyRequest` behind it.
+    """Comes before a request class, with a `BodyRequest` after it.
 
-    Once there is nobody to answer any more, whatever an application still does with its
-    request does nothing, and no method raises for that.  What nobody else is to know of it has
-    names that no application's can meet, as in `BodyRequest`.
+    Once nobody waits for the response, the application's calls on the request do nothing and
+    raise nothing.  Private names begin with ``_hangup``, or with two underscores as in
+    `BodyRequest`, so that they do not collide with an application's.
 
     Attributes:
-        begun_at: `time.monotonic` of the moment in which the application was asked; None
-            before it.
+        begun_at: `time.monotonic` when the application got the request; None before that.
         client_hung_up: Whether the client left before the response was finished.
-        gone: Why there is nobody to answer any more, with a `ClientGone` where that is the
-            client's doing; None while there is.
+        gone: Why nobody waits for the response, with a `ClientGone` if the client left; None while
+            somebody does.
     """
 
-    channel: Any  # a Carrier; Twisted asks more of it
+    channel: Any  # a Carrier; Twisted uses more of it
     site: Any
     _hangup_form: Form | None
     _hangup_whole: bool
     take_form: Callable[[Form], None]
     begun_at: float | None = None
 
-    #: What `hangup_class` knows as *whole*.
+    #: The argument *whole* of `hangup_class`.
     _hangup_plain = False
     client_hung_up = False
     gone: Failure | None = None
@@ -135,7 +135,7 @@ class HangupRequest(Request):
 
     @property
     def process_begun(self) -> bool:
-        """Whether the application has been asked yet.
+        """Whether the application has got the request.
 
         An exception before that comes from parsing what the client sent.
         """
@@ -150,14 +150,14 @@ class HangupRequest(Request):
         super().process()
 
     def __take_absolute_form(self) -> None:
-        """Read a target that is a whole URL as what it means; ``uri`` stays as received."""
+        """Read a target in absolute form (RFC 9112, section 3.2.2); ``uri`` stays as received."""
         absolute = host_and_path(self.uri)
         if absolute is not None:
             host, self.path = absolute
             self.requestHeaders.setRawHeaders(b"Host", [host])
 
     def render(self, resource: Any) -> None:
-        """Ask *resource*, now or when the one before it has found it; for nobody, do not."""
+        """Render *resource*, unless nobody waits for the response any more."""
         if self._disconnected:
             return
         if self.finished:  # by a resource on the way to this one
@@ -168,7 +168,7 @@ class HangupRequest(Request):
         channel.rendered(transport)
 
     def refuse(self, status: int) -> None:
-        """Answer *status* without asking the application, and close."""
+        """Answer *status* without the application, and close."""
         self.__take_request_line()
         self.setResponseCode(status)
         self.setHeader(b"Connection", b"close")
@@ -176,17 +176,17 @@ class HangupRequest(Request):
             self.setHeader(b"Content-Length", b"0")
         self.finish()
 
-    # The answers that a site has pages for; each says whether it has been given.
+    # Answers for which a site may have pages; each returns whether it was given.
 
     def _hangup_error_page(self, status: int) -> bool:
-        """Write the page for *status*, and nothing after the begin of another response."""
+        """Write the page for *status*, unless a response has begun."""
         if self.channel.context.pages is None or self.startedWriting:
             return False
         self.write(error_page(self, status))
         return True
 
     def _hangup_refuse_method(self, allowed: Iterable[bytes]) -> bool:
-        """Answer for a resource that knows only the *allowed* methods, as Twisted would."""
+        """Answer 405 or 501 for a resource with these *allowed* methods, as Twisted would."""
         if self.channel.context.pages is None:
             return False
         known = self.method in supportedMethods
@@ -197,7 +197,7 @@ class HangupRequest(Request):
         return True
 
     def _hangup_refuse_body(self, resource: object, body: object) -> bool:
-        """Answer for a *resource* whose response is no bytes; Twisted would show the request."""
+        """Answer for a *resource* that returned no bytes; Twisted's page shows the request."""
         if self.channel.context.pages is None:
             return False
         words = f"{resource!r} returned {type(body).__name__} and not bytes"
@@ -206,17 +206,17 @@ class HangupRequest(Request):
 
     @property
     def _hangup_delivered(self) -> bool:
-        """Whether the client has all of the response that its head announced.
+        """Whether the client has received all of the response that its head announced.
 
-        What the application still does before `finish` is no business of the client's.
+        The application may not have called `finish` yet; the client cannot know that.
         """
         return self._hangup_whole and not self.channel.unsent(self)
 
     def client_left(self, error: ClientError, told: bool = False) -> None:
-        """The client went away: tell the access log, and whoever waits for the end.
+        """The client left: report it to the access log, and to those who wait for the end.
 
         Args:
-            told: The access log has *error* in the place of this request.
+            told: Whether the access log has a line for *error* in place of this request.
         """
         reason = ClientGone(error.reason)
         reason.__cause__ = error
@@ -227,9 +227,9 @@ class HangupRequest(Request):
         self.connectionLost(Failure(reason))
 
     def log_access(self, status: int) -> None:
-        """Write the one line of a request that is not going to be finished to the access log.
+        """Write the access log's line for a request that will not be finished.
 
-        Harmless where it has been written; one that fails disturbs nobody.
+        Harmless if the line was written before; an exception is logged.
         """
         if self.__logged or self.finished:
             return
@@ -240,14 +240,14 @@ class HangupRequest(Request):
         self.channel.deliver(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """There is no longer a connection to respond over.
+        """The connection has gone.
 
-        For a response that was delivered that is no loss: it is as good as finished.
+        If the response was delivered, nothing is lost: the request counts as finished.
         """
         self.__end(reason, self._hangup_delivered)
 
     def _hangup_let_go(self) -> None:
-        """The application has closed its connection after a whole response, which has ended."""
+        """The application has closed its connection after a complete response: finish that."""
         self.__end(Failure(CONNECTION_DONE), True)
 
     def __end(self, reason: Failure, delivered: bool) -> None:
@@ -256,7 +256,7 @@ class HangupRequest(Request):
         if not delivered:
             self.gone = reason
         self.__was_secure = self.isSecure()
-        # A callback that forgets another one's Deferred must not disturb the loop below.
+        # A callback may drop another callback's Deferred; the loop below must not notice.
         waiting, self.notifications = self.notifications, []
         content = self.content
         if self.process_begun and content is not None:
@@ -264,11 +264,11 @@ class HangupRequest(Request):
             finalize(self, content.close)
             self.content = None
         if delivered:
-            BodyRequest.connectionLost(self, reason)  # type: ignore[arg-type]  # behind us
+            BodyRequest.connectionLost(self, reason)  # type: ignore[arg-type]  # our base class
         else:
             try:
                 super().connectionLost(reason)
-            except Exception:  # the application's; its connection would never be forgotten
+            except Exception:  # the application's; else its connection would never be forgotten
                 _log.failure("A request failed when its connection was lost")
         self.content = content
         for waiter in waiting:
@@ -277,14 +277,13 @@ class HangupRequest(Request):
     def __take_request_line(self) -> None:
         self.method, self.uri, self.clientproto = self.channel.request_line
 
-    # What the application calls.
+    # Called by the application.
 
     def notifyFinish(self) -> Deferred[None]:
-        """A new Deferred that fires when the response is finished, or has been.
+        """A new Deferred that fires with None when the response is finished, or was before.
 
-        It fails with a `ClientGone` when the client leaves before that, and with another
-        reason when the connection is lost otherwise; nothing is logged for a Deferred
-        whose failure nobody handles.
+        It fails with a `ClientGone` if the client leaves before that, and with another reason if
+        the connection is lost otherwise.  A failure that you do not handle is not logged.
         """
         if self.gone is not None:
             waiter: Deferred[None] = Deferred()
@@ -309,7 +308,7 @@ class HangupRequest(Request):
             super().unregisterProducer()
 
     def setResponseCode(self, *args: Any, **kwargs: Any) -> None:
-        """Set the status; one that was logged for a lost response stays."""
+        """Set the status.  After the request was logged as lost, the logged status stays."""
         if not self._disconnected:
             super().setResponseCode(*args, **kwargs)
 
@@ -319,14 +318,14 @@ class HangupRequest(Request):
             super().finish()
 
     def isSecure(self) -> bool:
-        """Whether the request came over TLS; the answer is the same when its client has left."""
+        """Whether the request came over TLS; the answer stays when the client has left."""
         return self.__was_secure or bool(super().isSecure())
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """Render the failure, unless a response is on its way: then cut that short.
+        """Answer 500 for the exception, or cut the response short if it has begun.
 
-        Twisted appends its error page to the response that has begun, and keeps the
-        connection alive with more bytes on it than were announced.
+        Twisted appends its error page to the response that has begun, and keeps the connection
+        alive with more bytes on it than the head announced.
         """
         if self._disconnected or self.finished:
             _log.failure("The resource failed when nobody waited for it any more", reason)
@@ -343,10 +342,10 @@ class HangupRequest(Request):
 
 
 class Undelivered:
-    """The requests of one connection that are over, but for bytes of theirs that wait to be sent.
+    """The finished requests of one connection whose last bytes still wait to be sent.
 
-    Each has its line in the access log when the last of its bytes is taken, or the connection has
-    gone.  Until then ``sentLength`` is what was written, and after that what was taken.
+    The access log gets a request's line when its last byte is sent, or the connection has gone.
+    Until then ``sentLength`` counts the bytes written, after that the bytes sent.
 
     Args:
         meter: Counts the bytes of the connection.
@@ -359,25 +358,25 @@ class Undelivered:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        #: Where in the output the first of them end; the others end where that ends now.
+        #: Where the first request's bytes end in the output; the others' end where it ends now.
         self._ends: list[int] = []
         self.undelivered: list[tuple[Any, Any]] = []
 
     def add(self, request: Any, carrier: Any, end: int) -> None:
-        """Let *request* wait until the output has been sent up to *end*."""
+        """Log *request* once the output has been sent up to *end*."""
         self.mark()
         at = bisect_right(self._ends, end)
         self._ends.insert(at, end)
         self.undelivered.insert(at, (request, carrier))
 
     def mark(self) -> None:
-        """What is written from now on belongs to none of them."""
+        """Bytes that are written from now on belong to none of the requests."""
         if len(self._ends) < len(self.undelivered):
             end = self._meter.taken + self._meter.unsent
             self._ends += [end] * (len(self.undelivered) - len(self._ends))
 
     def bytes_sent(self) -> None:
-        """Log those whose last byte has been taken."""
+        """Log the requests whose last byte is sent."""
         if not self._meter.sending:  # all of it
             self.log_all()
             return
@@ -389,10 +388,10 @@ class Undelivered:
             log(request, carrier)
 
     def lost(self, hung_up: bool) -> None:
-        """The connection has gone: log them all, with what was taken.
+        """The connection has gone: log all requests, with the bytes that were sent.
 
         Args:
-            hung_up: Whether that was their client's doing.
+            hung_up: Whether the client hung up.
         """
         self.mark()
         taken = self._meter.taken
@@ -404,17 +403,17 @@ class Undelivered:
         self.log_all()
 
     def log_all(self) -> None:
-        """Log them as they are."""
+        """Log the requests as they are."""
         over, self.undelivered, self._ends = self.undelivered, [], []
         for request, carrier in over:
             log(request, carrier)
 
 
 def log(request: Any, carrier: Any) -> None:
-    """Write the line of a request that is over to the access log; if that fails, it is logged.
+    """Write the access log's line for a request that is over; if that fails, log the failure.
 
     Args:
-        carrier: What has carried it.  Twisted takes it from a request that is over.
+        carrier: The request's carrier.  Twisted removes it from a request that is over.
     """
     request.channel = carrier
     try:
@@ -434,18 +433,18 @@ def hangup_class(
     whole: bool = False,
     forwarded: ForwardedClients | None = None,
 ) -> type[Any]:
-    """The class of *request_class* with `HangupRequest` before it.
+    """A subclass of *request_class* with `HangupRequest` before it.
 
     Args:
         lean: Put `LeanRequest` after it as well, if it fits.
-        whole: `LeanRequest.run` may take a whole request at once: nobody makes instances but
-            us, or has a say in them before their resource.
-        forwarded: Names the client of each.
+        whole: `LeanRequest.run` may answer a complete request in one call: only we make instances,
+            and nothing else touches them before their resource.
+        forwarded: Names the client of each request.
     """
     if issubclass(request_class, HangupRequest):
         return request_class
     bases: list[type[Any]] = [HangupRequest]
-    if request_class not in (Request, server.Request):  # which stand at the end anyway
+    if request_class not in (Request, server.Request):  # they are the last bases anyway
         bases.append(request_class)
     names: dict[str, object] = {
         "__module__": request_class.__module__,
@@ -467,16 +466,16 @@ def hangup_factory(
     whole: bool = False,
     forwarded: ForwardedClients | None = None,
 ) -> Callable[..., Any]:
-    """Wrap a site's ``requestFactory`` so that what it makes is a `HangupRequest`.
+    """Wrap a site's ``requestFactory`` so that it makes `HangupRequest` objects.
 
     Args:
-        lean: Whether a `LeanRequest` may be behind it; see `is_stock`.
-        whole: Whether nobody but the request has a say in it; see `LeanRequest.run`.
-        forwarded: Names the client of each.
+        lean: Whether `LeanRequest` may come after the class; see `is_stock`.
+        whole: Whether a request may be answered in one call; see `LeanRequest.run`.
+        forwarded: Names the client of each request.
 
     Returns:
-        A callable of ``(channel, queued)``, whether *factory* takes the second or not.  It raises
-        TypeError where *factory* makes anything but requests.
+        A callable of ``(channel, queued)``, even if *factory* does not take the second argument.
+        It raises TypeError if *factory* makes something that is not a request.
     """
     alone = INonQueuedRequestFactory.providedBy(factory)
     if isinstance(factory, type) and not alone:
@@ -486,7 +485,7 @@ def hangup_factory(
         request = factory(channel) if alone else factory(channel, queued)
         request_class: type[Any] = type(request)
         if Request not in request_class.__mro__:
-            raise TypeError(f"requestFactory {factory!r} made {request!r}, no http.Request")
+            raise TypeError(f"requestFactory {factory!r} made {request!r}, not an http.Request")
         if forwarded is not None:
             request._hangup_peer = request.client
         request.__class__ = hangup_class(request_class, lean, forwarded=forwarded)  # type: ignore[arg-type]  # mypy#5261

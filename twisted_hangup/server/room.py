@@ -1,4 +1,4 @@
-"""Who makes room where all places are taken: not the clients that wait, nor those being served."""
+"""Closes a connection when all places are taken: an idle one, or one without a complete head."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from math import inf
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 TurnedAway = Literal["address", "idle", "head"]
-"""Why a connection was hung up on so that others have a place: its address had its share, it
-was idle between requests, or its client had not finished a head (or its TLS handshake)."""
+"""Why a connection was closed to make room: its address had its share of the places, it was idle
+between requests, or its client had not finished a head (or its TLS handshake)."""
 
 WHYS: Final[tuple[TurnedAway, ...]] = get_args(TurnedAway)
 
-#: A client has so long for its head in any case: a handshake takes a few turns over the net.
+#: A client always has this long for its head: a handshake takes a few round trips.
 LEAST_HEAD_SECONDS: Final = 1.0
 
-#: After a look at all connections there is none for so many times as long.
+#: After a look at all connections, the next one waits this many times as long as the look took.
 _REST_SHARE: Final = 20
 
 
 class Spare(NamedTuple):
-    """What a connection waits for, and since when on the clock of the deadlines."""
+    """What a connection waits for, and since when (on the deadlines' clock)."""
 
     waits_for: TurnedAway
     since: float
 
 
 class Room:
-    """Hangs up on the longest idle connection, then on the oldest without a whole head.
+    """Closes the connection that is idle for the longest time, or else the oldest without a head.
 
     Args:
-        connections: Gives all that there are, each with ``spare`` and ``make_room()``.
-        seconds: Says what time it is.
+        connections: Returns all connections, each with ``spare`` and ``make_room()``.
+        seconds: Returns the time.
 
     Attributes:
-        turned_away: How many so far, by why.
+        turned_away: How many connections were closed so far, by reason.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Room:
         self.turned_away: Counter[TurnedAway] = Counter()
         self._connections = connections
         self._seconds = seconds
-        #: Those that can be spared, from the last look on, the first to go first.
+        #: The connections that could be closed at the last look, the first to go first.
         self._spare: deque[tuple[Spare, Any]] = deque()
         self._next_look = -inf
 
     def can_make(self) -> bool:
-        """Whether there is a connection that can be spared."""
+        """Whether there is a connection that can be closed."""
         self._look()
         while self._spare and self._spare[0][1].spare != self._spare[0][0]:
             self._spare.popleft()
@@ -66,7 +66,7 @@ class Room:
         return spare.waits_for
 
     def _look(self) -> None:
-        """Look at all connections, if that was not just done: ten thousand take a while."""
+        """Look at all connections, unless that was just done: ten thousand take a while."""
         began = self._seconds()
         if began < self._next_look:
             return

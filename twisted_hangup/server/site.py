@@ -1,4 +1,4 @@
-"""Client errors for a whole site: a drop-in `Site`, and the same for a site of one's own."""
+"""Client errors for a whole site: `HangupSite`, and `forward_client_errors` for your own site."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _POSITION_OF_TIMEOUT: Final = 3
 
 @implementer(IHalfCloseableProtocol, IPreambleListener)
 class HangupProtocol(_GenericHTTPChannelProtocol):
-    """Twisted's switch between HTTP/1.1 and HTTP/2, with the half-closes it hides."""
+    """Twisted's switch between HTTP/1.1 and HTTP/2, which passes half-closes on."""
 
     def dataReceived(self, data: bytes) -> None:
-        """The first read decides on the protocol; over HTTP/2 our channel has no part.
+        """Choose the protocol at the first read; HTTP/2 takes the connection from our channel.
 
-        A channel that is closing by then keeps the connection: it drops what still comes.
+        A channel that is closing keeps the connection, and drops what still comes.
         """
         channel: Any = self._channel
         if self._negotiatedProtocol is not None or channel.over:
@@ -65,7 +65,7 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
         super().dataReceived(data)
 
     def _speak_http2(self, transport: Any) -> None:
-        """Let a `HangupHTTP2` have the connection; our channel keeps its ``client_error``."""
+        """Give the connection to a `HangupHTTP2`, which uses the channel's ``client_error``."""
         first: Any = self._channel
         first.release_transport()
         heir: Any = HangupHTTP2(first, first.factory.reactor)
@@ -95,34 +95,35 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
             transport_beneath(transport).connectionLost(Failure(CONNECTION_DONE))
 
     def writeConnectionLost(self) -> None:
-        """Our output is with the kernel, and its end too."""
+        """The kernel has our output and its end."""
         if isinstance(self._channel, HangupChannel):
             self._channel.writeConnectionLost()
 
 
 class SiteErrors:
-    """The client errors of one site: who answers them, and what is known of them.
+    """The client errors of one site: its handlers, its journal, its limits.
 
-    A `HangupSite` has one as ``errors``, and `forward_client_errors` returns that of a site of
-    your own.  Status page and metrics take it in place of a `HangupSite`.
+    A `HangupSite` has one as ``errors``.  `forward_client_errors` returns one for a site of your
+    own.  `StatusSite` and `Metrics` take it in place of a `HangupSite`.
 
     Attributes:
         site: The site.
         context: What its connections share.
         errbacks: Its handlers.
-        journal: What went wrong lately, and who watches.
-        limits: What a connection may cost.
-        masking: What is hidden of an error where it is shown.
+        journal: Its recent errors, and those who watch them.
+        limits: The site's `Limits`.
+        masking: Which secrets are hidden when an error is shown.
     """
 
     def __init__(
         self, site: HTTPFactory, context: SiteContext, make_channel: Callable[[], HangupChannel]
     ) -> None:
-        """*site* makes our protocols from now on, and its ``timeOut`` is the keep-alive time.
+        """Take over *site*: it makes our protocols from now on.
+
+        Its ``timeOut`` is the keep-alive time.
 
         Raises:
-            ValueError: ``site.protocol`` is not Twisted's own, so that something would be
-                lost by replacing it.
+            ValueError: ``site.protocol`` is not Twisted's own: replacing it would lose something.
         """
         protocol: Any = site.protocol
         if isinstance(getattr(protocol, "__self__", None), SiteErrors):
@@ -150,38 +151,38 @@ class SiteErrors:
             self._look_at_first_protocol()
 
     def add(self, handler: HandlerT) -> HandlerT:
-        """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
+        """Call *handler* for every client error from now on; see `ClientErrbacks.add`."""
         return self.errbacks.add(handler)
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long a connection may take."""
+        """The site's `Timeouts`."""
         return self.context.timeouts
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open now, without those that speak another protocol."""
+        """How many connections are open, without those that were upgraded."""
         return len(self.context.open())
 
     def adopt(self, channel: HangupChannel) -> HangupProtocol:
-        """Let client errors of *channel* be those of the site.
+        """Report the client errors of *channel* to this site's handlers.
 
         For a site that makes its channels itself, in a ``buildProtocol`` that does not call
-        Twisted's::
+        Twisted's:
 
             class MySite(Site):
                 def buildProtocol(self, address):
                     return self.errors.adopt(MyChannel(self))
 
         Args:
-            channel: Of a new connection.  The ``requestFactory`` of its class counts, where
-                it has one, else the site's.
+            channel: The channel of a new connection.  If its class has a ``requestFactory``, it
+                replaces the site's.
 
         Returns:
-            What ``buildProtocol`` may return.
+            The protocol that ``buildProtocol`` returns.
 
         Raises:
-            TypeError: *channel* is no `HangupChannel`.
+            TypeError: *channel* is not a `HangupChannel`.
         """
         must_be("channel", channel, HangupChannel, "adopt(MyChannel())")
         site: Any = self.site
@@ -197,7 +198,7 @@ class SiteErrors:
         return protocol  # type: ignore[no-any-return]
 
     def drain(self) -> Deferred[None]:
-        """Read no further request, finish the running ones, and close.
+        """Read no further requests, finish the running ones, and close all connections.
 
         Returns:
             A Deferred that fires with None when every connection has gone.
@@ -224,7 +225,7 @@ class SiteErrors:
         return HangupProtocol(channel)
 
     def _look_at_first_protocol(self) -> None:
-        """Warn where the site's own ``buildProtocol`` turns out not to make ours."""
+        """Warn if the site's own ``buildProtocol`` does not make our protocols."""
         site: Any = self.site
         build_protocol = site.buildProtocol
         looked = False
@@ -238,7 +239,7 @@ class SiteErrors:
                     site.buildProtocol = build_protocol
                 if not self._was_asked:
                     warnings.warn(
-                        f"{type(site).__name__}.buildProtocol makes protocols of its own, whose "
+                        f"{type(site).__name__}.buildProtocol makes protocols of its own; their "
                         "client errors are not forwarded: let it call super().buildProtocol(), "
                         "or return what adopt() does",
                         stacklevel=2,
@@ -251,24 +252,26 @@ class SiteErrors:
 class HangupSite(Site):
     """A `twisted.web.server.Site` whose client errors reach the application.
 
+    Use it in place of `Site`; it takes the same arguments, and these in addition:
+
     Args:
         resource: The root resource.
-        limits: What a connection may cost; `Limits` by default.
-        timeouts: How long it may take; `Timeouts` by default.
-        channel: The channel class for every connection, in place of the class attribute.
-        masking: What ``ClientError.report()`` hides; credentials by default.
-        forwarded: Which proxies may name the client, and where; by default none may.
+        limits: What one connection may send and cost; `Limits` by default.
+        timeouts: How long a client may take; `Timeouts` by default.
+        channel: A subclass of `HangupChannel` for every connection.
+        masking: Which secrets ``ClientError.report()`` hides; credentials by default.
+        forwarded: Which proxies may name the client, and in which header; none by default.
 
-    Everything else is `Site`'s.  Its ``timeout``, where given, is the keep-alive time in
-    seconds and stands above ``timeouts.keep_alive_seconds``; None means no limit.  So does
-    ``timeOut``, where it is set later, for the connections made from then on.
+    `Site`'s ``timeout`` is the keep-alive time in seconds, and overrides
+    ``timeouts.keep_alive_seconds``; None means no limit.  If you set ``timeOut`` later, it counts
+    for the connections made from then on.
 
     Attributes:
-        channel: The channel class; a subclass of `HangupChannel`.
-        errors: Its client errors, as those of any site.
+        channel: The channel class.  A subclass of `HangupSite` may set it.
+        errors: The site's `SiteErrors`.
         context: What the connections share.
-        journal: What went wrong lately, and who watches.
-        masking: What is hidden of it where it is shown.
+        journal: The site's recent errors, and those who watch them.
+        masking: Which secrets are hidden when an error is shown.
     """
 
     channel: type[HangupChannel] = HangupChannel
@@ -296,7 +299,7 @@ class HangupSite(Site):
         if not callable(self.requestFactory):
             came = described(self.requestFactory)
             raise TypeError(
-                f"requestFactory must make requests, as a class of them does, not {came}"
+                f"requestFactory must be a class of requests, or a function that makes them, not {came}"
             )
         if self.timeOut is not None:
             must_be_number("timeout", self.timeOut)
@@ -309,12 +312,15 @@ class HangupSite(Site):
         self.masking = masking
 
     def on_client_error(self, handler: HandlerT) -> HandlerT:
-        """Let *handler* see every client error from now on; see `ClientErrbacks.add`."""
+        """Call *handler* for every client error from now on; see `ClientErrbacks.add`.
+
+        It serves as a decorator.
+        """
         return self.errors.add(handler)
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open now, without those that speak another protocol."""
+        """How many connections are open, without those that were upgraded."""
         return self.errors.open_connections
 
     def drain(self) -> Deferred[None]:
@@ -337,18 +343,24 @@ def forward_client_errors(
 ) -> SiteErrors:
     """Give a site of your own what `HangupSite` has.
 
+    Use it for a subclass of `Site`, or a site that a framework makes; otherwise use `HangupSite`.
+
     Args:
-        site: Any `Site`, or `HTTPFactory`, before it listens.  Without *timeouts*, its
-            ``timeOut`` stays the keep-alive time; with them, it becomes theirs, and may be
-            set again.
+        site: A `Site` or `HTTPFactory`, before it listens.  Its ``timeOut`` stays the keep-alive
+            time; with *timeouts* it is set to theirs, and you may set it again.
+        limits: What one connection may send and cost; `Limits` by default.
+        timeouts: How long a client may take; `Timeouts` by default.
+        channel: A subclass of `HangupChannel` for every connection.
+        masking: Which secrets are hidden when an error is shown; credentials by default.
+        forwarded: Which proxies may name the client, and in which header; none by default.
 
     Returns:
-        Its errors; ``errors.add(handler)`` serves as a decorator, too.
+        The site's errors.  Add handlers with ``errors.add(handler)``, also as a decorator.
 
     Raises:
-        TypeError: *site* is no site, or another argument is not what it should be.
-        ValueError: ``site.protocol`` is not Twisted's own, so that something would be
-            lost by replacing it; or it forwards them already.
+        TypeError: *site* is not a site, or another argument has the wrong type.
+        ValueError: ``site.protocol`` is not Twisted's own, so replacing it would lose something; or
+            the site forwards its client errors already.
     """
     cure = "" if isinstance(site, type) or not hasattr(site, "render") else "HangupSite(resource)"
     must_be("site", site, HTTPFactory, cure)
@@ -360,10 +372,10 @@ def forward_client_errors(
 
 
 def errors_of(site: HangupSite | SiteErrors) -> SiteErrors:
-    """The errors of *site*, whichever of the two it is.
+    """The `SiteErrors` of *site*.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: *site* is neither a `HangupSite` nor a `SiteErrors`.
     """
     cure = "forward_client_errors(site)" if isinstance(site, HTTPFactory) else ""
     must_be("site", site, (HangupSite, SiteErrors), cure)
@@ -373,7 +385,7 @@ def errors_of(site: HangupSite | SiteErrors) -> SiteErrors:
 def _check(
     limits: object, timeouts: object, channel: object, masking: object, forwarded: object
 ) -> None:
-    """Raise TypeError unless all of these are what their names say."""
+    """Raise TypeError unless all arguments have their types."""
     none = type(None)
     must_be("limits", limits, (Limits, none), "Limits(body_bytes=...)")
     must_be("timeouts", timeouts, (Timeouts, none), "Timeouts(head_seconds=...)")

@@ -1,1 +1,1 @@
-"""The promises of `twisted_hangup.server` for connections that speak HTTP/2 (RFC 9113)."""
+"""HTTP/2 (RFC 9113) for `twisted_hangup.server`, with the same promises as HTTP/1.1."""

@@ -1,12 +1,12 @@
-"""The promises of `HangupChannel`, for a connection that speaks HTTP/2 (RFC 9113).
+"""A connection that speaks HTTP/2 (RFC 9113), with the promises of `HangupChannel`.
 
-What breaks the connection, stalls it or loses it becomes the one `ClientError` of that
-connection, and runs down the same errback chain.  What breaks one request runs down that chain
-by itself and is answered on its stream, and the other streams do not notice.
+An error or loss of the connection becomes its one `ClientError` and runs down the site's errback
+chain.  A request that is refused alone runs down the chain on its own, and is answered on its
+stream; the other streams do not notice.
 
-Twisted's own loop sends one frame in each turn of the reactor, spins while a client has
-closed its window, and holds a whole file in memory where the window is large.  This one
-sends as much as the client has room for, then waits, and tells producers to wait, too.
+Twisted's own loop sends one frame in each turn of the reactor, spins while a client has closed its
+window, and holds a whole file in memory if the window is large.  This one sends as much as the
+client has room for, then waits, and pauses the producers.
 """
 
 from __future__ import annotations
@@ -51,30 +51,29 @@ from .head import judge_head, judge_length, largest_list_bytes
 from .refused import RefusedStream
 from .stream import HangupStream
 
-#: Most characters of h2's words in an error, and what is of no use in them: where in the
-#: memory of this process some bytes are.
+#: Most characters of h2's words in an error.  We cut out addresses in the memory of this process.
 _MOST_WORDS: Final = 200
 _MEMORY: Final = re.compile(r"( from|:) <memory at \w+>")
 
-#: Frames sent in one turn of the reactor, so that nobody else waits for long.
+#: Frames sent in one turn of the reactor, so that other clients do not wait for long.
 _FRAMES_A_TURN: Final = 8
 
-#: Bytes of a response that wait to be sent before its producer is told to wait, too.
+#: Bytes of a response that may wait to be sent; then its producer is paused.
 MOST_QUEUED: Final = 64 * KIB
 
-#: Requests of one connection that may be refused at once with an error of their own, and how
-#: many more each second: a proxy has one connection for the requests of weeks.
+#: How many requests of one connection may be refused at once with an error of their own, and how
+#: many more each second: a proxy's connection may carry requests for weeks.
 MOST_REFUSED: Final = 100
 REFUSED_PER_SECOND: Final = 1
 
-#: What the PING of `HangupHTTP2.nudge` carries.
+#: The content of the PING that `HangupHTTP2.nudge` sends.
 _NUDGE: Final = b"answered"
 
-#: Seconds of work on one client's frames before all others have their turn.
+#: Seconds of work on one client's frames; then the other clients have their turn.
 SLICE: Final = 0.01
 
-#: What comes within so many seconds of the last work goes on with its slice: over TLS one read
-#: of the socket arrives in pieces.
+#: Input within this many seconds of the last work belongs to the same slice: over TLS one read of
+#: the socket arrives in pieces.
 _SAME_READ: Final = 0.0005
 
 _log = Logger()
@@ -84,16 +83,16 @@ class HangupHTTP2(H2Connection):
     """A connection that has negotiated HTTP/2.
 
     Args:
-        channel: The channel that the connection began with.  Its ``client_error`` is called
-            for the one client error of the connection, with a socket that is not writable:
-            what a handler writes would end up between frames; and for each refused request,
-            with the socket of its stream.
+        channel: The channel that the connection began with.  Its ``client_error`` is called for the
+            one client error of the connection, with a socket that is not writable (a handler's
+            bytes would end up between frames), and for each refused request, with the socket of its
+            stream.
         reactor: For the next turn, not for timers.
 
     Attributes:
-        context: What it shares with the site's other connections.
-        bodies: Counts what its streams hold of bodies in memory.
-        at_work: The refused streams that handlers are still busy with, also where they have gone.
+        context: What all connections of the site share.
+        bodies: Counts the bodies that its streams hold in memory.
+        at_work: The refused streams that handlers are still answering, even if they have gone.
     """
 
     conn: Any
@@ -115,23 +114,23 @@ class HangupHTTP2(H2Connection):
         self._stage = NEW
         self._ending = Ending(self)
         self._inbox = FrameInbox()
-        #: Frames that do nothing, and resets, the defence against Rapid Reset (CVE-2023-44487).
+        #: Frames that do nothing, and resets: the defence against Rapid Reset (CVE-2023-44487).
         self._idle_frames = Budget(self.context.deadlines.seconds)
-        self._idle_frames.earn(2)  # its first SETTINGS, and the acknowledgement of ours
+        self._idle_frames.earn(2)  # the client's first SETTINGS, and its acknowledgement of ours
         self._resets = Budget(self.context.deadlines.seconds)
-        #: When the slice that is being worked on began, and the work last stopped.
+        #: When the current slice began, and when the last work stopped.
         self._slice_began = self._worked_at = -inf
-        #: The next turn, where frames have to wait for it.
+        #: The call in the next turn, if frames wait for it.
         self._turn: IDelayedCall | None = None
         self._last_stream_id = 0
-        #: Streams whose requests are not answered: all but one have a place of `MoreStreams`.
+        #: Streams that are not answered yet.  All but one have a place of `MoreStreams`.
         self._unanswered = 0
         self._refusals = Budget(self.context.deadlines.seconds, MOST_REFUSED, REFUSED_PER_SECOND)
         self.at_work: set[int] = set()
         self._timed_block = 0
         self._sending = False
         self._send_watch: SendWatch | None = None
-        #: Counts what is written, and knows whose responses are not sent yet.
+        #: Counts the bytes written.
         self._meter: Meter | None = None
         self._undelivered: Undelivered | None = None
         self._idle_clock = Deadline(self._idle_for_long)
@@ -139,10 +138,10 @@ class HangupHTTP2(H2Connection):
         self._block_clock = Deadline(self._block_dribbles)
         self._window_clock = Deadline(self._look_for_stalled)
 
-    # Where it stands.
+    # The state of the connection.
 
     def getPeer(self) -> Any:
-        """The client's address, made once per connection and not per request."""
+        """The client's address, asked once per connection and not per request."""
         return self._peer
 
     def getHost(self) -> Any:
@@ -151,9 +150,9 @@ class HangupHTTP2(H2Connection):
 
     @property
     def place(self) -> Place:
-        """How far the request is that has come furthest, the oldest of those, and which it is.
+        """The phase and head of the request that has come furthest; the oldest of several.
 
-        That is of those whose clients have something still to come.
+        Only requests whose response is not complete at the client count.
         """
         streams = [stream for stream in self._awaited if not stream.delivered]
         for stream in streams:
@@ -165,7 +164,7 @@ class HangupHTTP2(H2Connection):
             return "body", streams[0].head
         return "head" if self._inbox.in_block or self._inbox.preface_left else "idle", None
 
-    #: There are no lines in HTTP/2.
+    #: None: HTTP/2 has no request line.
     request_line_so_far = None
 
     @property
@@ -175,33 +174,33 @@ class HangupHTTP2(H2Connection):
 
     @property
     def phase(self) -> Phase:
-        """How far the request is that has come furthest."""
+        """The phase of the request that has come furthest."""
         if any(stream.complete for stream in self._awaited):
             return "response"
         return self.place[0]
 
     @property
     def over(self) -> bool:
-        """Whether nothing that still comes is acted on."""
+        """Whether all further input is ignored."""
         return self._stage >= CLOSING
 
     @property
     def closing(self) -> bool:
-        """Whether our half is closed or about to be, and the client has still time to read."""
+        """Whether our half is closed, or is about to be, while the client may still read."""
         return self._ending.closing
 
     @property
     def spare(self) -> Spare | None:
-        """Since when it waits for a request; None where one is being read or answered."""
+        """Since when it waits for a request; None while one is being read or answered."""
         if self.streams or self.over or not self._ending.open or has_unsent(self.transport):
             return None
         unfinished = self._inbox.in_block or self._inbox.preface_left
         return Spare("head" if unfinished else "idle", self._idle_since)
 
-    # What the transport tells.
+    # Called by the transport.
 
     def connectionMade(self) -> None:
-        """Tell the client our settings; it has to send its preface now."""
+        """Send our settings; the client has to send its preface now."""
         self.timeOut = None  # our deadlines replace the timer that every frame resets
         self.requestFactory = hangup_factory(
             self.requestFactory, lean=is_stock(), forwarded=self.context.forwarded
@@ -232,7 +231,7 @@ class HangupHTTP2(H2Connection):
         self._work()
 
     def _work(self, in_preface: bool = False) -> None:
-        """Act on the frames that have come, for no longer than a slice."""
+        """Act on the frames that have come, for one slice at most."""
         inbox, seconds = self._inbox, self.context.deadlines.seconds
         now = seconds()
         if now - self._worked_at >= _SAME_READ:
@@ -240,7 +239,7 @@ class HangupHTTP2(H2Connection):
         try:
             while inbox and not self.over:
                 if seconds() - self._slice_began >= SLICE:
-                    # Nothing that comes meanwhile is read: a client cannot fill the memory.
+                    # Reading is paused meanwhile, so that a client cannot fill the memory.
                     self.transport.pauseProducing()
                     self._turn = self._reactor.callLater(0, self._next_turn)
                     break
@@ -253,30 +252,30 @@ class HangupHTTP2(H2Connection):
             self._watch_input(in_preface)
 
     def _wait_no_more(self) -> None:
-        """Read on, with what waits or without: a transport that is closing does not begin to."""
+        """Resume reading; a transport that is closing does not begin to read."""
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
             self.transport.resumeProducing()
 
     def pauseProducing(self) -> None:
-        """The client takes less than is written to it."""
+        """The client reads more slowly than we write."""
         super().pauseProducing()
         self.watch_sending()
 
     def resumeProducing(self) -> None:
-        """The client has taken what was written."""
+        """The client has read what was written."""
         if self._send_watch is not None:
-            self._send_watch.stop()  # first: what waited may leave no room again at once
+            self._send_watch.stop()  # first: what waits may fill the buffer again at once
         super().resumeProducing()
         self._wake()
 
     def stopProducing(self) -> None:
-        """The transport has gone; `connectionLost` will tell why."""
+        """The transport has gone; `connectionLost` comes next and says why."""
         self._stillProducing = False
 
     def connectionLost(self, reason: Failure = connectionDone, _cancel: bool = True) -> None:
-        """Settle what is open: running requests, a lost client."""
+        """Close what is open: running requests, an error that waits for its turn."""
         self._stillProducing = False
         ending = self._ending
         error = self._error_of(reason) if ending.open else None
@@ -284,12 +283,12 @@ class HangupHTTP2(H2Connection):
             ending.found(error)
             self._abandon(error)
         for stream in list(self.streams.values()):
-            if self.streams.get(stream.streamID) is stream:  # another's end may have ended it
+            if self.streams.get(stream.streamID) is stream:  # another stream's end may end it
                 self._requestDone(stream.streamID)
                 stream.lost(reason)
         if self._undelivered is not None:
             self._undelivered.lost(isinstance(ending.error, ClientHangUp))
-            transport_beneath(self.transport).deliveries = None  # else a circle is left
+            transport_beneath(self.transport).deliveries = None  # or a reference cycle remains
         self._stop_clocks()
         self._wait_no_more()
         if self._send_watch is not None:
@@ -298,31 +297,31 @@ class HangupHTTP2(H2Connection):
             ending.open_socket()
         elif ending.error is None and not self._last_stream_id:
             self.context.journal.unused += 1
-        self._stage = LEFT  # no frame is acted on that waits, or comes after this one
+        self._stage = LEFT  # frames that wait, or come after this one, are ignored
         ending.lost()
-        self.context.left(self)  # last: that every connection has gone may end the process
+        self.context.left(self)  # last: the process may end once no connection is open
 
     def _error_of(self, reason: Failure) -> ClientError | None:
-        """What the loss of the connection says about the client."""
+        """What the loss of the connection says about the client, or None."""
         if self.transport.disconnecting:
             return None  # aborted by us, or closed by the application
         phase, request = self.place
-        # Whatever is unfinished, there is nothing that could still be answered: as in a
-        # response, the client has hung up.
+        # Nothing that is unfinished could still be answered.  So the client has hung up, as
+        # it would in a response.
         as_if: Phase = "idle" if phase == "idle" else "response"
         error = reason_of_loss(reason, self.transport, as_if, lambda: None)
         if error is not None:
             error.phase, error.request = phase, request
         return error
 
-    # Frames that come.
+    # Frames from the client.
 
     def _take(self, frame: bytes) -> None:
         """Act on one frame, unless it is one too many."""
         received = self.conn.receive_data(frame)
         if does_nothing(frame, received) and not self._spend_frame():
             return
-        # None is begun of the requests that are reset by a frame that has come as well.
+        # If another frame that has come resets a request, that request is not begun.
         reset = self._inbox.resets
         for event in received:
             if reset and getattr(event, "stream_id", None) in reset:
@@ -333,7 +332,7 @@ class HangupHTTP2(H2Connection):
                 return
 
     def _spend_frame(self) -> bool:
-        """Whether the client may send a frame that does nothing."""
+        """Whether the client may send another frame that does nothing."""
         allowed = self._idle_frames.spend()
         if not allowed:
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many frames that do nothing")
@@ -361,16 +360,16 @@ class HangupHTTP2(H2Connection):
         self._unanswered += 1
         try:
             stream = HangupStream(stream_id, self, head, bodiless, self.requestFactory)
-        except Exception:  # no file for its body, or what the application makes of requests
+        except Exception:  # no file for its body, or the application's request class raised
             _log.failure("A request could not be made")
             self.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
             stand_in_class = hangup_class(Request, forwarded=self.context.forwarded)
             stand_in = HangupStream(stream_id, self, head, True, stand_in_class)
-            stand_in.lost(Failure())  # so that the access log has it
+            stand_in.lost(Failure())  # so that the access log has a line for it
             self.place_left()
             return
         self._add(stream)
-        self._idle_frames.earn(2)  # a window for its response, and what it thinks of its urgency
+        self._idle_frames.earn(2)  # a window for its response, and a priority
         if not bodiless:
             self._set(stream.deadline, self.context.timeouts.request_seconds)
         stream.begin()
@@ -384,7 +383,7 @@ class HangupHTTP2(H2Connection):
         self._idle_clock.due = inf
 
     def _refuse_stream(self, stream_id: int) -> None:
-        """There is no place for it, and it may be asked for again (RFC 9113, section 8.7)."""
+        """Refuse the stream: there is no place.  The client may repeat it (RFC 9113, 8.7)."""
         self.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
         self._spend_frame()
 
@@ -400,8 +399,8 @@ class HangupHTTP2(H2Connection):
             self._drop(event)
 
     def _drop(self, event: Any) -> None:
-        """Ignore what came on a stream that has gone."""
-        if isinstance(event, events.DataReceived):  # it still takes of the connection's window
+        """Ignore a frame for a stream that has gone."""
+        if isinstance(event, events.DataReceived):  # it still uses the connection's window
             self.openStreamWindow(event.stream_id, event.flow_controlled_length)
 
     def _requestEnded(self, event: Any) -> None:
@@ -409,7 +408,7 @@ class HangupHTTP2(H2Connection):
             super()._requestEnded(event)
 
     def _requestAborted(self, event: Any) -> None:
-        """The client does not want this response any more; that alone is no client error."""
+        """The client has reset a stream; that alone is no client error."""
         self.context.journal.stream_resets += 1
         stream = self.streams.get(event.stream_id)
         if stream is not None:
@@ -438,14 +437,14 @@ class HangupHTTP2(H2Connection):
         self._wake()
 
     def _client_going_away(self, event: Any) -> None:
-        """The client's GOAWAY: it opens no stream any more (RFC 9113, section 6.8)."""
+        """The client's GOAWAY: it will open no more streams (RFC 9113, section 6.8)."""
         waiting = any(not stream.delivered for stream in self._awaited)
         if event.error_code == ErrorCodes.NO_ERROR or not waiting:
             self.close_when_done()
         else:
             self._hung_up(HANG_UP._replace(reason=f"GOAWAY: {_name_of(event.error_code)}"))
 
-    # Streams take turns, whatever the client prefers (priorities: deprecated, RFC 9113, 5.3.2).
+    # Streams take turns.  The client's priorities are deprecated (RFC 9113, section 5.3.2).
     _ACTS: Final[dict[type[Any], Callable[[HangupHTTP2, Any], None]]] = {
         events.RequestReceived: _requestReceived,
         events.TrailersReceived: _trailers_received,
@@ -460,11 +459,11 @@ class HangupHTTP2(H2Connection):
     # Streams.
 
     def take_refused(self, refused: RefusedStream, error: ClientError) -> bool:
-        """Let *refused* be what is left of its stream, for *error*, which is recorded.
+        """Put *refused* in place of its stream, for *error*, which is recorded.
 
         Returns:
-            Whether `RefusedStream.answer` is to follow; not where this is one error too many, and
-            the connection has been ended for it.
+            Whether to call `RefusedStream.answer`.  False if this is one error too many, and the
+            connection was ended for it.
         """
         if not self._refusals.spend():
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many refused requests")
@@ -474,7 +473,7 @@ class HangupHTTP2(H2Connection):
         return True
 
     def replace(self, refused: RefusedStream) -> None:
-        """Forget the request of a stream, and what waits of its response."""
+        """Forget the request of a stream, and the bytes of its response that wait."""
         stream = self.streams.get(refused.streamID)
         if stream is None:
             self._add(refused)
@@ -487,7 +486,7 @@ class HangupHTTP2(H2Connection):
             self.openStreamWindow(refused.streamID, unread)
 
     def reset_stream(self, stream_id: int, code: ErrorCodes) -> None:
-        """Tell the client that nothing more comes on the stream, or is read from it."""
+        """Tell the client that the stream ends here, in both directions."""
         if self.can_send(stream_id):
             self.conn.reset_stream(stream_id, code)
         self._tryToWriteControlData()
@@ -503,15 +502,15 @@ class HangupHTTP2(H2Connection):
         self._tryToWriteControlData()
 
     def can_send(self, stream_id: int) -> bool:
-        """Whether h2 knows the stream as one that is still open.
+        """Whether the stream is still open for h2.
 
-        It has heard of every reset in a read before the first of those requests is told.
+        h2 knows of every reset in a read before the first of its events is acted on.
         """
         stream = self.conn.streams.get(stream_id)
         return stream is not None and not stream.closed
 
     def drop_queue(self, stream_id: int) -> None:
-        """Send nothing more of what waits on a stream that stays."""
+        """Send no more of the bytes that wait on a stream that stays."""
         self._outboundStreamQueues[stream_id].clear()
         self.priority.block(stream_id)
 
@@ -519,7 +518,7 @@ class HangupHTTP2(H2Connection):
         """Forget a stream, and be idle after the last one."""
         stream = self.streams[streamID]
         unread = stream.unread_bytes
-        # As Twisted has it, without a Deferred that nobody waits for.
+        # As Twisted does, without a Deferred that nobody waits for.
         del self.streams[streamID], self._outboundStreamQueues[streamID]
         self.priority.remove_stream(streamID)
         stream.leave_request()
@@ -544,11 +543,11 @@ class HangupHTTP2(H2Connection):
         for stream in list(self.streams.values()):
             stream.end(error, told=error.refuses and error.request is stream.place[1])
 
-    # What a stream sends.
+    # Called by streams, to send.
 
     @property
     def output_bytes(self) -> int:
-        """How many bytes the transport was given so far."""
+        """How many bytes the transport has got so far."""
         meter = self._meter
         return 0 if meter is None else meter.taken + meter.unsent
 
@@ -557,14 +556,14 @@ class HangupHTTP2(H2Connection):
         return 0 if self._meter is None else max(0, end - self._meter.taken)
 
     def log_when_sent(self, request: Any, stream: HangupStream) -> None:
-        """Log *request*, which is over, when what its *stream* has sent is with the kernel."""
+        """Log *request*, which is over, when the kernel has what its *stream* has sent."""
         if self._undelivered is not None and self.unsent_before(stream.output_end):
             self._undelivered.add(request, stream, stream.output_end)
         else:
             log(request, stream)
 
     def writeDataToStream(self, streamID: int, data: bytes) -> None:
-        """Queue *data* for the stream; nothing once it has gone."""
+        """Queue *data* for the stream; do nothing if the stream has gone."""
         stream = self.streams.get(streamID)
         if stream is None or not data or not self.can_send(streamID):
             return
@@ -581,25 +580,25 @@ class HangupHTTP2(H2Connection):
             stream.flowControlBlocked()
 
     def endRequest(self, streamID: int) -> None:
-        """Queue the end of the stream; nothing once it has gone."""
+        """Queue the end of the stream; do nothing if the stream has gone."""
         if streamID in self.streams:
             self._outboundStreamQueues[streamID].append(_END_STREAM_SENTINEL)
             self.priority.unblock(streamID)
             self._wake()
 
     def remainingOutboundWindow(self, streamID: int) -> int:
-        """How many bytes the stream may be given now."""
+        """How many bytes the stream may send now."""
         window: int = self.conn.local_flow_control_window(streamID)
         return min(window, MOST_QUEUED) - self.streams[streamID].queued
 
     def _wake(self) -> None:
-        """There is something to send: in the next turn, so that an end comes with its data."""
+        """There is something to send.  Send it in the next turn, so that an end joins its data."""
         if not self._sending and self._stillProducing:
             self._sending = True
             self._reactor.callLater(0, self._sendPrioritisedData)
 
     def _sendPrioritisedData(self, *args: object) -> None:
-        """Send some frames of each stream in turn, for as long as there is room."""
+        """Send some frames of each stream in turn, as long as there is room."""
         self._sending = False
         with suppress(priority.DeadlockError):  # nothing to send, or no window to send it in
             for _ in range(_FRAMES_A_TURN):
@@ -628,7 +627,7 @@ class HangupHTTP2(H2Connection):
         self.conn.send_data(stream_id, bytes(data[:size]), end_stream=last)
         self._tryToWriteControlData()
         stream.output_end = self.output_bytes
-        if size == len(data) or size >= KIB:  # not what a client lets drip through its window
+        if size == len(data) or size >= KIB:  # no small frames for a client with a small window
             self._idle_frames.earn(2 + size // KIB)
         stream.queued -= size
         stream.waiting_since = self.context.deadlines.seconds()
@@ -640,11 +639,11 @@ class HangupHTTP2(H2Connection):
         stream.windowUpdated()
 
     def _tryToWriteControlData(self) -> bool:
-        """Hand what h2 has made to the transport, after what waits for it already.
+        """Give the transport what h2 has made, after the frames that wait for it already.
 
         Returns:
-            True: unlike in Twisted, the connection is still there afterwards, as a request
-            may be in the middle of writing its head.
+            True.  Unlike in Twisted the connection is still there afterwards, because a request may
+            be in the middle of writing its head.
         """
         data = self.conn.data_to_send()
         if not data:
@@ -662,14 +661,14 @@ class HangupHTTP2(H2Connection):
     # Closing.
 
     def make_room(self) -> None:
-        """Hang up at once: all places are taken, and this one can be spared."""
+        """Hang up at once: all places are taken, and this connection waits for its client."""
         self._ending.open_socket().part()
 
     def close_when_done(self, *, linger: bool = False) -> None:
-        """Take no further request; close once those that have begun are answered.
+        """Accept no more requests; close once those that have begun are answered.
 
         Args:
-            linger: Let a client without any read GOAWAY, though it may be sending a request.
+            linger: Give a client without any request time to read GOAWAY: it may be sending one.
         """
         if self._stage >= LAST:
             return
@@ -686,25 +685,25 @@ class HangupHTTP2(H2Connection):
     counts_lingering = True
 
     def closing_with(self, socket: ClientSocket) -> None:
-        """From now on no frame is acted on, and none is sent but those that wait."""
+        """Ignore further frames, and send only those that wait."""
         self._stage = CLOSING
         self._stillProducing = False
-        self._inbox = FrameInbox()  # what waited is not kept for as long as the client lingers
+        self._inbox = FrameInbox()  # drops what waits, which the client's lingering would keep
         self._wait_no_more()
         self._stop_clocks()
-        while self._bufferedControlFrames:  # not to be sent again when there is room
+        while self._bufferedControlFrames:  # or they would be sent again when there is room
             self.transport.write(self._bufferedControlFrames.popleft())
-        socket.peer_left()  # not writable: there are frames on this connection
+        socket.peer_left()  # not writable: this connection carries frames
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
-        """The errback chain is about to have *socket*."""
+        """The errback chain is about to get *socket*."""
 
     def release_transport(self) -> None:
-        """A transport with a producer does not close before the producer has gone."""
+        """Unregister as producer: until then a transport does not close."""
         self.transport.unregisterProducer()
 
     def watch_sending(self) -> None:
-        """More is waiting to be sent than the client has room for."""
+        """More waits to be sent than the client reads."""
         if self._send_watch is None:
             self._send_watch = self.context.send_watch(self.transport, self._stalled)
         self._send_watch.start()
@@ -712,7 +711,7 @@ class HangupHTTP2(H2Connection):
     # What goes wrong.
 
     def _break(self, code: ErrorCodes, words: str, in_head: bool = False) -> None:
-        """A connection error (RFC 9113, section 5.4.1)."""
+        """End the connection with an error (RFC 9113, section 5.4.1)."""
         phase, request = self.place
         if in_head and not self.streams:
             phase = "head"
@@ -721,13 +720,13 @@ class HangupHTTP2(H2Connection):
         )
 
     def _go_away(self, code: ErrorCodes, error: ClientError) -> None:
-        self.conn.clear_outbound_data_buffer()  # h2's own GOAWAY: not always the right one
+        self.conn.clear_outbound_data_buffer()  # h2's own GOAWAY, which may have the wrong code
         self.conn.close_connection(code, last_stream_id=self._last_stream_id)
         self._bufferedControlFrames.append(self.conn.data_to_send())
         self._fail(error)
 
     def _fail(self, error: ClientError) -> None:
-        """The one client error of this connection: stop the work, settle it, close."""
+        """Record the one client error of this connection, stop the work, and close."""
         self._ending.found(error)
         self._ending.open_socket()
         self._abandon(error)
@@ -737,7 +736,7 @@ class HangupHTTP2(H2Connection):
         self._fail(hang_up(why, *self.place))
 
     def _stalled(self) -> None:
-        """The client has taken nothing for ``send_seconds``."""
+        """The client has read nothing for ``send_seconds``."""
         if not self.over:
             self._hung_up(STALLED)
         self.transport.abortConnection()
@@ -756,7 +755,7 @@ class HangupHTTP2(H2Connection):
             deadline.due = inf
 
     def _begin_idle(self, seconds: float) -> None:
-        """There is no stream, and may be none for as many *seconds*."""
+        """There are no streams; close if none begins within *seconds*."""
         self._idle_since = self.context.deadlines.seconds()
         self._set(self._idle_clock, seconds)
 
@@ -765,7 +764,7 @@ class HangupHTTP2(H2Connection):
             self.context.deadlines.forget(clock)
 
     def _watch_input(self, in_preface: bool) -> None:
-        """Set the deadlines that fit where the input stands."""
+        """Set the deadlines for the place where the input stands."""
         inbox = self._inbox
         begun = in_preface and not inbox.preface_left
         if not self.streams and (begun or self._idle_clock.due == inf):
@@ -784,7 +783,7 @@ class HangupHTTP2(H2Connection):
             error.default_status = None  # there is no stream yet to answer on
             self._go_away(ErrorCodes.NO_ERROR, error)
         elif self._inbox.in_block:
-            self._idle_clock.due = inf  # the deadline of the block is the one that counts
+            self._idle_clock.due = inf  # the header block has a deadline of its own
         else:
             self.close_when_done(linger=True)
 
@@ -800,19 +799,19 @@ class HangupHTTP2(H2Connection):
         self.context.deadlines.set(self._window_clock, due)
 
     def _look_for_stalled(self) -> None:
-        """Give up streams whose client gave them no window; all have stalled: give it up."""
+        """End the streams whose windows stay closed; end the connection if all of them do."""
         waiting = [stream for stream in self.streams.values() if stream.queued]
         if not waiting:
             return
         due = self.context.deadlines.seconds() - self.context.timeouts.send_seconds
         stalled = [stream for stream in waiting if stream.waiting_since <= due]
         if self._consumerBlocked is not None:
-            stalled = []  # it is the transport that waits, which has a watch of its own
+            stalled = []  # the transport waits, which has a watch of its own
         if stalled and len(stalled) == len(self.streams):
             self._stalled()
             return
         for stream in stalled:
-            if self.streams.get(stream.streamID) is stream:  # another's end may have ended it
+            if self.streams.get(stream.streamID) is stream:  # another stream's end may end it
                 stream.stalled()
         left = [stream.waiting_since for stream in self.streams.values() if stream.queued]
         if left:
@@ -822,7 +821,7 @@ class HangupHTTP2(H2Connection):
 def _code_of(error: ProtocolError) -> ErrorCodes:
     cause = error.__cause__
     if isinstance(cause, HPACKError) and not isinstance(cause, OversizedHeaderListError):
-        return ErrorCodes.COMPRESSION_ERROR  # RFC 9113, section 4.3; h2 has it otherwise
+        return ErrorCodes.COMPRESSION_ERROR  # RFC 9113, section 4.3; h2 has another code
     return ErrorCodes(error.error_code)
 
 
@@ -832,5 +831,5 @@ def _words_of(error: ProtocolError) -> str:
 
 
 def _name_of(code: int) -> str:
-    """The name of an error code of RFC 9113, section 7; its number where it has none."""
+    """The name of an error code (RFC 9113, section 7), or its number if it has no name."""
     return code.name if isinstance(code, ErrorCodes) else str(code)

@@ -1,8 +1,8 @@
-"""The frames of an HTTP/2 connection (RFC 9113): h2's side of it, and what h2 does not see.
+"""The frames of an HTTP/2 connection (RFC 9113): h2's settings, and the checks that h2 lacks.
 
-The h2 library takes whatever it is given, and tells of whole field blocks.  So it is given
-one frame after the other, and what h2 has no bound for is seen here: a peer that sends one
-byte now and then, one that sends frames that do nothing, and one that resets its streams.
+h2 accepts any amount of input, and reports only complete header blocks.  So it gets one frame at a
+time, and this module bounds what h2 does not: a peer that sends a byte now and then, one that sends
+frames that do nothing, and one that resets its streams.
 """
 
 from __future__ import annotations
@@ -45,42 +45,42 @@ _END_STREAM: Final = 0x1
 _END_HEADERS: Final = 0x4
 _PADDED: Final = 0x8
 
-#: SETTINGS_MAX_FRAME_SIZE of whoever does not announce any, as we do not (section 6.5.2).
+#: SETTINGS_MAX_FRAME_SIZE of a peer that announces none, as we do not (section 6.5.2).
 _LARGEST_FRAME: Final = 16 * KIB
 
-#: Streams that may be open at once.  As Twisted has it, and other servers nearly so.
+#: Streams that may be open at once; as in Twisted, and close to other servers.
 MOST_STREAMS: Final = 100
 
-#: Streams that h2 remembers to have been closed; of its own accord 65,536, in 7 MB.  HEADERS
-#: for one that it has forgotten are a connection error.
+#: How many closed streams h2 remembers; by default 65,536, in 7 MB.  HEADERS for a stream that it
+#: has forgotten are a connection error.
 _MOST_CLOSED: Final = 1024
 
-#: Settings in one frame, and the bytes of one.  nghttp2 has the same bound; there are ten.
+#: Most settings in one frame, and the bytes of one.  nghttp2 has the same bound; ten exist.
 _MOST_SETTINGS: Final = 32
 _SETTING: Final = 6
 
-#: Bytes of the table of fields that we compress with, whatever larger one a client asks for:
-#: each field of each response is looked for in all of it.
+#: Bytes of the table that compresses our headers, even if the client asks for a larger one: each
+#: header of each response is searched for in all of it.
 _LARGEST_TABLE: Final = 4096
 
-#: What a client may spend at once, and per second from then on: the numbers that nghttp2 has
-#: for useless frames, and Twisted for resets.
+#: What a client may spend at once, and per second from then on: nghttp2's numbers for useless
+#: frames, and Twisted's for resets.
 _AT_ONCE: Final = 1000
 _PER_SECOND: Final = 33
 
-#: Most frames that a client may have earned.
+#: Most frames that a client can earn.
 _MOST_EARNED: Final = 4096
 
-#: Bytes of content below which a DATA or CONTINUATION frame does as good as nothing: from
-#: here on a byte of them costs less than one of a request.
+#: A DATA or CONTINUATION frame with less content than this counts as useless.  With more, a byte
+#: of it costs less than a byte of a request.
 _SMALL: Final = 16
 
 
 def server_frames(limits: Limits) -> H2Connection:
-    """The h2 library's side of a server's connection: frames in, events out, and back.
+    """h2's side of a server connection: it takes frames and returns events, and the reverse.
 
-    The preface is none of its business.  Fields are judged by our own rules, and responses
-    have Twisted's.
+    It does not see the client's preface.  Our own rules judge headers; Twisted's apply to
+    responses.
     """
     config = H2Configuration(
         client_side=False,
@@ -104,32 +104,32 @@ def server_frames(limits: Limits) -> H2Connection:
 
 
 class _Connection(H2Connection):
-    """Takes more streams than announced, as its connection error would cost all of them.
+    """Accepts more streams than announced, for which h2 would end the connection.
 
-    Who takes the events refuses those streams, one by one (RFC 9113, section 5.1.2), and
-    those whose bodies are not as long as announced (section 8.1.1).
+    The caller refuses those streams one by one (RFC 9113, section 5.1.2), and also those whose
+    bodies are not as long as announced (section 8.1.1).
     """
 
     MAX_CLOSED_STREAMS = _MOST_CLOSED
 
     @property
     def open_inbound_streams(self) -> int:
-        """Never as many as there may be, for h2's own check."""
+        """Always below the limit that h2 checks."""
         return min(super().open_inbound_streams, MOST_STREAMS - 1)
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: AllowedStreamIDs) -> H2Stream:
         stream = super()._begin_new_stream(stream_id, allowed_ids)
-        # Not by a class of ours, which costs each request 2 microseconds.
+        # Not by a subclass, which would cost each request 2 microseconds.
         stream._initialize_content_length = _read_no_length  # type: ignore[method-assign]
         return stream
 
 
 def _read_no_length(headers: Iterable[Field]) -> None:
-    """What is announced is for `judge_head` and `judge_length`: h2 would end the connection."""
+    """Let `judge_head` and `judge_length` check the length: h2 would end the connection."""
 
 
 class _StateMachine(H2ConnectionStateMachine):
-    """Goes on after a GOAWAY, whoever sent it, as the open streams do (RFC 9113, 6.8)."""
+    """Goes on after a GOAWAY from either side, as the open streams do (RFC 9113, section 6.8)."""
 
     def process_input(self, input_: ConnectionInputs) -> list[Any]:
         before = self.state
@@ -140,7 +140,7 @@ class _StateMachine(H2ConnectionStateMachine):
 
 
 class _ClientSettings(Settings):
-    """Keeps of what a client sets what changes anything for us, and a table that is not large."""
+    """Keeps only the client's settings that matter to us, and keeps the table small."""
 
     def __setitem__(self, key: SettingCodes | int, value: int) -> None:
         if key == SettingCodes.HEADER_TABLE_SIZE:
@@ -150,12 +150,12 @@ class _ClientSettings(Settings):
 
 
 class Budget:
-    """What a client has left of something that is no use to anybody.
+    """How many useless frames, or resets, a client may still send.
 
     Args:
-        seconds: The time.
-        at_once: How many of it there may be at once.
-        per_second: How many more each second.
+        seconds: Returns the time.
+        at_once: How many are allowed at once.
+        per_second: How many more are allowed each second.
     """
 
     __slots__ = ("_at_once", "_earned", "_left", "_per_second", "_seconds", "_spent_at")
@@ -177,12 +177,12 @@ class Budget:
         self._earned = min(self._earned + count, _MOST_EARNED)
 
     def spend(self) -> bool:
-        """Take one; False where none was left."""
+        """Take one; False if none is left."""
         if self._earned:
             self._earned -= 1
             return True
         now = self._seconds()
-        # A clock that is set back must not take what a well-behaved client has left.
+        # If the clock is set back, a well-behaved client keeps what it has left.
         refilled = self._left + max(0.0, now - self._spent_at) * self._per_second
         self._left = min(self._at_once, refilled) - 1
         self._spent_at = now
@@ -190,21 +190,21 @@ class Budget:
 
 
 def does_nothing(frame: bytes, events: list[Any]) -> bool:
-    """Whether a client could send *frame* for ever, and get nowhere.
+    """Whether a client could send frames like *frame* for ever without effect.
 
     Args:
         frame: A whole frame.
         events: What h2 has made of it.
 
     Returns:
-        False where it opens, ends or resets a stream, or brings content.  True of the rest:
-        whether a WINDOW_UPDATE or a PING was due is for a `Budget` to know, which is earned.
+        False if it opens, ends or resets a stream, or brings content.  Else True, even for a
+        WINDOW_UPDATE or PING that was due: a client earns those in its `Budget`.
     """
     kind, flags = frame[_TYPE], frame[_FLAGS]
     if kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS:
         return kind == _CONTINUATION and len(frame) - _FRAME_HEADER < _SMALL
     if kind in (_HEADERS, _CONTINUATION, _RST_STREAM):
-        return not events  # of a stream that is not open
+        return not events  # for a stream that is not open
     if kind != _DATA or not events:
         return True
     content = len(frame) - _FRAME_HEADER
@@ -214,16 +214,16 @@ def does_nothing(frame: bytes, events: list[Any]) -> bool:
 
 
 class FrameInbox:
-    """One connection's input, cut into frames.
+    """The input of one connection, cut into frames.
 
     Attributes:
         preface_left: Bytes of the client's preface that are still to come.
-        in_block: Whether a field block has begun and has not ended: its first frame may be
-            unfinished, or CONTINUATION frames are to follow.
-        block_bytes: Bytes of that block so far, compressed as they are.
-        blocks: Field blocks that have begun so far.
-        of_block: Whether the frame that was taken last is one of a field block.
-        resets: The streams that are reset by a frame that waits.
+        in_block: Whether a header block is unfinished: its first frame is incomplete, or
+            CONTINUATION frames follow.
+        block_bytes: Compressed bytes of that block so far.
+        blocks: Header blocks that have begun so far.
+        of_block: Whether the last frame taken belongs to a header block.
+        resets: The streams that a waiting frame resets.
     """
 
     __slots__ = (
@@ -239,7 +239,7 @@ class FrameInbox:
         self.of_block = False
         self.resets: set[int] = set()
         self._whole: deque[bytes] = deque()
-        #: The frame that is not whole yet, and how much is to come after its header.
+        #: The frame that is incomplete, and how many bytes come after its header.
         self._frame = bytearray()
         self._left = 0
         self._last_of_block = False
@@ -250,10 +250,10 @@ class FrameInbox:
         return bool(self._whole) or self._refused is not None
 
     def next_frame(self) -> bytes:
-        """The frame that has waited longest; only where any does.
+        """The frame that has waited longest; only call it if one waits.
 
         Raises:
-            ProtocolError: What comes next is no frame, or not one to be taken in.
+            ProtocolError: The next bytes are not a frame, or a frame that is not accepted.
         """
         if not self._whole and self._refused is not None:
             self.of_block = False

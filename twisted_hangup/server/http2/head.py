@@ -1,8 +1,8 @@
-"""The head of an HTTP/2 request, held against the rules that HTTP/1.1 has for the same things.
+"""Judges the head of an HTTP/2 request by the rules that HTTP/1.1 has for the same things.
 
-RFC 9113, section 8.  The h2 library would end the whole connection for a malformed request,
-and with it the requests of everybody behind the same proxy; section 8.1.1 makes it an error
-of one stream.  So h2 only takes the frames apart, and what is in them is judged here.
+RFC 9113, section 8.  For a malformed request, h2 would end the whole connection, and with it the
+requests of everybody behind the same proxy.  Section 8.1.1 makes it an error of one stream.  So h2
+only decodes the headers, and this module judges them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ...parser.refusals import Why
 from ...parser.scan import Methods, methods_of
 from ...parser.target import same_host
 
-#: What a field adds to the size of a field section besides its octets (section 10.5.1).
+#: What each field adds to the size of a header list, besides its bytes (section 10.5.1).
 _FIELD_OVERHEAD: Final = 32
-#: A list this many times longer than announced is still taken apart, to be answered 431 on
-#: its stream.  What is longer costs the connection (section 10.5.1).
+#: A header list up to this many times the announced size is still decoded, and answered 431 on its
+#: stream.  A longer one ends the connection (section 10.5.1).
 _MERCY: Final = 4
 
 _PSEUDO_FIELDS: Final = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
@@ -34,38 +34,38 @@ CONNECTION_FIELDS: Final = frozenset(
 )
 #   field-name = token, without upper case                        RFC 9113, section 8.2.1
 _NAME: Final = re.compile(rb"[" + grammar.TCHAR.replace(b"A-Z", b"") + rb"]+")
-#: What `Lenience.control_bytes` lets into a value.
+#: The bytes that `Lenience.control_bytes` allows in a value.
 _LENIENT_VALUE: Final = re.compile(rb"[^\r\n\0]+")
 _SCHEME: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*")
 _COMMON_PATH: Final = re.compile(rb"/[" + grammar.TARGET_CHAR + rb"?]*")
 
-#: Most digits of a length that does not overflow, without zeros in front.
+#: Most digits of a Content-Length that cannot overflow, without leading zeros.
 _LENGTH_DIGITS: Final = len(str(LENGTH_OVERFLOW))
 
-#: Bytes of a target or value that a report may show.
+#: Bytes of a target or value that a report shows at most.
 _MOST_SHOWN: Final = 1024
 
 
 def announced_list_bytes(limits: Limits) -> int:
-    """SETTINGS_MAX_HEADER_LIST_SIZE: the size above which a list surely is refused."""
+    """SETTINGS_MAX_HEADER_LIST_SIZE: a larger list is always refused."""
     most_fields = limits.head_fields or limits.head_bytes
     return limits.head_bytes + _FIELD_OVERHEAD * most_fields
 
 
 def largest_list_bytes(limits: Limits) -> int:
-    """The size above which a list is not even taken apart."""
+    """The size above which a list is not even decoded."""
     return _MERCY * announced_list_bytes(limits)
 
 
 def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, ParseError | None]:
-    """Say what was asked, and why it is refused.
+    """Read the request in *fields*, and say why it is refused, if it is.
 
     Args:
-        fields: As h2 has decoded them, pseudo-header fields among them.
+        fields: As h2 has decoded them, with the pseudo-headers.
 
     Returns:
-        The request as far as it can be told, ``:authority`` as its first field ``host``; and
-        the error, or None.  Of CONNECT only the fields are judged: nobody is going to run it.
+        The request, as far as it is valid, with ``:authority`` as its first field ``host``; and the
+        error, or None.  Of CONNECT only the fields are judged: it is answered 501.
     """
     head = RequestHead(b"", b"", b"2")
     pseudo: dict[bytes, bytes] = {}
@@ -94,7 +94,7 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
         )
     error = broken and refusal(broken[0], head, broken[1], "head", authority)
     if isinstance(error, HeaderOverflow):
-        # An error is kept for a while, and this is what it must not keep.
+        # The error is kept for a while, and must not keep these.
         head.target, head.fields = head.target[: limits.head_bytes], []
     elif authority is not None:
         others = [field for field in head.fields if field[0] != b"host"]
@@ -103,20 +103,20 @@ def judge_head(fields: Iterable[Field], limits: Limits) -> tuple[RequestHead, Pa
 
 
 def judge_trailers(fields: Iterable[Field], head: RequestHead, limits: Limits) -> ParseError | None:
-    """Say why the trailer section of *head*'s request is refused, or None."""
+    """Why the trailers of *head*'s request are refused, or None."""
     trailers = list(fields)
     broken = _refused_size(0, trailers, limits) or _refused_fields(trailers, limits)
     return broken and refusal(broken[0], head, broken[1], "body")
 
 
 def judge_length(head: RequestHead, received: int, *, ended: bool) -> ParseError | None:
-    """Say why *head*'s request is refused for what has come of its body, or None.
+    """Why *head*'s request is refused for the length of its body, or None.
 
     RFC 9113, section 8.1.1.
 
     Args:
         received: Bytes of content so far, without padding.
-        ended: Whether those are all.
+        ended: Whether the body is complete.
     """
     announced = head.content_length
     if announced is None or received == announced or (received < announced and not ended):
@@ -132,7 +132,7 @@ def refusal(
     phase: Phase,
     authority: bytes | None = None,
 ) -> ParseError:
-    """The error for *fault*, of the class that its code has."""
+    """The error for *fault*, of the class that belongs to its code."""
     kind = PARSE_ERRORS.get(fault.code, ParseError)
     broke_at = None
     if head is not None and phase == "head":
@@ -148,7 +148,7 @@ def refusal(
 
 
 def _shown(head: RequestHead, field: bytes, authority: bytes | None) -> Break:
-    """Where *head* broke, written as HTTP/1 would have it, for people to read."""
+    """Where *head* broke, written as HTTP/1.1 would have it, for reports."""
     request_line = b"%b %b HTTP/2" % (head.method, head.target[:_MOST_SHOWN])
     value = next((value for name, value in head.fields if name == field), None)
     if field == b":authority":
@@ -198,7 +198,7 @@ def _refused_length(head: RequestHead, limits: Limits) -> tuple[Why, bytes] | No
             continue
         if head.content_length is not None:
             return why.CL_TWICE, name
-        if not value.isdigit():  # int() takes more
+        if not value.isdigit():  # int() accepts more than digits
             return why.CL_CHAR, name
         digits = value.lstrip(b"0") or b"0"
         # int() raises for thousands of digits.
@@ -224,9 +224,10 @@ def _refused_request(
 
 
 def refused_path(method: bytes, path: bytes) -> Why | None:
-    """Say why *path* cannot be a ``:path``: origin-form, or ``*`` for OPTIONS alone.
+    """Why *path* is not valid as ``:path``, or None.
 
-    An absolute URI is refused, too: its authority would compete with ``:authority``.
+    It has to be in origin form, or ``*`` for OPTIONS.  An absolute URI is refused too: its
+    authority would compete with ``:authority``.
     """
     if _COMMON_PATH.fullmatch(path):
         return None
@@ -251,7 +252,7 @@ def refused_path(method: bytes, path: bytes) -> Why | None:
 def _refused_authority(
     head: RequestHead, authority: bytes | None, scheme: bytes, limits: Limits
 ) -> tuple[Why, bytes] | None:
-    """RFC 9113, section 8.3.1; what ``Limits.require_host`` leaves out may still not differ."""
+    """RFC 9113, section 8.3.1.  Without ``Limits.require_host`` they still may not differ."""
     hosts = [value for name, value in head.fields if name == b"host"]
     if authority is not None:
         if any(not same_host(host, authority, scheme) for host in hosts):

@@ -1,9 +1,9 @@
-"""What is left of a stream whose request, or the rest of it, is refused: an answer, and its end.
+"""A stream whose request, or the rest of it, is refused: it sends an answer, and ends.
 
-The answer ends the stream for us, and no reset comes with it: curl, and browsers in part, drop
-an answer that they read together with a reset.  What still comes of the request is dropped, as
-in the lingering close of HTTP/1; a reset with NO_ERROR (RFC 9113, section 8.1) comes only once
-the client has had its time to read.
+The answer ends the stream for us, without a reset: curl, and some browsers, drop an answer that
+they read together with a reset.  The rest of the request is read and dropped, as in the lingering
+close of HTTP/1.1.  A reset with NO_ERROR (RFC 9113, section 8.1) comes only once the client has had
+its time to read.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..context import SiteContext
 from ..ending import Ending, Place
 from .head import CONNECTION_FIELDS
 
-#: The status of a request that is malformed, as those over a limit are not.
+#: The status of a malformed request; one over a limit has the status of its code.
 _MALFORMED: Final = 400
 
 
 class StreamSocket(ClientSocket):
-    """A refused stream, as handlers get it: what they do ends the stream, not its connection.
+    """The `ClientSocket` of a refused HTTP/2 stream: it ends the stream, not the connection.
 
-    A response over HTTP/2 is made of frames, so there are no bytes that a handler could send
-    as they are: `write`, and `end` with data, raise TypeError while the stream is writable.
+    A handler cannot send bytes as they are, because HTTP/2 sends frames: `write`, and `end` with
+    data, raise TypeError while the stream is writable.  Use `respond`.
     """
 
     __slots__ = ()
@@ -42,15 +42,15 @@ class StreamSocket(ClientSocket):
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether bytes would be in vain, as any answer would."""
+        """True once no answer can be sent any more: bytes are then dropped, as any answer is."""
         return self.headers_sent or not self.writable
 
     def respond(self, status: int, body: bytes = b"", headers: ResponseFields = ()) -> None:
-        """Send a whole response and `end` the stream; see `ClientSocket.respond`."""
+        """Send a complete response and `end` the stream; see `ClientSocket.respond`."""
         self._send(status, handler_fields(status, body, headers), body)
 
     def respond_by_default(self, status: int) -> None:
-        """Send the answer to an error that no handler answers, and `end` the stream."""
+        """Send the default answer to the error, and `end` the stream."""
         self._send(status, [(b"content-length", b"0")], b"")
 
     def _send(self, status: int, fields: list[Field], body: bytes) -> None:
@@ -67,25 +67,25 @@ class StreamSocket(ClientSocket):
 
 
 class RefusedStream:
-    """A stream of which no request is read any more: `Ending`'s carrier, and its transport.
+    """A stream whose request is not read any more: the carrier of an `Ending`, and its transport.
 
-    It takes the place of a `HangupStream` among the streams of its connection.
+    It replaces a `HangupStream` among the streams of its connection.
 
     Args:
-        complete: Whether the request has arrived as a whole.
-        begun: Whether its response has begun, which is then broken off.
+        complete: Whether the whole request has arrived.
+        begun: Whether its response has begun; it is then broken off.
 
     Attributes:
-        ending: Its end, with its one error, or without any where its resource has answered.
+        ending: Its end, with its one error, or with none if its resource has answered.
         queued: Bytes of the answer that wait to be sent.
         waiting_since: When the client last took some of them, or the first were queued.
-        output_end: Where in the connection's output its last frame so far ends.
-        sent: Whether a whole response is with the connection's transport.
+        output_end: Where its last frame so far ends in the connection's output.
+        sent: Whether the connection's transport has a complete response.
     """
 
     socket_class: type[ClientSocket] = StreamSocket
     counts_lingering = False
-    #: There are no lines in HTTP/2.
+    #: None: HTTP/2 has no request line.
     request_line_so_far = None
     unread_bytes = 0
 
@@ -119,11 +119,11 @@ class RefusedStream:
 
     @property
     def secure(self) -> bool:
-        """Whether TLS protects the connection."""
+        """Whether the connection uses TLS."""
         return bool(ISSLTransport.providedBy(self._conn.transport))
 
     def found(self, error: ClientError) -> None:
-        """Record the one error of this stream; `answer` is its turn."""
+        """Record the one error of this stream; `answer` starts its chain later."""
         if isinstance(error, ParseError) and error.status == _MALFORMED:
             self._code = ErrorCodes.PROTOCOL_ERROR  # RFC 9113, section 8.1.1
         self.ending.found(error)
@@ -132,13 +132,13 @@ class RefusedStream:
         """Start the errback chain of that error."""
         chain = self.ending.answer()
         if chain is not None:
-            # Not this stream nor its connection, which the chain would keep when they have gone.
+            # Neither the stream nor its connection: the chain would keep them alive.
             at_work, stream_id = self._conn.at_work, self.streamID
             at_work.add(stream_id)
             chain.addBoth(lambda _: at_work.discard(stream_id))
 
     def linger(self) -> None:
-        """The response has been sent before the request was complete: drop the rest of that."""
+        """The response was sent before the request was complete: drop the rest of the request."""
         self._answered = self.sent = True
         self.ending.open_socket().end()
 
@@ -154,22 +154,22 @@ class RefusedStream:
         return self._conn.getPeer()
 
     def closing_with(self, socket: ClientSocket) -> None:
-        """Nothing has been read of this request since it was refused."""
+        """Nothing to do: the request was not read any more since it was refused."""
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:
-        """The errback chain is about to have *socket*."""
+        """The errback chain is about to get *socket*."""
         socket.headers_sent = self._begun
 
     def release_transport(self) -> None:
-        """A stream closes whoever produces on it."""
+        """Nothing to do: a stream closes even with a producer."""
 
     def watch_sending(self) -> None:
-        """The connection watches the windows of all its streams."""
+        """Nothing to do: the connection watches the windows of all its streams."""
 
     # What `ClientSocket` asks of a transport.
 
     def respond(self, status: int, fields: list[Field], body: bytes) -> None:
-        """Send a whole response, without what means nothing in HTTP/2."""
+        """Send a complete response, without the headers that HTTP/2 forbids."""
         self._answered = True
         lower = [(name.lower(), value) for name, value in fields]
         kept = [field for field in lower if field[0] not in CONNECTION_FIELDS]
@@ -183,24 +183,24 @@ class RefusedStream:
             self.sent = True
 
     def write(self, data: bytes) -> None:
-        """Raise TypeError: what a handler writes in HTTP/1 would end up between frames."""
+        """Raise TypeError: the bytes would end up between frames."""
         raise TypeError("bytes cannot be sent as they are over HTTP/2: answer with respond()")
 
     def resumeProducing(self) -> None:
-        """The stream is read, and dropped, from the beginning."""
+        """Nothing to do: the stream is always read, and its input dropped."""
 
     def loseWriteConnection(self) -> None:
-        """Nothing more is said: without an answer there is nothing to read for the client."""
+        """Send no more.  Without an answer, the client has nothing to read: close."""
         if not self._answered:
             self.abortConnection()
 
     def loseConnection(self) -> None:
-        """Close as soon as the answer has been sent."""
+        """Close once the answer has been sent."""
         if self.sent or not self._answered:
             self.abortConnection()
 
     def abortConnection(self) -> None:
-        """Close now; a client that has not ended its request is told."""
+        """Close now, with a reset if the client has not ended its request."""
         self._conn.reset_stream(self.streamID, ErrorCodes.NO_ERROR if self.sent else self._code)
         self._gone()
 
@@ -208,10 +208,10 @@ class RefusedStream:
         """Both sides have ended: close."""
         self.abortConnection()
 
-    # What the connection tells its streams.
+    # Called by the connection.
 
     def response_sent(self) -> None:
-        """The end of the answer is with the connection's transport."""
+        """The connection's transport has the end of the answer."""
         self.sent = True
         self._conn.drop_queue(self.streamID)
         if self.complete:
@@ -220,7 +220,7 @@ class RefusedStream:
             self.ending.flushed()
 
     def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
-        """Some of the body, which nobody reads; it counts as in a lingering close."""
+        """Drop some bytes of the body; they count as in a lingering close."""
         self._conn.openStreamWindow(self.streamID, flowControlledLength)
         self._dropped += flowControlledLength
         socket = self.ending.open_socket()
@@ -230,7 +230,7 @@ class RefusedStream:
             self.ending.dropped(flowControlledLength)
 
     def trailers_received(self, fields: list[Field]) -> None:
-        """They are not read either."""
+        """Drop the trailers."""
 
     def requestComplete(self) -> None:
         """The client has ended its request."""
@@ -240,20 +240,20 @@ class RefusedStream:
         self.ending.input_ended()
 
     def windowUpdated(self) -> None:
-        """There is room for more of the answer, which the connection sends by itself."""
+        """Nothing to do: the connection sends more of the answer by itself."""
 
     def flowControlBlocked(self) -> None:
-        """There is no room for all of the answer, which the connection keeps."""
+        """Nothing to do: the connection keeps the rest of the answer."""
 
     def leave_request(self) -> None:
-        """There is no request any more that holds anything."""
+        """Nothing to do: no request holds anything."""
 
     def was_reset(self, words: str) -> None:
-        """The client does not want the answer."""
+        """The client does not want the answer: it has reset the stream."""
         self._gone()
 
     def stalled(self) -> None:
-        """The client has given the answer no window for ``send_seconds``."""
+        """The client has kept the answer's window closed for ``send_seconds``."""
         self.abortConnection()
 
     def end(self, error: ClientError, told: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""One request over HTTP/2, and its response: what a request takes for its channel."""
+"""One request over HTTP/2 and its response; for the request it acts as the channel."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _log = Logger()
 class HangupStream(H2Stream):
     """A stream whose request is a `HangupRequest`.
 
-    Whatever the application does with it after it has gone does nothing.
+    After it has gone, calls of the application do nothing.
 
     Attributes:
-        head: What was asked.
-        complete: Whether the request has arrived as a whole.
-        deadline: By when it has to.
+        head: The head of the request.
+        complete: Whether the whole request has arrived.
+        deadline: By when the request has to be complete.
         queued: Bytes of the response that wait to be sent.
         waiting_since: When the client last took some of them, or the first were queued.
-        output_end: Where in the connection's output its last frame so far ends.
+        output_end: Where its last frame so far ends in the connection's output.
     """
 
     _conn: Any
@@ -58,7 +58,7 @@ class HangupStream(H2Stream):
         self.queued = 0
         self.waiting_since = 0.0
         self.output_end = 0
-        #: The request, once it is over, until it is in the access log or on the way there.
+        #: A request that is over, until it is logged or waits for its last bytes to be sent.
         self._over: Any = None
         self._bodiless = bodiless
         self._received = 0
@@ -68,7 +68,7 @@ class HangupStream(H2Stream):
         super().__init__(stream_id, connection, head, request_factory, connection.site, factory)
 
     def _convertHeaders(self, head: RequestHead) -> None:
-        """Give the request what it knows from HTTP/1."""
+        """Set the attributes of the request that HTTP/1.1 sets."""
         request = self._request
         self.command, self.path = head.method, head.target
         request.requestHeaders = headers_of(head.fields)
@@ -76,7 +76,7 @@ class HangupStream(H2Stream):
         request.parseCookies()
 
     def begin(self) -> None:
-        """Ask for the body, or refuse what no resource may see."""
+        """Ask for the body, or refuse a request that no resource may see."""
         status = unserved_status(self.head)
         if status is not None:
             self.refuse_request(self._request, status)
@@ -90,27 +90,27 @@ class HangupStream(H2Stream):
 
     @property
     def delivered(self) -> bool:
-        """Whether the client has all of the response but its end, which has still to come."""
+        """Whether the client has all of the response except the frame that ends it."""
         return not self.answered and bool(self._request._hangup_delivered)
 
     @property
     def unread_bytes(self) -> int:
-        """What has arrived of the body and was not taken, as the connection's window counts."""
+        """Bytes of the body that were not read, as the connection's window counts them."""
         return sum(length or 0 for _, length in self._inboundDataBuffer)
 
     @property
     def place(self) -> Place:
-        """Where in its message the stream is now, and the request."""
+        """The phase and head of the request."""
         return "response" if self.complete else "body", self.head
 
     def leave_request(self) -> None:
-        """Nothing more is read of the request."""
+        """Stop reading the request."""
         self.context.deadlines.forget(self.deadline)
         self._leave_place()
         self.log_over()
 
     def _leave_place(self) -> None:
-        """Whatever the request was answered from is closed; harmless the second time."""
+        """Release the place of `MoreStreams`; harmless the second time."""
         if self._has_place:
             self._has_place = False
             self._conn.place_left()
@@ -128,21 +128,21 @@ class HangupStream(H2Stream):
     # What goes wrong.
 
     def refuse(self, error: ClientError) -> None:
-        """Let the errback chain answer the request, and no resource see it."""
-        if not self.answered:  # 417 or 501 is on its way already
+        """Let the errback chain answer the request; no resource sees it."""
+        if not self.answered:  # else 417 or 501 is on its way already
             self._fail(error, begun=bool(self._request.startedWriting))
 
     def stalled(self) -> None:
-        """Its client has given this one response no window for ``send_seconds``."""
+        """The client has kept this response's window closed for ``send_seconds``."""
         self._fail(hang_up(STALLED, *self.place), begun=True, client_left=True)
 
     def was_reset(self, words: str) -> None:
-        """The client does not want this response any more; *words* say why."""
+        """The client has reset the stream; *words* say why."""
         error = hang_up(HANG_UP._replace(reason=f"Stream reset: {words}"), *self.place)
         self.end(attributed(error, self._conn.getPeer(), self._conn.context))
 
     def _fail(self, error: ClientError, begun: bool, client_left: bool = False) -> None:
-        """What is left of the stream is its *error*; first forgotten, then told, as in `end`."""
+        """Report *error*, after the stream was forgotten; see `end`."""
         refused = self._refused(begun)
         if self._conn.take_refused(refused, error):
             if client_left:
@@ -158,25 +158,25 @@ class HangupStream(H2Stream):
         )
 
     def end(self, error: ClientError, told: bool = False) -> None:
-        """Nobody waits for the response any more: stop what produces it, tell the request.
+        """Nobody waits for the response any more: stop its producer, and tell the request.
 
-        A request that is finished, though its response was not sent yet, is not told.
+        A finished request is not told, even if its response was not sent yet.
 
         Args:
-            told: The access log has *error* in the place of the request.
+            told: Whether the access log has a line for *error* in place of the request.
         """
         if not self._is_open:
             return
         if self._over is not None:
             self._over.code = CLIENT_LEFT
-        # First forgotten, then told: what the request still calls does nothing.
+        # First forget it, then tell the request, whose calls then do nothing.
         self._conn._requestDone(self.streamID)
         self._stop_producer()
         if not self.answered:
             self._request.client_left(error, told)
 
     def _abort(self, reason: Exception) -> None:
-        """Break the response off; what waits of it is not sent."""
+        """Break off the response; the bytes that wait are not sent."""
         if self._is_open:
             request = self._request
             self._conn.reset_stream(self.streamID, ErrorCodes.INTERNAL_ERROR)
@@ -195,7 +195,7 @@ class HangupStream(H2Stream):
 
     # What a request asks of its carrier: see `twisted_hangup.server.request.Carrier`.
 
-    #: Its producer is told with the first write that finds no window.
+    #: False: a producer is paused at the first write that finds no window.
     backed_up = False
     writes_whole_responses = False
 
@@ -206,36 +206,36 @@ class HangupStream(H2Stream):
 
     @property
     def bodies(self) -> BodiesInMemory:
-        """Counts what all streams of the connection hold of bodies in memory."""
+        """Counts the bodies that all streams of the connection hold in memory."""
         bodies: BodiesInMemory = self._conn.bodies
         return bodies
 
     @property
     def context(self) -> SiteContext:
-        """What the connection shares with the site's others."""
+        """What all connections of the site share."""
         context: SiteContext = self._conn.context
         return context
 
     def unsent(self, request: Any) -> int:
-        """How many bytes of the response are not sent yet, or of what stands before its end."""
+        """How many bytes of the response are not sent yet."""
         unsent: int = self.queued + self._conn.unsent_before(self.output_end)
         return unsent
 
     def deliver(self, request: Any) -> None:
-        """Log *request*, which is over, as soon as its response has been sent."""
+        """Log *request*, which is over, once its response has been sent."""
         self._over = request
         if not self._is_open:
             self.log_over()
 
     def log_over(self) -> None:
-        """The stream has ended: log its request, if that is over, when its frames are sent."""
+        """The stream has ended: if its request is over, log it once its frames are sent."""
         request, self._over = self._over, None
         if request is not None:
             request.sentLength = max(0, request.sentLength - self.queued)
             self._conn.log_when_sent(request, self)
 
     def refuse_form(self, why: Why) -> None:
-        """The body is a form that cannot be read: a client error."""
+        """The request's form cannot be read: report a client error."""
         self.refuse(refusal(why, self.head, b"content-type", "body"))
 
     def refuse_request(self, request: Any, status: int) -> None:
@@ -243,13 +243,13 @@ class HangupStream(H2Stream):
         request.refuse(status)
 
     def rendered(self, transport: Any) -> None:
-        """A resource was asked; a stream is never another protocol's."""
+        """A resource was rendered; a stream cannot be upgraded."""
 
     def cut_response(self, request: Any) -> None:
-        """End the stream in the middle of its response, visibly so."""
+        """Break off the response with a reset, so that the client sees it."""
         self._abort(ConnectionAborted("the response was cut short"))
 
-    # What arrives.
+    # Called by the connection.
 
     def receiveDataChunk(self, data: bytes, flowControlledLength: int) -> None:
         """Some of the body."""
@@ -267,7 +267,7 @@ class HangupStream(H2Stream):
                 self._conn.openStreamWindow(self.streamID, flowControlledLength)
 
     def _refused_body(self) -> ClientError | None:
-        """Why what has come of the body is refused, or None."""
+        """Why the body so far is refused, or None."""
         most = self.context.limits.body_bytes
         if most and self._received > most:
             return refusal(BODY_TOO_LARGE, self.head, None, "body")
@@ -280,7 +280,7 @@ class HangupStream(H2Stream):
             self.refuse(error)
 
     def requestComplete(self) -> None:
-        """The end of the request: run it, unless its consumer wants to wait."""
+        """The request is complete: run it, unless its consumer wants to wait."""
         self.complete = True
         self.context.deadlines.forget(self.deadline)
         if self.answered:
@@ -303,20 +303,20 @@ class HangupStream(H2Stream):
             self.refuse_request(self._request, 500)
 
     def _out_of_time(self) -> None:
-        """The client took too long to send this one request."""
+        """The client took too long to send this request."""
         self.refuse(request_timeout("body", self.head))
 
-    # What is told to its producer.
+    # Called for its producer.
 
     def windowUpdated(self) -> None:
-        """There is room; a producer that fails has only its own response broken off."""
+        """There is room.  If the producer raises, only its own response is broken off."""
         try:
             super().windowUpdated()
         except Exception:
             _log.failure("Could not go on with a response")
             self.abortConnection()
 
-    # What the application does.
+    # Called by the application.
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Send the head of the response."""
