@@ -299,7 +299,8 @@ class HangupSite(Site):
         if not callable(self.requestFactory):
             came = described(self.requestFactory)
             raise TypeError(
-                f"requestFactory must be a class of requests, or a function that makes them, not {came}"
+                "requestFactory must be a class of requests, or a function that makes them, "
+                f"not {came}"
             )
         if self.timeOut is not None:
             must_be_number("timeout", self.timeOut)

@@ -1,4 +1,4 @@
-"""Addresses of the internet and networks of them, read from text in one place."""
+"""Reads IP addresses and networks from text."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final, TypeAlias
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
-#: What an IPv4 address in IPv6 clothes has before it, in bits (RFC 4291, section 2.5.5.2).
+#: The upper bits of an IPv4 address that is written as IPv6 (RFC 4291, section 2.5.5.2).
 _MAPPED_BITS: Final = 96
 
 
 def ip_of(host: str | None) -> IPAddress | None:
-    """The address that *host* is, without its zone; None where it is none.
+    """The IP address in *host*, without its zone; None if *host* is not an IP address.
 
-    An IPv4 address in IPv6 clothes is the IPv4 address.
+    An IPv4-mapped IPv6 address becomes the IPv4 address.
     """
     try:
         ip = ip_address((host or "").partition("%")[0])
@@ -26,10 +26,10 @@ def ip_of(host: str | None) -> IPAddress | None:
 
 
 def network_of(text: str) -> Network:
-    """The network that *text* names, or that of its one address; see `ip_of`.
+    """The network in *text*; of a single address, the network of that address alone.
 
     Raises:
-        ValueError: It names none.
+        ValueError: *text* is neither a network nor an address.
     """
     network = ip_network(text)
     ipv4 = getattr(network.network_address, "ipv4_mapped", None)

@@ -1,8 +1,8 @@
-"""Waits that go by a clock which nobody can set.
+"""Waits on the monotonic clock, which nobody can set.
 
-Twisted's reactors go by the time of day.  An administrator sets it, and so does a machine that
-wakes up or first hears of NTP.  Set back by an hour, a pending `callLater` comes an hour late, be
-it one of 0 seconds; set forward, it comes at once.
+Twisted's reactors use the time of day.  It steps when an administrator sets it, when a machine
+wakes up, and when it first hears of NTP.  If it is set back by an hour, a pending `callLater` comes
+an hour late, even one of 0 seconds.  If it is set forward, the call comes at once.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from zope.interface import implementer
 #: Seconds between two comparisons of the two clocks, while something waits.
 INTERVAL: Final = 0.5
 
-#: Seconds by which the time of day has to move for a step.  NTP slews it by half a
-#: millisecond in each second, and the clocks cannot be read at one moment.
+#: A difference of this many seconds is a step of the time of day.  NTP slews it by half a
+#: millisecond in each second, and the two clocks cannot be read at the same moment.
 STEP: Final = 0.1
 
 #: The name of the thread that compares them.
 THREAD: Final = "twisted_hangup clock"
 
-#: Seconds that a call may come early: by no step, but because clocks are slewed.
+#: Seconds that a call may come early without a step, because clocks are slewed.
 _EARLY: Final = 0.001
 
-#: Two readings further apart than this, in seconds, are no comparison.
+#: If reading both clocks takes longer than this, in seconds, the reading does not count.
 _APART: Final = 0.01
 
 
 def steady(clock: IReactorTime) -> IReactorTime:
-    """*clock*, but for waits that no step of the time of day makes longer or shorter.
+    """*clock*, but with waits that no step of the time of day makes longer or shorter.
 
-    Any clock but that of a reactor, such as a test's, knows best itself and is returned.
+    A clock that is not a reactor, such as a test's, is returned as it is.
     """
     if clock.seconds is runtime.seconds and IReactorFromThreads.providedBy(clock):
         return _steady(clock)
@@ -55,11 +55,11 @@ def _steady(reactor: Any) -> SteadyClock:
 class SteadyClock:
     """The time of a reactor on the monotonic clock.
 
-    Who is early finds out when it is called.  Who is late is not called, nor does the reactor
-    wake up before that, and Linux tells of a step only by a file descriptor that Python cannot
-    open before 3.13.  So a daemon thread compares the clocks twice a second and lets the reactor
-    put right what waits.  It runs only while something waits here, and costs nothing on the path
-    of any request.
+    A call that comes too early is noticed when it comes.  A call that would come too late is not
+    made, and the reactor does not wake up before it.  Linux reports a step only through a file
+    descriptor that Python cannot open before 3.13.  So a daemon thread compares the clocks twice a
+    second, and lets the reactor correct the pending calls.  The thread runs only while a call is
+    pending here, and costs nothing on the path of a request.
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -78,12 +78,12 @@ class SteadyClock:
     ) -> SteadyCall:
         call = SteadyCall(self, delay, partial(callable, *args, **kw))
         self._pending.add(call)
-        # It may be just about to end, or have stayed in the parent process; then the next
-        # call to come begins another.
+        # The thread may be about to end, or have stayed in the parent process; then the next
+        # call starts another.
         if self._thread is None or not self._thread.is_alive():
             self._compared_at, self._ahead = _compared()
             thread = Thread(target=self._watch, name=THREAD, daemon=True)
-            with suppress(RuntimeError):  # there is room for no thread: the next call, again
+            with suppress(RuntimeError):  # no room for a thread: the next call tries again
                 thread.start()
                 self._thread = thread
         return call
@@ -92,7 +92,7 @@ class SteadyClock:
         return [*self._pending]
 
     def over(self, call: SteadyCall) -> None:
-        """*call* waits no more."""
+        """*call* is not pending any more."""
         self._pending.discard(call)
 
     def _watch(self) -> None:
@@ -101,7 +101,7 @@ class SteadyClock:
             self.compare()
 
     def compare(self) -> None:
-        """Let the reactor put right what waits, if the time of day was set back."""
+        """Let the reactor correct the pending calls if the time of day was set back."""
         since, before = self._compared_at, self._ahead
         self._compared_at, self._ahead = _compared()
         if before - self._ahead > STEP:
@@ -110,10 +110,10 @@ class SteadyClock:
     def set_back(self, step: float, since: float) -> None:
         """The time of day was set back by *step* seconds, at *since* or later.
 
-        Each wait of ours has its rest.  Of what others wait for it is not known when it
-        began, and so whether it goes by the old time or the new; but what was due between
-        *since* and now by the old time is overdue, and not to be waited for: most of it
-        was to come in the next turn.
+        Each pending call of ours waits for its rest.  For calls of others it is unknown when they
+        were made, and so whether they use the old time or the new.  But a call that was due between
+        *since* and now by the old time is overdue: it is made at once.  Most of these were due in
+        the next turn.
         """
         for call in self.getDelayedCalls():
             call.put_right()
@@ -126,7 +126,7 @@ class SteadyClock:
 
 @implementer(IDelayedCall)
 class SteadyCall:
-    """What waits on a `SteadyClock`."""
+    """A pending call of a `SteadyClock`."""
 
     __slots__ = ("_call", "_clock", "_due", "_function")
 
@@ -168,7 +168,7 @@ class SteadyCall:
 
 
 def _compared() -> tuple[float, float]:
-    """The moment, and by how many seconds the time of day is ahead of the monotonic clock."""
+    """Now, and the seconds by which the time of day is ahead of the monotonic clock."""
     while True:
         before = monotonic()
         now: float = runtime.seconds()

@@ -1,9 +1,8 @@
-"""Deadlines for every connection of a site, on one timer and one clock that nobody can set.
+"""The deadlines of all connections of a site, on one timer and the monotonic clock.
 
-A connection owns one :class:`Deadline` and moves it freely: moving it later costs one
-attribute and no timer.  The site's `Deadlines` looks four times a second at those that can
-be due by then, so a deadline is never early and, unless tens of thousands pass together,
-less than a second late.
+A connection owns one `Deadline` and may move it at any time: moving it later sets one attribute and
+no timer.  The site's `Deadlines` looks four times a second at those that may be due.  So a deadline
+is never early, and less than a second late unless tens of thousands pass together.
 """
 
 from __future__ import annotations
@@ -20,25 +19,24 @@ from .clock import steady
 #: Seconds between two looks.
 TICK: Final = 0.25
 
-#: Longest work on expired connections in one reactor turn, in seconds, so that closing
-#: ten thousand of them keeps nobody else waiting.  A request on a new connection takes
-#: three turns.
+#: Longest work on expired connections in one turn of the reactor, in seconds: closing ten thousand
+#: must not keep other clients waiting.  A request on a new connection takes three turns.
 SLICE: Final = 0.001
 
-#: Stands for the tick of a deadline that is not filed under one yet.
+#: The tick of a deadline that is not filed under one yet.
 _NEW: Final = -1
 
 
 def _nothing() -> None:
-    """What happens when a forgotten deadline passes."""
+    """What a forgotten deadline calls."""
 
 
 class Deadline:
-    """A moment, and what happens when it has passed.
+    """A moment, and what to call when it has passed.
 
     Attributes:
-        due: The moment, on the clock of the `Deadlines`; ``inf`` for never.  Read it
-            freely, change it through :meth:`Deadlines.set`.
+        due: The moment, on the clock of the `Deadlines`; ``inf`` for never.  Change it through
+            `Deadlines.set` only.
     """
 
     __slots__ = ("_expired", "_tick", "due")
@@ -53,27 +51,27 @@ class Deadlines:
     """All deadlines of one site.
 
     Args:
-        clock: Where the time comes from.  Its one timer runs only while some deadline
-            is set, so an idle site leaves nothing behind in the reactor.
+        clock: Gives the time.  Its one timer runs only while a deadline is set, so an idle site has
+            no pending call in the reactor.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock = steady(clock)
         self.seconds = clock.seconds
-        #: Set since the last look, and not filed yet: most are forgotten before it.
+        #: Deadlines that were set since the last look and are not filed: most are forgotten first.
         self._new: list[Deadline] = []
         self._waiting = 0
-        #: Dictionaries, because a set takes three times the room.
+        #: Dictionaries: a set takes three times the room.
         self._by_tick: dict[int, dict[Deadline, None]] = {}
         self._looked_at = 0
         self._passed: deque[Deadline] = deque()
         self._timer: IDelayedCall | None = None
 
     def set(self, deadline: Deadline, due: float) -> None:
-        """Let *deadline* pass at *due*; ``inf`` turns it off.  Replaces what was set."""
+        """Let *deadline* pass at *due*; ``inf`` turns it off.  This replaces its earlier moment."""
         deadline.due = due
         tick = deadline._tick
-        # Later than filed is found out when its tick comes; only sooner must be refiled.
+        # If it is later than filed, its tick finds out; only a sooner one is filed again.
         if due == inf or tick == _NEW:
             return
         if tick is not None:
@@ -87,14 +85,14 @@ class Deadlines:
             self._timer = self._clock.callLater(TICK, self._look)
 
     def rest(self, deadline: Deadline) -> None:
-        """Let *deadline* not pass before it is set again; where it is the last, no timer runs."""
+        """Turn *deadline* off until it is set again; without any other, no timer runs."""
         deadline.due = inf
         if self._waiting == 1:
             self._unfile(deadline)
             self._stop_if_idle()
 
     def forget(self, deadline: Deadline) -> None:
-        """Drop *deadline* for good: it never passes, and refers to nobody any more."""
+        """Drop *deadline* for good: it never passes, and keeps nothing alive."""
         deadline.due = inf
         deadline._expired = _nothing
         self._unfile(deadline)
@@ -118,14 +116,15 @@ class Deadlines:
             return
         deadline._tick = None
         self._waiting -= 1
-        filed = self._by_tick.get(tick)  # none where it is new: the next look drops it
+        filed = self._by_tick.get(tick)  # None if it is new: the next look drops it
         if filed is not None:
             filed.pop(deadline, None)
             if not filed:
                 del self._by_tick[tick]
 
     def _look(self) -> None:
-        """Collect what can be due by now, to expire it slice by slice from the next turn on."""
+        """Collect the deadlines that may be due, and expire them in slices from the next turn
+        on."""
         self._timer = None
         now = self.seconds()
         self._looked_at = tick_now = int(now / TICK)
@@ -149,7 +148,7 @@ class Deadlines:
         started = self.seconds()
         while self._passed:
             deadline = self._passed.popleft()
-            # It may have been moved or forgotten since it was collected.
+            # It may have been moved or forgotten since then.
             if deadline.due <= self.seconds():
                 deadline.due = inf
                 deadline._expired()

@@ -1,4 +1,4 @@
-"""An endpoint that tells what only a listening port can know of its connections."""
+"""`hangup_endpoint`: what only a listening port can report about its connections."""
 
 from __future__ import annotations
 
@@ -25,28 +25,36 @@ from .tls import HangupTLS, accept_http10
 
 
 class Listens(Protocol):
-    """What an `IStreamServerEndpoint` does, for those who check types without zope's plugin."""
+    """The methods of an `IStreamServerEndpoint`, for type checkers without zope's plugin."""
 
     def listen(self, protocolFactory: Any, /) -> Deferred[IListeningPort]: ...
 
 
 def hangup_endpoint(endpoint: IStreamServerEndpoint | Listens) -> HangupEndpoint:
-    """Wrap *endpoint* so that a `HangupSite` on it hears all there is to hear.
+    """Wrap *endpoint* so that a `HangupSite` on it learns more about its connections.
 
-    With it a plain HTTP request to a TLS port is answered with a readable 400; a reset over
-    TLS is told from an end of input, and has its ``errno``; a broken PROXY header is a client
-    error; and a client behind the PROXY protocol may close its half.
+    Use it wherever you listen:
+
+        site = HangupSite(resource)
+        hangup_endpoint(TCP4ServerEndpoint(reactor, 8000)).listen(site)
+
+    Without it errors are reported too, with less detail.  With it:
+
+    - a plain HTTP request to a TLS port is answered with a readable 400;
+    - over TLS, a reset is told apart from a close, and has its ``errno``;
+    - a broken PROXY header is a client error;
+    - a client behind the PROXY protocol may half-close.
 
     Args:
-        endpoint: Any stream server endpoint: TCP, UNIX, TLS, PROXY, systemd's.  Its port
-            is used as it is where it is not one of Twisted's own.
+        endpoint: Any stream server endpoint: TCP, UNIX, TLS, PROXY, systemd's.  A port that is not
+            one of Twisted's own is used unchanged.
 
     Returns:
-        An endpoint whose ``listen`` gives the same port as that of *endpoint*, and warns of a
+        An endpoint whose ``listen`` gives the port of *endpoint*.  It warns if you listen with a
         `Site` that does not forward its client errors.
 
     Raises:
-        TypeError: *endpoint* is none.
+        TypeError: *endpoint* is not a stream server endpoint.
     """
     if isinstance(endpoint, str):
         cure = f"serverFromString(reactor, {endpoint!r})"
@@ -60,7 +68,7 @@ def hangup_endpoint(endpoint: IStreamServerEndpoint | Listens) -> HangupEndpoint
 
 @implementer(IStreamServerEndpoint)
 class HangupEndpoint:
-    """What `hangup_endpoint` returns."""
+    """The endpoint that `hangup_endpoint` returns."""
 
     def __init__(self, endpoint: IStreamServerEndpoint | Listens) -> None:
         self._endpoint = endpoint
@@ -69,10 +77,10 @@ class HangupEndpoint:
         return f"hangup_endpoint({self._endpoint!r})"
 
     def listen(self, protocolFactory: IProtocolFactory | Factory[Any]) -> Deferred[IListeningPort]:
-        """Listen with *protocolFactory*, as the endpoint within does.
+        """Listen with *protocolFactory*, as the wrapped endpoint does.
 
         Raises:
-            TypeError: *protocolFactory* is none.
+            TypeError: *protocolFactory* is not a protocol factory.
         """
         cure = "HangupSite(resource)" if hasattr(protocolFactory, "render") else ""
         methods = ("buildProtocol", "doStart", "doStop")
@@ -84,7 +92,7 @@ class HangupEndpoint:
 
 
 def _warn_of(factory: Any) -> None:
-    """Warn of a site of Twisted's own, which tells nobody what it hears of us."""
+    """Warn if *factory* is a stock `Site`, which does not report its client errors."""
     while isinstance(factory, WrappingFactory):
         factory = factory.wrappedFactory
     protocol = getattr(factory, "protocol", None)
@@ -97,7 +105,7 @@ def _warn_of(factory: Any) -> None:
 
 
 def _telling(port: Any) -> Any:
-    """Give *port* the transport and the wrappers that tell; before its first connection."""
+    """Give *port* our transport class and wrappers, before its first connection."""
     if isinstance(port, tcp.Port):
         port.transport = telling(port.transport)
         factory: Any = port.factory
@@ -111,7 +119,7 @@ def _telling(port: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def _wrapper(wrapper: Any) -> Any:
-    """The class of *wrapper*, or the same with our part in front where we have one for it."""
+    """The class of *wrapper*; with our part before it, if we have one for this class."""
     if isinstance(wrapper, type) and not issubclass(wrapper, Preamble):
         for ours, theirs in (
             (HangupTLS, TLSMemoryBIOProtocol),

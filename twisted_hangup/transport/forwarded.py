@@ -1,7 +1,7 @@
-"""Who sent a request, where a proxy in front of us says it in a field.
+"""Who sent a request, if a trusted proxy in front of us says it in a header.
 
-Every client may send that field as well.  So only what proxies have added counts that the
-operator trusts: the list is read from its end, which the nearest of them has written.
+A client can send that header too.  So only the part that trusted proxies have added counts: the
+list is read from its end, which the nearest proxy has written.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from ..parser.grammar import TCHAR, TOKEN
 from ..parser.refusals import OF_A_WHOLE_HEAD
 from .addresses import Network, ip_of, is_within, network_of
 
-#: Stands for all clients at UNIX sockets, among the addresses of proxies.
+#: Stands for all clients on UNIX sockets, among the addresses of proxies.
 UNIX: Final = "unix"
 
-#: Where most proxies name the client.
+#: The header in which most proxies name the client.
 FORWARDED_FIELD: Final = "X-Forwarded-For"
 
-#: Members of the list that are looked at, those included that are empty.
+#: Most members of the list that are read, empty ones included.
 MOST_HOPS: Final = 64
 
-#: Bytes of one that may name somebody: ``"[IPv6]:_port"``.
+#: Most bytes of a member that names somebody: ``"[IPv6]:_port"``.
 LARGEST_NODE: Final = 64
-#: Of so many it is known what they name, and of so many hosts whether they are trusted: most
-#: requests come from whom one has come from before.
+#: How many members are cached with what they name, and how many hosts with whether they are
+#: trusted: most requests come through proxies that sent one before.
 MOST_REMEMBERED: Final = 1024
 
 # RFC 7239, section 4
 #   forwarded-element = [ forwarded-pair ] *( ";" [ forwarded-pair ] )
 #   forwarded-pair    = token "=" ( token / quoted-string )
-# Wider by white space around the semicolon, which many proxies write.  There is one way only
-# to match it, so that no member takes long.
+# Laxer: white space around the semicolon, which many proxies write.  The pattern matches in one
+# way only, so that no member takes long.
 _PAIR: Final = rb'[%b]+=(?:[%b]+|"(?:[^"\\]|\\.)*")' % (TCHAR, TCHAR)
 _ELEMENT: Final = re.compile(rb"(?:%b)?(?:[ \t]*;(?:[ \t]*%b)?)*" % (_PAIR, _PAIR), re.S)
 _EACH_PAIR: Final = re.compile(_PAIR, re.S)
 _ESCAPED: Final = re.compile(rb"\\(.)", re.S)
 
-#: What X-Forwarded-For and its kin are lists of; no RFC says it.
+#: The members of X-Forwarded-For and the like; no RFC has them.
 _MEMBER: Final = re.compile(rb'[^",]*')
 
 # RFC 7239, section 6
@@ -55,24 +55,33 @@ _NODE: Final = re.compile(
     rb"(?:(?P<ipv4>[0-9.]+)|\[(?P<ipv6>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+)\])"
     rb"(?::(?:(?P<port>[0-9]{1,5})|_[A-Za-z0-9._-]+))?"
 )
-#: IPv6 without brackets, as X-Forwarded-For has it: it has no port then.
+#: IPv6 without brackets, as in X-Forwarded-For; it then has no port.
 _BARE_IPV6: Final = re.compile(rb"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
 class ForwardedClients:
-    """Whom to believe who sent a request.
+    """Which proxies may say who sent a request, and in which header.
+
+    Give it to `HangupSite` as ``forwarded=`` if a proxy stands before the server:
+
+        HangupSite(resource, forwarded=ForwardedClients(["10.0.0.0/8"]))
+
+    Without it, `ClientError.peer` and the logs have the proxy's address.
 
     Args:
-        trusted: Addresses and networks (``10.0.0.0/8``) of proxies that write *field*
-            themselves; ``unix`` stands for all clients at UNIX sockets.
-        field: The one field that is read: ``Forwarded`` as RFC 7239 has it, any other as a
-            list of addresses.  A proxy that sets one lets the client's other through.
+        trusted: Addresses and networks (``10.0.0.0/8``) of proxies that write *field* themselves.
+            ``unix`` stands for all clients on UNIX sockets.
+        field: The one header that is read: ``Forwarded`` as in RFC 7239, any other as a list of
+            addresses.  Choose the one that your proxy writes: it passes on what the client sends in
+            the other.
 
     Raises:
-        ValueError: One of *trusted* is no address and no network, or *field* no field name.
+        TypeError: *trusted* is a single address, or holds something other than str.
+        ValueError: One of *trusted* is neither an address nor a network, or *field* is not a header
+            name.
 
     Attributes:
-        field: Its name.
+        field: The name of the header.
     """
 
     def __init__(self, trusted: Iterable[str], field: str = FORWARDED_FIELD) -> None:
@@ -93,23 +102,23 @@ class ForwardedClients:
         self._has_elements = self.field.lower() == b"forwarded"
 
     def client(self, peer: Any, lines: Sequence[bytes]) -> Any:
-        """The address of the client: the last in the list that is not trusted.
+        """The address of the client: the last one in the list that is not trusted.
 
         Args:
             peer: The Twisted address of the other end of the connection.
             lines: The values of all lines of `field`, in order.
 
         Returns:
-            A Twisted address, with port 0 where none is named; the first where all are
-            trusted; *peer* where it is not trusted itself, or names nobody.  What cannot be
-            read, or hides an address, ends the search at the last good one.
+            A Twisted address; its port is 0 if the list has none.  If all are trusted, the first
+            one.  If *peer* itself is not trusted, or names nobody, *peer*.  A member that cannot be
+            read, or that hides its address, ends the search at the last good one.
         """
         client = peer
         members = _last_first(lines, _ELEMENT if self._has_elements else _MEMBER)
         for member in islice(members, MOST_HOPS):
             if not self._trusts(client):
                 break
-            if member:  # RFC 9110, section 5.6.1: an empty one is none
+            if member:  # RFC 9110, section 5.6.1: ignore empty ones
                 node = _node_of_element(member) if self._has_elements else _node_of_hop(member)
                 address = _address_of(node)
                 if address is None:
@@ -118,10 +127,10 @@ class ForwardedClients:
         return client
 
     def client_of(self, error: ClientError, peer: Any) -> Any:
-        """The same for *error*, where the whole head of its request is known.
+        """The same for *error*, if the whole head of its request is known.
 
-        In a part of it the line may be missing that the proxy has added.  Over HTTP/2 a head
-        is judged as a whole; an error of the connection is nobody's of those who share it.
+        A part of the head may lack the line that the proxy has added.  Over HTTP/2 a head is judged
+        as a whole; an error of the connection belongs to none of the clients that share it.
         """
         request = error.request
         if (
@@ -144,14 +153,14 @@ class ForwardedClients:
 
 
 class NamedClient:
-    """Mixed in behind a request class: its ``client`` is whom a trusted proxy names.
+    """Comes before a request class: ``client`` is the address that a trusted proxy names.
 
-    What Twisted derives from it is so too: ``getClientAddress()`` and ``getClientIP()``.
+    So are the results of ``getClientAddress()`` and ``getClientIP()``.
     """
 
     requestHeaders: Any
     _hangup_clients: ClassVar[ForwardedClients]
-    #: The address of the connection.
+    #: The address at the other end of the connection.
     _hangup_peer: Any = None
 
     @property
@@ -166,10 +175,10 @@ class NamedClient:
 
 
 def _last_first(lines: Sequence[bytes], grammar: re.Pattern[bytes]) -> Iterator[bytes]:
-    """The members of the list that is in *lines*, from the last on.
+    """The members of the list in *lines*, from the last one on.
 
-    Where a comma is part of a member, that is seen by what the comma would leave.  A quote
-    that was opened by a client ends nowhere, and hides nothing that comes after it.
+    A comma inside a member is noticed by what it would leave on both sides.  A quote that a client
+    has opened and not closed hides nothing that comes after it.
     """
     for line in reversed(lines):
         member = b""
@@ -185,12 +194,12 @@ def _last_first(lines: Sequence[bytes], grammar: re.Pattern[bytes]) -> Iterator[
 
 
 def _node_of_hop(hop: bytes) -> bytes:
-    """What a member of X-Forwarded-For is in the words of RFC 7239."""
+    """A member of X-Forwarded-For, as a node of RFC 7239."""
     return b"[%b]" % hop if _BARE_IPV6.fullmatch(hop) else hop
 
 
 def _node_of_element(element: bytes) -> bytes:
-    """Whom an element of Forwarded names; nothing where it does not, or not clearly."""
+    """The node that an element of Forwarded names; nothing if it names none, or not clearly."""
     if not _ELEMENT.fullmatch(element):
         return b""
     nodes = [
@@ -210,7 +219,7 @@ def _is_within(networks: Sequence[Network], host: str | None) -> bool:
 
 
 def _address_of(node: bytes) -> IPv4Address | IPv6Address | None:
-    """The Twisted address of *node*; None where it has none."""
+    """The Twisted address of *node*, or None."""
     return _known_address_of(node) if len(node) <= LARGEST_NODE else None
 
 

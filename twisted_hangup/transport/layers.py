@@ -1,4 +1,4 @@
-"""What lies between a socket and an HTTP protocol, and what it says of the two ends."""
+"""The layers between a socket and an HTTP protocol, and the two ends' addresses."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def protocol_within(protocol: Any) -> Any:
 
 
 def host_of(transport: Any) -> Any:
-    """The address at which *transport* was reached, the same one for all that came to one place.
+    """The local address of *transport*, as one object for all connections to that address.
 
-    A server is reached at few addresses, and a transport makes an object of 200 bytes each
-    time that it is asked, at 5 % of the price of a short connection.
+    A server has few addresses.  A transport makes an object of 200 bytes each time it is asked,
+    which is 5 % of the price of a short connection.
     """
     if getattr(transport.getHost, "__func__", None) is Server.getHost:
         return _tcp_address(transport._addressType, *transport.socket.getsockname()[:2])

@@ -1,8 +1,9 @@
-"""TLS for small requests: OpenSSL is asked once, and Twisted's way is there for all the rest.
+"""TLS for small requests with fewer calls of OpenSSL; Twisted's code does all the rest.
 
-Twisted reads on until an exception of OpenSSL says that there is no more, asks it in the same
-way for what there is to send, lets a turn of the reactor pass before it encrypts what was
-written and another one before it sends that: half of what TLS costs a small request.
+Twisted reads until an exception of OpenSSL says that there is no more, and asks in the same way for
+what there is to send.  It lets one turn of the reactor pass before it encrypts what was written,
+and
+another one before it sends that.  This is half of what TLS costs a small request.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ from .sockets import JointWrites, Meter, TellingSocket
 _HEADER: Final = 5
 _CONTENT_TYPES: Final = range(20, 25)
 
-#: How much may be written in a turn before it is encrypted, in bytes; as in Twisted.
+#: Most bytes written in a turn before they are encrypted; as in Twisted.
 _TURN_BYTES: Final = 64_000
 
-#: What goes into one record at most, in bytes (RFC 8446, section 5.1).
+#: Most bytes in one record (RFC 8446, section 5.1).
 _RECORD_BYTES: Final = 2**14
 
 _log = Logger()
 
 
 class LeanTLS(BufferingTLSTransport):
-    """Mixed in before the class of a server's TLS transports; see `lean`."""
+    """Comes before the class of a server's TLS transports; see `lean`."""
 
-    #: Of the record that is being read: what has come of its header, or how much is to come.
+    #: The part of the current record's header that has come, or how many bytes are to come.
     _header = b""
     _missing = 0
 
-    #: Whether anything has come of the handshake; see `preamble_begun`.
+    #: Whether a byte of the handshake has come; see `preamble_begun`.
     preamble_begun = False
 
     def makeConnection(self, transport: Any) -> None:
-        """Begin; the same as Twisted's, with one `directlyProvides` in the place of ten."""
+        """As Twisted's, with one call of `directlyProvides` in place of ten."""
         if not self._connectWrapped:
             super().makeConnection(transport)
             return
@@ -56,7 +57,7 @@ class LeanTLS(BufferingTLSTransport):
         self._checkHandshakeStatus()
 
     def dataReceived(self, data: bytes) -> None:
-        """Decrypt *data*: in one step where it is one whole record."""
+        """Decrypt *data*; in one step if it is one whole record."""
         if (
             len(data) <= _HEADER
             or _HEADER + (data[3] << 8 | data[4]) != len(data)
@@ -74,7 +75,7 @@ class LeanTLS(BufferingTLSTransport):
         try:
             data = connection.recv(len(data))
         except (WantReadError, ZeroReturnError):
-            self._flushReceiveBIO()  # one of TLS's own: a KeyUpdate, close_notify
+            self._flushReceiveBIO()  # a message of TLS itself: a KeyUpdate, close_notify
         except Error:
             self._tlsShutdownFinished(Failure())
         else:
@@ -84,21 +85,22 @@ class LeanTLS(BufferingTLSTransport):
     def _follow(self, data: bytes) -> None:
         """Note where in a record *data* ends.
 
-        Where OpenSSL has a part of one already, what looks like a whole record is none: a part
-        of it would stay there until the next read, and a client could pile up what stays.
+        If OpenSSL holds a part of a record already, *data* is not a whole record, even if it looks
+        like one.  A part of it would stay there until the next read, and a client could let such
+        parts pile up.
         """
         self.preamble_begun = True
         data = self._header + data
         at = self._missing
         while at + _HEADER <= len(data):
-            # An SSLv2 ClientHello, which OpenSSL 3 takes, is no record: it has no end for us.
+            # An SSLv2 ClientHello, which OpenSSL 3 accepts, is no record and has no length for us.
             known = data[at] in _CONTENT_TYPES
             at += _HEADER + (data[at + 3] << 8 | data[at + 4]) if known else sys.maxsize
         self._header = data[at:]
         self._missing = max(0, at - len(data))
 
     def join(self, socket: TellingSocket, joint: JointWrites) -> None:
-        """Encrypt what is written from now on once a turn, when *socket* beneath sends."""
+        """From now on encrypt what was written once a turn, when *socket* sends."""
         if self.write == self._aggregator.write:
             self._aggregator.flush()
             written: Any = Written(self, socket, joint)
@@ -106,24 +108,24 @@ class LeanTLS(BufferingTLSTransport):
             self.write = written.write  # type: ignore[method-assign]
 
     def encrypt(self, data: bytes) -> None:
-        """Encrypt *data* and write it to the socket: what Twisted does with its own buffer."""
+        """Encrypt *data* and write it to the socket, as Twisted does with its own buffer."""
         super(BufferingTLSTransport, self).write(data)
 
     def cannot_go_on(self, failure: Failure) -> None:
-        """A producer has failed, which costs its connection over TCP as well."""
+        """A producer has raised: end the connection, as over TCP."""
         _log.failure("Could not go on writing", failure)
         self._reason = failure
         self.abortConnection()
 
 
 class Written:
-    """What was written to a TLS transport in this turn, in the place of Twisted's buffer.
+    """The bytes written to a TLS transport in this turn; it replaces Twisted's buffer.
 
-    It counts in bytes of what is encrypted.  A record is taken as a whole or not at all.
+    It counts bytes before encryption.  A record counts as taken when the kernel has all of it.
 
     Args:
-        transport: Encrypts it.
-        socket: Sends it then.
+        transport: Encrypts the bytes.
+        socket: Sends them then.
     """
 
     __slots__ = (
@@ -138,9 +140,10 @@ class Written:
         self._pieces: list[bytes] = []
         self._room = _TURN_BYTES
         self._in_line = False
-        #: Bytes that left the turn, of these encrypted, and taken as far as that was looked at.
+        #: Bytes flushed; of these, bytes encrypted; and bytes taken by the kernel, at the last
+        #: look.
         self._flushed = self._encrypted = self._taken = 0
-        #: The ends of records that wait: bytes of the socket, and bytes encrypted, up to there.
+        #: The ends of records that wait to be sent: as bytes of the socket, and before encryption.
         self._marks: deque[tuple[int, int]] = deque()
 
     @property
@@ -152,17 +155,17 @@ class Written:
 
     @property
     def sending(self) -> bool:
-        """Whether there is anything to send."""
+        """Whether there are bytes to send."""
         return bool(self._pieces) or self._socket.sending
 
     @property
     def unsent(self) -> int:
-        """Bytes that were written, and are not taken yet."""
+        """Bytes that were written and that the kernel has not taken."""
         return self._flushed + _TURN_BYTES - self._room - self.taken
 
     def write(self, data: bytes) -> None:
-        """Encrypt *data* when this turn is over, or at once where that makes too much."""
-        self._pieces.append(data + b"")  # what is no bytes is the caller's to hear of
+        """Encrypt *data* when this turn is over, or at once if too much waits."""
+        self._pieces.append(data + b"")  # raises in the caller if it is not bytes
         self._room -= len(data)
         if self._room < 0:
             self.flush()
@@ -171,7 +174,7 @@ class Written:
             self._joint.add(self)
 
     def flush(self) -> None:
-        """Encrypt it now."""
+        """Encrypt what was written so far."""
         if self._pieces:
             pieces, self._pieces = self._pieces, []
             self._flushed += _TURN_BYTES - self._room
@@ -192,16 +195,16 @@ class Written:
 
     def _encrypt(self, record: bytes) -> None:
         socket, marks = self._socket, self._marks
-        self._look_at_marks()  # or they would pile up where nobody asks
+        self._look_at_marks()  # or they would pile up if nobody asks
         before = socket.taken + socket.unsent
         self._transport.encrypt(record)
         end = socket.taken + socket.unsent
-        if end > before:  # else it is never sent: TLS is over
+        if end > before:  # else it will never be sent: TLS has ended
             self._encrypted += len(record)
             marks.append((end, self._encrypted))
 
     def send_joined(self) -> None:
-        """The turn is over: encrypt it, and send that."""
+        """The turn is over: encrypt what was written, and send it."""
         self._in_line = False
         self._socket.hold()
         try:
@@ -213,7 +216,7 @@ class Written:
 
 @lru_cache(maxsize=16)
 def lean(kind: Any) -> Any:
-    """The class *kind* with `LeanTLS` in front, where it buffers and reads as Twisted's does."""
+    """*kind* with `LeanTLS` before it, if it buffers and reads as Twisted's class does."""
     if not issubclass(kind, BufferingTLSTransport) or any(
         getattr(kind, name) is not getattr(BufferingTLSTransport, name)
         for name in ("dataReceived", "makeConnection")
@@ -223,12 +226,12 @@ def lean(kind: Any) -> Any:
 
 
 def adopt_tls(transport: Any, socket: TellingSocket, joint: JointWrites) -> None:
-    """Let *transport*, a server's, be lean where it is TLS of Twisted's, and join its writes.
+    """Make a server's *transport* lean if it is Twisted's TLS, and join its writes.
 
-    A port that is listened on without `hangup_endpoint` makes lean ones from then on.
+    If the port was not wrapped by `hangup_endpoint`, it makes lean transports from then on.
 
     Args:
-        socket: What is beneath it.
+        socket: The transport under it.
     """
     if not isinstance(transport, BufferingTLSTransport):
         return
@@ -245,10 +248,10 @@ def meter_of(transport: Any, socket: TellingSocket | None) -> Meter | None:
     """What counts the bytes that are written to *transport*, once it has been adopted.
 
     Args:
-        socket: What is beneath it.
+        socket: The transport under it.
 
     Returns:
-        None for what does not tell: in memory, or TLS that is not lean.
+        None if they cannot be counted: in memory, or over TLS that is not lean.
     """
     if socket is not None and transport is socket:
         return socket

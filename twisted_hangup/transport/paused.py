@@ -1,9 +1,8 @@
-"""Clients that hang up while reading from them is paused.
+"""Notices clients that hang up while reading from them is paused.
 
-A reactor that does not read from a socket is not told that its peer has gone, and a
-client that pipelines more than fits into the backlog can leave unnoticed: its slow request
-goes on, and all that it had queued is run for nobody.  A ``poll()`` over all paused sockets,
-twice a second, tells.
+A reactor does not notice a hang-up on a socket that it does not read.  So a client that pipelines
+more than the backlog holds could leave unnoticed: its slow request goes on, and its queued requests
+run for nobody.  A ``poll()`` over all paused sockets, twice a second, notices it.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from .layers import transport_beneath
 from .sockets import socket_error
 
-#: Called with the error number of a reset; 0 where the client has ended its input, or closed.
+#: Called with the error number of a reset, or with 0 after a FIN.
 Gone: TypeAlias = Callable[[int], object]
 
 #: Seconds between two looks.
 INTERVAL: Final = 0.5
 
-#: Where the platform does not tell (all but Linux), hang-ups are noticed later: when the
-#: backlog is read, or when writing fails.
+#: On platforms other than Linux hang-ups are noticed later: when the backlog is read, or when
+#: writing fails.
 _PEER_CLOSED: Final = getattr(select, "POLLRDHUP", 0)
 
 
@@ -43,8 +42,8 @@ class PausedSockets:
         """Call *gone* once, within a second, if the peer of *transport* hangs up.
 
         Returns:
-            What to give to `remove` before the transport is read again or closed; None
-            where this platform or transport does not tell.
+            A key for `remove`, which you call before the transport is read again or closed.  None
+            if this platform or transport cannot notice it.
         """
         transport = transport_beneath(transport)
         if self._poll is None or not isinstance(transport, FileDescriptor):
@@ -59,7 +58,7 @@ class PausedSockets:
         return descriptor
 
     def remove(self, descriptor: int | None) -> None:
-        """Look at this one no more; harmless for None, and if *gone* was called already."""
+        """Stop watching; harmless for None, and if *gone* was called already."""
         if self._poll is None or descriptor is None or self._gone.pop(descriptor, None) is None:
             return
         self._poll.unregister(descriptor)
@@ -71,7 +70,7 @@ class PausedSockets:
         self._timer = None
         assert self._poll is not None
         for descriptor, what in self._poll.poll(0):
-            # None where what another one's end has caused removed it.
+            # None if an earlier *gone* has removed it.
             if (watched := self._gone.get(descriptor)) is not None:
                 self.remove(descriptor)
                 transport, gone = watched

@@ -1,8 +1,8 @@
-"""What comes before HTTP on a connection, and who hears that it went wrong.
+"""What comes before HTTP on a connection (a PROXY header, a TLS handshake), and its failures.
 
-A PROXY header and a TLS handshake are read by wrappers around the HTTP protocol.  They see
-what is wrong, and have the transport on which the client can still be told in plain text;
-the HTTP protocol inside has the handlers, the journal and the way to close.
+Wrappers around the HTTP protocol read it.  They see what is wrong, and have the transport on which
+the client can still be answered in plain text.  The HTTP protocol inside has the handlers, the
+journal and the lingering close.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .layers import protocol_within, transport_beneath
 
 
 class IPreambleListener(Interface):
-    """A protocol that takes over when what comes before it has failed."""
+    """A protocol that takes over the connection when its preamble has failed."""
 
     def preamble_failed(error: ClientError, transport: Any) -> None:
-        """*error* has happened; the client may be answered, in plain, on *transport*."""
+        """*error* has happened; *transport* can answer the client in plain text."""
 
 
 def preamble_begun(transport: Any) -> bool | None:
-    """Whether a part of what comes before HTTP has come on *transport*, and not all of it.
+    """Whether a part of the preamble has come on *transport*, and not all of it.
 
     Returns:
-        None where *transport* does not tell.  Nobody asks it about TLS after the handshake.
+        None if *transport* cannot tell.  For TLS, only meaningful before the end of the handshake.
     """
     begun: bool | None = getattr(transport, "preamble_begun", None)
     return begun
@@ -38,19 +38,19 @@ def preamble_begun(transport: Any) -> bool | None:
 
 @implementer(IHalfCloseableProtocol)
 class Preamble(ProtocolWrapper):
-    """Mixed in before a `ProtocolWrapper` that reads a preamble.
+    """Comes before the class of a `ProtocolWrapper` that reads a preamble.
 
-    Once the preamble has failed it is a mere pipe: what still comes goes to the protocol
-    that answers for it, unread, and so do both ends of the connection.
+    Once the preamble has failed it only passes things on: what still comes, and both ends of the
+    connection, go to the protocol that answers.
 
     Attributes:
-        half_closes: Whether the end of the client's input is the protocol's to hear.
+        half_closes: Whether the protocol gets to know the end of the client's input.
     """
 
     half_closes = False
 
     def fail(self, error: ClientError) -> bool:
-        """Hand *error* and the transport over; False where nobody takes them."""
+        """Give *error* and the transport to the protocol; False if it does not take them."""
         listener = IPreambleListener(protocol_within(self.wrappedProtocol), None)
         if listener is None:
             return False
@@ -64,11 +64,11 @@ class Preamble(ProtocolWrapper):
         inside = IHalfCloseableProtocol(self.wrappedProtocol, None)
         if inside is not None and self.half_closes:
             inside.readConnectionLost()
-        else:  # as where half-closes are not known at all
+        else:  # as for protocols that know no half-close
             transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
 
     def writeConnectionLost(self) -> None:
-        """Our half is closed, and all that was written is with the kernel."""
+        """Our half is closed: the kernel has all that was written."""
         inside = IHalfCloseableProtocol(self.wrappedProtocol, None)
         if inside is not None:
             inside.writeConnectionLost()

@@ -1,4 +1,4 @@
-"""A PROXY header that is broken is a client error like any other."""
+"""Makes a broken PROXY header a client error like any other."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _UNKNOWN_FOR_TWISTED: Final = b"PROXY UNKNOWN \r\n"
 
 
 class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
-    """Mixed in before the protocol of an `HAProxyWrappingFactory`.
+    """Comes before the protocol class of an `HAProxyWrappingFactory`.
 
-    Twisted's parser gets only whole and valid headers: by itself it closes without a word
-    on broken ones and on the first part of a header cut in two, and raises on some.
+    It gives Twisted's parser only whole and valid headers.  Twisted closes without a word on broken
+    headers and on the first part of one that is cut in two, and raises on some.
     """
 
     half_closes = True
@@ -37,7 +37,7 @@ class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
         try:
             length = header_length(self._begun)
         except ParseError as error:
-            # The packet is the read that broke it; the offset counts from the first byte.
+            # The packet is the read that broke it; the offset counts from the header's first byte.
             error.raw_packet = data[:0x10000]
             error.bytes_parsed = max(0, (error.offset or 0) - before)
             if not self.fail(error):
@@ -51,7 +51,7 @@ class HangupProxyProtocol(Preamble, HAProxyProtocolWrapper):
             super().dataReceived(whole)
 
     def readConnectionLost(self) -> None:
-        """The client has ended its input (FIN), which may be in the middle of its header."""
+        """The client has ended its input (FIN), perhaps in the middle of its header."""
         if self._begun:
             self.fail(cut_short(self._begun))
         super().readConnectionLost()

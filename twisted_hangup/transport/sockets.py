@@ -1,11 +1,10 @@
-"""Transports that tell: why the network lost a connection, and whether the peer takes bytes.
+"""Transports that report why the network lost a connection, and whether the peer takes bytes.
 
-Twisted's own transports report every failed read or write as one and the same
-`ConnectionLost`, and the socket is gone by the time a protocol hears of it; they say nothing
-of a peer that takes no byte; and for each answer they ask the reactor for a turn to write in,
-where the socket was writable all the time.  What we want of them otherwise stands in two classes,
-one of which a listening port is given, or a transport when its connection is made or it is
-watched.
+Twisted's transports report each failed read or write as the same `ConnectionLost`, and the socket
+is gone when a protocol hears of it.  They do not report a peer that takes no byte.  And for each
+answer they ask the reactor for a turn to write in, although the socket was writable all the time.
+Two classes here change that.  A listening port is given one, or a transport gets one when its
+connection is made or it is watched.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ _log = Logger()
 
 
 class ConnectionBroken(ConnectionLost):
-    """A `ConnectionLost` that knows more.
+    """A `ConnectionLost` that knows the cause.
 
     Attributes:
         errno: The operating system's error number.
-        syscall: What failed, ``"read"`` or ``"write"``.
+        syscall: Which call failed, ``"read"`` or ``"write"``.
     """
 
     def __init__(self, number: int, syscall: SystemCall) -> None:
@@ -56,18 +55,18 @@ class ConnectionBroken(ConnectionLost):
 
 
 def socket_error(transport: Any) -> int:
-    """The error number that waits on the socket of *transport*, which is taken off it; or 0."""
+    """Take the pending error number from the socket of *transport*; 0 if there is none."""
     return int(transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
 class WatchedSocket(FileDescriptor):
-    """Mixed in before the class of a transport: the peer's taking of bytes is watched."""
+    """Comes before the class of a transport: it reports the bytes that the peer takes."""
 
-    #: Told of the bytes that the peer takes; None while nobody wants to know.
+    #: Gets the number of bytes that the peer takes; None while nobody watches.
     _watch: SendWatch | None = None
 
     def writeSomeData(self, data: Any) -> Any:
-        """Write as the transport does, and tell."""
+        """Write as the transport does, and report the bytes written."""
         sent: Any = super().writeSomeData(data)
         if self._watch is not None and isinstance(sent, int) and sent > 0:
             self._watch.bytes_taken()
@@ -75,11 +74,11 @@ class WatchedSocket(FileDescriptor):
 
 
 class Meter(Protocol):
-    """Counts the bytes that are written to a transport: `unsent`, or `taken` by the kernel."""
+    """Counts the bytes written to a transport: `unsent`, and those `taken` by the kernel."""
 
     @property
     def sending(self) -> bool:
-        """Whether anything is going to be sent: what `unsent` is, unless the transport has gone."""
+        """Whether bytes will be sent: those in `unsent`, unless the transport has gone."""
 
     @property
     def taken(self) -> int: ...
@@ -88,10 +87,10 @@ class Meter(Protocol):
 
 
 class Deliveries(Protocol):
-    """Who wants to know when what was written to a transport has been sent.
+    """A listener for bytes that have been sent.
 
     Attributes:
-        undelivered: What they wait for; falsy where that is nothing.
+        undelivered: What it waits for; falsy if it waits for nothing.
     """
 
     @property
@@ -102,34 +101,34 @@ class Deliveries(Protocol):
 
 
 class TellingSocket(WatchedSocket, tcp.Connection):
-    """Mixed in before the class of a transport: a port's, or a client's.
+    """Comes before the class of a transport, of a port or a client.
 
-    Over a UNIX socket no file descriptors are passed: HTTP has no use for them.
+    Over a UNIX socket it passes no file descriptors: HTTP does not use them.
     """
 
     socket: socket.socket
     protocol: Any
     _shouldShutdown: bool
 
-    #: What sends this transport's bytes once a turn, and whether it is about to.
+    #: Sends this transport's bytes once a turn; and whether it is about to.
     _joint: JointWrites | None = None
     _in_line = False
-    #: Whether there is anything to send, and whether the reactor was asked to say when.
+    #: Whether there are bytes to send, and whether the reactor was asked to say when.
     sending = False
     _reactor_asked = False
-    #: Whether somebody has paused reading.
+    #: Whether reading is paused.
     reading_paused = False
-    #: The first failure: the kernel tells the cause only once, and then of an end or EPIPE.
+    #: The first failure: the kernel reports the cause once, and after that an end or EPIPE.
     failure: ConnectionBroken | None = None
     #: Whether the peer has ended its input (FIN).
     _input_over = False
     #: Bytes that the kernel has taken so far.
     taken = 0
-    #: Told of them while it waits for some.
+    #: Informed of them while it waits for some.
     deliveries: Deliveries | None = None
 
     def doRead(self) -> Any:
-        """Read what there is; the same as Twisted's, but for what a failure is."""
+        """Read what there is, as Twisted does; a failure has its cause."""
         try:
             data = self.socket.recv(self.bufferSize)
         except BlockingIOError:
@@ -139,7 +138,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         return self.protocol.dataReceived(data) if data else self.failure or CONNECTION_DONE
 
     def writeSomeData(self, data: Any) -> Any:
-        """Write what there is room for; the same as Twisted's, but for what a failure is."""
+        """Write what there is room for, as Twisted does; a failure has its cause."""
         try:
             if len(data) > self.SEND_LIMIT:
                 data = memoryview(data)[: self.SEND_LIMIT]
@@ -148,7 +147,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             return 0
         except OSError as error:
             if error.errno == errno.ENOBUFS or (self._input_over and not data):
-                return 0  # to close, Twisted sends nothing, which a peer that has closed refuses
+                return 0  # Twisted sends nothing to close, which a peer that has closed refuses
             return self._failed(error.errno or errno.EPIPE, "write")
         self.taken += sent
         if sent and self._watch is not None:
@@ -157,11 +156,11 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     @property
     def unsent(self) -> int:
-        """Bytes that were written, and that the kernel has not taken yet."""
+        """Bytes that were written and that the kernel has not taken."""
         return len(self.dataBuffer) - self.offset + self._tempDataLen
 
     def doWrite(self) -> Any:
-        """Write what there is room for, and tell of it."""
+        """Write what there is room for, and report it."""
         outcome = super().doWrite()
         if self.deliveries is not None and self.deliveries.undelivered and not self._aborting:
             self.deliveries.bytes_sent()
@@ -170,8 +169,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     def readConnectionLost(self, reason: Failure) -> None:
         """The peer has ended its input.
 
-        Or it has reset the connection, and the reactor saw that before the input's end: to it an
-        error without anything to read is an end in order.
+        Or it has reset the connection, and the reactor noticed that first: an error without
+        anything to read looks like an orderly end to it.
         """
         if number := socket_error(self):
             self.connectionLost(Failure(self._failed(number, "read")))
@@ -180,12 +179,12 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         super().readConnectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Ask the kernel where the reactor only saw that the socket has failed.
+        """Ask the kernel for the cause if the reactor only saw that the socket has failed.
 
-        A UNIX socket is lost in the same way where the peer has closed in order: then it has
-        ended its input before, and there is no error.
+        A UNIX socket is lost in the same way when the peer has closed in order.  Then the peer
+        has ended its input before, and there is no error.
         """
-        if hasattr(self, "socket"):  # gone in a second call, which does nothing
+        if hasattr(self, "socket"):  # it is gone in a second call, which does nothing
             if reason.type is ConnectionLost and (number := socket_error(self)):
                 self._failed(number, "read")
             if reason.type is ConnectionLost:
@@ -193,7 +192,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
                     reason = Failure(self.failure)
                 elif self._input_over:
                     reason = Failure(CONNECTION_DONE)
-            # Twisted shuts down what it closes, which fails where we have done that before.
+            # Twisted shuts down what it closes; that fails if we have done it before.
             self._shouldShutdown = not self._writeDisconnected
             super().connectionLost(reason)
 
@@ -203,23 +202,23 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         return self.failure
 
     def stopReading(self) -> None:
-        """Read no more until `startReading`."""
+        """Pause reading until `startReading`."""
         self.reading_paused = True
         super().stopReading()
 
     def startReading(self) -> None:
-        """Read what comes."""
+        """Resume reading."""
         self.reading_paused = False
         super().startReading()
 
     # Joint writes.
 
     def join(self, joint: JointWrites) -> None:
-        """Send what is written from now on with the others, once a turn."""
+        """From now on send what was written once a turn, together with the other transports."""
         self._joint = joint
 
     def write(self, data: bytes) -> None:
-        """Send *data*; the same as Twisted's, in one piece for what is usual."""
+        """Send *data*; as Twisted's, in one piece for the usual case."""
         if data.__class__ is not bytes or not data or self.TLS or self._writeDisconnected:
             super().write(data)
         elif self.connected:
@@ -230,7 +229,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self.startWriting()
 
     def startWriting(self) -> None:
-        """There is something to send: at the end of this turn, or when the reactor says so."""
+        """There are bytes to send: send them at the end of this turn, or when the reactor says."""
         self.sending = True
         if self._joint is None:
             self._ask_reactor()
@@ -239,7 +238,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._joint.add(self)
 
     def hold(self) -> None:
-        """Let what is written wait for `send_joined`, which is about to be called."""
+        """Keep what is written for `send_joined`, which is about to be called."""
         self._in_line = True
 
     def _ask_reactor(self) -> None:
@@ -247,14 +246,14 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         super().startWriting()
 
     def stopWriting(self) -> None:
-        """There is nothing to send any more."""
+        """There are no more bytes to send."""
         self.sending = self._reactor_asked = False
         super().stopWriting()
 
     def send_joined(self) -> None:
-        """Send what was written in this turn, and ask the reactor for what did not fit.
+        """Send what was written in this turn, and ask the reactor for a turn for the rest.
 
-        What `doWrite` does, in one piece where it has nothing else to do.
+        As `doWrite`, in one piece if nothing else is to be done.
         """
         self._in_line = False
         if not (self.sending and self.connected):
@@ -274,7 +273,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         sent = self.writeSomeData(data)
         if isinstance(sent, Exception):
-            self._ask_reactor()  # which sees the failure when it reads or writes again
+            self._ask_reactor()  # it sees the failure when it reads or writes again
             return
         self._tempDataBuffer = []
         self._tempDataLen = 0
@@ -290,14 +289,14 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             deliveries.bytes_sent()
 
     def _write_on(self) -> None:
-        """Do as the reactor does when there is room, as far as that is sure to go well."""
-        # A connection that is closing is left to the reactor: doWrite() would say that it
-        # is over, and the reactor is who has to know.  So is a failed send.
+        """Do what the reactor does when there is room, if that is sure to succeed."""
+        # The reactor handles a closing connection, and a failed send: doWrite() would report the
+        # end of the connection, and the reactor has to get that report.
         if not self.disconnecting:
             self._in_line = True
             try:
                 self.doWrite()
-            except Exception:  # a producer's; what the reactor does in its place
+            except Exception:  # a producer's; the reactor would do the same
                 failure = Failure()
                 _log.failure("Could not go on writing", failure)
                 self.connectionLost(failure)
@@ -313,17 +312,15 @@ class JoinsWrites(Protocol):
 
 
 class JointWrites:
-    """The transports of one site whose answers leave together, when the next turn begins.
+    """The transports of one site, which send their answers together when the next turn begins.
 
-    A transport asks the reactor to be told when it can write, is told so in the reactor's
-    next turn, writes, and takes its request back: for a small answer that is a third of all
-    the work, and it finds the socket writable every time.  Here it writes first and asks only
-    for what did not fit.  Nothing is buffered here: the transport keeps its own buffer, its
-    own order and its own back-pressure.
+    A transport asks the reactor to tell it when it can write, gets the answer in the next turn,
+    writes, and takes its request back.  For a small answer this is a third of all the work, and it
+    finds the socket writable every time.  Here it writes first, and asks only for what did not fit.
+    Nothing is buffered here: the transport keeps its buffer, its order and its back-pressure.
 
-    That all of them wait for each other is on purpose.  To send wakes the peer, which on
-    a busy machine costs whoever sends; measured, one connection after the other took a
-    fifth longer.
+    They wait for each other on purpose.  Sending wakes the peer, which on a busy machine costs the
+    sender; one connection after the other took a fifth longer (measured).
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -341,19 +338,19 @@ class JointWrites:
         for transport in waiting:
             try:
                 transport.send_joined()
-            except Exception:  # an application's, whose connection was lost
+            except Exception:  # of an application whose connection was lost
                 _log.failure("Could not send what was written")
 
 
 class SendWatch:
-    """Watches one transport that has more to send than its peer has room for.
+    """Watches one transport that has more to send than its peer takes.
 
-    How much of it the peer takes does not matter, nor how slowly: each byte that it takes
-    starts the time anew.  Only a peer that takes none at all for so long has stalled.
+    Each byte that the peer takes starts the time anew, however slowly it reads.  Only a peer that
+    takes none for the whole time has stalled.
 
     Args:
-        transport: A transport; watched is the file descriptor beneath it.  Without one
-            (in-memory transports) nothing is.
+        transport: A transport.  The file descriptor under it is watched; in memory there is none,
+            and nothing is watched.
         seconds: The time; 0 for no limit.
         stalled: Called once when the time has passed.
     """
@@ -373,55 +370,55 @@ class SendWatch:
         self._seconds = seconds or inf
 
     def start(self) -> None:
-        """Something waits to be sent; harmless where it is known already."""
+        """Bytes wait to be sent; harmless if that is known."""
         if self._socket is not None and self._socket._watch is not self:
             self._socket._watch = self
             self._deadlines.set(self._deadline, self._deadlines.seconds() + self._seconds)
 
     def stop(self) -> None:
-        """Nothing waits any more."""
+        """No bytes wait any more."""
         if self._socket is not None and self._socket._watch is self:
             self._socket._watch = None
             self._deadline.due = inf
 
     def forget(self) -> None:
-        """Stop for good, and let go of everything."""
+        """Stop for good, and keep nothing alive."""
         self.stop()
         self._deadlines.forget(self._deadline)
         self._socket = None
 
     def bytes_taken(self) -> None:
-        """The peer has taken some of what waits."""
+        """The peer has taken some of the bytes that wait."""
         self._deadline.due = self._deadlines.seconds() + self._seconds
 
 
-#: The classes in whose place `TellingSocket` reads and writes.
+#: Twisted's classes whose reading and writing `TellingSocket` replaces.
 _TWISTEDS = (tcp.Connection, unix.Server, unix.Client)
 
 
 @lru_cache(maxsize=32)
 def _mixed(mixin: Any, kind: Any) -> Any:
-    """The class *kind* with *mixin* in front, if it is not there yet."""
+    """*kind* with *mixin* before it, if it is not there yet."""
     if issubclass(kind, mixin):
         return kind
     return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})
 
 
 def telling(kind: Any) -> Any:
-    """The class *kind*, a subclass of `tcp.Connection`, with `TellingSocket` in front."""
+    """*kind*, a subclass of `tcp.Connection`, with `TellingSocket` before it."""
     return _mixed(TellingSocket, kind)
 
 
 def adopted(transport: Any) -> TellingSocket | None:
-    """Let *transport* tell from now on, where it is a socket of Twisted's.
+    """Make *transport* a `TellingSocket`, if it is a socket of Twisted's.
 
-    A port that is listened on without `hangup_endpoint` makes transports of its own class,
-    and so do endpoints for clients.  The port makes telling ones from then on: an object whose
-    class was changed is slower for the rest of its life, by 4 % of a small request.
+    A port that was not wrapped by `hangup_endpoint` makes transports of its own class, and so do
+    endpoints for clients.  The port makes telling ones from then on: an object whose class was
+    changed stays slower, by 4 % of a small request.
 
     Returns:
-        The transport itself; None for anything else: TLS and other wrappers, transports in
-        memory, and those whose application reads or writes in a way of its own.
+        The transport itself.  None for anything else: TLS and other wrappers, transports in memory,
+        and those whose class reads or writes in its own way.
     """
     if isinstance(transport, TellingSocket):
         return transport
@@ -431,18 +428,18 @@ def adopted(transport: Any) -> TellingSocket | None:
         port = getattr(transport, "server", None)
         if isinstance(port, tcp.Port) and port.transport is kind:
             port.transport = telling(kind)
-        return transport  # type: ignore[return-value]  # it is one now
+        return transport  # type: ignore[return-value]  # its class was changed
     return None
 
 
 def _watched(transport: Any) -> WatchedSocket | None:
-    """Let *transport* be watched from now on, where it is a file descriptor; else None."""
+    """Make *transport* a `WatchedSocket`, if it is a file descriptor; else return None."""
     if not isinstance(transport, FileDescriptor):
         return None
     if not isinstance(transport, WatchedSocket):
         kind: Any = type(transport)
         transport.__class__ = _mixed(WatchedSocket, kind)
-    return transport  # type: ignore[return-value]  # it is one now
+    return transport  # type: ignore[return-value]  # its class was changed
 
 
 @lru_cache(maxsize=16)

@@ -17,46 +17,46 @@ from ..report.rules import HANDSHAKE_TIMEOUT
 from .preamble import Preamble
 from .sockets import ConnectionBroken
 
-#: The code of plain HTTP on a TLS port: the one failure whose client can be answered.
+#: The code of plain HTTP on a TLS port: the one failure whose client can read an answer.
 HTTP_REQUEST: Final = "ERR_SSL_HTTP_REQUEST"
 
-#: OpenSSL's words for ALPN without a protocol that is common to both.
+#: OpenSSL's words if the two sides have no ALPN protocol in common.
 NO_COMMON_PROTOCOL: Final = "no application protocol"
 
 # RFC 7301, section 3.2
-#: The alert for that, number 120, fatal; in the clear, because no keys are agreed on yet.
+#: The alert for it, number 120, fatal; not encrypted, as there are no keys yet.
 _ALERT: Final = b"\x15\x03\x03\x00\x02\x02\x78"
 
 _NOT_IN_CODES: Final = re.compile(r"[^A-Z0-9]+")
 
 
 def openssl_reason(error: Exception) -> str | None:
-    """The reason in pyOpenSSL's *error*, in OpenSSL's words; None where it has none."""
+    """The reason in pyOpenSSL's *error*, in OpenSSL's words; None if it has none."""
     queue = error.args[0] if error.args else None
     return str(queue[0][-1]) if isinstance(queue, list) and queue else None
 
 
 def tls_error(error: Exception, phase: Phase) -> TLSError:
-    """Make a `TLSError` of what OpenSSL raised.
+    """The `TLSError` for an error of OpenSSL.
 
     Args:
-        error: An ``OpenSSL.SSL.Error``; its first argument is OpenSSL's error queue, a
-            list of ``(library, function, reason)``.
-        phase: Where in a message it happened.
+        error: An ``OpenSSL.SSL.Error``; its first argument is OpenSSL's error queue, a list of
+            ``(library, function, reason)``.
+        phase: The phase in which it happened.
 
     Returns:
-        The error, with Node's code for it: ``ERR_SSL_`` and OpenSSL's reason in capitals.
+        The error with Node's code for it, which is ``ERR_SSL_`` and OpenSSL's reason in capitals.
     """
     reason = openssl_reason(error) or "unknown"
     if reason == "internal error" and phase == "handshake":
-        # So OpenSSL calls that Twisted chooses b"" where ALPN has no overlap.
+        # OpenSSL reports this if Twisted chooses b"", because ALPN has no overlap.
         reason = NO_COMMON_PROTOCOL
     code = "ERR_SSL_" + _NOT_IN_CODES.sub("_", reason.upper()).strip("_")
     return TLSError(reason, code=code, phase=phase)
 
 
 def answered_in_plain(error: TLSError) -> TLSError:
-    """Give *error*, of plain HTTP on a TLS port, the answer that its client can read."""
+    """Give *error*, of plain HTTP on a TLS port, an answer that its client can read."""
     error.default_status = 400
     error.default_body = b"This port serves HTTPS: the address starts with https://\n"
     return error
@@ -66,7 +66,7 @@ def handshake_timeout(*, begun: bool = True) -> TLSError:
     """The error of a client that has not finished the handshake in time; Node's words.
 
     Args:
-        begun: Whether anything of it had come.
+        begun: Whether a byte of it has come.
     """
     why = HANDSHAKE_TIMEOUT
     error = TLSError(why.reason, code=why.code, phase="handshake")
@@ -82,7 +82,7 @@ def in_handshake(transport: Any) -> bool:
 
 
 def handshake_is_heard(transport: Any) -> bool:
-    """Whether TLS is being set up on *transport*, and its protocol will hear that it is done."""
+    """Whether TLS is being set up on *transport*, and will report to its protocol when done."""
     layer = transport.protocol if getattr(transport, "TLS", False) else transport
     return (
         isinstance(layer, TLSMemoryBIOProtocol)
@@ -92,9 +92,9 @@ def handshake_is_heard(transport: Any) -> bool:
 
 
 def accept_http10(factory: Any) -> None:
-    """Let *factory* agree by ALPN on ``http/1.0`` as well, where it does on ``http/1.1``.
+    """Let *factory* accept ``http/1.0`` by ALPN as well, if it accepts ``http/1.1``.
 
-    It is what ``curl -0`` offers, and nothing besides.
+    ``curl -0`` offers nothing else.
     """
     if IProtocolNegotiationFactory.providedBy(factory):
         names = factory.acceptableProtocols
@@ -103,23 +103,22 @@ def accept_http10(factory: Any) -> None:
 
 
 class EndedWithoutNotify(ConnectionLost):
-    """The client ended TCP without ending TLS: FIN, and no close_notify before it."""
+    """The client ended TCP without ending TLS: it sent FIN, and no close_notify before it."""
 
 
 class HangupTLS(Preamble, TLSMemoryBIOProtocol):
-    """Mixed in before the protocol of a `TLSMemoryBIOFactory`.
+    """Comes before the protocol class of a `TLSMemoryBIOFactory`.
 
-    Plain HTTP goes to the protocol inside, to be answered on the TCP transport.  A TCP
-    connection that is lost is told apart: a reset (`ConnectionBroken`, with its errno) and
-    the end of the client's input (`EndedWithoutNotify`); Twisted has one `ConnectionLost`
-    for both.
+    It gives plain HTTP to the protocol inside, to be answered on the TCP transport.  It tells two
+    kinds of lost TCP connections apart: a reset (`ConnectionBroken`, with its errno), and the end
+    of the client's input (`EndedWithoutNotify`).  Twisted has one `ConnectionLost` for both.
     """
 
     _lost_because: ConnectionLost | None = None
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
-        """What the client and we agreed on; Twisted knows one name only for HTTP/1."""
+        """The ALPN protocol; Twisted knows only one name for HTTP/1."""
         name = super().negotiatedProtocol
         return b"http/1.1" if name == b"http/1.0" else name
 
@@ -136,7 +135,7 @@ class HangupTLS(Preamble, TLSMemoryBIOProtocol):
         super()._tlsShutdownFinished(reason)
         because = self._lost_because
         if because is not None and self._reason is not None and self._reason.check(ConnectionLost):
-            # Twisted has made one ConnectionLost of every end that TLS did not announce.
+            # Twisted uses one ConnectionLost for every end that TLS did not announce.
             self._reason = Failure(because)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
