@@ -1,7 +1,7 @@
-"""The states of the exact reader after a head: bodies of a known length, and chunked ones.
+"""The exact reader's states after a head: bodies of a known length, and chunked ones.
 
-RFC 9112, sections 6 and 7.1.  Codes, reasons and offsets are llhttp's.  What is ours: a
-chunk size has at most 16 digits, and a limit breaks at the byte that crosses it.
+RFC 9112, sections 6 and 7.1.  Codes, reasons and offsets are llhttp's, with two deviations: a chunk
+size has at most 16 digits, and a limit is exceeded at the byte that crosses it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _HEX: Final = {byte: int(chr(byte), 16) for byte in b"0123456789ABCDEFabcdef"}
 
 
 def begin(scan: Scan[Head], head: Head) -> None:
-    """Let the body of *head* follow (RFC 9112, section 6.3), or the end of the message."""
+    """Read the body of *head* next (RFC 9112, section 6.3), or end the message."""
     if head.chunked:
-        # Trailers are judged in the light of it (RFC 9110, section 6.5.1).
+        # The trailers may not contradict it (RFC 9110, section 6.5.1).
         scan.flags |= TRANSFER_ENCODING | CHUNKED
         _begin_chunk(scan)
     elif head.content_length:
@@ -42,7 +42,7 @@ def begin(scan: Scan[Head], head: Head) -> None:
 
 
 def _take(scan: Scan[Head], data: bytes, at: int) -> int:
-    """Give out what there is of the body, or of the current chunk."""
+    """Emit the bytes of the body, or of the current chunk."""
     end = min(at + scan.number, len(data))
     scan.number -= end - at
     scan.event = BodyData(data[at:end])
@@ -129,7 +129,7 @@ def _after_size_cr(scan: Scan[Head], data: bytes, at: int) -> int:
 
 
 def _spend(scan: Scan[Head], start: int, end: int) -> None:
-    """Count extension bytes; at the one too many, refuse."""
+    """Count bytes of extensions; refuse at the first one too many."""
     scan.spent += end - start
     beyond = scan.spent - scan.limits.chunk_extension_bytes
     if beyond > 0:
@@ -140,7 +140,7 @@ def _extension_start(scan: Scan[Head], data: bytes, at: int) -> int:
     if data[at] in b" \r":
         raise after_byte(why.CHUNK_EXT, at)
     if data[at] in b";=":
-        # llhttp takes an empty name.  It counts as a byte, or a line of nothing else
+        # llhttp accepts an empty name.  It counts as a byte, or a line of nothing else
         # would have no limit.
         _spend(scan, at, at + 1)
     scan.state = _extension_name

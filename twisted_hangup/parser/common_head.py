@@ -1,7 +1,8 @@
-"""Whole field blocks in one pattern match: the common case of a head, read fast.
+"""Reads a whole header section in one pattern match, if it is an ordinary one.
 
-It only ever says "this block means that" or nothing.  What is unusual in any way, or
-wrong, is left to the exact reader, which alone refuses; so the two cannot disagree.
+It returns the section's meaning, or nothing.  Anything unusual or wrong is left to the exact
+reader,
+which alone refuses.  So the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .framing import (
     refused_host,
 )
 
-#: The fields that say something of the message or the connection: few of those that come.
+#: The fields that mean something for the message or the connection; most fields do not.
 _TELLING: Final = frozenset(
     {
         *(b"connection", b"content-length", b"host", b"proxy-connection"),
@@ -32,7 +33,7 @@ _TELLING: Final = frozenset(
 
 @dataclass(slots=True)
 class FieldBlock:
-    """A field section as received, and what it means after ``HTTP/`` *version*."""
+    """A header section as received, and what it means after ``HTTP/`` *version*."""
 
     raw: bytes
     version: bytes
@@ -43,7 +44,7 @@ class FieldBlock:
     upgrade: bool
 
     def copy(self) -> FieldBlock:
-        """The same for another client, whose handlers may change its list of fields."""
+        """A copy for another client, whose handlers may change its list of fields."""
         return FieldBlock(
             self.raw,
             self.version,
@@ -56,7 +57,7 @@ class FieldBlock:
 
 
 def read_block(data: bytes, at: int, version: bytes, limits: Limits) -> FieldBlock | None:
-    """Read the field section that starts at ``data[at]``, if it is complete and common."""
+    """Read the header section that starts at ``data[at]``, if it is complete and ordinary."""
     section = grammar.FIELD_BLOCK.match(data, at)
     if section is None:
         return None

@@ -1,7 +1,7 @@
-"""The states of the exact reader inside a field section: of the head, and of trailers.
+"""The exact reader's states inside a header or trailer section.
 
-RFC 9112, section 5.  The fields that frame a message are judged byte by byte, as llhttp
-does, because it refuses them at a byte; what they mean together is judged in `head_end`.
+RFC 9112, section 5.  The fields that frame a message are judged byte by byte, because llhttp
+refuses them at a byte.  `head_end` judges what they mean together.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _TOKEN_BYTES: Final = frozenset(
     byte for byte in range(256) if grammar.TOKEN.fullmatch(bytes([byte]))
 )
 
-#: llhttp looks for these by name, and tells a space after such a name from one after
-#: any other.
+#: llhttp looks for these names; it refuses a space after such a name with another reason than
+#: after any other name.
 _KNOWN_TO_LLHTTP: Final = frozenset(
     {b"connection", b"content-length", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 )
-#: Fields that frame or route a message.  `Lenience` never reaches their values: who read
-#: one of them otherwise would see another message, or another host.
+#: Fields that frame or route a message.  `Lenience` never applies to their values: a recipient
+#: that read one differently would see another message, or another host.
 _NEVER_LENIENT: Final = _KNOWN_TO_LLHTTP | {b"host"}
 
 
 def begin(scan: Scan[Head], line: bytes, end: int) -> None:
-    """Let the head's fields follow *line*, the start line, which ends at index *end*."""
+    """Read the header next, after *line*, the start line, which ends at index *end*."""
     scan.start_line = line
     scan.line_at = end
     scan.part = Part.FIELD
@@ -78,13 +78,13 @@ def _take_line(scan: Scan[Head], line: re.Match[bytes]) -> bool:
     """Take *line* in one step, unless one of its bytes might have to be refused."""
     name, rest = line.groups()
     word = name.lower()
-    # As the states count it: of the white space in front of a value one byte is free.
+    # Count as the states do: one byte of the white space before a value is free.
     cost = len(name) + len(rest) - rest.startswith((b" ", b"\t"))
     value = rest.strip(b" \t")
     if scan.spent + cost >= scan.limits.head_bytes:
         return False
     if word in _VALUES:
-        # Only a length that nothing contradicts; the rest is for the states of each.
+        # Only a length that nothing contradicts; the states read the others.
         if (
             word != b"content-length"
             or scan.flags & (CONTENT_LENGTH | TRANSFER_ENCODING)
@@ -134,7 +134,7 @@ def _name(scan: Scan[Head], data: bytes, at: int) -> int:
 def _before_value(scan: Scan[Head], data: bytes, at: int) -> int:
     run = grammar.WHITE_SPACE.match(data, at)
     if run is not None:
-        # The one that most clients send is free, as in Node.
+        # The one space that most clients send is free, as in Node.
         assert scan.name is not None
         first = scan.column(at) == len(scan.name) + 1
         scan.spend(at + first, run.end())
@@ -153,7 +153,7 @@ def _before_value(scan: Scan[Head], data: bytes, at: int) -> int:
     return scan.state(scan, data, at)
 
 
-# --- a value without meaning for the framing --------------------------------------------
+# --- a value that does not frame the message --------------------------------------------
 
 
 def _value(scan: Scan[Head], data: bytes, at: int) -> int:
@@ -172,7 +172,7 @@ def _value(scan: Scan[Head], data: bytes, at: int) -> int:
         if not lenience.bare_lf:
             raise at_byte(why.VALUE_CR, at)
         return _after_value_cr(scan, data, at)
-    # NUL never: C code behind us would see the value end there (RFC 9110, section 5.5).
+    # NUL never: C code after us would see the value end there (RFC 9110, section 5.5).
     if not (lenience.control_bytes and byte and scan.word not in _NEVER_LENIENT):
         raise at_byte(why.VALUE_CHAR, at)
     scan.spend(at, at + 1)
@@ -189,7 +189,7 @@ def _after_value_cr(scan: Scan[Head], data: bytes, at: int) -> int:
 
 
 def _after_value(scan: Scan[Head], data: bytes, at: int) -> int:
-    # The line is over only now: white space here would have continued it (obs-fold).
+    # Only now has the line ended: white space here would have continued it (obs-fold).
     if data[at] in b" \t":
         if not _may_fold(scan):
             raise at_byte(why.VALUE_FOLDED, at)
@@ -202,13 +202,13 @@ def _after_value(scan: Scan[Head], data: bytes, at: int) -> int:
 
 
 def _may_fold(scan: Scan[Head]) -> bool:
-    """Whether the next line may continue the value, which is taken only after that one."""
+    """Whether the next line may continue the value, which is taken only after it."""
     return scan.limits.lenience.obs_fold and scan.word not in _NEVER_LENIENT
 
 
 def _fold(scan: Scan[Head], at: int, rest: State[Head]) -> int:
     """Let *rest* read on in the value, after a line end."""
-    # It counts as CR LF: no other limit is on how many there are.
+    # It counts as CR LF: nothing else limits how many there are.
     scan.spent += 2
     scan.state = rest
     return at
@@ -227,7 +227,7 @@ def _end_line(scan: Scan[Head], data: bytes, at: int) -> None:
 
 
 def _keep(scan: Scan[Head], name: bytes, value: bytes, raw: bytes) -> None:
-    """Take a field, of which `Scan.word` has the name in lower case and *raw* the line."""
+    """Take a field whose name in lower case is in `Scan.word`; *raw* is its line."""
     if scan.trailers is not None:
         scan.trailers.append((name, value))
         return
@@ -235,9 +235,9 @@ def _keep(scan: Scan[Head], name: bytes, value: bytes, raw: bytes) -> None:
     word = scan.word
     if word == b"content-length":
         if scan.length_line:
-            return  # the same once more
+            return  # the same value again
         scan.length_line = raw
-        value = value.partition(b",")[0].rstrip(b" \t")  # and so are those of a list
+        value = value.partition(b",")[0].rstrip(b" \t")  # a list repeats it, too
     scan.head.fields.append((name, value))
     if word in (b"connection", b"proxy-connection"):
         scan.flags |= connection_flags(value)
@@ -288,10 +288,10 @@ def _length_start(scan: Scan[Head], data: bytes, at: int) -> int:
 
 
 def _may_repeat(scan: Scan[Head]) -> bool:
-    """Whether a length may be there again: in the head of a response.
+    """Whether Content-Length may be repeated: in the head of a response.
 
-    RFC 9110, section 8.6: a recipient may take identical values for one; servers behind
-    other servers send them, and every client reads them.  Of a request it is refused.
+    RFC 9110, section 8.6: a recipient may take identical values as one.  Servers behind other
+    servers send them, and every client reads them.  In a request it is refused.
     """
     return scan.START is Part.STATUS_LINE and scan.trailers is None
 
@@ -305,7 +305,7 @@ def _same_length_start(scan: Scan[Head], data: bytes, at: int) -> int:
 
 
 def _same_length(scan: Scan[Head], data: bytes, at: int) -> int:
-    """The digits of the length once more."""
+    """The digits of a repeated length."""
     start, digits = at, b"%d" % scan.number
     while at < len(data) and scan.step < len(digits):
         if data[at] != digits[scan.step]:
@@ -332,7 +332,7 @@ def _length(scan: Scan[Head], data: bytes, at: int) -> int:
     start = at
     if scan.number == 0 and (zeros := grammar.ZEROS.match(data, at)):
         at = zeros.end()
-    # At most 20 digits: the number overflows before there are more.
+    # At most 20 digits: with more the number overflows.
     while at < len(data) and data[at] in _DIGITS:
         scan.number = scan.number * 10 + data[at] - _ZERO
         at += 1
@@ -400,7 +400,7 @@ def _after_chunked(scan: Scan[Head], data: bytes, at: int) -> int:
     if byte == _COMMA:
         raise after_byte(why.TE_VALUE, at)
     if byte in (CR, LF):
-        # An error follows unless this is a line end, so that the flag cannot come too early.
+        # An error follows unless this is a line end, so the flag is not set too early.
         scan.flags |= CHUNKED
         scan.state = _value
         return _value(scan, data, at)

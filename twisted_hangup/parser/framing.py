@@ -1,4 +1,4 @@
-"""What fields say of the message and the connection, for both readers of heads and a server.
+"""What the header means for the message and the connection; for both readers, and for servers.
 
 RFC 9112, sections 3.2 and 9.3; RFC 9110, sections 7.8 and 10.1.1.
 """
@@ -23,14 +23,14 @@ CHUNKED: Final = 16
 CONTENT_LENGTH: Final = 32
 TRANSFER_ENCODING: Final = 64
 
-#: A length that does not fit in 63 bits is read as a negative one by somebody.
+#: A length that does not fit in 63 bits is negative for some recipients.
 LENGTH_OVERFLOW: Final = 2**63
 
 _OPTIONS: Final = {b"close": CLOSE, b"keep-alive": KEEP_ALIVE, b"upgrade": CONNECTION_UPGRADE}
 
 
 def connection_flags(value: bytes) -> int:
-    """What a Connection or Proxy-Connection value says of the connection."""
+    """The flags of a Connection or Proxy-Connection value."""
     flags = 0
     for option in value.lower().split(b","):
         flags |= _OPTIONS.get(option.strip(b" \t"), 0)
@@ -38,7 +38,7 @@ def connection_flags(value: bytes) -> int:
 
 
 def persists(version: bytes, flags: int) -> bool:
-    """Whether another request may follow (RFC 9112, section 9.3), as llhttp decides it."""
+    """Whether another request may follow (RFC 9112, section 9.3), by llhttp's rules."""
     return not flags & CLOSE if version == b"1.1" else bool(flags & KEEP_ALIVE)
 
 
@@ -48,9 +48,9 @@ def asks_for_upgrade(flags: int) -> bool:
 
 
 def refused_host(version: bytes, hosts: list[bytes], limits: Limits) -> Why | None:
-    """Say what is wrong with the values of all Host fields (RFC 9112, section 3.2).
+    """What is wrong with the values of all Host fields (RFC 9112, section 3.2), or None.
 
-    HTTP/1.0 may do without; in no version may there be several, or one that is none.
+    HTTP/1.0 may have none.  No version may have several, or an invalid one.
     """
     if not limits.require_host:
         return None
@@ -69,14 +69,14 @@ def knows_expectation(fields: Iterable[Field]) -> bool:
 
 
 def unserved_status(head: RequestHead, expectation_known: bool | None = None) -> int | None:
-    """The status that answers a valid request which no resource may see; None for all others.
+    """The status for a valid request that no resource may see; None for all others.
 
-    501 where it is for a tunnel (RFC 9110, section 9.3.6), 417 where it expects what is not
-    known; an expectation in HTTP/1.0 means nothing.
+    501 if it asks for a tunnel (RFC 9110, section 9.3.6), 417 if it expects something unknown.  An
+    Expect in HTTP/1.0 has no meaning.
 
     Args:
-        head: What is asked.
-        expectation_known: What `knows_expectation` says of its fields, where that was kept.
+        head: The request.
+        expectation_known: The result of `knows_expectation` for its fields, if the caller has it.
     """
     if head.method == b"CONNECT":
         return 501

@@ -1,8 +1,8 @@
-"""The ABNF of RFC 9110 and RFC 9112 as named byte patterns, our deviations beside each rule.
+"""The ABNF of RFC 9110 and RFC 9112 as named byte patterns, with our deviations at each rule.
 
-What a pattern says of a *byte* is what llhttp 9.4 strict says of it; where that is not what
-the RFC says, the comment beside the rule tells how and why.  No pattern has two ways to
-match the same bytes, so none can be made to backtrack over a long input again and again.
+For a single byte each pattern decides as llhttp 9.4 strict.  Where this differs from the RFC, the
+comment at the rule says how and why.  No pattern matches the same bytes in two ways, so none can
+backtrack over a long input.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TCHAR: Final = rb"!#$%&'*+\-.^_`|~" + DIGIT + ALPHA
 
 # RFC 9110, section 5.5
 #   field-vchar = VCHAR / obs-text, between them SP / HTAB
-# obs-text (0x80-0xff) is let through as it is: what it means is the application's affair.
+# obs-text (0x80-0xff) is accepted as it is: the application decides what it means.
 FIELD_CHAR: Final = rb"\t\x20-\x7e\x80-\xff"
 
 # RFC 9110, section 5.6.4
@@ -41,12 +41,12 @@ UNRESERVED: Final = ALPHA + DIGIT + rb"\-._~"
 SUB_DELIMS: Final = rb"!$&'()*+,;="
 PCT_ENCODED: Final = rb"%[" + HEXDIG + rb"]{2}"
 
-# RFC 3986, appendix A: pchar and "/".  Laxer: also " < > [ \ ] ^ ` { | }, and "%" in front
-# of anything.  llhttp lets them through, browsers send some of them, and the target is
-# handed on as received.  Bytes >= 0x80 and control characters are refused.
+# RFC 3986, appendix A: pchar and "/".  Laxer: also " < > [ \ ] ^ ` { | }, and "%" before
+# anything.  llhttp accepts them, browsers send some of them, and the target is passed on as
+# received.  Bytes >= 0x80 and control characters are refused.
 TARGET_CHAR: Final = rb"!\"$-&'()*+,\-./0-9:;<=>@A-Z\[\\\]\^_`a-z{|}~"
 
-# RFC 3986, section 3.2: what userinfo, host and port are made of, without "@".
+# RFC 3986, section 3.2: the characters of userinfo, host and port, without "@".
 AUTHORITY_CHAR: Final = ALPHA + DIGIT + rb"\-_.!~*'()%;:&=+$,\[\]"
 
 
@@ -54,7 +54,7 @@ def _runs_of(characters: bytes) -> re.Pattern[bytes]:
     return re.compile(rb"[" + characters + rb"]+")
 
 
-# --- runs: what the exact reader takes in one step ---------------------------------------
+# --- runs: the exact reader takes each in one step ---------------------------------------
 
 LINE_ENDS: Final = re.compile(rb"[\r\n]+")
 SPACES: Final = re.compile(rb" +")
@@ -70,7 +70,7 @@ LIST_ELEMENT: Final = re.compile(rb"[\t\x20-\x2b\x2d-\x7e\x80-\xff]+")
 QUOTED_TEXT: Final = _runs_of(QDTEXT)
 
 #   scheme = ALPHA *( ALPHA / DIGIT / "+" / "-" / "." )           RFC 3986, section 3.1
-# Stricter: letters only, as llhttp has it; no scheme that a server is asked for has others.
+# Stricter: letters only, as in llhttp; no scheme of an HTTP request has others.
 SCHEME: Final = _runs_of(ALPHA)
 AUTHORITY: Final = _runs_of(AUTHORITY_CHAR)
 PATH: Final = _runs_of(TARGET_CHAR)
@@ -111,32 +111,32 @@ _IP_LITERAL: Final = (
     rb"\[(?:" + _IPV6 + rb"|[vV][" + HEXDIG + rb"]+\.[" + UNRESERVED + SUB_DELIMS + rb":]+)\]"
 )
 #   reg-name = *( unreserved / pct-encoded / sub-delims ), which IPv4address is one of
-# Stricter: no ",".  No host has one, and a recipient that joins two Host fields on the way
-# (RFC 9110, section 5.3) makes two hosts look like one that is valid.
+# Stricter: no ",".  No host has one, and a recipient that joins two Host fields (RFC 9110,
+# section 5.3) would make one valid-looking host of two.
 _NAME_RUN: Final = rb"[" + UNRESERVED + SUB_DELIMS.replace(b",", b"") + rb"]"
 _REG_NAME: Final = _NAME_RUN + rb"*(?:" + PCT_ENCODED + _NAME_RUN + rb"*)*"
 
 # RFC 9110, section 7.2
 #   Host = uri-host [ ":" port ]
-# An empty value is valid: a client must send it where its target has no authority.
+# An empty value is valid: a client sends it if its target has no authority.
 HOST: Final = re.compile(rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]*)?")
 
-#: The start of one, as far as it is valid; of an address in brackets also its start.
+#: The valid start of a host; of an address in brackets also its start.
 HOST_SO_FAR: Final = re.compile(
     rb"(?:" + _IP_LITERAL + rb"|\[[" + HEXDIG + rb":.]*|" + _REG_NAME + rb")(?:(?<!\[):[0-9]*)?"
 )
 
 # RFC 1035, section 2.3.4, and RFC 1123, section 2.1
-# Laxer: "_", which names in a cluster have and every other client takes.
-#: A name that there can be in a DNS, or an IPv4 address.
+# Laxer: "_", which names in a cluster have and every other client accepts.
+#: A name that DNS can hold, or an IPv4 address.
 DNS_NAME: Final = re.compile(rb"(?=.{1,253}\.?\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 # --- request line -------------------------------------------------------------------------
 
 # RFC 9112, section 3.2.2, and RFC 9110, section 4.2.1
 #   absolute-form = absolute-URI = scheme ":" hier-part [ "?" query ]
-# Stricter: "//" and a host that is not empty have to follow the scheme.  A request whose
-# authority two recipients can read differently is routed by one and judged by the other.
+# Stricter: after the scheme come "//" and a host that is not empty.  If two recipients read the
+# authority differently, one routes the request by it and the other judges it.
 # Its groups: scheme, host and port, and path and query.
 _USERINFO_RUN: Final = rb"[" + UNRESERVED + SUB_DELIMS + rb":]*"
 ABSOLUTE_FORM: Final = re.compile(
@@ -147,10 +147,10 @@ ABSOLUTE_FORM: Final = re.compile(
 
 # RFC 9112, section 3
 #   request-line = method SP request-target SP HTTP-version
-# Only what is common: a target in origin-form without fragment.  Everything else is left
-# to the exact reader, which goes on after the target if that was common and the version
-# was not.  One SP exactly, where section 3 lets a recipient split on any white space: two
-# parsers that split differently are how requests get smuggled (section 11.2).
+# Only the common case: a target in origin-form without fragment.  The exact reader reads
+# everything else; it begins after the target if that was common and the version was not.
+# One SP exactly; section 3 lets a recipient split on any white space.  Two parsers that split
+# differently are a way to smuggle requests (section 11.2).
 COMMON_REQUEST_LINE: Final = re.compile(
     rb"([" + TCHAR + rb"]+) (/[" + TARGET_CHAR + rb"?]*) (?:HTTP/(1\.[01])\r\n)?"
 )
@@ -160,7 +160,7 @@ COMMON_REQUEST_LINE: Final = re.compile(
 # RFC 9112, section 4
 #   status-line   = HTTP-version SP status-code SP [ reason-phrase ]
 #   reason-phrase = 1*( HTAB / SP / VCHAR / obs-text )
-# Laxer: the SP may be missing where no reason follows, as several servers write it.
+# Laxer: the SP may be missing if no reason follows, as several servers write it.
 # Stricter: a status is 100 or more; none below has a meaning (RFC 9110, section 15).
 COMMON_STATUS_LINE: Final = re.compile(
     rb"HTTP/(1\.[01]) ([1-9][0-9]{2})(?: ([" + FIELD_CHAR + rb"]*))?\r\n"
@@ -171,15 +171,15 @@ COMMON_STATUS_LINE: Final = re.compile(
 # RFC 9112, sections 2.1 and 5
 #   HTTP-message = start-line CRLF *( field-line CRLF ) CRLF [ message-body ]
 #   field-line   = field-name ":" OWS field-value OWS
-# Stricter: CRLF only, where section 2.2 lets a recipient take a bare LF.  obs-fold
-# (section 5.2) is refused, as the RFC allows a server to.  Values with white space after
-# them are valid, but so rare that they are left to the exact reader.
+# Stricter: CRLF only; section 2.2 lets a recipient accept a bare LF.  obs-fold (section 5.2)
+# is refused, as the RFC allows a server to.  Values with white space after them are valid, but
+# so rare that the exact reader reads them.
 FIELD_BLOCK: Final = re.compile(
     rb"(?:[" + TCHAR + rb"]+:[" + FIELD_CHAR + rb"]*\r(?<![ \t]\r)\n)*\r\n"
 )
 
-# One line, and what comes after its colon.  That the next line has begun, and not with white
-# space, is part of it: only then is the line not continued.
+# One line, and what comes after its colon.  The pattern includes that the next line has begun
+# without white space: only then is the line not continued.
 FIELD_LINE: Final = re.compile(rb"([" + TCHAR + rb"]+):([" + FIELD_CHAR + rb"]*)\r\n(?=[^ \t])")
 
 #: Name and value of each line of a valid `FIELD_BLOCK`.

@@ -1,7 +1,7 @@
-"""The end of a head, for the exact reader: its fields judged together, and what follows.
+"""The end of a head, for the exact reader: it judges the fields together, and starts the body.
 
-RFC 9112, sections 3.2, 6 and 9.3.  A response is read in the light of its request: that to
-HEAD has no body whatever it announces, and after a 2xx to CONNECT no HTTP follows.
+RFC 9112, sections 3.2, 6 and 9.3.  What a response means depends on its request: after HEAD it has
+no body, whatever it announces, and after a 2xx to CONNECT no HTTP follows.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _NOT_MODIFIED: Final = 304
 
 
 def end_of_request_head(scan: RequestScan, at: int) -> None:
-    """Judge the head that ends at index *at*, and let its body follow.
+    """Judge the head that ends at index *at*, and read its body next.
 
     Raises:
-        Refusal: The head as a whole is not to be accepted.
+        Refusal: The head as a whole is not accepted.
     """
     head = scan.head
     assert head is not None
@@ -65,10 +65,10 @@ def _refused_codings(head: RequestHead, flags: int) -> Why | None:
 
 
 def end_of_response_head(scan: ResponseScan, at: int) -> None:
-    """Judge the head that ends at index *at*, and let its chunks follow if it has any.
+    """Judge the head that ends at index *at*, and read its chunks next, if it has any.
 
     Raises:
-        Refusal: The head as a whole is not to be accepted.
+        Refusal: The head as a whole is not accepted.
     """
     head = scan.head
     assert head is not None
@@ -99,20 +99,20 @@ def end_of_response_head(scan: ResponseScan, at: int) -> None:
 
 
 def settle(head: ResponseHead, method: bytes, asked_upgrade: bool) -> Why | None:
-    """Make out of *head* whether a body follows, another protocol, or another response.
+    """Set in *head* whether a body follows, another protocol, or another response.
 
     Args:
-        head: With what its fields say of each, and nothing fault in them.
-        method: That of the request it answers.
-        asked_upgrade: Whether that one asked for another protocol.
+        head: The head, with fields that are valid one by one.
+        method: The method of the request that it answers.
+        asked_upgrade: Whether that request asked for another protocol.
 
     Returns:
-        What is wrong with it; the head is not complete then.
+        What is wrong with it, or None.  If something is, *head* is not complete.
     """
     status, named = head.status, head.upgrade
     head.upgrade = False
     if method == b"CONNECT" and 200 <= status < 300:
-        # Length and coding mean nothing here (RFC 9110, section 9.3.6).
+        # Length and coding have no meaning here (RFC 9110, section 9.3.6).
         head.upgrade = True
         head.keep_alive = False
     elif status < 200 or status == _NO_CONTENT:
@@ -139,13 +139,13 @@ def settle(head: ResponseHead, method: bytes, asked_upgrade: bool) -> Why | None
 
 
 def _only_chunked(fields: list[Field], flags: int) -> bool:
-    """Whether there is one Transfer-Encoding field, and just ``chunked`` in it."""
+    """Whether there is one Transfer-Encoding field, with ``chunked`` alone in it."""
     codings = _values(fields, b"transfer-encoding")
     return bool(flags & CHUNKED) and [coding.lower() for coding in codings] == [b"chunked"]
 
 
 def _blame(fault: Why, at: int, line: bytes) -> Refusal:
-    """Point after the head, and show *line* if there is one."""
+    """Point to the place after the head, and show *line* if there is one."""
     return Refusal(fault, at, None, line, line.partition(b":")[0] or None)
 
 

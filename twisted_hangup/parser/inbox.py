@@ -1,6 +1,6 @@
-"""The one door for the bytes of a connection: requests, judged ahead of their turn and bounded.
+"""The input of a connection: it judges requests before their turn, within bounds.
 
-A channel owns one `RequestInbox` and nothing else that parses.
+A channel owns one `RequestInbox`, and no other parser.
 """
 
 from __future__ import annotations
@@ -13,37 +13,37 @@ from ..limits import Limits
 from .common_head import FieldBlock
 from .request import RequestParser
 
-#: Complete messages that are judged ahead.  What comes after them waits as bytes: a parsed
+#: Most complete messages that are judged ahead.  What comes after them waits as bytes: a parsed
 #: message takes up to ten times the room.
 MOST_MESSAGES: Final = 64
 
-#: Events that are judged ahead: those of as many messages with a body in two pieces.  A chunk
-#: of one byte is six bytes on the wire, and an event of a hundred.
+#: Most events that are judged ahead: as many as those messages have if each body comes in two
+#: pieces.  A chunk of one byte is six bytes on the wire, and an event of a hundred.
 MOST_EVENTS: Final = 4 * MOST_MESSAGES
 
-#: Field lines after which no more is judged ahead.  One without a value is four bytes on the
-#: wire, and more than a hundred in memory.
+#: Most field lines that are judged ahead.  One without a value is four bytes on the wire, and
+#: more than a hundred in memory.
 MOST_LINES: Final = 4 * MOST_MESSAGES
 
 
 class RequestInbox(RequestParser):
     """A `RequestParser` that judges ahead while a request is being answered.
 
-    Call `judge_ahead` until it says False, so that a broken message is known at once; read
-    no more from the connection while it is `full`.  `next_event` hands out what was judged,
-    each event in its turn, and then goes on like any parser.  `phase`, `pending_request`,
-    `buffered` and `finish` tell of the bytes that were judged last or not yet, and know
-    nothing of the events that wait.
+    Call `judge_ahead` until it returns `NEED_DATA`, so that a broken message is known at once.
+    Stop
+    reading from the connection while it is `full`.  `next_event` returns the events that were
+    judged, each in its turn, and then goes on like any parser.  `phase`, `pending_request`,
+    `buffered` and `finish` are about the bytes after the events that wait.
     """
 
     __slots__ = ("_ahead", "_last_head", "_lines", "_messages", "_octets")
 
     def __init__(self, limits: Limits, section: FieldBlock | None = None) -> None:
         super().__init__(limits, section)
-        #: The events, oldest first, each with its octets and field lines.  None where there
-        #: are none: an empty deque would be the largest part of an idle connection.
+        #: The events, oldest first, each with its bytes and field lines.  None if there are
+        #: none: an empty deque would be the largest part of an idle connection.
         self._ahead: deque[tuple[Event, int, int]] | None = None
-        #: Of those: complete messages, octets, field lines, and the head that came last.
+        #: Of these events: complete messages, bytes, field lines, and the last head.
         self._messages = 0
         self._octets = 0
         self._lines = 0
@@ -51,13 +51,16 @@ class RequestInbox(RequestParser):
 
     @property
     def events_wait(self) -> bool:
-        """Whether there are events that were judged ahead."""
+        """Whether events wait that were judged ahead."""
         return self._ahead is not None
 
     @property
     def full(self) -> bool:
-        """Whether enough waits here: more than ``Limits.backlog_bytes``, judged or not,
-        `MOST_MESSAGES`, `MOST_EVENTS`, or `MOST_LINES`.  Not once what comes is dropped.
+        """Whether enough bytes wait here to stop reading.
+
+        That is more than ``Limits.backlog_bytes``, or `MOST_MESSAGES`, `MOST_EVENTS` or
+        `MOST_LINES`.
+        False once further input is dropped.
         """
         if self.closed:
             return False
@@ -66,7 +69,7 @@ class RequestInbox(RequestParser):
 
     @property
     def _far_enough(self) -> bool:
-        """Whether no more is judged ahead; what still comes waits as bytes."""
+        """Whether to judge no more ahead; what still comes waits as bytes."""
         ahead = self._ahead
         return ahead is not None and (
             self._messages >= MOST_MESSAGES
@@ -75,7 +78,7 @@ class RequestInbox(RequestParser):
         )
 
     def next_event(self) -> Event:
-        """The oldest event that was judged ahead; else what `RequestParser.next_event` says."""
+        """The oldest event that was judged ahead; else the next one, as in `RequestParser`."""
         ahead = self._ahead
         if ahead is None:
             return RequestParser.next_event(self)  # super() costs more, on every event
@@ -87,7 +90,7 @@ class RequestInbox(RequestParser):
         """Judge one more event after the request *running*, which waits for its turn.
 
         Returns:
-            That event; `NEED_DATA` where there is none, or where it is not to be judged yet.
+            The event; `NEED_DATA` if there is none, or if it is not to be judged yet.
 
         Raises:
             ParseError: A message after it is broken.  The events before it still wait.
@@ -98,7 +101,7 @@ class RequestInbox(RequestParser):
         last = running if ahead is None else self._last_head
         assert last is not None
         if last.upgrade and (ahead is None or isinstance(ahead[-1][0], EndOfMessage)):
-            return NEED_DATA  # what follows may be another protocol's
+            return NEED_DATA  # the next bytes may belong to another protocol
         event = RequestParser.next_event(self)
         if event is NEED_DATA:
             return event
@@ -110,7 +113,7 @@ class RequestInbox(RequestParser):
             octets, lines = _size(event.trailers)
         else:
             assert isinstance(event, RequestHead)
-            if event.fields is not last.fields:  # which all heads with the same share
+            if event.fields is not last.fields:  # heads with the same header share it
                 octets, lines = _size(event.fields)
             octets += len(event.method) + len(event.target)
             last = event
@@ -123,19 +126,19 @@ class RequestInbox(RequestParser):
         return event
 
     def drop_incomplete(self) -> None:
-        """Judge nothing more, and keep only the events of complete messages."""
+        """Judge no more, and keep only the events of complete messages."""
         self._stop()
         while self._ahead and not isinstance(self._ahead[-1][0], EndOfMessage):
             self._forget(*self._ahead.pop())
 
     def close(self) -> None:
-        """Judge nothing more, and hand out nothing more, ever."""
+        """Judge no more, and return no more events."""
         super().close()
         self._ahead = self._last_head = None
         self._messages = self._octets = self._lines = 0
 
     def _forget(self, event: Event, octets: int, lines: int) -> None:
-        """Count *event* no more, which has been taken out."""
+        """Stop counting *event*, which has been taken out."""
         self._octets -= octets
         self._lines -= lines
         if isinstance(event, EndOfMessage):
@@ -145,5 +148,5 @@ class RequestInbox(RequestParser):
 
 
 def _size(section: list[Field]) -> tuple[int, int]:
-    """Octets and lines of a field section."""
+    """Bytes and lines of a header or trailer section."""
     return sum(len(name) + len(value) for name, value in section), len(section)

@@ -1,4 +1,4 @@
-"""What the parsers of requests and of responses share: reads, field sections met before, errors."""
+"""What the two parsers share: the reads, the last header section, and the making of errors."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ END: Final = EndOfMessage([])
 class MessageParser(Generic[Head]):
     """Reads the messages of one connection, one at a time.
 
-    Reads are kept apart, because an error tells which of them holds the byte to blame.
+    Reads are kept apart, because an error says which of them holds the offending byte.
 
     Attributes:
         _packet: The read that is being judged.
         _at: The first byte in it that has not been judged.
-        _offset: Where its first byte stands, counted from the message's first.
+        _offset: The place of the packet's first byte, counted from the message's first.
         _scan: The exact reader, while it has a message.
-        _head: A head that was given out and whose message is read without it.
-        _block: The field section that was read last, if it was a common one.
-        _uncommon: Whether any message before this one had other fields, or trailers.
+        _head: A head that was returned, while its message is read without the exact reader.
+        _block: The last header section, if it was an ordinary one.
+        _uncommon: Whether a message before this one had other fields, or trailers.
     """
 
     __slots__ = (
@@ -39,7 +39,7 @@ class MessageParser(Generic[Head]):
         *("_queue", "_queued", "_scan", "_uncommon"),
     )
 
-    #: Makes an error of a head so far and all that a `ParseError` takes.
+    #: Makes the error of the head so far and the arguments of `ParseError`.
     _error_of: ClassVar[Callable[..., ParseError]]
 
     def __init__(self, limits: Limits) -> None:
@@ -58,7 +58,7 @@ class MessageParser(Generic[Head]):
     # --- reads --------------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        """Take in one read, to be judged by `next_event`; drop it if the parser is closed."""
+        """Add one read, to be judged by `next_event`; drop it if the parser is closed."""
         if self._closed or not data:
             return
         if self._at == len(self._packet) and not self._queued:
@@ -71,11 +71,11 @@ class MessageParser(Generic[Head]):
         self._queued += len(data)
 
     def close(self) -> None:
-        """Parse nothing more, ever: drop what waits and what is still to come."""
+        """Parse no more: drop the bytes that wait, and all that are still to come."""
         self._stop()
 
     def _stop(self) -> None:
-        """Judge nothing more."""
+        """Judge no more."""
         self._closed = True
         self._packet = b""
         self._at = 0
@@ -91,11 +91,11 @@ class MessageParser(Generic[Head]):
 
     @property
     def section(self) -> FieldBlock | None:
-        """The field section that was read last, if it was a common one; None once closed."""
+        """The last header section, if it was an ordinary one; None once closed."""
         return self._block
 
     def unread(self) -> list[bytes]:
-        """Hand over the bytes that have not been judged, read by read, and close."""
+        """Return the bytes that have not been judged, read by read, and close."""
         rest = [self._packet[self._at :]] if self._at < len(self._packet) else []
         rest += self._queue or ()
         self.close()
@@ -107,7 +107,7 @@ class MessageParser(Generic[Head]):
         return len(self._packet) - self._at + self._queued
 
     def _next_packet(self) -> bool:
-        """Let go of the packet, which has been judged to its end; say if there is another."""
+        """Release the packet, which is judged to its end; say if there is another."""
         self._offset += len(self._packet)
         self._at = 0
         if not self._queue:
@@ -122,11 +122,11 @@ class MessageParser(Generic[Head]):
     # --- messages -----------------------------------------------------------------------
 
     def _common_fields(self, at: int, version: bytes, spent: int) -> FieldBlock | None:
-        """The field section at index *at*, if it is complete in this packet and not unusual.
+        """The header section at index *at*, if it is complete in this packet and ordinary.
 
         Args:
             at: Where it starts.
-            version: That of the start line.
+            version: The version in the start line.
             spent: Bytes of the start line that count against ``Limits.head_bytes``.
         """
         block = self._block
@@ -135,7 +135,7 @@ class MessageParser(Generic[Head]):
             if block is None:
                 return None
             self._block = block
-        # More than the limit counts: what is near it is for the exact reader.
+        # This counts more than the limit does; the exact reader reads a section near the limit.
         return block if spent + len(block.raw) < self._limits.head_bytes else None
 
     def _read_on(self) -> Head | BodyData | EndOfMessage | NeedData:
@@ -167,7 +167,7 @@ class MessageParser(Generic[Head]):
             self._next_packet()
 
     def _end_message(self, head: Head, end: EndOfMessage) -> EndOfMessage:
-        """Be ready for the message after that of *head*, if there can be one."""
+        """Prepare for the message after *head*'s, if there can be one."""
         self._head = None
         self._scan = None
         if not head.keep_alive:
@@ -179,20 +179,20 @@ class MessageParser(Generic[Head]):
     # --- errors -------------------------------------------------------------------------
 
     def _refused(self, scan: Scan[Head], refusal: Refusal) -> ParseError:
-        """Make an error of what the exact reader has refused, and judge nothing more."""
+        """Make the error of a refusal by the exact reader, and judge no more."""
         broke_at = scan.broke_at(self._packet, refusal, max(0, -self._offset))
         broke_at.fields = self._fields_before(scan)
         field = refusal.field or scan.field
         return self._error(refusal.why, scan.phase, scan.head, broke_at, field, refusal.offset)
 
     def _cut_short(self, scan: Scan[Head]) -> ParseError:
-        """Make an error of the end of input, and judge nothing more."""
+        """Make the error of the end of input, and judge no more."""
         broke_at = scan.ended_at()
         broke_at.fields = self._fields_before(scan)
         return self._error(END_OF_INPUT, scan.phase, scan.head, broke_at, scan.field)
 
     def _fields_before(self, scan: Scan[Head]) -> list[Field] | None:
-        """The field lines before the line that *scan* is in, as `Break.fields` has them."""
+        """The field lines before the line that *scan* is in, for `Break.fields`."""
         if scan.part is Part.TRAILER:
             return scan.trailers
         if scan.head is not None and scan.part is not scan.START:
@@ -210,14 +210,14 @@ class MessageParser(Generic[Head]):
         field: bytes | None = None,
         at: int | None = None,
     ) -> ParseError:
-        """Make an error, and judge nothing more.
+        """Make an error, and judge no more.
 
         Args:
             fault: Code and reason.
-            phase: What of the message was being read.
-            head: Its head as far as it has come.
+            phase: The phase of the message that was being read.
+            head: Its head, as far as it has come.
             broke_at: Where it broke.
-            field: Name of the field it broke in.
+            field: Name of the field that is wrong.
             at: Index in the packet where it broke; None for the end of input.
         """
         error = self._error_of(

@@ -1,7 +1,7 @@
-"""The header of the PROXY protocol: whether it has come whole, and where it is broken.
+"""Checks a header of the PROXY protocol: whether it is complete, and where it is broken.
 
-The protocol is HAProxy's (``doc/proxy-protocol.txt``, section 2): a line of text in version
-1, a binary block in version 2.  Nothing is taken out of it here.
+HAProxy defines the protocol (``doc/proxy-protocol.txt``, section 2): a line of text in version 1, a
+binary block in version 2.  This module takes nothing out of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..events import Break, Part
 from . import refusals as why
 from .refusals import Why
 
-#: The first bytes of version 2; of version 1 they are ``PROXY`` and a space.
+#: The first bytes of version 2; version 1 begins with ``PROXY`` and a space.
 V2_SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 V1_SIGNATURE: Final = b"PROXY "
 
@@ -38,10 +38,10 @@ def header_length(data: bytes) -> int | None:
     """Judge *data*, the first bytes of a connection.
 
     Returns:
-        The length of the header that *data* begins with, or None where more is needed.
+        The length of the header that *data* begins with; None if more bytes are needed.
 
     Raises:
-        ParseError: ``ERR_PROXY_PROTOCOL``; it is no such header, or a broken one.
+        ParseError: ``ERR_PROXY_PROTOCOL``: there is no such header, or it is broken.
     """
     if data[:12] == V2_SIGNATURE[: len(data)]:
         return _v2_length(data)
@@ -115,7 +115,7 @@ def _v2_length(data: bytes) -> int | None:
 
 
 def _broken(fault: Why, data: bytes, at: int, end: int) -> ParseError:
-    """The refusal of *data* at index *at*; *end* is where the shown part of it ends."""
+    """The refusal of *data* at index *at*; the shown part of it ends at *end*."""
     return ParseError(
         fault.reason,
         code=fault.code,

@@ -1,13 +1,11 @@
-"""RequestParser: bytes in, events or one `ParseError` out.
+"""`RequestParser`: bytes in, events or one `ParseError` out.
 
-It decides as llhttp 9.4 strict does (Node 26): same code, reason and offset, however the
-bytes are cut; docs/deviations.md lists where it does not.  It knows no transport and no
-clock.
+It decides as llhttp 9.4 strict (Node 26): same code, reason and offset, however the bytes are cut.
+docs/deviations.md lists the exceptions.  It knows no transport and no clock.
 
-A head that is complete in one read and has nothing unusual is taken by two pattern matches
-(`common_head`); everything else goes through the exact reader (`scan` and its states), which
-alone refuses.  It begins after a request line that is common, takes such field lines
-whole, and goes byte by byte through the rest.
+Two pattern matches take an ordinary head that is complete in one read (`common_head`).  The exact
+reader (`scan` and its states) takes everything else, and it alone refuses.  It begins after an
+ordinary request line, takes ordinary field lines in one step, and the rest byte by byte.
 """
 
 from __future__ import annotations
@@ -27,17 +25,18 @@ from .scan import RequestScan, methods_of
 class RequestParser(MessageParser[RequestHead]):
     """Reads the requests of one connection, one message at a time.
 
-    Give it each read with `receive`, then call `next_event` until it says `NEED_DATA`.
-    After `EndOfMessage` the next call starts on the next message; a caller that is not
-    ready for one just does not call, and what came meanwhile stays inside.
+    `HangupChannel` uses it; you need it only to read HTTP from bytes of your own.
 
-    Repeated requests with the very same field section share one list object in
-    ``RequestHead.fields``, unless something in it is unusual: treat it as read-only, and
-    compare it with ``is`` to know that nothing has changed.
+    Give it each read with `receive`, then call `next_event` until it returns `NEED_DATA`.  After
+    `EndOfMessage` the next call starts on the next message.  If you are not ready for one, do not
+    call: the bytes wait inside.
+
+    Requests that repeat the same header share one list object in ``RequestHead.fields``, unless the
+    header is unusual.  Treat the list as read-only; if it ``is`` the last one, nothing has changed.
 
     Args:
         limits: What a request may cost.
-        section: The `section` of another parser with these limits, which is known then.
+        section: The `section` of another parser with the same limits, to begin with.
     """
 
     __slots__ = ("_methods",)
@@ -48,16 +47,16 @@ class RequestParser(MessageParser[RequestHead]):
         self._methods = methods_of(limits.methods)
 
     def next_event(self) -> Event:
-        """Judge what has been received, up to the next event.
+        """Judge the bytes that were received, up to the next event.
 
         Returns:
-            `RequestHead`, then any number of `BodyData`, then `EndOfMessage`, for each
-            message; `NEED_DATA` when all bytes are used up, and for good once the parser
-            is closed.  After a message that the connection does not outlive
-            (``RequestHead.keep_alive``) it closes by itself.
+            For each message `RequestHead`, then any number of `BodyData`, then `EndOfMessage`.
+            `NEED_DATA` when all bytes are used up, and always once the parser is closed.  The
+            parser closes itself after a message that ends the connection
+            (``RequestHead.keep_alive`` is False).
 
         Raises:
-            ParseError: The bytes break RFC 9112 or a limit.  The parser is closed then.
+            ParseError: The bytes break RFC 9112 or a limit.  The parser is then closed.
         """
         if self._head is not None:
             return self._end_message(self._head, END)
@@ -71,14 +70,14 @@ class RequestParser(MessageParser[RequestHead]):
         return self._read_on()
 
     def whole(self, data: bytes) -> RequestHead | None:
-        """The head of the request that *data* is, if it is one alone, whole and ordinary.
+        """The head in *data*, if *data* is exactly one ordinary request without a body.
 
-        That is one without a body, complete, with the very fields that were read last, on a
-        connection that goes on, where nothing else waits to be judged.  `next_event` would
-        say the same of it, and then that its message has ended.
+        It has to be complete, with the same header as the last one, on a connection that goes on,
+        while no other bytes wait.  `next_event` would return the same head, and then the end of its
+        message.
 
         Returns:
-            None where it may be anything else; then nothing has been taken of it.
+            None if it may be anything else; *data* is then not received.
         """
         block = self._block
         if (
@@ -106,12 +105,12 @@ class RequestParser(MessageParser[RequestHead]):
         return RequestHead(method, target, version, block.fields, block.content_length)
 
     def finish(self) -> None:
-        """Take note of the end of input, once `next_event` has said `NEED_DATA`.
+        """Take note of the end of input, once `next_event` has returned `NEED_DATA`.
 
-        Returns quietly between messages, also after empty lines, and when closed.
+        Between messages (empty lines may have come), and when closed, it does nothing.
 
         Raises:
-            UnexpectedEOF: A message is not complete.  The parser is closed then.
+            UnexpectedEOF: A message is not complete.  The parser is then closed.
         """
         scan = self._scan
         if scan is not None and not scan.finished and scan.part is not Part.EMPTY_LINE:
@@ -119,7 +118,7 @@ class RequestParser(MessageParser[RequestHead]):
 
     @property
     def phase(self) -> Phase:
-        """``"idle"`` between messages, also after empty lines; ``"head"`` or ``"body"``."""
+        """``"idle"`` between messages (empty lines may have come), ``"head"`` or ``"body"``."""
         if self._scan is None or self._scan.part is Part.EMPTY_LINE:
             return "idle" if self._head is None else "body"
         return self._scan.phase
@@ -131,7 +130,7 @@ class RequestParser(MessageParser[RequestHead]):
 
     @property
     def request_line_so_far(self) -> Break | None:
-        """Where in its request line the message being read has stopped; None elsewhere."""
+        """The request line so far, if the message stops inside it; else None."""
         scan = self._scan
         if scan is None or scan.part is not Part.REQUEST_LINE:
             return None
@@ -140,9 +139,9 @@ class RequestParser(MessageParser[RequestHead]):
         return stopped
 
     def _begin_message(self) -> RequestHead | None:
-        """Read the head that starts here, if it is complete in this packet and not unusual.
+        """Read the head that starts here, if it is complete in this packet and ordinary.
 
-        Otherwise let the exact reader begin, after what is common of the request line.
+        Otherwise start the exact reader, after the ordinary part of the request line.
         """
         line = COMMON_REQUEST_LINE.match(self._packet, self._at)
         if line is None:

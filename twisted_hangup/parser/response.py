@@ -1,12 +1,11 @@
-"""ResponseParser: the bytes of a server in, events or one `ResponseParseError` out.
+"""`ResponseParser`: the bytes of a server in, events or one `ResponseParseError` out.
 
-It decides as the client of Node 26 does (llhttp 9.4 strict): same code, reason and offset,
-however the bytes are cut; docs/deviations.md lists where it does not.  Where a response
-can be read in two ways it is refused, because a proxy hands on what it reads.
+It decides as the client of Node 26 (llhttp 9.4 strict): same code, reason and offset, however the
+bytes are cut.  docs/deviations.md lists the exceptions.  A response that can be read in two ways is
+refused, because a proxy passes on what it reads.
 
-A head that is complete in one read and has nothing unusual is taken by two pattern matches;
-any other goes through the exact reader, which alone refuses.  Bodies without chunks need no
-reader at all.
+Two pattern matches take an ordinary head that is complete in one read.  The exact reader takes any
+other head, and it alone refuses.  Bodies without chunks need no reader.
 """
 
 from __future__ import annotations
@@ -25,32 +24,34 @@ from .head_end import settle
 from .message import DEFAULT_LIMITS, END, MessageParser
 from .scan import ResponseScan
 
-#: ``_left`` of a body that ends where the connection does.
+#: ``_left`` of a body that ends with the connection.
 _UNTIL_CLOSE: Final = -1
 
 
 @lru_cache(maxsize=16)
 def _of_responses(limits: Limits) -> Limits:
-    """*limits* without those that are meant for requests."""
+    """*limits* without those that apply to requests only."""
     return replace(limits, body_bytes=0, require_host=False)
 
 
 class ResponseParser(MessageParser[ResponseHead]):
-    """Reads the responses of one connection, each to a request that was announced.
+    """Reads the responses of one connection, each to a request that you announce.
 
-    Say with `expect` what has been asked, give it each read with `receive`, and call
-    `next_event` until it says `NEED_DATA`; do so once more after `EndOfMessage` before the
-    connection is used again.  A byte that comes while nothing is expected is an error:
-    taken for the start of the next response it would give one client another's answer.
+    `ProxyResource` uses it; you need it only to read HTTP from bytes of your own.
 
-    Responses with the very same field section share one list object in
-    ``ResponseHead.fields``, unless something in it is unusual: treat it as read-only, and
-    compare it with ``is`` to know that nothing has changed.
+    Announce the request with `expect`, give each read to `receive`, and call `next_event` until it
+    returns `NEED_DATA`.  After `EndOfMessage` call it once more before you use the connection
+    again.  A byte that comes while nothing is expected is an error: as the start of the next
+    response it would give one client another client's answer.
+
+    Responses that repeat the same header share one list object in ``ResponseHead.fields``, unless
+    the header is unusual.  Treat the list as read-only; if it ``is`` the last one, nothing has
+    changed.
 
     Args:
         limits: What a response may cost: ``head_bytes`` (the reason phrase counts),
-            ``head_fields``, ``chunk_extension_bytes``, ``leading_crlf`` and ``lenience``
-            are meant here, too; ``body_bytes`` is not.
+            ``head_fields``, ``chunk_extension_bytes``, ``leading_crlf`` and ``lenience`` apply;
+            ``body_bytes`` does not.
     """
 
     __slots__ = ("_asked_upgrade", "_left", "_method")
@@ -60,15 +61,15 @@ class ResponseParser(MessageParser[ResponseHead]):
         #: The method of the request that is to be answered.
         self._method: bytes | None = None
         self._asked_upgrade = False
-        #: Of a body without chunks: how many octets are still to come.
+        #: For a body without chunks: how many bytes are still to come.
         self._left = 0
 
     def expect(self, method: bytes, *, upgrade: bool = False) -> None:
-        """Say which request has been sent, or is about to be: its response comes next.
+        """Announce a request that has been sent, or is about to be; its response comes next.
 
         Args:
             method: A response to HEAD has no body; after a 2xx to CONNECT no HTTP follows.
-            upgrade: Whether the request asked for another protocol, so that a 101 may come.
+            upgrade: Whether the request asked for another protocol, so that a 101 is allowed.
 
         Raises:
             RuntimeError: The last response is not complete, or no other can follow it.
@@ -78,22 +79,22 @@ class ResponseParser(MessageParser[ResponseHead]):
         if self._at == len(self._packet) and not self._queued:
             self._method = method
             self._asked_upgrade = upgrade
-        # Else what is there came before the request, and the next event is the error.
+        # Else the bytes that wait came before the request, and the next event is the error.
 
     def next_event(self) -> ResponseEvent:
-        """Judge what has been received, up to the next event.
+        """Judge the bytes that were received, up to the next event.
 
         Returns:
-            Any number of interim `ResponseHead` (``ResponseHead.interim``), which nothing
-            belongs to; the `ResponseHead` of the response, then any number of `BodyData`,
-            then `EndOfMessage`.  `NEED_DATA` when all bytes are used up, and for good once
-            the parser is closed.  After a message that the connection does not outlive
-            (``ResponseHead.keep_alive``) it closes by itself; after one that ends HTTP
-            (``ResponseHead.upgrade``) it keeps what comes for `unread`.
+            Any number of interim `ResponseHead` (``ResponseHead.interim``), which stand alone; the
+            `ResponseHead` of the response, any number of `BodyData`, and `EndOfMessage`.
+            `NEED_DATA` when all bytes are used up, and always once the parser is closed.  The
+            parser closes itself after a message that ends the connection
+            (``ResponseHead.keep_alive`` is False).  After one that ends HTTP
+            (``ResponseHead.upgrade``) it keeps the bytes for `unread`.
 
         Raises:
-            ResponseParseError: The bytes break RFC 9112 or a limit, or nobody asked for
-                them.  The parser is closed then.
+            ResponseParseError: The bytes break RFC 9112 or a limit, or no request asked for them.
+                The parser is then closed.
         """
         if self._left:
             return self._read_body()
@@ -118,15 +119,15 @@ class ResponseParser(MessageParser[ResponseHead]):
         return event
 
     def finish(self) -> EndOfMessage | None:
-        """Take note of the end of input, once `next_event` has said `NEED_DATA`; and close.
+        """Take note of the end of input, once `next_event` has returned `NEED_DATA`, and close.
 
         Returns:
-            The end of a body that ends where the connection does; None where nothing was
-            to come, or the connection has another protocol.
+            The end of a body that ends with the connection.  None if nothing was to come, or if the
+            connection has another protocol.
 
         Raises:
-            ResponseParseError: ``HPE_INVALID_EOF_STATE``: the response is not complete, or
-                has not begun (phase ``"idle"``).
+            ResponseParseError: ``HPE_INVALID_EOF_STATE``: the response is not complete, or has not
+                begun (phase ``"idle"``).
         """
         if self._left == _UNTIL_CLOSE:
             self._stop()
@@ -144,7 +145,7 @@ class ResponseParser(MessageParser[ResponseHead]):
 
     @property
     def phase(self) -> Phase:
-        """``"idle"`` while no byte of a response has come; ``"head"`` or ``"body"``."""
+        """``"idle"`` before the first byte of a response, ``"head"`` or ``"body"``."""
         if self._scan is not None:
             return self._scan.phase
         return "idle" if self._method is None or self._head is None else "body"
@@ -157,9 +158,9 @@ class ResponseParser(MessageParser[ResponseHead]):
     # --- heads --------------------------------------------------------------------------
 
     def _common_head(self, method: bytes) -> ResponseHead | None:
-        """Read the head that starts here, if it is complete in this packet and not unusual.
+        """Read the head that starts here, if it is complete in this packet and ordinary.
 
-        Otherwise let the exact reader begin.
+        Otherwise start the exact reader.
         """
         line = COMMON_STATUS_LINE.match(self._packet, self._at)
         if line is not None:
@@ -184,7 +185,7 @@ class ResponseParser(MessageParser[ResponseHead]):
         return None
 
     def _begin_after(self, head: ResponseHead, status_line: bytes, at: int) -> None:
-        """Go on after a common head, which ends at index *at*."""
+        """Go on after an ordinary head, which ends at index *at*."""
         self._at = at
         if head.chunked and head.has_body:
             assert self._method is not None
@@ -197,7 +198,7 @@ class ResponseParser(MessageParser[ResponseHead]):
             self._begin_body(head)
 
     def _begin_scan(self, method: bytes) -> ResponseScan:
-        """Give what starts here to the exact reader."""
+        """Give the bytes that start here to the exact reader."""
         scan = self._scan = ResponseScan(
             self._limits, start_line.before_response, method, self._asked_upgrade
         )
@@ -205,7 +206,7 @@ class ResponseParser(MessageParser[ResponseHead]):
         return scan
 
     def _begin_body(self, head: ResponseHead) -> None:
-        """Let the body of *head* follow, which has no chunks, or none."""
+        """Read the body of *head* next; it has no chunks, or there is none."""
         self._scan = None
         if head.has_body:
             self._left = _UNTIL_CLOSE if head.content_length is None else head.content_length
@@ -217,7 +218,7 @@ class ResponseParser(MessageParser[ResponseHead]):
     # --- bodies -------------------------------------------------------------------------
 
     def _read_body(self) -> ResponseEvent:
-        """Give out what there is of a body without chunks."""
+        """Emit the bytes of a body without chunks."""
         packet, at, left = self._packet, self._at, self._left
         if at == len(packet):
             return NEED_DATA
@@ -240,7 +241,7 @@ class ResponseParser(MessageParser[ResponseHead]):
     # --- errors -------------------------------------------------------------------------
 
     def _unrequested(self) -> ParseError:
-        """Make an error of the byte that nobody asked for."""
+        """Make the error of a byte that no request asked for."""
         at = self._at
         broke_at = Break(Part.STATUS_LINE, b"", self._packet[at : at + 1], 0)
         broke_at.packet_part = Part.STATUS_LINE
@@ -248,7 +249,7 @@ class ResponseParser(MessageParser[ResponseHead]):
         return self._error(why.NOT_REQUESTED, "idle", None, broke_at, at=at)
 
     def _not_complete(self) -> ParseError:
-        """Make an error of the end of input."""
+        """Make the error of the end of input."""
         if self._scan is not None:
             return self._cut_short(self._scan)
         head = self._head

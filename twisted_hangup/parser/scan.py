@@ -1,13 +1,14 @@
-"""Where the exact reader stands in one message, and the line it is in.
+"""The state of the exact reader in one message, and the line that it is in.
 
-A state is a function ``(scan, data, at) -> at``: it judges ``data[at:]`` as far as it
-knows the way, sets ``scan.state`` where another one has to go on, and returns the index of
-the first byte it has left.  The states are `start_line`, `fields` and `body`, in the
-order of a message; this module knows none of them.
+A state is a function ``(scan, data, at) -> at``.  It judges ``data[at:]`` as far as it can, sets
+``scan.state`` if another state goes on, and returns the index of the first byte that it has not
+judged.  The states are in `start_line`, `fields` and `body`, in the order of a message; this module
+knows none of them.
 
-No byte is judged twice: a line that cannot be taken whole is gone through once more, and
-none of what earlier reads brought.  Of that only the unfinished line is kept, for the field
-or target it becomes and for the report if it breaks.
+Bytes of earlier reads are never judged again.  Within one read, a line that cannot be taken in one
+step is read once more.  Only the unfinished line is kept from earlier reads: for the field or
+target
+that it becomes, and for the report if it breaks.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ class Scan(Generic[Head]):
     """One message being read by the exact reader.
 
     Attributes:
-        state: What judges the next byte.
-        part: What the current line is; `Part.BODY` inside a body.
-        head: The request from the end of its target on, the response from its status on.
+        state: The function that judges the next byte.
+        part: The kind of the current line; `Part.BODY` inside a body.
+        head: The request once its target has ended, the response once its status has.
         start_line: The start line once it is complete, without its line end.
-        event: What has come out and not been fetched.
+        event: The event that was made and not fetched.
         finished: Whether the message has ended.
-        trailers: The trailer fields so far; None before the part where they stand.
-        spent: Bytes of this section (head, trailers, one chunk's extensions) that count
-            against a limit.
+        trailers: The trailer fields so far; None before the trailer section.
+        spent: Bytes of this section (head, trailers, one chunk's extensions) that count against a
+            limit.
         count: Field lines of this section; before the start line, line ends.
-        flags: What the fields have said; trailers say nothing.
-        number: A number being read: Content-Length, or a chunk's size and then what is
-            left of it, or of the body.
+        flags: The flags that the header fields have set; trailers set none.
+        number: A number being read: Content-Length, or a chunk's size; then what is left of the
+            chunk or the body.
         step: How far into a word or number the state is.
         word: Method or protocol; then the name of the current field in lower case.
         name: Name of the current field as received; None outside of fields.
-        total: Body bytes so far, where the body is chunked.
-        coding_line: The last Transfer-Encoding line, which the end of the head may have
-            to blame; likewise *host_line* and *length_line* (Content-Length).
-        end_of_fields: What the empty line after the fields means.
+        total: Bytes of the body so far, if it is chunked.
+        coding_line: The last Transfer-Encoding line, which the end of the head may have to blame;
+            likewise *host_line* and *length_line* (Content-Length).
+        end_of_fields: Called at the empty line after the fields.
     """
 
     __slots__ = (
@@ -63,7 +64,7 @@ class Scan(Generic[Head]):
         *("trailers", "word"),
     )
 
-    #: What the start line is.
+    #: The kind of the start line.
     START: ClassVar[Part]
 
     def __init__(self, limits: Limits, state: Callable[[Self, bytes, int], int]) -> None:
@@ -95,7 +96,7 @@ class Scan(Generic[Head]):
             Index of the first byte that has not been judged.
 
         Raises:
-            Refusal: A byte, or what has been read up to it, is not to be accepted.
+            Refusal: A byte, or the line or head that it ends, is not accepted.
         """
         end = len(data)
         while at < end and self.event is None and not self.finished:
@@ -105,7 +106,7 @@ class Scan(Generic[Head]):
     # --- the current line -----------------------------------------------------------------
 
     def column(self, at: int) -> int:
-        """How many bytes of the current line stand before ``data[at]``."""
+        """How many bytes of the current line come before ``data[at]``."""
         if self.line_at < 0:
             assert self.held is not None
             return len(self.held) + at
@@ -119,7 +120,7 @@ class Scan(Generic[Head]):
         return data[self.line_at : at]
 
     def hold(self, data: bytes) -> None:
-        """Keep what the next packet needs of *data*, which has been read to its end."""
+        """Keep the bytes of *data* that the next packet needs; *data* is read to its end."""
         if self.line_at < 0:
             assert self.held is not None
             self.held += data
@@ -145,7 +146,7 @@ class Scan(Generic[Head]):
 
     @property
     def phase(self) -> Phase:
-        """What of the message is being read."""
+        """The phase of the message."""
         return "head" if self.part in _HEAD_PARTS else "body"
 
     @property
@@ -154,7 +155,7 @@ class Scan(Generic[Head]):
         return self.name if self.part in (Part.FIELD, Part.TRAILER) else None
 
     def broke_at(self, data: bytes, refusal: Refusal, message_at: int) -> Break:
-        """Tell where the message broke, for `ClientError.broke_at`."""
+        """Where the message broke, for `ClientError.broke_at`."""
         if refusal.culprit is not None:
             line = self.line(data, refusal.culprit + 1)
             caret = len(line) - 1
@@ -184,7 +185,7 @@ class Scan(Generic[Head]):
 
 
 class _Tokens(Container[bytes]):
-    """Every token of up to *longest* bytes, but for *others* (RFC 9110, section 5.6.2)."""
+    """Every token of up to *longest* bytes except *others* (RFC 9110, section 5.6.2)."""
 
     def __init__(self, longest: int, *others: bytes) -> None:
         self._longest = longest
@@ -200,19 +201,19 @@ class _Tokens(Container[bytes]):
 
 
 class Methods:
-    """The methods a parser takes; `methods_of` makes them.
+    """The methods that a parser accepts; `methods_of` makes them.
 
     Attributes:
-        http: Those that may stand in front of an ``HTTP/`` version.
-        known: Those and the ones that llhttp knows from other protocols, so that a
-            request is refused for the reason Node has.
+        http: Those that an ``HTTP/`` version may follow.
+        known: Those and the ones that llhttp knows from other protocols, so that the reason of a
+            refusal is Node's.
         starts: Every start of a known method.
-        common: Those that leave nothing for the exact reader to find out.
+        common: Those that the exact reader need not look at.
     """
 
     __slots__ = ("common", "http", "known", "starts")
 
-    #: RTSP's, in llhttp 9.4: a method that HTTP knows too is in both.
+    #: RTSP's methods in llhttp 9.4; a method that HTTP has too is in both.
     RTSP: Final = frozenset(
         b"ANNOUNCE DESCRIBE FLUSH GET GET_PARAMETER OPTIONS PAUSE PLAY POST RECORD REDIRECT "
         b"SETUP SET_PARAMETER TEARDOWN".split()
@@ -229,7 +230,7 @@ class Methods:
     def __init__(self, http: frozenset[bytes] | AnyMethod) -> None:
         if isinstance(http, AnyMethod):
             self.http = self.known = _Tokens(LONGEST_METHOD)
-            # With one byte more it is not known: it is refused there.
+            # A longer one is not known: the exact reader refuses it.
             self.starts = _Tokens(LONGEST_METHOD + 1)
             self.common = _Tokens(LONGEST_METHOD, self.HTTP2, b"CONNECT")
             return
@@ -248,9 +249,9 @@ class RequestScan(Scan[RequestHead]):
     """One request being read by the exact reader.
 
     Attributes:
-        methods: Those that are taken.
+        methods: The methods that are accepted.
         target_at: Column where the target began.
-        target_part: Which part of a URL the target has got to.
+        target_part: The part of a URL that the target has come to.
         spaces: Whether the request line has had a space too many.
     """
 
@@ -270,8 +271,8 @@ class ResponseScan(Scan[ResponseHead]):
     """One response being read by the exact reader.
 
     Attributes:
-        method: That of the request it answers.
-        asked_upgrade: Whether that one asked for another protocol.
+        method: The method of the request that it answers.
+        asked_upgrade: Whether that request asked for another protocol.
     """
 
     __slots__ = ("asked_upgrade", "method")

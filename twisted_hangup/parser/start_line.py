@@ -1,9 +1,8 @@
-"""The states of the exact reader from the first byte of a message to its field section.
+"""The exact reader's states from the first byte of a message to its header.
 
-RFC 9112, sections 2.2, 2.3, 3 and 4.  Codes, reasons and offsets are llhttp's.  Where it is
-content with what RFC 9112 does not allow, we refuse: in a request line at the end of the
-target or version, once; in a status line other versions and protocols, and control bytes in
-the reason.
+RFC 9112, sections 2.2, 2.3, 3 and 4.  Codes, reasons and offsets are llhttp's.  We refuse more than
+llhttp where RFC 9112 does: in a request line, at the end of the target or of the version; in a
+status line, other versions and protocols, and control bytes in the reason.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ from .scan import Head, Methods, RequestScan, RequestState, ResponseScan, Scan
 _SLASH: Final = ord("/")
 _DIGITS: Final = b"0123456789"
 
-#: What each byte of a version may be, and why another one is refused (section 2.3).
+#: For each byte of a version: what it may be, and why another is refused (section 2.3).
 _VERSION_BYTES: Final = (
     (_DIGITS, why.MAJOR_VERSION),
     (b".", why.VERSION_DOT),
     (_DIGITS, why.MINOR_VERSION),
 )
 
-#: Those that llhttp lets pass, and ours (RFC 9110, section 2.5).
+#: The versions that llhttp accepts, and ours (RFC 9110, section 2.5).
 _KNOWN_VERSIONS: Final = frozenset({b"0.9", b"1.0", b"1.1", b"2.0"})
 _SUPPORTED_VERSIONS: Final = frozenset({b"1.0", b"1.1"})
 
-# --- what both kinds have ---------------------------------------------------------------
+# --- for both kinds ---------------------------------------------------------------------
 
 
 def _skip_line_ends(scan: Scan[Head], data: bytes, at: int, too_many: Why) -> int:
-    """Skip CR and LF before the start line (section 2.2); where there is none, it begins."""
+    """Skip CR and LF before the start line (section 2.2); at any other byte the line begins."""
     run = grammar.LINE_ENDS.match(data, at)
     if run is None:
         scan.line_at = at
@@ -56,7 +55,7 @@ def _skip_line_ends(scan: Scan[Head], data: bytes, at: int, too_many: Why) -> in
 
 
 def _expect(scan: Scan[Head], word: bytes, otherwise: Why, data: bytes, at: int) -> int:
-    """Take what comes of *word*, of which there were already ``scan.step`` bytes."""
+    """Take the bytes of *word*, of which ``scan.step`` have come before."""
     while at < len(data) and scan.step < len(word):
         if data[at] != word[scan.step]:
             raise at_byte(otherwise, at)
@@ -66,7 +65,7 @@ def _expect(scan: Scan[Head], word: bytes, otherwise: Why, data: bytes, at: int)
 
 
 def _expect_version(scan: Scan[Head], data: bytes, at: int) -> tuple[int, bytes | None]:
-    """The same for a version, and that version once it is complete."""
+    """The same for a version; returns the version once it is complete."""
     while at < len(data) and scan.step < len(_VERSION_BYTES):
         allowed, otherwise = _VERSION_BYTES[scan.step]
         if data[at] not in allowed:
@@ -79,16 +78,16 @@ def _expect_version(scan: Scan[Head], data: bytes, at: int) -> tuple[int, bytes 
 
 # --- the request line (section 3) -------------------------------------------------------
 
-#: What has to follow the version after PRI (RFC 9113, section 3.4).
+#: What follows the version after PRI (RFC 9113, section 3.4).
 _HTTP2_PREFACE: Final = b"\r\n\r\nSM\r\n\r\n"
 
 
 def begin_after(scan: RequestScan, line: re.Match[bytes], head: RequestHead) -> None:
-    """Let *scan* go on after *line*, a `COMMON_REQUEST_LINE`, as if it had read it itself.
+    """Let *scan* go on after *line*, a `COMMON_REQUEST_LINE`, as if it had read the line itself.
 
     Args:
         scan: A new one.
-        line: With a method that is known, and a target below ``Limits.head_bytes``.
+        line: It has a known method, and a target below ``Limits.head_bytes``.
         head: Its method, target and version.
     """
     scan.head = head
@@ -142,7 +141,7 @@ def _before_target(scan: RequestScan, data: bytes, at: int) -> int:
 
 
 def _superfluous_spaces(scan: RequestScan, data: bytes, at: int) -> int:
-    """Spaces after the one that belongs there; they count, or they would cost nothing."""
+    """Spaces after the one that is allowed; they count, or nothing would limit them."""
     run = grammar.SPACES.match(data, at)
     assert run is not None
     scan.spend(at, run.end())
@@ -183,7 +182,7 @@ def _after_target_lf(scan: RequestScan, data: bytes, at: int) -> int:
 
 
 def _after_target(scan: RequestScan, data: bytes, at: int) -> int:
-    # The first byte after the space still belongs to llhttp's URL.
+    # The first byte after the space is still a part of llhttp's URL.
     if data[at] in b"\t\f":
         raise after_byte(why.URL_CHARACTERS, at)
     scan.state = _before_protocol
@@ -238,7 +237,7 @@ def _version(scan: RequestScan, data: bytes, at: int) -> int:
 
 
 def _refuse_what_llhttp_accepts(scan: RequestScan, head: RequestHead, end: int) -> None:
-    """Hold the line up to index *end* against RFC 9112, section 3, where llhttp is content."""
+    """Judge the line up to index *end* by RFC 9112, section 3, where llhttp accepts more."""
     if head.version not in _SUPPORTED_VERSIONS:
         raise after_byte(why.UNKNOWN_VERSION, end - 1)
     if scan.word != b"HTTP":
@@ -282,7 +281,7 @@ def _end_request_line(scan: RequestScan, line: bytes, end: int) -> None:
 
 
 class _Protocol(NamedTuple):
-    """A protocol llhttp knows, the methods it goes with, and the refusal of all others."""
+    """A protocol that llhttp knows, the methods that it allows, and the refusal of others."""
 
     name: bytes
     methods: Callable[[Methods], Container[bytes]]

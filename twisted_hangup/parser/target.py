@@ -1,7 +1,7 @@
 """The request target, byte by byte, in the order llhttp reads a URL (RFC 9112, section 3.2).
 
-Each part of a URL is a row: the bytes it is made of, where others lead, and what is said of
-the rest.  The rows know no request line; `start_line` walks them.
+Each part of a URL is a row: its bytes, the bytes that lead to another part, and the refusal of all
+others.  The rows know no request line; `start_line` walks them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class TargetPart:
     """A part of a URL.
 
     Attributes:
-        otherwise: Why a byte that is not listed here is refused, where it stands.
-        run: The bytes it is made of; None where every byte leads elsewhere.
+        otherwise: Why a byte that is not listed here is refused, at that byte.
+        run: The bytes of this part; None if every byte leads to another part.
         follows: Byte -> the part it leads to.
         swallowed: Byte -> why it is refused; llhttp points after these.
-        may_end: Whether SP, CR or LF end the target here.
+        may_end: Whether SP, CR or LF may end the target here.
     """
 
     otherwise: Why
@@ -60,7 +60,7 @@ _PATH: Final = TargetPart(
 )
 _AFTER_AUTHORITY: Final = {ord("/"): _PATH, ord("?"): _QUERY}
 
-#: What CONNECT starts with, and every other target goes on with after "//".
+#: How CONNECT's target starts, and every other target goes on after "//".
 AUTHORITY: Final = TargetPart(why.URL_SERVER, grammar.AUTHORITY, swallowed=_TAB_OR_FF, may_end=True)
 _AFTER_AT: Final = TargetPart(
     why.URL_SERVER,
@@ -78,10 +78,10 @@ _SCHEME: Final = TargetPart(
     why.URL_SCHEMA, grammar.SCHEME, {ord(":"): _FIRST_SLASH}, swallowed=_BLANK
 )
 
-#: Scheme -> what no port means.
+#: Scheme -> its default port.
 DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 
-#: What every target but CONNECT's starts with.
+#: How every target except CONNECT's starts.
 START: Final = TargetPart(
     why.URL_START,
     follows=_each(_LETTERS, _SCHEME) | _each(b"/*", _PATH),
@@ -90,12 +90,12 @@ START: Final = TargetPart(
 
 
 def host_and_path(target: bytes) -> tuple[bytes, bytes] | None:
-    """What *target* in absolute-form asks for (RFC 9112, section 3.2.2).
+    """The host and path of a *target* in absolute-form (RFC 9112, section 3.2.2).
 
     Returns:
-        What replaces Host, and a path that starts with ``/``, without query.  A URL that is
-        neither ``http`` nor ``https`` is a path as a whole, after ``/``: nobody serves what
-        it names.  None where *target* is in another form.
+        The host, which replaces Host, and a path that starts with ``/``, without query.  A URL that
+        is neither ``http`` nor ``https`` is a path as a whole, after ``/``: no resource serves it.
+        None if *target* is in another form.
     """
     absolute = grammar.ABSOLUTE_FORM.fullmatch(target)
     if absolute is None:
@@ -109,8 +109,8 @@ def host_and_path(target: bytes) -> tuple[bytes, bytes] | None:
 def same_host(one: bytes, other: bytes, scheme: bytes) -> bool:
     """Whether two values of Host mean the same server in a URL of that *scheme*.
 
-    Normalised as RFC 9110, section 4.2.3, has it: names and schemes have no case, and no port
-    means the scheme's own.
+    By RFC 9110, section 4.2.3: names and schemes are case-insensitive, and a missing port is the
+    scheme's default.
     """
     return one == other or _normalised(one, scheme) == _normalised(other, scheme)
 
@@ -125,13 +125,13 @@ def _normalised(host: bytes, scheme: bytes) -> bytes:
 
 
 def refused_form(method: bytes, target: bytes) -> Why | None:
-    """Say why *target*, which llhttp accepts, is in none of the forms that *method* may have.
+    """Why *target*, which llhttp accepts, is in none of the forms that *method* may have, or None.
 
-    CONNECT's authority-form is not judged: no such request is answered by a resource.
+    CONNECT's authority-form is not judged: no resource answers such a request.
 
     Returns:
-        None for origin-form and absolute-form without a fragment, and for OPTIONS
-        asterisk-form (RFC 9112, sections 3.2.1, 3.2.2 and 3.2.4).
+        None for origin-form and absolute-form without a fragment, and for OPTIONS asterisk-form
+        (RFC 9112, sections 3.2.1, 3.2.2 and 3.2.4).
     """
     if method == b"CONNECT":
         return None
