@@ -77,8 +77,8 @@ REPORTS: Final = [
         HPE_INVALID_CONSTANT: Expected HTTP/, RTSP/ or ICE/  (default answer 400)
           GET /my f
                   ^ byte 8: 0x66 (f)
-        In the request line: behind method, space, target and space comes HTTP/1.1; a
-        space inside the target has to be written %20. RFC 9112, section 3.
+        In the request line: HTTP/1.1 comes after the method, a space, the target and a
+        space; a space inside the target has to be written %20. RFC 9112, section 3.
         python -m twisted_hangup code HPE_INVALID_CONSTANT
         """,
     ),
@@ -104,8 +104,8 @@ REPORTS: Final = [
           Host: a\x20
                  ^^^^ 0x20 (space)
         In the value of header field "Host": a Host is a host name or an address (an
-        IPv6 address in brackets), and a colon and a port where there is one, such as
-        example.org:8080; not a URL, and no list. RFC 9110, section 7.2.
+        IPv6 address in brackets), with a colon and a port if need be, such as
+        example.org:8080; it is not a URL and not a list. RFC 9110, section 7.2.
         python -m twisted_hangup code ERR_HTTP_INVALID_HOST
         """,
     ),
@@ -115,7 +115,7 @@ REPORTS: Final = [
         ERR_HTTP_HOST_REQUIRED: Missing Host  (default answer 400)
           GET / HTTP/1.1
         In the header fields: there is no Host among them, and an HTTP/1.1 request has
-        to have one, even where its target is a whole URL. RFC 9112, section 3.2.
+        to have one, even if its target is a whole URL. RFC 9112, section 3.2.
         python -m twisted_hangup code ERR_HTTP_HOST_REQUIRED
         """,
     ),
@@ -139,8 +139,8 @@ REPORTS: Final = [
           \x20
           ^^^^ byte 64: 0x20 (space)
         In the body: a chunk is as many bytes as its size said, and then CR LF (0x0d
-        0x0a); here something else follows, so that its size or its end is wrong. RFC
-        9112, section 7.1.
+        0x0a); here something else follows, so its size or its end is wrong. RFC 9112,
+        section 7.1.
         python -m twisted_hangup code HPE_STRICT
         """,
     ),

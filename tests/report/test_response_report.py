@@ -22,7 +22,7 @@ ROWS_OF_RESPONSES = [row for row in ROWS if isinstance(row, ResponseWhy) or row.
 
 #: What only makes sense of a request.
 WRONG_WORDS = [
-    *("client", "this server takes", "request line", "a request starts", "a request has"),
+    *("client", "this server accepts", "request line", "a request starts", "a request has"),
     *("a request may", "answered", "not a valid HTTP/1.1 request"),
 ]
 

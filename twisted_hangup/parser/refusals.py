@@ -1,12 +1,11 @@
-"""Every refusal by name, a row each: code, reason, what was expected instead, and where it stands.
+"""Every refusal by name, one row each: code, reason, the rule that was broken, and its source.
 
-Where llhttp 9.4 refuses, code and reason are its words, byte for byte; where only Node's
-HTTP/2 does, they are Node's.  The others are what both let through and we do not;
-docs/deviations.md tells why.
+If llhttp 9.4 refuses too, code and reason are its words, byte for byte; if only Node's HTTP/2 does,
+they are Node's.  The other rows refuse what both accept; docs/deviations.md says why.
 
-What was expected is said to a person who has never seen the code.  It follows a colon ("In
-the request line: ...") and therefore starts in lower case.  An unknown reason of a code is
-explained like the first row of that code.
+A rule is written for a person who has never seen the code.  It follows a colon ("In the request
+line: ...") and therefore starts in lower case.  An unknown reason of a code gets the rule of that
+code's first row.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from typing import Final, NamedTuple
 
 
 class Rule(NamedTuple):
-    """A rule in plain words, and the section of the RFC that has it.
+    """A rule in plain words, and the section of the RFC that contains it.
 
     Attributes:
         text: What was expected, without a full stop.
-        source: Such as ``RFC 9112, section 3``; empty where no RFC has it.
+        source: Such as ``RFC 9112, section 3``; empty if no RFC contains it.
     """
 
     text: str
@@ -27,13 +26,13 @@ class Rule(NamedTuple):
 
 
 class Why(NamedTuple):
-    """What is wrong, in the words of the error that will be raised, and what was expected.
+    """What is wrong, in the words of the error that will be raised, and the rule.
 
     Attributes:
         code: Stable name, as in `RecordedError.code`.
         reason: What happened.
         rule: What was expected: the text of a `Rule`, and *source* is its source.
-        of_response: The rule where it is a response that is refused, if that is another.
+        of_response: The rule for a refused response, if that is another.
     """
 
     code: str
@@ -47,20 +46,20 @@ class Why(NamedTuple):
 
 
 class ResponseWhy(Why):
-    """Why a response is refused, and never a request."""
+    """Why a response is refused; no request is refused for it."""
 
     __slots__ = ()
 
 
 class Refusal(Exception):
-    """A byte, or a whole line, that ends the connection's parsing.
+    """Raised at a byte, or a whole line, that ends the parsing of the connection.
 
     Attributes:
         why: Code and reason.
         offset: Node's ``bytesParsed``: an index in the packet being read.
-        culprit: Index in that packet of the byte to blame; None where it is a whole line.
+        culprit: Index in that packet of the byte to blame; None if it is a whole line.
         line: That line, if it is not the current one.
-        field: Name of the field it belongs to, likewise.
+        field: Name of the field that the line belongs to, if it is not the current one.
     """
 
     __slots__ = ("culprit", "field", "line", "offset", "why")
@@ -91,7 +90,7 @@ def after_byte(why: Why, index: int) -> Refusal:
 
 
 def current_line(why: Why, index: int) -> Refusal:
-    """Blame all of the line that ends at *index*, and point there."""
+    """Blame the whole line that ends at *index*, and point there."""
     return Refusal(why, index, None)
 
 
@@ -107,16 +106,16 @@ _TARGET_CHAR: Final = (
     " to be percent-encoded, such as %20"
 )
 _URL_SERVER: Final = Rule(
-    "a URL has one host behind its //, which may hold letters, digits and punctuation, and"
-    " at most one @ before it",
+    "a URL has one host after its //, with letters, digits and punctuation in it, and at"
+    " most one @ before it",
     "RFC 9112, section 3.2.2",
 )
 _FRAGMENT: Final = Rule(
-    "a fragment (from # on) stays in the client and is never sent", "RFC 9112, section 3.2"
+    "a client never sends the fragment of a URL (from # on)", "RFC 9112, section 3.2"
 )
 _PROTOCOL: Final = Rule(
-    "behind method, space, target and space comes HTTP/1.1; a space inside the target has to"
-    " be written %20",
+    "HTTP/1.1 comes after the method, a space, the target and a space; a space inside the"
+    " target has to be written %20",
     "RFC 9112, section 3",
 )
 _PROTOCOL_OF_RESPONSE: Final = Rule(
@@ -125,7 +124,7 @@ _PROTOCOL_OF_RESPONSE: Final = Rule(
     "RFC 9112, section 4",
 )
 _VERSION_OF_RESPONSE: Final = Rule(
-    "the version has to be HTTP/1.1 or HTTP/1.0, in upper case, with one space behind it",
+    "the version has to be HTTP/1.1 or HTTP/1.0, in upper case, with one space after it",
     "RFC 9112, section 2.3",
 )
 #: For requests and for responses.
@@ -159,7 +158,7 @@ URL_SCHEMA: Final = Why(
     "HPE_INVALID_URL",
     "Unexpected char in url schema",
     "a target that does not start with / is a whole URL, such as http://example.org/a;"
-    " perhaps the target has been left out",
+    " perhaps the target is missing",
     "RFC 9112, section 3.2",
 )
 URL_SERVER: Final = Why("HPE_INVALID_URL", "Unexpected char in url server", *_URL_SERVER)
@@ -180,7 +179,7 @@ URL_FRAGMENT: Final = Why("HPE_INVALID_URL", "Invalid char in url fragment start
 URL_CRLF: Final = Why(
     "HPE_INVALID_URL",
     "Expected CRLF",
-    "a CR (0x0d) is allowed only at the end of the line, with an LF (0x0a) behind it",
+    "a CR (0x0d) is allowed only at the end of the line, with an LF (0x0a) after it",
     "RFC 9112, section 2.2",
 )
 NO_PROTOCOL: Final = Why(
@@ -211,20 +210,20 @@ HTTP2_PREFACE: Final = Why(
 HTTP2: Final = Why(
     "HPE_PAUSED_H2_UPGRADE",
     "Pause on PRI/Upgrade",
-    "the client speaks HTTP/2 without having agreed on it with the server, which speaks"
-    " HTTP/1.1 here",
+    "the client speaks HTTP/2 without agreeing on it first; the server speaks HTTP/1.1"
+    " on this connection",
     "RFC 9113, section 3.3",
 )
 VERSION_CRLF: Final = Why(
     "HPE_INVALID_VERSION",
     "Expected CRLF after version",
-    "the request line ends right behind the version, with CR LF (0x0d 0x0a)",
+    "the request line ends right after the version, with CR LF (0x0d 0x0a)",
     "RFC 9112, section 3",
 )
 VERSION_LF: Final = Why(
     "HPE_STRICT",
     "Expected CRLF after version",
-    "the CR (0x0d) behind the version needs an LF (0x0a) behind it",
+    "the CR (0x0d) after the version needs an LF (0x0a) after it",
     "RFC 9112, section 2.2",
 )
 
@@ -239,14 +238,14 @@ EMPTY_LINES: Final = Why(
 HTTP_0_9: Final = Why(
     "HPE_INVALID_VERSION",
     "HTTP/0.9 is not supported",
-    "behind the target comes a space and HTTP/1.1; a request without it is HTTP/0.9,"
+    "a space and HTTP/1.1 come after the target; a request without them is HTTP/0.9,"
     " which this server does not speak",
     "RFC 9112, section 3",
 )
 NOT_HTTP: Final = Why(
     "HPE_INVALID_CONSTANT",
     "Expected HTTP/",
-    "behind the target comes HTTP/1.1; this server speaks no other protocol",
+    "HTTP/1.1 comes after the target; this server speaks no other protocol",
     "RFC 9112, section 2.3",
     _PROTOCOL_OF_RESPONSE,
 )
@@ -269,7 +268,7 @@ TARGET_FORM: Final = Why(
 # --- the status line --------------------------------------------------------------------
 
 _STATUS: Final = Rule(
-    "the status is a number of three digits, from 100 on, behind one space; then comes"
+    "the status is a number of three digits, from 100 on, after one space; then comes"
     " a space and the reason phrase, or the end of the line",
     "RFC 9112, section 4",
 )
@@ -285,7 +284,7 @@ EMPTY_LINES_BEFORE_STATUS: Final = ResponseWhy(
     "ERR_HTTP_TOO_MANY_EMPTY_LINES",
     "Too many empty lines before the status line",
     "a response starts with its status line; there are more empty lines in front of it"
-    " than are skipped (Limits.leading_crlf)",
+    " than we skip (Limits.leading_crlf)",
     "RFC 9112, section 4",
 )
 STATUS_BELOW_100: Final = ResponseWhy("HPE_INVALID_STATUS", "Status code below 100", *_STATUS)
@@ -298,8 +297,8 @@ REASON_CHAR: Final = ResponseWhy(
 NOT_REQUESTED: Final = ResponseWhy(
     "ERR_HTTP_UNREQUESTED_RESPONSE",
     "Bytes that no request asked for",
-    "the server sent something where no request waited for an answer; perhaps the"
-    " response before was longer than it said",
+    "the server sent bytes while no request waited for an answer; perhaps the response"
+    " before was longer than it said",
     "RFC 9112, section 9.2",
 )
 
@@ -336,7 +335,7 @@ VALUE_CHAR: Final = Why(
 VALUE_FOLDED: Final = Why(
     "HPE_INVALID_HEADER_TOKEN",
     "Unexpected whitespace after header value",
-    "a field may not be continued on a second line (obsolete line folding)",
+    "a field may not continue on a second line (obsolete line folding)",
     "RFC 9112, section 5.2",
 )
 VALUE_CR: Final = Why("HPE_CR_EXPECTED", "Missing expected CR after header value", *_FIELD_END)
@@ -353,26 +352,26 @@ LF_AFTER_CR: Final = Why(
     "Expected LF after CR",
     *_FIELD_END,
     Rule(
-        "a CR (0x0d) is allowed only at the end of a line, with an LF (0x0a) behind it",
+        "a CR (0x0d) is allowed only at the end of a line, with an LF (0x0a) after it",
         "RFC 9112, section 2.2",
     ),
 )
 FIELDS_LF: Final = Why(
     "HPE_STRICT",
     "Expected LF after headers",
-    "the CR (0x0d) of the empty line that ends the fields needs an LF (0x0a) behind it",
+    "the CR (0x0d) of the empty line that ends the fields needs an LF (0x0a) after it",
     "RFC 9112, section 2.2",
 )
 HEADER_OVERFLOW: Final = Why(
     "HPE_HEADER_OVERFLOW",
     "Header overflow",
-    "target and header fields together, or the trailer fields behind a body, have more bytes"
-    " than this server takes (Limits.head_bytes), or the fields are too many"
+    "target and headers together, or the trailers after a body, have more bytes than this"
+    " server accepts (Limits.head_bytes), or there are too many of them"
     " (Limits.head_fields)",
     "RFC 6585, section 5",
     Rule(
-        "reason phrase and header fields together, or the trailer fields behind a body,"
-        " have more bytes than are taken (Limits.head_bytes), or the fields are too many"
+        "reason phrase and headers together, or the trailers after a body, have more bytes"
+        " than we accept (Limits.head_bytes), or there are too many of them"
         " (Limits.head_fields)",
         "RFC 9110, section 5.4",
     ),
@@ -382,28 +381,28 @@ HEADER_OVERFLOW: Final = Why(
 HOST_MISSING: Final = Why(
     "ERR_HTTP_HOST_REQUIRED",
     "Missing Host",
-    "there is no Host among them, and an HTTP/1.1 request has to have one, even where"
-    " its target is a whole URL",
+    "there is no Host among them, and an HTTP/1.1 request has to have one, even if its"
+    " target is a whole URL",
     "RFC 9112, section 3.2",
 )
 HOST_INVALID: Final = Why(
     "ERR_HTTP_INVALID_HOST",
     "Invalid Host",
-    "a Host is a host name or an address (an IPv6 address in brackets), and a colon and"
-    " a port where there is one, such as example.org:8080; not a URL, and no list",
+    "a Host is a host name or an address (an IPv6 address in brackets), with a colon and"
+    " a port if need be, such as example.org:8080; it is not a URL and not a list",
     "RFC 9110, section 7.2",
 )
 HOST_TWICE: Final = Why(
     "ERR_HTTP_INVALID_HOST",
     "More than one Host",
-    "a request has one Host field only, even where both say the same: servers that"
-    " believe the first see another site than servers that believe the last",
+    "a request has only one Host, even if both say the same: servers that believe the"
+    " first see another site than servers that believe the last",
     "RFC 9112, section 3.2",
 )
 UPGRADE_UNASKED: Final = ResponseWhy(
     "ERR_HTTP_INVALID_UPGRADE",
     "101 to a request without Upgrade",
-    "a 101 changes the protocol, and is allowed only where the request asked for it",
+    "a 101 changes the protocol, and is allowed only if the request asked for it",
     "RFC 9110, section 15.2.2",
 )
 UPGRADE_UNNAMED: Final = ResponseWhy(
@@ -416,7 +415,7 @@ UPGRADE_UNNAMED: Final = ResponseWhy(
 # --- framing ----------------------------------------------------------------------------
 
 _CL_DIGITS: Final = Rule(
-    "a Content-Length is one number in decimal digits, with nothing in it or behind it",
+    "a Content-Length is one number in decimal digits, with nothing in it or after it",
     "RFC 9110, section 8.6",
 )
 #: For requests and for responses.
@@ -425,8 +424,8 @@ _CL_AND_TE: Final = (
     " one of them see another request than servers that believe the other",
     "RFC 9112, section 6.1",
     Rule(
-        "a response may have Content-Length or Transfer-Encoding, not both: who believes one of"
-        " them sees another response than who believes the other",
+        "a response may have Content-Length or Transfer-Encoding, not both: recipients that"
+        " believe one of them see another response than recipients that believe the other",
         "RFC 9112, section 6.1",
     ),
 )
@@ -434,12 +433,12 @@ _TE_VALUE: Final = Rule(
     "the only transfer coding accepted is a single chunked", "RFC 9112, section 6.1"
 )
 _TE_IN_HTTP_1_0: Final = Rule(
-    "HTTP/1.0 has no Transfer-Encoding, so that nobody can tell where this body ends",
+    "HTTP/1.0 has no Transfer-Encoding, so it is unclear where this body ends",
     "RFC 9112, section 6.1",
 )
 _NO_BODY: Final = (
-    "a response with a status of 1xx or 204 has no body, and this one announces one: who"
-    " believes it takes the start of the next response for that body"
+    "a response with a status of 1xx or 204 has no body, and this one announces one: a"
+    " recipient that believes it takes the start of the next response for that body"
 )
 
 CL_EMPTY: Final = Why("HPE_INVALID_CONTENT_LENGTH", "Empty Content-Length", *_CL_DIGITS)
@@ -460,10 +459,10 @@ CL_AFTER_TE: Final = Why(
 CL_TWICE: Final = Why(
     "HPE_UNEXPECTED_CONTENT_LENGTH",
     "Duplicate Content-Length",
-    "a request has one Content-Length at most, even where both say the same",
+    "a request has at most one Content-Length, even if both say the same",
     "RFC 9110, section 8.6",
     Rule(
-        "a response has one Content-Length; where it is there again, it says the same",
+        "a response may repeat its Content-Length only with the same value",
         "RFC 9110, section 8.6",
     ),
 )
@@ -490,12 +489,12 @@ TE_IN_HTTP_1_0_RESPONSE: Final = ResponseWhy(
 TE_NOT_ONLY_CHUNKED: Final = Why(
     "HPE_INVALID_TRANSFER_ENCODING",
     "Transfer-Encoding other than a single `chunked`",
-    "the one coding that this server decodes is chunked; it stands alone, once, in one"
-    " field, because servers disagree about lists of codings",
+    "the only coding that this server decodes is chunked, once, in one field and alone,"
+    " because servers disagree about lists of codings",
     "RFC 9112, section 6.1",
     Rule(
-        "the one coding that is decoded is chunked; it stands alone, once, in one field,"
-        " because recipients disagree about lists of codings",
+        "the only coding that we decode is chunked, once, in one field and alone, because"
+        " recipients disagree about lists of codings",
         "RFC 9112, section 6.1",
     ),
 )
@@ -514,7 +513,7 @@ CL_WITHOUT_BODY: Final = ResponseWhy(
 BODY_TOO_LARGE: Final = Why(
     "ERR_HTTP_BODY_TOO_LARGE",
     "Body too large",
-    "the body has more bytes than this server takes (Limits.body_bytes)",
+    "the body has more bytes than this server accepts (Limits.body_bytes)",
     "RFC 9110, section 15.5.14",
 )
 
@@ -533,7 +532,7 @@ _QUOTED: Final = Rule(
 )
 _CHUNK_DATA: Final = Rule(
     "a chunk is as many bytes as its size said, and then CR LF (0x0d 0x0a); here something"
-    " else follows, so that its size or its end is wrong",
+    " else follows, so its size or its end is wrong",
     "RFC 9112, section 7.1",
 )
 
@@ -541,7 +540,7 @@ CHUNK_SIZE: Final = Why(
     "HPE_INVALID_CHUNK_SIZE",
     "Invalid character in chunk size",
     "each chunk of the body starts with a line that has its size in hexadecimal digits;"
-    " the last one is 0",
+    " the last size is 0",
     "RFC 9112, section 7.1",
 )
 CHUNK_SIZE_OVERFLOW: Final = Why(
@@ -577,10 +576,11 @@ CHUNK_EXT_AFTER_QUOTE: Final = Why(
 CHUNK_EXT_OVERFLOW: Final = Why(
     "HPE_CHUNK_EXTENSIONS_OVERFLOW",
     "Chunk extensions overflow",
-    "the extensions of this chunk are longer than this server takes (Limits.chunk_extension_bytes)",
+    "the extensions of this chunk are longer than this server accepts"
+    " (Limits.chunk_extension_bytes)",
     "RFC 9112, section 7.1.1",
     Rule(
-        "the extensions of this chunk are longer than is taken (Limits.chunk_extension_bytes)",
+        "the extensions of this chunk are longer than we accept (Limits.chunk_extension_bytes)",
         "RFC 9112, section 7.1.1",
     ),
 )
@@ -597,36 +597,36 @@ END_OF_INPUT: Final = Why(
     Rule("the server ended its output before the response was complete", "RFC 9112, section 8"),
 )
 
-# --- what the server refuses of a request that is HTTP ----------------------------------
+# --- valid HTTP that the server refuses -------------------------------------------------
 
 MULTIPART: Final = Why(
     "ERR_HTTP_MULTIPART",
     "Invalid multipart body",
-    "its Content-Type says multipart/form-data, where parts stand between"
-    " lines with the boundary that Content-Type names, each with a Content-Disposition",
+    "its Content-Type says multipart/form-data: parts between lines with the boundary that"
+    " Content-Type names, each part with a Content-Disposition",
     "RFC 7578, section 4",
 )
 
 FORM_TOO_LARGE: Final = Why(
     "ERR_HTTP_BODY_TOO_LARGE",
     "Form too large",
-    "the form has more bytes than this server reads of one (Limits.form_bytes)",
+    "the form has more bytes than this server accepts (Limits.form_bytes)",
     "RFC 9110, section 15.5.14",
 )
 FORM_FIELDS: Final = Why(
     "ERR_HTTP_BODY_TOO_LARGE",
     "Too many fields in a form",
-    "the form has more fields than this server reads of one (Limits.form_fields)",
+    "the form has more fields than this server accepts (Limits.form_fields)",
     "RFC 9110, section 15.5.14",
 )
 PART_HEAD_TOO_LARGE: Final = Why(
     "ERR_HTTP_BODY_TOO_LARGE",
     "Head of a part too large",
-    "a part of the form has a longer head than this server takes (Limits.part_head_bytes)",
+    "a part of the form has a longer header than this server accepts (Limits.part_head_bytes)",
     "RFC 9110, section 15.5.14",
 )
 
-# --- what only HTTP/2 has ---------------------------------------------------------------
+# --- only in HTTP/2 ---------------------------------------------------------------------
 
 PSEUDO_FIELD: Final = Why(
     "ERR_HTTP2_INVALID_PSEUDOHEADER",
@@ -653,14 +653,14 @@ VALUE_SPACE: Final = Why(
 HOSTS_DISAGREE: Final = Why(
     "ERR_HTTP_INVALID_HOST",
     ":authority and Host differ",
-    "an HTTP/2 request names its host in :authority; a Host beside it has to say the same",
+    "an HTTP/2 request names its host in :authority; a Host in addition has to say the same",
     "RFC 9113, section 8.3.1",
 )
 BODY_TOO_LONG: Final = Why(
     "HPE_INVALID_CONTENT_LENGTH",
     "Body longer than its Content-Length",
-    "the DATA frames of a request have as many bytes together as its Content-Length says, and"
-    " here are more",
+    "the DATA frames of a request together have as many bytes as its Content-Length says;"
+    " these have more",
     "RFC 9113, section 8.1.1",
 )
 
@@ -685,7 +685,7 @@ PROXY_FAMILY: Final = Why("ERR_PROXY_PROTOCOL", "Invalid address family or trans
 
 # --- which of them know the whole head ---------------------------------------------------
 
-#: Code and reason of what is refused in the phase ``"head"`` only when all of it has come.
+#: Code and reason of the refusals in phase ``"head"`` that come only once the head is complete.
 OF_A_WHOLE_HEAD: Final = frozenset(
     (one.code, one.reason)
     for one in (
