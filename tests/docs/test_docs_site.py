@@ -146,7 +146,8 @@ DRIVER: Final = shutil.which("chromedriver")
 
 #: What people type who have a question -> a page that has the answer.
 QUESTIONS: Final = {
-    "clientError": "errors.html",
+    "clientError": "from-node.html",
+    "rawPacket": "from-node.html",
     "max-header-size": "command-line.html",
     "HPE_INVALID_HEADER_TOKEN": "codes.html",
     "RetryPolicy": "api/client.html",
