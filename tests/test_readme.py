@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import pytest
 from support.processes import BIN, connect, free_port
 from support.wire import DEFAULT, PATIENCE
 
 README: Final = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS: Final = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-MYSITE, LIBRARY, SUBCLASS = PROGRAMS
+MYSITE, LIBRARY = PROGRAMS
 
 #: What the walk through sends, what its client reads, and the lines that it says are logged.
 [SENT] = re.findall(r"printf '(.*)' \| nc", README)
@@ -61,11 +60,3 @@ def test_library(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(LIBRARY.replace("tcp:8000", f"tcp:{port}"))
     lines = serve([sys.executable, "-u", "program.py"], port, tmp_path, DEFAULT)
     assert lines == [line.removeprefix("    ") for line in LOGGED.splitlines()[:-1]]
-
-
-@pytest.mark.parametrize("name", ["MyChannel", "MySite"])
-def test_subclass(name: str) -> None:
-    """The classes can be made as they stand there."""
-    made: dict[str, object] = {}
-    exec(SUBCLASS, made)
-    assert name in made
