@@ -97,12 +97,12 @@ def test_broken_request_is_explained_with_a_picture(explain: Explain) -> None:
                                   ^^                                         ^
               byte 36 of this packet: 0x20 (space)
 
-            Cause: A field name with a space or another character in it; a line without a
-                   colon, often the rest of a value with a line end in it; a control
-                   character in a value; or a value that goes on in the next line.
-            Cure:  Correct the program that writes this field; values from users must not
-                   hold CR, LF or NUL. For old clients there are --lenient control-bytes and
-                   --lenient obs-fold (docs/lenience.md).
+            Cause: A header name contains a space or another forbidden character, or a line
+                   has no colon: often it is the rest of a value that contains a line end.
+                   Or a value contains a control character or goes on in the next line.
+            Cure:  Correct the program that writes this header. Remove CR, LF and NUL from
+                   values that users enter. For old clients, --lenient control-bytes and
+                   --lenient obs-fold accept some of this.
             python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
         """),
     )
@@ -246,12 +246,12 @@ def test_line_of_the_error_log_is_a_picture(explain: Explain) -> None:
             Rule:  a field is a name, a colon and a value; the name may hold letters, digits
                    and !#$%&'*+-.^_`|~, with no space before the colon; an empty line (CR
                    LF) ends the fields. RFC 9112, section 5.
-            Cause: A field name with a space or another character in it; a line without a
-                   colon, often the rest of a value with a line end in it; a control
-                   character in a value; or a value that goes on in the next line.
-            Cure:  Correct the program that writes this field; values from users must not
-                   hold CR, LF or NUL. For old clients there are --lenient control-bytes and
-                   --lenient obs-fold (docs/lenience.md).
+            Cause: A header name contains a space or another forbidden character, or a line
+                   has no colon: often it is the rest of a value that contains a line end.
+                   Or a value contains a control character or goes on in the next line.
+            Cure:  Correct the program that writes this header. Remove CR, LF and NUL from
+                   values that users enter. For old clients, --lenient control-bytes and
+                   --lenient obs-fold accept some of this.
             python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
 
         """),

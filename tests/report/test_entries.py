@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 import pytest
 from support.explaining import broken
 
 from twisted_hangup.errors import ClientError
+from twisted_hangup.limits import Lenience, Limits, Timeouts
 from twisted_hangup.proxy import resource
 from twisted_hangup.report import links
 from twisted_hangup.report.entries import GROUPS, entry_named
 from twisted_hangup.report.examples import REQUESTS, example_of
 from twisted_hangup.report.links import link_of, url_of
-from twisted_hangup.report.remedies import REMEDIES
+from twisted_hangup.report.lookalikes import (
+    BODY_ALONE,
+    BODY_LONGER,
+    BODY_UNANNOUNCED,
+    LOOKALIKES,
+)
+from twisted_hangup.report.remedies import REASONS, REMEDIES
+from twisted_hangup.service.options import Options
 from twisted_hangup.testing import client_error
 
 BAD = b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n"
@@ -68,6 +78,29 @@ def test_family(code: str) -> None:
     one = entry_named(code)
     assert one is not None and one.rule is not None
     assert one.name.endswith("_*") and "RFC" in one.rule.source
+
+
+ADVICE: Final = {
+    text
+    for remedy in (
+        *(*REMEDIES.values(), *REASONS.values(), BODY_ALONE, BODY_LONGER, BODY_UNANNOUNCED),
+        *(lookalike.remedy for lookalike in LOOKALIKES.values()),
+    )
+    for text in remedy
+}
+
+
+@pytest.mark.parametrize("text", sorted(ADVICE))
+def test_advice_names_what_is_installed(text: str) -> None:
+    """It names options and settings that exist, and no file that is not installed."""
+    assert not re.search(r"\bdocs/|\.md\b", text)
+    for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text):
+        known = option in Options().synonyms or option in ("cacert", "http2-prior-knowledge")
+        assert known, option
+    for record, name in re.findall(r"\b(Limits|Timeouts)\.(\w+)", text):
+        assert hasattr({"Limits": Limits(), "Timeouts": Timeouts()}[record], name)
+    for name in re.findall(r"--lenient ([a-z-]+)|Lenience\((\w+)", text):
+        assert hasattr(Lenience(), "".join(name).replace("-", "_"))
 
 
 def test_no_entry() -> None:

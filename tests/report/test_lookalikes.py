@@ -304,8 +304,8 @@ def test_reasons_are_those_of_rows() -> None:
         (why.VALUE_CHAR, "--lenient control-bytes"),
         (why.VERSION_CRLF, "--lenient bare-lf"),
         (why.VALUE_CR, "--lenient bare-lf"),
-        (why.PROXY_ADDRESS, "sends a PROXY header that breaks"),
-        (why.PROXY_FAMILY, "sends a PROXY header that breaks"),
+        (why.PROXY_ADDRESS, "sends an invalid PROXY header"),
+        (why.PROXY_FAMILY, "sends an invalid PROXY header"),
     ],
 )
 def test_cure_is_that_of_the_reason(row: why.Why, words: str) -> None:

@@ -90,9 +90,9 @@ REPORTS: Final = [
           ^^^^ byte 0: 0x16
         In the request line: a request starts with a method (GET, POST, ...), which is
         one of a known list and in upper case. RFC 9112, section 3.1. It looks like a
-        TLS hello. 0x16 is how a TLS handshake starts: the client probably speaks HTTPS
-        to a port that serves plain HTTP. Use https:// only on ports with TLS (--port
-        ssl:...), or http:// in the client's URL.
+        TLS hello. A TLS handshake starts with 0x16: the client probably speaks HTTPS to
+        a port that serves plain HTTP. Use http:// in the client's URL, or https:// with
+        a port that serves TLS (--port ssl:...).
         python -m twisted_hangup code tls-hello
         """,
     ),

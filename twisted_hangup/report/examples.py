@@ -77,7 +77,6 @@ _TEXTS: Final = {
     "ERR_HTTP2_INVALID_PSEUDOHEADER": ":method: GET, :scheme: https, :path: /, :path: /",
     "ERR_HTTP2_INVALID_CONNECTION_HEADERS": ":method: GET, :scheme: https, :authority:"
     " example.org, :path: /, connection: close",
-    "ERR_TLS_CERT_ALTNAME_INVALID": "twistd -n hangup --proxy https://127.0.0.1:8443",
     "ERR_UPSTREAM_REFUSED": "twistd -n hangup --proxy http://127.0.0.1:9   # nothing listens there",
     "ERR_UPSTREAM_RESPONSE": "twistd -n hangup --proxy http://127.0.0.1:22   # an SSH server",
 }

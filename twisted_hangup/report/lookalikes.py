@@ -70,20 +70,20 @@ class Opening(NamedTuple):
 
 
 def _other_port(client: str) -> Remedy:
-    """For a protocol of which a server of HTTP has nothing else to say."""
+    """For a protocol about which an HTTP server has nothing else to say."""
     return Remedy(
-        f"{client} was given host and port of this server. {SCANNERS}",
-        "Correct the port in that program, or let a firewall keep others from this one.",
+        f"{client} connects to the host and port of this server. {SCANNERS}",
+        "Correct the port in that program, or let a firewall keep other programs from this port.",
     )
 
 
 # --- where a request should begin ---------------------------------------------------------
 
 _PROXY_HEADER: Final = Remedy(
-    "A load balancer sends a PROXY header to a port that expects none: send-proxy in HAProxy,"
-    " proxy_protocol in nginx, or a target group of AWS with proxy protocol.",
-    "Begin the port's description with haproxy: (--port haproxy:tcp:8000), or switch the header"
-    " off in the load balancer (docs/balancer.md).",
+    "A load balancer sends a PROXY header to a port that expects none. The setting is send-proxy"
+    " in HAProxy, proxy_protocol in nginx, or proxy protocol in an AWS target group.",
+    "Begin the port's description with haproxy: (--port haproxy:tcp:8000), or turn the header off"
+    " in the load balancer.",
 )
 
 #: Name, words, what it begins with (of which no byte may be secret), and its remedy.
@@ -93,9 +93,10 @@ _REQUEST_OPENINGS: Final = (
         "a TLS hello",
         rb"\x16(?:\x03[\x00-\x04].{,61}|\x03?\Z)|\x80.\x01\x03.{,60}",
         Remedy(
-            "0x16 is how a TLS handshake starts: the client probably speaks HTTPS to a port that"
+            "A TLS handshake starts with 0x16: the client probably speaks HTTPS to a port that"
             " serves plain HTTP.",
-            "Use https:// only on ports with TLS (--port ssl:...), or http:// in the client's URL.",
+            "Use http:// in the client's URL, or https:// with a port that serves TLS"
+            " (--port ssl:...).",
         ),
     ),
     (
@@ -146,13 +147,13 @@ _REQUEST_OPENINGS: Final = (
         "sip",
         "a SIP client",
         rb"[A-Z]{3,9} sips?:(?:[\w.-]+ SIP/2\.0\r\n)?",
-        _other_port("A telephone or its server (SIP)"),
+        _other_port("A telephone or a telephone server (SIP)"),
     ),
     (
         "rtsp",
         "an RTSP client",
         rb"[A-Z_]{3,13} (?:rtsp[su]?:|(?=[*/][!-~]{,200} RTSP/))",
-        _other_port("A camera or a player of video (RTSP)"),
+        _other_port("A camera or a video player (RTSP)"),
     ),
     (
         "smtp",
@@ -165,21 +166,21 @@ _REQUEST_OPENINGS: Final = (
         "an FTP, POP3 or IMAP client",
         rb"(?:USER|FEAT|CAPA|AUTH TLS|STLS)(?: |\r\n)"
         rb"|[A-Za-z]?\d{1,5} (?i:CAPABILITY|LOGIN|NOOP)\b",
-        _other_port("A client of FTP or of a mailbox"),
+        _other_port("An FTP or mailbox client"),
     ),
     (
         "socks",
         "a SOCKS client",
         rb"\x05[\x01-\x08][\x00-\x03\x80-\xff]{1,8}\Z|\x04[\x01\x02].{6}",
-        _other_port("A client that takes this server for a SOCKS proxy"),
+        _other_port("A SOCKS client"),
     ),
     (
         "mqtt",
         "an MQTT client",
         rb"\x10.{1,4}\x00[\x04\x06]MQ(?:TT|Isdp)",
-        _other_port("A device with MQTT"),
+        _other_port("An MQTT client"),
     ),
-    ("amqp", "an AMQP client", rb"AMQP.{,4}", _other_port("A client of a message broker (AMQP)")),
+    ("amqp", "an AMQP client", rb"AMQP.{,4}", _other_port("A message broker's client (AMQP)")),
     (
         "ldap",
         "an LDAP client",
@@ -227,15 +228,15 @@ _REQUEST_OPENINGS: Final = (
         "lines of metrics",
         rb"(?=[\w.:%-]{1,200}(?:;[\w.=;-]{1,200})? -?\d[\d.eE+-]* \d{9,13}[\r\n])"
         rb"|put (?=[\w.-]{1,200} \d{9,13} )",
-        _other_port("A sender of metrics (Graphite, OpenTSDB, netdata)"),
+        _other_port("A program that sends metrics (Graphite, OpenTSDB, netdata)"),
     ),
     (
         "utf-16",
         "text in UTF-16",
         rb"\xff\xfe.{,2}|\xfe\xff.{,2}|[A-Z]\x00[A-Z]\x00|\x00[A-Z]\x00[A-Z]",
         Remedy(
-            "The request was written as UTF-16, as PowerShell and Notepad do it by default.",
-            "Write it in ASCII or UTF-8 without a byte order mark.",
+            "The request is text in UTF-16, as PowerShell and Notepad may save it.",
+            "Save it as ASCII, or as UTF-8 without a byte order mark.",
         ),
     ),
     (
@@ -243,8 +244,8 @@ _REQUEST_OPENINGS: Final = (
         "a method in lower case",
         rb"(?![A-Z]+ )(?i:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH) ",
         Remedy(
-            "The client writes its method in lower case; methods are case-sensitive"
-            " (fetch() leaves patch as it is).",
+            "The client writes its method in lower case. Methods are case-sensitive, and fetch()"
+            " leaves patch as it is.",
             "Write the method in upper case: GET, POST, PATCH.",
         ),
     ),
@@ -261,38 +262,38 @@ _BODY_OPENINGS: Final = (
 
 #: Where it is not known what came before.
 _SOME_BODY: Final = Remedy(
-    "A body without a head, or that of the request before it, which had no Content-Length or too"
-    " small a one: mostly it counts characters and not bytes.",
-    "Send Content-Length, the number of the body's bytes, or Transfer-Encoding: chunked. An HTTP"
-    " library does it by itself.",
+    "A body comes without a head. Or it belongs to the request before it, whose Content-Length was"
+    " missing or too small: usually it counts characters, not bytes.",
+    "Send the number of the body's bytes as Content-Length, or Transfer-Encoding: chunked. An HTTP"
+    " library does that for you.",
 )
 BODY_ALONE: Final = Remedy(
-    "The client sends a body and no head before it: it speaks plain TCP, or what sends the head"
-    " has failed.",
-    "Put a request before it: POST /path HTTP/1.1, Host, Content-Type, Content-Length, and an"
-    " empty line. Better leave that to an HTTP library.",
+    "The client sends a body without a head before it: it speaks plain TCP, or the part that sends"
+    " the head failed.",
+    "Send a head first: POST /path HTTP/1.1, Host, Content-Type, Content-Length and an empty line."
+    " Better, let an HTTP library do that.",
 )
 BODY_UNANNOUNCED: Final = Remedy(
-    "The request before it has neither Content-Length nor Transfer-Encoding, so it has no body:"
-    " what the client meant as one counts as the next request.",
-    "Send Content-Length, the number of the body's bytes, or Transfer-Encoding: chunked. An HTTP"
-    " library does it by itself.",
+    "The request before it has neither Content-Length nor Transfer-Encoding, so it has no body: the"
+    " server takes what the client meant as its body for the next request.",
+    "Send the number of the body's bytes as Content-Length, or Transfer-Encoding: chunked. An HTTP"
+    " library does that for you.",
 )
 BODY_LONGER: Final = Remedy(
-    "The body of the request before it is longer than it was announced: mostly Content-Length"
-    " counts characters and not bytes, or was copied from another request.",
-    "Encode the body first and count then, or leave Content-Length to an HTTP library.",
+    "The body of the request before it is longer than announced: usually Content-Length counts"
+    " characters, not bytes, or was copied from another request.",
+    "Encode the body first and count its bytes then, or let an HTTP library set Content-Length.",
 )
 
 _TLS_ALERT: Final = Remedy(
-    "0x15 is how a TLS alert starts: the server probably speaks HTTPS on this port, and was asked"
-    " in plain HTTP.",
+    "A TLS alert starts with 0x15: the server probably speaks HTTPS on this port, and got a plain"
+    " HTTP request.",
     "Use https:// in the URL of that server.",
 )
 
 
 def _other_server(server: str) -> Remedy:
-    """For a protocol of which a client of HTTP has nothing else to say."""
+    """For a protocol about which an HTTP client has nothing else to say."""
     return Remedy(
         f"{server} answers at that address.", "Correct the port in the URL of the server."
     )
@@ -305,8 +306,8 @@ _RESPONSE_OPENINGS: Final = (
         "HTTP/2 settings",
         rb"\x00\x00.\x04[\x00\x01]\x00{4}",
         Remedy(
-            "The server speaks HTTP/2 only, without having been asked for it (h2c, gRPC).",
-            "Let that server speak HTTP/1.1 on this port, or use one on which it does.",
+            "The server speaks only HTTP/2 on this port (h2c, gRPC).",
+            "Make that server speak HTTP/1.1 on this port, or use a port where it does.",
         ),
     ),
     (
@@ -317,9 +318,9 @@ _RESPONSE_OPENINGS: Final = (
     ),
     (
         "mail-server",
-        "a server of mail or FTP",
+        "a mail or FTP server",
         rb"(?:220|421|554)[ -][ -~]{,60}|\+OK |\* OK ",
-        _other_server("A server of mail or FTP"),
+        _other_server("A mail or FTP server"),
     ),
     (
         "redis-server",
@@ -341,51 +342,52 @@ LF_ONLY: Final = Lookalike(
     "lf-only",
     "lines that end with LF alone",
     Remedy(
-        "The client ends its lines with LF (0x0a) alone, as a script, a device or netcat does.",
-        'End lines with CR LF: printf "GET / HTTP/1.1\\r\\n...", nc -C. For clients that cannot be'
-        " mended there is --lenient bare-lf (docs/lenience.md).",
+        "The client ends its lines with LF (0x0a) alone, as scripts, devices and netcat do.",
+        'End lines with CR LF: printf "GET / HTTP/1.1\\r\\n...", nc -C. If you cannot change the'
+        " client, --lenient bare-lf accepts it.",
     ),
 )
 #: The same in a response.
 _LF_ONLY_SERVER: Final = Remedy(
-    "The server ends its lines with LF (0x0a) alone, as an old CGI program or a device does.",
-    "Let that server end lines with CR LF. Where it cannot be mended there is"
-    " Lenience(bare_lf=True) (docs/lenience.md).",
+    "The server ends its lines with LF (0x0a) alone, as old CGI programs and devices do.",
+    "Make that server end lines with CR LF. If you cannot change it, Lenience(bare_lf=True) accepts"
+    " it.",
 )
 TYPOGRAPHIC_QUOTES: Final = Lookalike(
     "smart-quotes",
     "smart quotes or dashes",
     Remedy(
-        "The command or the code was copied from a document or a chat, where a word processor"
-        " has replaced plain quotes and hyphens by typographic ones.",
-        "Type quotes and hyphens again, in a terminal or an editor for code.",
+        "Somebody copied the command or the code from a document or a chat that had replaced plain"
+        " quotes and hyphens by typographic ones.",
+        "Type the quotes and hyphens again, in a terminal or a code editor.",
     ),
 )
 INVISIBLE: Final = Lookalike(
     "invisible-character",
-    "a character that nobody sees",
+    "an invisible character",
     Remedy(
-        "A no-break space, a zero-width space or a byte order mark was copied from a document or"
-        " a page, or the text was saved with one.",
-        "Type the line again; save files as UTF-8 without a byte order mark.",
+        "Somebody copied a no-break space, a zero-width space or a byte order mark from a document"
+        " or a web page, or saved the text with one.",
+        "Type the line again. Save files as UTF-8 without a byte order mark.",
     ),
 )
 LONG_TARGET: Final = Lookalike(
     "long-target",
     "a target that is too long",
     Remedy(
-        "A form was sent with GET, a search or a token stands in the query, or a redirect adds to"
-        " its own address without end.",
-        "Send what is long as the body of a POST. The limit is --max-header-size.",
+        "A form is sent with GET, the query contains a long search or a token, or a redirect makes"
+        " its own address longer each time.",
+        "Send long data in the body of a POST. --max-header-size sets the limit.",
     ),
 )
 COOKIES: Final = Lookalike(
     "cookies",
     "cookies that have grown",
     Remedy(
-        "Cookies grow from visit to visit; those of all programs under one name are sent to each.",
-        "Clear the cookies of that site, and set fewer and shorter ones, each with a Path. The"
-        " limit is --max-header-size.",
+        "Cookies grow from visit to visit, and a browser sends the cookies of all programs on one"
+        " host name to each of them.",
+        "Clear the site's cookies. Set fewer and shorter ones, each with a Path. --max-header-size"
+        " sets the limit.",
     ),
 )
 
@@ -397,60 +399,61 @@ _HOSTS: Final = tuple(
             "host-url",
             "a URL typed as Host",
             rb".*[/\\?#]",
-            "Host was set to a whole URL, or has a path after it.",
-            "Set Host to the host name alone, with a colon and a port where it is not the usual"
-            " one: example.org:8080 for http://example.org:8080/a.",
+            "Host is a whole URL, or has a path after the host name.",
+            "Set Host to the host name, with a colon and the port unless it is the default port:"
+            " example.org:8080 for http://example.org:8080/a.",
         ),
         (
             "host-zone-id",
             "an address with a zone id as Host",
             rb"\[?(?=[0-9A-Fa-f.]*:)[0-9A-Fa-f:.]*%",
-            "An IPv6 address stands in Host with the name of a network interface (%eth0), which"
-            " means something on the client's machine only.",
+            "Host is an IPv6 address with the name of a network interface (%eth0), which has a"
+            " meaning only on the client's machine.",
             "Leave the zone id out of Host: [fe80::1] (RFC 6874, section 4).",
         ),
         (
             "host-not-ascii",
             "a host name outside ASCII",
             rb".*[\x80-\xff]",
-            "A name with letters outside ASCII was sent as it was typed.",
-            "Send the name as DNS has it: xn--mnchen-3ya.example (in Python, the package idna).",
+            "The client sends a host name with non-ASCII letters as somebody typed it.",
+            "Send the name as DNS has it, such as xn--mnchen-3ya.example. In Python, the package"
+            " idna converts it.",
         ),
         (
             "host-userinfo",
-            "a name or password before the host",
+            "a user name or password before the host",
             rb".*@",
-            "Host has a name or a password, and an @, before the host.",
-            "Send the host name alone; credentials belong into Authorization.",
+            "Host has a user name or a password and an @ before the host name.",
+            "Send the host name alone, and credentials in Authorization.",
         ),
         (
             "host-placeholder",
             "a placeholder or quotes as Host",
             rb".*[{}<>$`\"']",
-            "A template was sent before its variable was filled in, or quotes were sent with the"
+            "The client sends a template without the value of its variable, or quotes around the"
             " name.",
-            "Look where the client takes the name from: what was sent is that text itself.",
+            "Find where the client takes the name from, and put the host name there.",
         ),
         (
             "host-list",
             "a list of hosts",
             rb".*[,;]",
-            "Two names were given, or two Host fields were joined on the way.",
-            "Send one name. In a proxy, set Host instead of adding to it.",
+            "The client sends two names, or a program on the way joined two Host headers.",
+            "Send one name. In a proxy, set Host instead of adding it.",
         ),
         (
             "host-bare-ipv6",
             "an IPv6 address without brackets",
             rb"(?=.*::|(?:[^:]*:){4})[0-9A-Fa-f:.]+\Z",
-            "An IPv6 address stands in Host as it is.",
-            "Put it into brackets, before the colon and the port: [2001:db8::1]:8080.",
+            "Host is an IPv6 address without brackets.",
+            "Put the address into brackets, before the colon and the port: [2001:db8::1]:8080.",
         ),
         (
             "host-port",
-            "a port that is no number",
+            "a port that is not a number",
             rb"(?:[^:\[\]]*|\[[^\]]*\]):",
-            "After the host and a colon comes something else than one port.",
-            "Send one number after the colon, or leave both out.",
+            "After the host name and a colon comes something other than one port number.",
+            "Send one number after the colon, or leave out both.",
         ),
     )
 )
