@@ -21,9 +21,6 @@ _PROGRAM: Final = re.compile(
     r"^(?:`(\w+)\.py`:\n\n)?```python[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE
 )
 
-#: Pages whose programs go on from each other: together they are one.
-_GO_ON: Final = {"balancer", "metrics", "outbox", "retry", "serve"}
-
 #: Pages with programs for applications that know no types, or change the types of their own.
 _UNTYPED: Final = {"applications"}
 
@@ -49,16 +46,15 @@ _PYRIGHT: Final = {
 def programs(page: Path) -> dict[str, str]:
     """The programs of *page*, by the names of their modules, in order."""
     found: list[tuple[str, str]] = _PROGRAM.findall(page.read_text())
-    stem = page.stem.lower()
-    if stem in _GO_ON:
-        return {f"page_{stem}": "\n".join(text for _, text in found)}
-    names = {file: f"page_{stem}_{file}" for file, _ in found if file}
-    imports = re.compile(rf"^(from|import) ({'|'.join(names) or '(?!)'})\b", re.MULTILINE)
+    prefix = "_".join(page.relative_to(ROOT).with_suffix("").parts).replace("-", "_")
+    names = {file: f"{prefix}_{number}" for number, (file, _) in enumerate(found) if file}
+
+    def by_its_name(words: re.Match[str]) -> str:
+        return f"{words[1]} {names.get(words[2], words[2])}"
+
     return {
-        names.get(file, f"page_{stem}_{number}"): imports.sub(
-            lambda match: f"{match[1]} {names[match[2]]}", text
-        )
-        for number, (file, text) in enumerate(found)
+        f"{prefix}_{number}": re.sub(r"^(from|import) (\w+)", by_its_name, text, flags=re.M)
+        for number, (_, text) in enumerate(found)
     }
 
 
@@ -72,7 +68,7 @@ def checkable(text: str) -> str:
 def main(directory: Path) -> None:
     """Write the programs into *directory*, with what mypy and pyright have to know of them."""
     directory.mkdir(parents=True)
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         if page.stem not in _UNTYPED:
             for name, text in programs(page).items():
                 (directory / f"{name}.py").write_text(checkable(text))

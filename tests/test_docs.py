@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Final, cast
 
 import pytest
 import pytest_twisted
-from support.documents import PAGES, run
+from programs import programs
+from support.documents import IMPORTED, PAGES, run
 from support.upstreams import OK, RawServer, always
-from support.wire import Paths, Serve, statuses, talk
+from support.wire import PATIENCE, Paths, Serve, statuses, talk
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.python.threadpool import ThreadPool
@@ -19,8 +23,37 @@ from twisted_hangup import HangupWSGIResource
 
 @pytest.mark.parametrize("page", PAGES)
 def test_programs_run(page: str) -> None:
-    """Each page can be followed from its top to its end."""
+    """Each program is whole: whoever copies that one has all that it uses."""
     run(page)
+
+
+#: Programs that listen, but for those that want an argument or have a fixed port.
+SERVERS: Final = {
+    name: text
+    for page in PAGES.values()
+    for name, text in programs(page).items()
+    if "reactor.run()" in text and not re.search(r"sys\.argv|listenTCP", text)
+}
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_programs_listen(name: str, tmp_path: Path) -> None:
+    """Such a program starts and ends without a word of complaint."""
+    for application in re.findall(IMPORTED, SERVERS[name], re.M):
+        pytest.importorskip(application)
+    (tmp_path / "public").mkdir()
+    text = re.sub(r'"tcp:\d+', '"tcp:0', SERVERS[name])
+    text = text.replace("reactor.run()", "reactor.callWhenRunning(reactor.stop); reactor.run()")
+    (tmp_path / "program.py").write_text(text)
+    ended = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "program.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 GET = b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n"

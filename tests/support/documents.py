@@ -38,7 +38,8 @@ APPLICATIONS: Final = {
     **dict.fromkeys(["daphne", "buildbot", "allmydata", "synapse", "scrapy"], False),
 }
 
-_IMPORTED: Final = rf"^(?:from|import) ({'|'.join(APPLICATIONS)})\b"
+#: Where a program imports one of them.
+IMPORTED: Final = rf"^(?:from|import) ({'|'.join(APPLICATIONS)})\b"
 
 
 def _can_be_imported(application: str) -> bool:
@@ -49,7 +50,7 @@ def run(page: str, change: Callable[[str], str] = str) -> dict[str, Any]:
     """Run each program of a page, after *change*, as the module it is; all names in them."""
     names: dict[str, Any] = {}
     for name, text in programs(PAGES[page]).items():
-        if all(map(_can_be_imported, re.findall(_IMPORTED, text, re.M))):
+        if all(map(_can_be_imported, re.findall(IMPORTED, text, re.M))):
             module = sys.modules[name] = ModuleType(name)
             exec(compile(change(text), name, "exec"), vars(module))
             names |= vars(module)
