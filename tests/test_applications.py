@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-import sys
-import threading
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 import pytest_twisted
 from support.documents import APPLICATIONS, PAGES, run
-from support.processes import connect, free_port, read_until
-from support.wire import BAD, DEFAULT, PATIENCE, Serve, statuses, talk
+from support.processes import BIN, connect, free_port
+from support.upstreams import OK, Connection, RawServer
+from support.wire import BAD, DEFAULT, PATIENCE, Serve, statuses, talk, wait_for
 
 PROGRAMS: Final = re.findall(
     r"^```python\n(.*?)^```$", PAGES["applications"].read_text(), re.DOTALL | re.M
@@ -52,37 +52,139 @@ def test_program_can_be_read(application: str) -> None:
     compile(program(application), application, "exec")
 
 
-@pytest.mark.parametrize(
-    "application, arguments, ready",
-    [
-        ("klein", "", "Starting factory"),
-        ("daphne", "-b 127.0.0.1 -p {port} mysite:application", "Listening on TCP"),
-    ],
-)
-def test_program_hears_of_client_errors(
-    application: str, arguments: str, ready: str, tmp_path: Path
-) -> None:
+class Run(NamedTuple):
+    """How a program of the page is run, where PORT is the port.
+
+    Attributes:
+        command: The command.
+        name: What the program is saved as.
+        first: The command before that, which makes the application's files.
+        more: What else its configuration needs, after the program.
+        path: What is answered 200.
+    """
+
+    command: str
+    name: str = "program.py"
+    first: str = ""
+    more: str = ""
+    path: str = "/"
+
+
+MASTER: Final = """
+from buildbot.plugins import schedulers, util, worker
+
+c = BuildmasterConfig = {
+    "workers": [worker.Worker("worker", "password")],
+    "protocols": {"pb": {"port": "tcp:0:interface=127.0.0.1"}},
+    "builders": [util.BuilderConfig("b", workernames=["worker"], factory=util.BuildFactory())],
+    "schedulers": [schedulers.ForceScheduler("force", builderNames=["b"])],
+    "www": {"port": "tcp:PORT:interface=127.0.0.1"},
+    "buildbotURL": "http://localhost:PORT/",
+    "buildbotNetUsageData": None,
+}
+"""
+
+PYTHON: Final = "python -u -W error::UserWarning program.py"
+
+SERVERS: Final = {
+    "klein": Run(PYTHON),
+    "daphne": Run(f"{PYTHON} -b 127.0.0.1 -p PORT mysite:application"),
+    "buildbot": Run(
+        "twistd -ny buildbot.tac --pidfile=",
+        name="master.cfg",
+        first="buildbot create-master .",
+        more=MASTER,
+    ),
+    "allmydata": Run(
+        "python program.py run --allow-stdin-close node",
+        first="tahoe create-client --basedir=node --webport=tcp:PORT:interface=127.0.0.1",
+    ),
+    "synapse": Run(
+        "python program.py -c homeserver.yaml",
+        first="python -m synapse.app.homeserver --server-name localhost -c homeserver.yaml "
+        "--generate-config --report-stats=no",
+        path="/health",
+    ),
+}
+
+
+@pytest.mark.parametrize("application", SERVERS)
+def test_program_hears_of_client_errors(application: str, tmp_path: Path) -> None:
     """It serves as before, and what is broken is a line in its log; no warning is in it."""
     _skip_without(application)
     port = free_port()
+    how = SERVERS[application]
+
+    def words(command: str) -> list[str]:
+        first, *rest = command.replace("PORT", str(port)).split()
+        return [str(BIN / first), *rest]
+
     (tmp_path / "mysite.py").write_text(ASGI)
-    (tmp_path / "program.py").write_text(program(application).replace("tcp:8000", f"tcp:{port}"))
-    command = [sys.executable, "-u", "-W", "error::UserWarning", "program.py"]
-    command += arguments.format(port=port).split()
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as running:
-        end = threading.Timer(PATIENCE, running.kill)  # no test waits for its output for ever
-        end.start()
+    (tmp_path / how.name).write_text(program(application) + how.more)
+    if how.first:
+        subprocess.run(words(how.first), cwd=tmp_path, capture_output=True, check=True)
+    for path in tmp_path.iterdir():
+        if path.suffix in (".py", ".cfg", ".yaml"):
+            path.write_text(
+                re.sub(r"(?<=tcp:)8000|(?<=port: )8008|PORT", str(port), path.read_text())
+            )
+    output = tmp_path / "output.log"
+
+    def log() -> str:
+        return "".join(path.read_text() for path in tmp_path.glob("*.log"))
+
+    with (
+        output.open("w") as file,
+        subprocess.Popen(words(how.command), cwd=tmp_path, stdout=file, stderr=file) as running,
+    ):
         try:
-            read_until(ready, running)
-            assert statuses(ask(port, GET)) == [200]
+            assert statuses(ask(port, GET.replace(b"/", how.path.encode(), 1))) == [200], log()
             assert ask(port, BAD) == DEFAULT
-            lines = read_until("HPE_INVALID_HEADER_TOKEN", running)
+            wait_for(lambda: "HPE_INVALID_HEADER_TOKEN" in log())
         finally:
-            end.cancel()
             running.kill()
-    assert ' 400 HPE_INVALID_HEADER_TOKEN "Invalid header token" at byte 32' in lines[-1]
+    assert ' 400 HPE_INVALID_HEADER_TOKEN "Invalid header token" at byte 32' in log()
+
+
+SPIDER: Final = """
+import scrapy
+
+
+class Spider(scrapy.Spider):
+    name = "spider"
+
+    async def start(self):
+        yield scrapy.Request("URL/")
+
+    def parse(self, response):
+        print("got", response.text)
+"""
+
+
+def test_scrapy(tmp_path: Path) -> None:
+    """A server that hangs up is asked again, and the log says how far it had come."""
+    _skip_without("scrapy")
+
+    def hang_up_once(connection: Connection) -> None:
+        connection.read_head()
+        if len(server.connections) > 1:
+            connection.send(OK)
+
+    server = RawServer(hang_up_once)
+    (tmp_path / "settings.py").write_text(program("scrapy"))
+    (tmp_path / "spider.py").write_text(SPIDER.replace("URL", server.url))
+    ended = subprocess.run(
+        [BIN / "scrapy", "runspider", "spider.py"],
+        cwd=tmp_path,
+        env={**os.environ, "SCRAPY_SETTINGS_MODULE": "settings", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    server.close()
+    assert ended.stdout == "got ok\n"
+    assert "(failed 1 times): ECONNRESET: socket hang up (waiting)" in ended.stderr
 
 
 def ask(port: int, wire: bytes) -> bytes:
