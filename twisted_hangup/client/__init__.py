@@ -1,4 +1,4 @@
-"""The client half: agents for treq and for plain Twisted, one around the other::
+"""The client side: agents for treq and for plain Twisted, one around the other.
 
     agent = RetryAgent(HangupAgent.from_reactor(reactor))
     client = agent.treq_client()

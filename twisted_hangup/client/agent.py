@@ -1,4 +1,4 @@
-"""Node's "socket hang up" for Twisted's clients: an `IAgent` whose every loss is one error."""
+"""`HangupAgent`: Node's "socket hang up" for Twisted's clients."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 _SCHEME: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 
-#: What frames the message and the connection is ours; no other protocol is changed to.
+#: Headers that frame the message or the connection: we set them, and there is no upgrade.
 _FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding", b"upgrade"})
 
 
 class Requests(Protocol):
-    """What an `IAgent` does, for those who check types without the plugin for zope.interface."""
+    """The methods of an `IAgent`, for type checkers without the plugin for zope.interface."""
 
     def request(
         self,
@@ -52,17 +52,25 @@ class Requests(Protocol):
 
 @implementer(IAgent)
 class HangupAgent:
-    """An agent that says in one way how a server went away: `ServerHangUp`.
+    """An `IAgent` that reports every way in which a server goes away as `ServerHangUp`.
 
-    From `from_reactor` it has connections of its own and fills every attribute of the error.
-    Around another agent it gives None for what it cannot see.  Bodies fail in the same way,
-    and cancelling what collects a body closes the connection.
+    Use it in place of `twisted.web.client.Agent`, alone or under treq:
 
-    No request is sent twice: that is `RetryAgent`'s.
+        agent = HangupAgent.from_reactor(reactor)
+        response = await agent.treq_client().get("https://example.org/")
+
+    `from_reactor` makes one with connections of its own, which fills every attribute of the error.
+    Around another agent, attributes that this agent cannot provide are None.  Bodies fail in the
+    same way.  If you cancel the Deferred that collects a body, the connection closes.
+
+    It sends no request twice; `RetryAgent` does that.
 
     Args:
-        agent: Any `IAgent`, such as `twisted.web.client.Agent`.  Its pool, if it has one,
-            resends some requests silently unless its ``retryAutomatically`` is False.
+        agent: Any `IAgent`, such as `twisted.web.client.Agent`.  If it has a pool, set the pool's
+            ``retryAutomatically`` to False: otherwise the pool silently resends some requests.
+
+    Raises:
+        TypeError: *agent* is not an agent.
     """
 
     def __init__(self, agent: IAgent | Requests) -> None:
@@ -81,19 +89,20 @@ class HangupAgent:
         limits: Limits | None = None,
         most_idle: int = 10,
     ) -> HangupAgent:
-        """Make one with connections of its own, kept for the next request.
+        """Make one with connections of its own, which are kept for the next request.
 
         Args:
-            reactor: For connections and time.
-            policy: What certificates are trusted; a browser's by default.
-            endpoint: How to reach a URI, in place of host and port.
+            reactor: Makes connections, and gives the time.
+            policy: Which certificates are trusted; by default those that a browser trusts.
+            endpoint: Returns the endpoint for a ``twisted.web.client.URI``; by default its host and
+                port.
             timeouts: How long servers may take.
-            limits: What responses may cost; ``head_*`` and ``chunk_*`` count.  Folded fields
-                are unfolded whatever its ``lenience`` says.
-            most_idle: Connections kept for each server.
+            limits: What responses may cost; only ``head_*`` and ``chunk_*`` count.  Folded headers
+                are unfolded, whatever ``lenience`` says.
+            most_idle: Most idle connections that are kept for each server.
 
         Raises:
-            TypeError: An argument is of the wrong type.
+            TypeError: An argument has the wrong type.
         """
         must_be_reactor("reactor", reactor)
         if policy is not None:
@@ -132,48 +141,48 @@ class HangupAgent:
         """Send a request.
 
         Returns:
-            A Deferred that fires with the `IResponse` when its head has come.  It fails with
-            `ServerHangUp`, with `ParseError` where the response is not HTTP, or with what
-            *bodyProducer* has failed with.  Cancelling it closes the connection.
+            A Deferred that fires with the `IResponse` once its head has arrived.  It fails with
+            `ServerHangUp`, with `ResponseParseError` if the response is not HTTP, or with the
+            failure of *bodyProducer*.  If you cancel it, the connection closes.
 
         Raises:
-            ValueError: *method* or *uri* would break the request, or there can be no such server;
-                a password in *uri* is refused, and not shown.
+            ValueError: *method* or *uri* would break the request, or the URI names no possible
+                server.  A password in *uri* is refused, and not shown.
         """
         return self._sender.request(method, uri, headers, bodyProducer)
 
     def treq_client(self) -> HTTPClient:
-        """A client of treq's, which asks through this agent: ``get()``, ``post()``, cookies."""
+        """A client of treq that sends through this agent: ``get()``, ``post()``, cookies."""
         return treq_client(self)
 
     def close(self) -> Deferred[None]:
-        """Close every connection of its own for good, and cancel what is under way.
+        """Close all connections of its own for good, and cancel the running requests.
 
-        What is requested from now on fails with a RuntimeError.  Around another agent this does
-        nothing.
+        Later requests fail with a RuntimeError.  Around another agent this does nothing.
 
         Returns:
-            A Deferred that fires with None when no connection is left, and none can come.
+            A Deferred that fires with None when no connection is left.
         """
         return self._sender.close()
 
 
 def treq_client(agent: Any) -> HTTPClient:
-    """A client of treq's that asks through *agent*."""
-    from treq.client import HTTPClient  # most who import this package want a server
+    """A client of treq that sends through *agent*."""
+    from treq.client import HTTPClient  # here: most who import this package want a server
 
     return HTTPClient(agent)
 
 
 def must_be_agent(name: str, agent: object, owner: str) -> None:
-    """Raise TypeError unless *agent* is one; with a reactor *owner* makes its own."""
+    """Raise TypeError unless *agent* is one; for a reactor the error names *owner*'s
+    from_reactor."""
     cure = f"{owner}.from_reactor(reactor)" if hasattr(agent, "callLater") else ""
     must_have(name, agent, "an IAgent", ("request",), cure)
     must_take(f"{name}.request", agent.request, "method", "uri", "headers", "bodyProducer")  # type: ignore[attr-defined]  # it has one
 
 
 def check_bounds(timeouts: object, limits: object) -> None:
-    """Raise TypeError unless these are of servers that we ask, or None."""
+    """Raise TypeError unless these are `OutboundTimeouts` and `Limits`, or None."""
     none = type(None)
     cure = "OutboundTimeouts(head_seconds=...)"
     must_be("timeouts", timeouts, (OutboundTimeouts, none), cure)
@@ -182,7 +191,7 @@ def check_bounds(timeouts: object, limits: object) -> None:
 
 @implementer(IAgent)
 class AnotherAgent:
-    """Sends with an agent that is not ours, and says in our way how a server went away."""
+    """Sends with an agent that is not ours, and translates its errors."""
 
     def __init__(self, agent: IAgent | Requests) -> None:
         self._agent = agent
@@ -198,18 +207,18 @@ class AnotherAgent:
         return responding.addCallbacks(AnothersResponse, anothers_request_failed)
 
     def close(self) -> Deferred[None]:
-        """Its connections are not ours to close."""
+        """Do nothing: its connections are not ours to close."""
         return succeed(None)
 
 
 @implementer(IAgent)
 class OwnConnections:
-    """Sends over connections of our own, kept in a pool for each server."""
+    """Sends over connections of our own, from a pool for each server."""
 
     def __init__(self, make_pool: Callable[[URI], OutboundPool], by_name: bool) -> None:
         self._make_pool = make_pool
         self._by_name = by_name
-        # A pool lives as long as one of its connections, which refer to it.
+        # A pool lives as long as its connections, which refer to it.
         self._pools: WeakValueDictionary[tuple[bytes, bytes, int], OutboundPool]
         self._pools = WeakValueDictionary()
         self._closed = False
@@ -252,7 +261,7 @@ class OwnConnections:
 
 
 class _ResponseReceiver:
-    """One request until the head of its response; then the body's. See `Receiver`."""
+    """One request until the head of its response, then the body's; see `Receiver`."""
 
     def __init__(self, request: ClientRequest) -> None:
         self.exchange: Exchange | None = None
@@ -262,7 +271,7 @@ class _ResponseReceiver:
 
     def _cancelled(self, responding: Deferred[IResponse]) -> None:
         exchange, self.exchange = self.exchange, None
-        assert exchange is not None  # it is there before anybody can cancel
+        assert exchange is not None  # it is set before anybody can cancel
         phase = exchange.phase
         exchange.abort()
         responding.errback(Failure(RequestCancelled(phase)))
@@ -297,7 +306,7 @@ class _ResponseReceiver:
 def _outbound_request(
     method: bytes, url: RequestURL, headers: Headers, body: IBodyProducer | None
 ) -> OutboundRequest:
-    """The request as it goes out."""
+    """The request in the form in which it is sent."""
     fields: list[Field] = [
         (name, value)
         for name, values in headers.getAllRawHeaders()

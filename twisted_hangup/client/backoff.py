@@ -1,5 +1,5 @@
-"""What `RetryAgent` and the outbox have in common: how long to wait before another attempt,
-by which clock, the body that it sends, and what is left of the response before it.
+"""What `RetryAgent` and the outbox share: the wait before another attempt, its clock, the body that
+is sent again, and the rest of a response that nobody reads.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from zope.interface import implementer
 from ..limits import KIB
 from ..transport.clock import steady as steady
 
-#: Draws a number between 0 and its argument; another one makes a test exact.
+#: Draws a number between 0 and its argument; a test can give an exact one.
 Jitter: TypeAlias = Callable[[float], float]
 
-#: Doubling more often than this leaves every sensible bound below it, and floats at last.
+#: Most doublings: more exceed every sensible bound, and in the end floats.
 _MOST_DOUBLINGS: Final = 64
 
 # RFC 9110, section 10.2.3
 #   delay-seconds = 1*DIGIT
 _DELAY_SECONDS: Final = re.compile(rb"[0-9]+")
 
-#: The longest wait that a server can ask for: what RFC 9111, section 1.2.2, makes of a number
-#: of seconds that is too large to count with.
+#: The longest wait that a server can ask for: RFC 9111, section 1.2.2, replaces numbers of seconds
+#: that are too large by this one.
 MOST_SECONDS: Final = 2.0**31
 
-#: Of a body that nobody wants so much is read, to keep the connection for the next request.
+#: Most bytes of an unwanted body that are read, to keep the connection for the next request.
 DISCARDED_BYTES: Final = 64 * KIB
 
-#: And for so long, in seconds.
+#: And for how long it is read, in seconds.
 DISCARD_SECONDS: Final = 5.0
 
 
 def uniform_below(most: float) -> float:
-    """Full jitter: anything between 0 and *most*, so that clients do not come back as one."""
+    """Full jitter: anything between 0 and *most*, so that clients do not come back all at once."""
     return random.uniform(0.0, most)
 
 
 def doubled(seconds: float, times: int, most: float) -> float:
-    """*seconds*, doubled so many times, but not beyond *most*: the bound of one wait."""
+    """*seconds*, doubled so many times, but at most *most*: the bound of one wait."""
     return min(most, seconds * 2.0 ** min(times, _MOST_DOUBLINGS))
 
 
@@ -57,12 +57,12 @@ def retry_after_seconds(headers: Headers, now: float) -> float:
     """How long a response asks us to wait (RFC 9110, section 10.2.3).
 
     Args:
-        headers: Of the response.
-        now: Seconds since the epoch, to which a date is compared.
+        headers: The headers of the response.
+        now: Seconds since the epoch; a date is compared to it.
 
     Returns:
-        The longest where it asks several times, at most `MOST_SECONDS`; 0 where it does not
-        ask, or says something that is neither a number of seconds nor a date.
+        The longest wait if there are several, at most `MOST_SECONDS`.  0 without Retry-After, or if
+        it is neither a number of seconds nor a date.
     """
     values = headers.getRawHeaders(b"Retry-After", [])
     return max((_seconds(value.strip(), now) for value in values), default=0.0)
@@ -74,7 +74,7 @@ def _seconds(value: bytes, now: float) -> float:
     try:
         date = parsedate_to_datetime(value.decode("ascii"))
         seconds = date.replace(tzinfo=date.tzinfo or timezone.utc).timestamp() - now
-    except (ValueError, OverflowError, IndexError):  # the last from older Pythons
+    except (ValueError, OverflowError, IndexError):  # older Pythons raise the last
         return 0.0
     return min(max(0.0, seconds), MOST_SECONDS)
 
@@ -99,9 +99,9 @@ class BytesProducer:
 
 
 class Discard(Protocol):
-    """Reads what is left of a body that nobody wants, and closes the connection if that is long.
+    """Reads the rest of an unwanted body, and closes the connection if that is long.
 
-    Give it to ``deliverBody`` at once: the time runs from the start.
+    Give it to ``deliverBody`` at once: its time runs from the start.
 
     Attributes:
         ended: Fires with None once the body has ended or the connection is closed; never fails.
@@ -124,10 +124,10 @@ class Discard(Protocol):
             self.ended.callback(None)
 
     def stop(self) -> None:
-        """Close the connection; harmless when it is over."""
+        """Close the connection; harmless if the body has ended."""
         if self.ended.called:
             return
         transport: Any = self.transport
-        if transport is not None:  # a response that has none to give is no reason to fail
+        if transport is not None:  # some responses have none, which is no reason to fail
             getattr(transport, "abortConnection", transport.stopProducing)()
         self.connectionLost()

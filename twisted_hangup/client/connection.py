@@ -1,8 +1,8 @@
-"""Connections of ours to an HTTP/1.1 server, and what comes back on them.
+"""Our connections to an HTTP/1.1 server, and the responses on them.
 
-Twisted's `Agent` hides interim responses, trailers and upgrades, and leaves the connection
-open when a body is not read to its end.  Here a response goes event by event to a
-`Receiver`, and giving up closes the connection at once.
+Twisted's `Agent` hides interim responses, trailers and upgrades, and leaves the connection open if
+a body is not read to its end.  Here a response goes event by event to a `Receiver`, and giving up
+closes the connection at once.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from ..transport.tls import handshake_is_heard
 from .failures import NO_ANSWER, HandshakeCut, RequestCancelled, hang_up_of
 from .producing import produced
 
-#: A body up to this size goes out in one piece with its head.
+#: A body up to this size is sent in one piece with its head.
 _SMALL_BODY: Final = 64 * KIB
 
-#: A server that sends more interim responses than this before its answer has none.
+#: Most interim responses before the response itself.
 _MOST_INTERIM: Final = 32
 
-#: Bytes read at a time: of a large body, fewer turns of the reactor.
+#: Bytes read at a time: a large body takes fewer turns of the reactor.
 _READ_BYTES: Final = 256 * KIB
 
 
@@ -50,10 +50,10 @@ class OutboundRequest:
     """A request to be sent.
 
     Attributes:
-        method: Token.
-        head: Up to and including the empty line, framing included.
-        body: What follows the head, a file from its current position; None for nothing.
-        body_bytes: How many bytes that are; None for a body in chunks.
+        method: The method, a token.
+        head: The whole head, with the framing and the empty line.
+        body: The body: bytes, a file from its current position, or a producer; None without one.
+        body_bytes: How many bytes the body has; None for a chunked body.
         upgrade: Whether the server may answer 101.
     """
 
@@ -65,55 +65,56 @@ class OutboundRequest:
 
 
 class Receiver(Protocol):
-    """Who hears what becomes of one request; `end` or `failed` comes last, once."""
+    """Gets the response to one request; `end` or `failed` is called last, once."""
 
     def head(self, head: ResponseHead) -> None:
-        """A head has come, of the response or an interim one; a 101 hands over."""
+        """A head has arrived, of the response or an interim one; after a 101 HTTP ends."""
 
     def data(self, data: bytes) -> None:
-        """Some octets of the body."""
+        """Some bytes of the body."""
 
     def all_read(self) -> None:
-        """All that had come has been passed on; more may follow."""
+        """All that has arrived was passed on; more may follow."""
 
     def end(self, trailers: list[Field]) -> None:
         """The response is complete."""
 
     def failed(self, error: Exception) -> None:
-        """No response, or no whole one: a `ServerHangUp`, a `ParseError`, or what the
-        producer of the body has failed with.
+        """There is no response, or no complete one.
+
+        The failure holds a `ServerHangUp`, a `ResponseParseError`, or the body producer's error.
         """
 
 
 class Keeper(Protocol):
-    """Who keeps connections; see `OutboundPool`."""
+    """Keeps connections; see `OutboundPool`."""
 
     timeouts: OutboundTimeouts
     limits: Limits
     deadlines: Deadlines
 
     def connected(self, connection: OutboundConnection) -> None:
-        """*connection* stands."""
+        """*connection* is connected."""
 
     def free(self, connection: OutboundConnection) -> None:
-        """It may carry the next request."""
+        """*connection* may carry the next request."""
 
     def retire(self, connection: OutboundConnection) -> None:
-        """It is not to be used again."""
+        """*connection* may not be used again."""
 
     def lost(self, connection: OutboundConnection) -> None:
-        """It has gone."""
+        """*connection* has gone."""
 
 
 @implementer(IHandshakeListener)
 class OutboundConnection(TwistedProtocol):
-    """One connection to a server; carries one request at a time.
+    """One connection to a server; it carries one request at a time.
 
     Attributes:
-        ready: Fires with the connection when a request can be sent: over TLS, when that is set
-            up.  It fails as the connection is lost before, and closes that when cancelled.
+        ready: Fires with the connection when a request can be sent (over TLS, after the handshake).
+            It fails if the connection is lost before that.  Cancelling it closes the connection.
         reused: Whether a response has come over it before.
-        bytes_received: Of the running response so far.
+        bytes_received: Bytes of the running response so far.
     """
 
     transport: Any
@@ -138,14 +139,14 @@ class OutboundConnection(TwistedProtocol):
         self.reused = False
         self.bytes_received = 0
 
-    # What the pool and the receiver ask for.
+    # Called by the pool and the receiver.
 
     def send(self, request: OutboundRequest, receiver: Receiver) -> None:
-        """Send *request* and tell *receiver* what comes back."""
+        """Send *request*; *receiver* gets the response."""
         self._receiver = receiver
         self._answered = self._keep = self._paused = False
         self._interim = self._body_bytes = self.bytes_received = 0
-        self._deadline.due = inf  # that of the idle connection
+        self._deadline.due = inf  # the deadline of the idle connection
         self._for_head = request.method == b"HEAD"
         self._parser.expect(request.method, upgrade=request.upgrade)
         head, length = request.head, request.body_bytes
@@ -161,30 +162,30 @@ class OutboundConnection(TwistedProtocol):
             self._send_watch.start()
             sending = _send_body(self.transport, body, length)
             sending.addCallback(self._cb_sent)
-            # A file is only given up with its connection, which has its own report.
+            # A file only fails with its connection, which has its own report.
             sending.addErrback(self._eb_not_produced if produced else lambda _: None)
             return
         self._wait(self._pool.timeouts.head_seconds)
 
     def pause(self) -> None:
-        """Read nothing more until `resume`; meanwhile the server may be silent."""
+        """Read no more until `resume`; meanwhile the server may be silent."""
         if not self._paused and not self._lost:
             self._paused = True
             self._deadline.due = inf
             self.transport.pauseProducing()
 
     def resume(self) -> None:
-        """Read on."""
+        """Resume reading."""
         if self._paused and not self._lost:
             self._paused = False
             self._wait(self._pool.timeouts.silence_seconds)
             self.transport.resumeProducing()
 
     def abort(self, receiver: Receiver, gone: Callable[[], object] | None = None) -> None:
-        """Give *receiver*'s request up: the server sees the connection go at once.
+        """Give up *receiver*'s request: the server sees the connection close at once.
 
-        Nothing happens where it is not, or no longer, the running one.  *gone* is called when
-        the connection has gone.
+        Nothing happens if its request is not the running one.  *gone* is called when the connection
+        has gone.
         """
         if self._receiver is receiver:
             self._receiver = None
@@ -195,11 +196,11 @@ class OutboundConnection(TwistedProtocol):
     def close(self) -> None:
         """Close it at once; its request is cancelled."""
         self._fail(RequestCancelled(self.phase))
-        self.ready.addErrback(lambda _: None)  # nobody may wait for it
+        self.ready.addErrback(lambda _: None)  # perhaps nobody waits for it
         self.transport.abortConnection()
 
     def hand_over(self, heir: TwistedProtocol) -> list[bytes]:
-        """After a 101: the connection is *heir*'s; return what came after it already."""
+        """After a 101: give the connection to *heir*, and return the bytes after the response."""
         self._pool.deadlines.forget(self._deadline)
         self._receiver = None
         self._heir = heir
@@ -210,7 +211,7 @@ class OutboundConnection(TwistedProtocol):
     def quiet(self) -> bool:
         """Whether nothing waits to be read, not even the end of the connection.
 
-        Bytes that no request asked for would be taken for the answer to the next one.
+        Bytes that no request asked for would be taken for the answer to the next request.
         """
         connection = getattr(transport_beneath(self.transport), "socket", None)
         if connection is None:
@@ -225,14 +226,14 @@ class OutboundConnection(TwistedProtocol):
 
     @property
     def phase(self) -> ServerPhase:
-        """How far the running request has come."""
+        """The phase of the running request."""
         if self._answered:
             return "body"
         if self._sending:
             return "request"
         return "head" if self.bytes_received else "waiting"
 
-    # What Twisted calls.
+    # Called by Twisted.
 
     def connectionMade(self) -> None:
         beneath = transport_beneath(self.transport)
@@ -247,7 +248,7 @@ class OutboundConnection(TwistedProtocol):
             self.ready.callback(self)
 
     def handshakeCompleted(self) -> None:
-        """TLS is set up; unless the certificate is for another name, and it is being closed."""
+        """TLS is set up; unless the certificate has another name, and the connection closes."""
         if not self.ready.called and not self.transport.disconnecting:
             self.ready.callback(self)
 
@@ -258,7 +259,7 @@ class OutboundConnection(TwistedProtocol):
         receiver = self._receiver
         if receiver is None:
             self._pool.retire(self)
-            self.transport.abortConnection()  # nobody has asked for anything
+            self.transport.abortConnection()  # no request asked for bytes
             return
         self.bytes_received += len(data)
         self._parser.receive(data)
@@ -278,7 +279,7 @@ class OutboundConnection(TwistedProtocol):
                         self._count_interim()
                     else:
                         self._answered = True
-                        # A server that frames no body at all may send the end of it.
+                        # A server that does not frame its body may send the end of it.
                         unframed = event.chunked and not (event.has_body or self._for_head)
                         self._keep = event.keep_alive and not unframed
                     receiver.head(event)
@@ -296,7 +297,7 @@ class OutboundConnection(TwistedProtocol):
         self._pool.lost(self)
         broken = None if self._socket is None else self._socket.failure
         if broken is not None and reason.check(ConnectionLost):
-            reason = Failure(broken)  # TLS says less
+            reason = Failure(broken)  # TLS reports less
         if not self.ready.called:
             cut = broken is None and reason.check(ConnectionClosed)
             self.ready.errback(Failure(HandshakeCut()) if cut else reason)
@@ -326,7 +327,7 @@ class OutboundConnection(TwistedProtocol):
         self.transport.abortConnection()
 
     def _count_interim(self) -> None:
-        """Bound what is passed on before anybody can say that it is too much."""
+        """Bound the interim responses that are passed on."""
         self._interim += 1
         if self._interim > _MOST_INTERIM:
             raise ResponseParseError(
@@ -340,20 +341,20 @@ class OutboundConnection(TwistedProtocol):
         deadlines.set(self._deadline, deadlines.seconds() + (seconds or inf))
 
     def _cb_sent(self, result: object) -> None:
-        """The body is with the transport, or the connection with its loss."""
+        """The transport has the body, or the connection has been lost."""
         self._sending = False
         self._send_watch.stop()
         if self._receiver is not None and not self._answered and not self._lost:
             self._wait(self._pool.timeouts.head_seconds)
 
     def _eb_not_produced(self, failure: Failure) -> None:
-        """The producer of the body has failed, which is nobody's hang-up."""
+        """The producer of the body has failed: no server hung up."""
         if not self._lost:
             self._fail(failure.value)
             self.transport.abortConnection()
 
     def _complete(self, receiver: Receiver, trailers: list[Field]) -> None:
-        """The response is here; the connection is free where both sides want that."""
+        """The response is complete; the connection is free if both sides keep it open."""
         self._deadline.due = inf
         self._receiver = None
         if self._keep and not self._sending and not self._parser.buffered:
@@ -373,7 +374,7 @@ class OutboundConnection(TwistedProtocol):
     def _out_of_time(self) -> None:
         if self._receiver is None:
             self._pool.retire(self)
-            self.transport.loseConnection()  # idle for long enough
+            self.transport.loseConnection()  # it was idle for too long
             return
         self._hang_up(Failure(ConnectTimeout(string=NO_ANSWER[0])))
         self.transport.abortConnection()
@@ -385,7 +386,7 @@ class OutboundConnection(TwistedProtocol):
 
 
 def _send_body(transport: Any, body: BinaryIO | IBodyProducer, length: int | None) -> Deferred[Any]:
-    """Write *body* to *transport*, no faster than that takes it; see `produced`."""
+    """Write *body* to *transport*, no faster than the transport takes it; see `produced`."""
     if not IBodyProducer.providedBy(body):
         sending: Deferred[Any] = FileSender().beginFileTransfer(body, transport)
         return sending

@@ -1,7 +1,7 @@
-"""What Twisted's client says of a lost connection, in Node's words.
+"""Translates the errors of Twisted's client into `ServerHangUp`, in Node's words.
 
-The phase is the state that the connection was in.  Of another agent's connection that is what
-the class of Twisted's error says:
+The phase is the state of our own connection.  For another agent's connection the class of Twisted's
+error gives it:
 
 =============================================  ==========
 what Twisted raises                            phase
@@ -14,7 +14,7 @@ what Twisted raises                            phase
 `ResponseFailed`, in the body                  body
 =============================================  ==========
 
-What is inside of these says the reason; where that is not the network's doing, the error passes.
+The errors inside these give the reason.  An error that the network did not cause passes unchanged.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from ..report.rules import HANG_UP, RESET
 from ..transport.sockets import ConnectionBroken
 from ..transport.tls import tls_error
 
-#: Reason and code where a server takes longer than it may.
+#: Reason and code if a server takes longer than it may.
 NO_ANSWER: Final = ("no answer in time", "ETIMEDOUT")
 NO_CONNECTION: Final = ("connect ETIMEDOUT", "ETIMEDOUT")
 
-#: Node's words where a server goes in the handshake.
+#: Node's words if a server goes away during the handshake.
 TLS_CUT: Final = "Client network socket disconnected before secure TLS connection was established"
 
-#: What Twisted's parser raises of a head; of a body, a decoder's ValueError would mean another.
+#: What Twisted's parser raises in a head.  In a body, a decoder's ValueError would mean otherwise.
 _NOT_A_HEAD: Final = (TwistedParseError, BadResponseVersion, BadHeaders, ValueError)
 _NOT_A_BODY: Final = (_MalformedChunkedDataError,)
 
-#: The classes of another agent's errors, and the phase that each is for.
+#: The classes of another agent's errors, and the phase for each.
 _TWISTEDS: Final[tuple[tuple[tuple[type[Exception], ...], ServerPhase], ...]] = (
     ((ConnectError, DNSLookupError, RequestNotSent), "connecting"),
     ((RequestTransmissionFailed,), "request"),
@@ -70,7 +70,7 @@ _TWISTEDS: Final[tuple[tuple[tuple[type[Exception], ...], ServerPhase], ...]] = 
 
 
 class HandshakeCut(ConnectionLost):
-    """The server has ended a connection of ours while TLS was set up."""
+    """The server has ended a connection of ours during the TLS handshake."""
 
 
 class RequestCancelled(CancelledError):
@@ -94,31 +94,31 @@ class NotConnected(ServerHangUp, ConnectError):
 
 
 class ConnectionRefused(NotConnected, ConnectRefusal):
-    """The server is not there."""
+    """The server refuses connections."""
 
 
 class ConnectTimedOut(NotConnected, ConnectTimeout):
-    """It took too long to connect."""
+    """Connecting took too long."""
 
 
 class HostNotFound(NotConnected, DNSLookupError):
-    """There is no such name."""
+    """The name does not exist."""
 
 
 class HandshakeFailed(NotConnected, ResponseNeverReceived):
-    """TLS was not to be had, which Twisted finds when it waits for the response."""
+    """The TLS handshake failed; Twisted notices when it waits for the response."""
 
 
 class RequestCut(ServerHangUp, RequestTransmissionFailed):
-    """The request could not be sent whole."""
+    """The request could not be sent completely."""
 
 
 class NoResponse(ServerHangUp, ResponseNeverReceived):
-    """No byte of a response came."""
+    """No byte of a response arrived."""
 
 
 class ResponseCut(ServerHangUp, ResponseFailed):
-    """The response was not whole."""
+    """The response was not complete."""
 
 
 _KINDS: Final[Mapping[ServerPhase, type[ServerHangUp]]] = {
@@ -139,11 +139,11 @@ _NOT_CONNECTED: Final[Mapping[str, type[NotConnected]]] = {
 def hang_up(
     reason: str, code: str, phase: ServerPhase, failure: Failure, **attributes: Any
 ) -> ServerHangUp:
-    """Make the `ServerHangUp` for *phase*, which is also what Twisted has for it.
+    """Make the `ServerHangUp` for *phase*, an instance of Twisted's class for it as well.
 
     Args:
-        failure: What it comes from: the cause, and the reasons or those that it has.
-        attributes: Others of the error.
+        failure: The cause; its reasons become the error's.
+        attributes: More attributes of the error.
     """
     kind = _KINDS[phase]
     if phase == "connecting":
@@ -152,7 +152,7 @@ def hang_up(
     error = kind(reason, code=code, phase=phase, **attributes)
     error.reasons = [*getattr(failure.value, "reasons", [failure])]
     if phase == "body" and not any(inner.check(_DataLoss) for inner in error.reasons):
-        error.reasons.append(Failure(_DataLoss()))  # Twisted's word for half a body
+        error.reasons.append(Failure(_DataLoss()))  # what Twisted has for half a body
     error.__cause__ = failure.value
     return error
 
@@ -163,17 +163,17 @@ def hang_up_of(
     """The `ServerHangUp` for a connection that *failure* ended in *phase*.
 
     Args:
-        lost: What a `ConnectionLost` means that says no more.
-        attributes: Others of the error.
+        lost: What a `ConnectionLost` without a cause means.
+        attributes: More attributes of the error.
 
     Returns:
-        What *failure* holds, where that is not the network's doing: a program's own error, or
-        that it has cancelled.
+        The exception in *failure* itself, if the network did not cause it: a bug in the program, or
+        a request that the program cancelled.
     """
     leaves = [*_leaves(failure)]
     words = [_words(error, phase, lost) for error in leaves if not isinstance(error, _DataLoss)]
     if None in words or not words:
-        return failure.value  # type: ignore[return-value]  # a Failure without one is no failure
+        return failure.value  # type: ignore[return-value]  # a Failure always has one
     reason, code = words[0]  # type: ignore[misc]  # as above
     if phase == "body" and words[0] != NO_ANSWER:
         reason = "aborted"
@@ -181,9 +181,9 @@ def hang_up_of(
 
 
 def anothers_request_failed(failure: Failure) -> Failure:
-    """The failure of a request of another agent's that has no response.
+    """The failure of another agent's request that has no response.
 
-    All that is known of the connection's state is what Twisted's class says of it.
+    The class of Twisted's error is all that is known of the connection's state.
     """
     value = failure.value
     if isinstance(value, HangupError):
@@ -194,7 +194,7 @@ def anothers_request_failed(failure: Failure) -> Failure:
     if phase is None:
         return failure
     if phase in ("request", "waiting") and any(map(_of_certificate, _leaves(failure))):
-        phase = "connecting"  # Twisted has the connection while TLS is set up
+        phase = "connecting"  # for Twisted, TLS is set up on a connection
     # Over TCP, where the end of input is a ConnectionDone.
     return Failure(hang_up_of(failure, phase, lost=RESET if phase == "waiting" else HANG_UP))
 
@@ -214,7 +214,7 @@ def anothers_body_ended(failure: Failure, received: int, response: Any) -> Failu
 
 
 def phase_of_cancelled(failure: Failure) -> ServerPhase:
-    """How far a request had come that *failure* says was cancelled: as far as that is known."""
+    """The phase of a request that *failure* says was cancelled, as far as it is known."""
     if isinstance(failure.value, (RequestCancelled, ServerHangUp)):
         return failure.value.phase
     connecting = any(isinstance(leaf, ConnectingCancelledError) for leaf in _leaves(failure))
@@ -247,9 +247,9 @@ def _words(error: BaseException, phase: ServerPhase, lost: Why) -> tuple[str, st
 
 
 def _of_certificate(error: BaseException) -> bool:
-    """Whether we have refused the server's certificate, before any of a request went out.
+    """Whether we have refused the server's certificate, before any byte of a request was sent.
 
-    What else TLS fails with may come of the answer to one.
+    Other errors of TLS may come after the request.
     """
     if isinstance(error, SSL.Error):
         return tls_error(error, "handshake").reason == "certificate verify failed"
@@ -257,7 +257,7 @@ def _of_certificate(error: BaseException) -> bool:
 
 
 def _leaves(failure: Failure) -> Iterator[BaseException]:
-    """The exceptions at the ends of *failure*'s reasons; its own where it has none."""
+    """The innermost exceptions of *failure*'s reasons; its own if it has none."""
     value: Any = failure.value
     inside = [inner for inner in getattr(value, "reasons", ()) if isinstance(inner, Failure)]
     for inner in inside:
@@ -267,7 +267,7 @@ def _leaves(failure: Failure) -> Iterator[BaseException]:
 
 
 def _not_http(failure: Failure, kinds: tuple[type[Exception], ...]) -> Failure | None:
-    """A `ResponseParseError` where Twisted's parser has failed, with one of *kinds*."""
+    """A `ResponseParseError` if Twisted's parser has failed with one of *kinds*; else None."""
     broken = next((leaf for leaf in _leaves(failure) if isinstance(leaf, kinds)), None)
     if broken is None or not isinstance(failure.value, ResponseFailed):
         return None

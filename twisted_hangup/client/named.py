@@ -1,4 +1,4 @@
-"""How to reach a server by its name."""
+"""Endpoints that reach a server by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 
 class _NamedEndpoint(HostnameEndpoint):
-    """To any name that a resolver may know, with an underscore in it or what else IDNA forbids."""
+    """Reaches any name that a resolver may know, even one with an underscore, which IDNA
+    forbids."""
 
     @staticmethod
     def _hostAsBytesAndText(host: bytes | str) -> tuple[bool, bytes, str]:
@@ -23,25 +24,25 @@ class _NamedEndpoint(HostnameEndpoint):
 def named_endpoint(
     reactor: Any, host: str, port: int, policy: IPolicyForHTTPS | None = None
 ) -> IStreamClientEndpoint:
-    """How to reach *host*; a connection has the time of `OutboundPool`'s clock alone.
+    """An endpoint for *host*; only the clock of `OutboundPool` bounds the time to connect.
 
-    Twisted's own bound goes by the time of day, and 30 seconds are not for it to choose.
+    Twisted's own bound of 30 seconds uses the time of day.
 
     Args:
         host: An address, or a name in ASCII.
-        policy: What certificates are trusted; None for a connection without TLS.
+        policy: Which certificates are trusted; None for a connection without TLS.
     """
     plain = _NamedEndpoint(reactor, host, port, timeout=None)  # type: ignore[arg-type]
     return plain if policy is None else wrapClientTLS(_creator(policy, host, port), plain)
 
 
 def _creator(policy: Any, host: str, port: int) -> Any:
-    """What sets TLS up, and holds the certificate against *host*."""
+    """Sets up TLS, and checks the certificate against *host*."""
     name = host.encode("ascii")
     try:
         return policy.creatorForNetloc(name, port)
     except UnicodeError:
-        # Twisted makes IDNA of it for nothing, since it is ASCII.
+        # The name is ASCII: Twisted's conversion to IDNA is not needed.
         creator = policy.creatorForNetloc(b"name.invalid", port)
         if not isinstance(creator, ClientTLSOptions):
             raise

@@ -25,10 +25,10 @@ class OutboundPool:
 
     Args:
         endpoint: Where the server is.
-        clock: The reactor, or what stands for it.
+        clock: The reactor, or a clock for tests.
         timeouts: How long the server may take.
-        limits: What a response may cost; of them the ``head_*`` and ``chunk_*`` count.
-        most_idle: Connections kept at a time.
+        limits: What a response may cost; only ``head_*`` and ``chunk_*`` count.
+        most_idle: Most idle connections that are kept.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class OutboundPool:
     def request(
         self, request: OutboundRequest, receiver: Receiver, *, fresh: bool = False
     ) -> Exchange:
-        """Send *request* over an idle connection, or a new one where none is or *fresh*.
+        """Send *request* over an idle connection; over a new one if none is idle, or if *fresh*.
 
         Returns:
-            What steers it from here on.  Its receiver has failed with a RuntimeError where this
-            is closed.
+            The exchange, to give the request up.  If the pool is closed, the receiver has failed
+            with a RuntimeError.
         """
         exchange = Exchange(request, receiver)
         if self._closed:
-            receiver.failed(RuntimeError("what sends requests is closed"))
+            receiver.failed(RuntimeError("the pool of connections is closed"))
             return exchange
         while self._idle and not fresh:
             connection = self._idle.pop()
@@ -89,10 +89,10 @@ class OutboundPool:
         return outcome
 
     def close(self) -> Deferred[None]:
-        """Close every connection for good, and cancel what is running or waits for one.
+        """Close all connections for good, and cancel the requests that run or wait for one.
 
         Returns:
-            A Deferred that fires with None when no connection is left; a new one for each call.
+            A new Deferred that fires with None when no connection is left.
         """
         self._closed = True
         closed: Deferred[None] = Deferred()
@@ -110,38 +110,38 @@ class OutboundPool:
             for closed in closing:
                 closed.callback(None)
 
-    # What connections tell.
+    # Called by connections.
 
     def connected(self, connection: OutboundConnection) -> None:
-        """*connection* stands."""
+        """*connection* is connected."""
         self._all.add(connection)
-        if self._closed:  # whoever was to make it could not be stopped
+        if self._closed:  # the endpoint went on connecting after it was cancelled
             connection.close()
 
     def free(self, connection: OutboundConnection) -> None:
-        """It may carry the next request."""
+        """*connection* may carry the next request."""
         self._idle.append(connection)
         if len(self._idle) > self._most_idle:
             self._idle.popleft().transport.loseConnection()
 
     def retire(self, connection: OutboundConnection) -> None:
-        """It is not to be used again."""
+        """*connection* may not be used again."""
         if connection in self._idle:
             self._idle.remove(connection)
 
     def lost(self, connection: OutboundConnection) -> None:
-        """It has gone."""
+        """*connection* has gone."""
         self._all.discard(connection)
         self.retire(connection)
         self._look_if_closed()
 
 
 class Exchange:
-    """One request on its way, from the connection to the end of its response.
+    """One request, from the connection to the end of its response.
 
     Attributes:
-        connecting: What waits for a new connection, or None.
-        connection: The connection that carries it, once there is one.
+        connecting: The Deferred of a new connection, or None.
+        connection: The connection that carries the request, once there is one.
     """
 
     __slots__ = ("_given_up", "_receiver", "_request", "connecting", "connection")
@@ -155,11 +155,11 @@ class Exchange:
 
     @property
     def phase(self) -> ServerPhase:
-        """How far the request has come."""
+        """The phase of the request."""
         return "connecting" if self.connection is None else self.connection.phase
 
     def abort(self, gone: Callable[[], object] | None = None) -> None:
-        """Give it up, whatever it waits for; the receiver hears nothing more.
+        """Give up the request in any phase; the receiver is not called any more.
 
         Args:
             gone: Called once the connection that carries it has gone.
@@ -171,7 +171,7 @@ class Exchange:
             self.connecting.cancel()
 
     def cancel(self) -> None:
-        """Give up connecting; the receiver hears that, whatever the endpoint makes of it."""
+        """Stop connecting; the receiver fails with a cancellation, whatever the endpoint raises."""
         self.abort()
         self._receiver.failed(RequestCancelled("connecting"))
 
@@ -192,7 +192,7 @@ class Exchange:
 
 
 def _too_late(outcome: Any, seconds: float) -> Failure:
-    """Connecting has taken too long, whatever giving it up came to."""
+    """Connecting has taken too long, whatever the endpoint raised when it was cancelled."""
     if isinstance(outcome, OutboundConnection):
         outcome.transport.abortConnection()
     return Failure(ConnectTimeout(string=f"{seconds:g} seconds"))

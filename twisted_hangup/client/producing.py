@@ -1,4 +1,4 @@
-"""The body of a request on its way from its producer, held to the length that this announces."""
+"""Writes the body of a request from its producer, and checks the length that it announced."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def produced(producer: Any, consumer: Any, length: int | None) -> Deferred[None]
     """Let *producer* write its body into *consumer*.
 
     Args:
-        length: How many bytes it has; None to frame it in chunks.
+        length: How many bytes it has; None for a chunked body.
 
     Returns:
-        A Deferred that fires when it has written all, and fails with what that failed with; at
-        once with ValueError where it writes more than *length*, or ends before.  Where
-        *producer* was stopped, it may never fire.  Cancelling it stops *producer*.
+        A Deferred that fires when it has written everything.  It fails with the producer's error,
+        or at once with ValueError if the producer writes more than *length* bytes, or ends before.
+        If *producer* was stopped, it may never fire.  Cancelling it stops *producer*.
     """
     ended: Deferred[None] = Deferred(lambda _: stop(producer))
     framed = _Framed(producer, consumer, length, ended)
@@ -32,7 +32,7 @@ def produced(producer: Any, consumer: Any, length: int | None) -> Deferred[None]
 
 
 def stop(producer: Any) -> None:
-    """Tell *producer* that nobody takes its body any more."""
+    """Tell *producer* to stop: nobody reads its body any more."""
     try:
         producer.stopProducing()
     except Exception:
@@ -41,7 +41,7 @@ def stop(producer: Any) -> None:
 
 @implementer(IConsumer)
 class _Framed:
-    """What a body is produced into."""
+    """The consumer of a body's producer."""
 
     def __init__(
         self, producer: Any, consumer: Any, length: int | None, ended: Deferred[None]
@@ -52,15 +52,15 @@ class _Framed:
         self._ended = ended
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
-        """The body is the transport's producer already."""
+        """Do nothing: the body is the transport's producer already."""
 
     def unregisterProducer(self) -> None:
-        """It is unregistered when it is done."""
+        """Do nothing: the producer is unregistered when it is done."""
 
     def write(self, data: bytes) -> None:
         """Pass *data* on.
 
-        What is too much is not raised here: who calls may be a timer, and not the request.
+        Too much is not raised here: the caller may be a timer, and not the request.
         """
         if self._ended.called:
             return
@@ -76,7 +76,7 @@ class _Framed:
             stop(self._producer)
 
     def finish(self, result: object) -> None:
-        """The producer has written all."""
+        """The producer has written everything."""
         if self._ended.called:
             return
         if self._left is None:

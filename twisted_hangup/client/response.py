@@ -1,4 +1,4 @@
-"""A response of ours as Twisted's `IResponse`, and the errors of anybody's body."""
+"""A response as Twisted's `IResponse`, and the errors of its body, also of another agent's."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .pool import Exchange
 
 @implementer(IClientRequest)
 class ClientRequest:
-    """What a response tells of its request.
+    """The request of a response.
 
     Attributes:
         method: As it was sent.
-        absoluteURI: What was asked for.
+        absoluteURI: The URL that was asked for.
         headers: As they were given.
     """
 
@@ -42,14 +42,17 @@ class ClientRequest:
 class ClientResponse:
     """The response to a request of `HangupAgent`.
 
-    If it is dropped before its body is asked for, the connection is closed.
+    If you drop it before you ask for its body, its connection closes.
 
     Attributes:
         version: ``(b"HTTP", 1, 1)`` or ``(b"HTTP", 1, 0)``.
-        code, phrase, headers: Of its head.
-        length: Bytes of its body, 0 where none comes, or ``UNKNOWN_LENGTH``.
+        code: The status code.
+        phrase: The reason phrase.
+        headers: The headers of its head.
+        length: Bytes of its body; 0 if there is none; ``UNKNOWN_LENGTH`` if it has no
+            Content-Length.
         request: The `ClientRequest`.
-        previousResponse: What a redirect had answered.
+        previousResponse: The response that redirected to this one, or None.
     """
 
     def __init__(self, head: ResponseHead, request: ClientRequest, body: ResponseBody) -> None:
@@ -65,41 +68,41 @@ class ClientResponse:
             self.length = UNKNOWN_LENGTH if head.content_length is None else head.content_length
         self.request = request
         self.previousResponse: Any = None
-        self._transport = body  # Scrapy asks it for the address and the certificate
+        self._transport = body  # Scrapy reads the address and the certificate from it
         self._unread = weakref.finalize(self, body.abort)
         self._unread.atexit = False
         body.response = weakref.ref(self)
 
     def deliverBody(self, protocol: Any) -> None:
-        """Give the body to *protocol*, whose ``connectionLost`` tells how it ended.
+        """Give the body to *protocol*, whose ``connectionLost`` gets the reason of its end.
 
-        That is `ResponseDone`, `PotentialDataLoss` where only the end of the connection
-        ended it, a `ServerHangUp`, or a `ParseError`.
+        The reason holds `ResponseDone`, `PotentialDataLoss` (only the end of the connection ended
+        the body), a `ServerHangUp`, or a `ResponseParseError`.
 
         Raises:
-            RuntimeError: It has been given away already.
+            RuntimeError: The body was delivered before.
         """
         self._unread.detach()
         self._transport.deliver_to(protocol)
 
     def cut_short(self, error: Exception) -> None:
-        """Its body has failed with *error*, which is given the response."""
-        self._unread.detach()  # it would keep the error, and so the response, for ever
+        """The body has failed with *error*, which gets the response."""
+        self._unread.detach()  # it would keep the error, and so the response, alive for ever
         if isinstance(error, ServerHangUp):
             error.response = self
 
     def setPreviousResponse(self, response: Any) -> None:
-        """Remember what a redirect had answered."""
+        """Remember the response that redirected to this one."""
         self.previousResponse = response
 
 
 @implementer(IPushProducer)
 class ResponseBody:
-    """A body on its way from a connection to a protocol; the protocol's transport."""
+    """A body on its way from a connection to a protocol; it is the protocol's transport."""
 
     disconnecting = False
 
-    #: Whose body it is, who says so; a strong reference would keep what nobody reads.
+    #: A weak reference to the response: a strong one would keep what nobody reads.
     response: Callable[[], ClientResponse | None]
 
     def __init__(self, exchange: Exchange, until_close: bool) -> None:
@@ -110,7 +113,7 @@ class ResponseBody:
         self._end: Failure | None = None
         self._done: Any = PotentialDataLoss() if until_close else ResponseDone()
 
-    # What the connection says.
+    # Called by the connection.
 
     def data(self, data: bytes) -> None:
         if self._protocol is None:
@@ -118,13 +121,13 @@ class ResponseBody:
         elif not self.disconnecting:
             try:
                 self._protocol.dataReceived(data)
-            except Exception:  # which is nobody else's fault
+            except Exception:  # the protocol's own fault
                 failure = Failure()
                 self.abort()
                 self._ended(failure)
 
     def all_read(self) -> None:
-        """Read no more for nobody."""
+        """Pause: nobody reads yet."""
         if self._protocol is None:
             self.pauseProducing()
 
@@ -145,7 +148,7 @@ class ResponseBody:
             protocol, self._protocol = self._protocol, _NOBODY
             protocol.connectionLost(reason)
 
-    # What the response asks for.
+    # Called by the response.
 
     def deliver_to(self, protocol: Any) -> None:
         if self._protocol is not None:
@@ -166,12 +169,12 @@ class ResponseBody:
             self.resumeProducing()
 
     def abort(self) -> None:
-        """Nobody wants it: close the connection."""
+        """Nobody wants the body: close the connection."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abort()
 
-    # What the protocol may do with its transport.
+    # Called by the protocol, as its transport.
 
     def pauseProducing(self) -> None:
         if self._exchange is not None and self._exchange.connection is not None:
@@ -182,7 +185,7 @@ class ResponseBody:
             self._exchange.connection.resume()
 
     def stopProducing(self) -> None:
-        """Close the connection; the protocol hears of its end when that has gone."""
+        """Close the connection; the protocol gets the end when the connection has gone."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self.disconnecting = True
@@ -192,7 +195,7 @@ class ResponseBody:
         self.stopProducing()
 
     def abortConnection(self) -> None:
-        """Close the connection; the protocol hears of its end at once."""
+        """Close the connection; the protocol gets the end at once."""
         if self._exchange is not None:
             self.disconnecting = True
             self.abort()
@@ -200,12 +203,12 @@ class ResponseBody:
 
     @property
     def _producer(self) -> _Beneath:
-        """What Twisted has in the same place: Scrapy asks for it."""
+        """An attribute that Twisted's transport has: Scrapy reads it."""
         return _Beneath(self, self._beneath)
 
 
 class _Beneath:
-    """The connection beneath a body, as far as the users of Twisted's know it there."""
+    """The connection under a body, with the methods that users of Twisted's use there."""
 
     def __init__(self, body: ResponseBody, transport: Any) -> None:
         self.abortConnection = self.loseConnection = self.stopProducing = body.stopProducing
@@ -219,16 +222,16 @@ class _Beneath:
 
 _ASKED_OF_TRANSPORTS: Final = frozenset({"getHandle", "getHost", "getPeer", "getPeerCertificate"})
 
-#: Stands for a protocol that has heard of the end.
+#: Stands for a protocol whose body has ended.
 _NOBODY = Protocol()
 
 
 def close_when_cancelled(protocol: Any, close: Callable[[], None]) -> None:
-    """Let cancelling what waits for *protocol* close the connection.
+    """Close the connection if the Deferred that waits for *protocol* is cancelled.
 
-    treq collects a body for a Deferred that cannot be cancelled: the connection would stay,
-    and the server go on sending.  The collector stands inside of the protocols that decode
-    or buffer for it.
+    treq collects a body for a Deferred that cannot be cancelled: the connection would stay, and
+    the server would go on sending.  The collector is inside the protocols that decode or buffer
+    for it.
     """
     while protocol is not None:
         finished = getattr(protocol, "finished", None)
@@ -239,7 +242,7 @@ def close_when_cancelled(protocol: Any, close: Callable[[], None]) -> None:
 
 @implementer(IResponse)
 class AnothersResponse:
-    """The response of another agent, whose body fails in our way.
+    """Another agent's response, whose body fails with our errors.
 
     Everything else is the response's own.
     """
@@ -257,10 +260,10 @@ class AnothersResponse:
 
 
 class _AnothersBody(Protocol):
-    """Stands before the protocol that the body of another agent's response is for.
+    """Comes before the protocol that gets the body of another agent's response.
 
     Attributes:
-        is_read: Whether what comes is read from the connection, and had not come before.
+        is_read: Whether data is read from the connection now, and did not arrive before.
     """
 
     def __init__(self, protocol: Any, response: AnothersResponse) -> None:
@@ -280,16 +283,16 @@ class _AnothersBody(Protocol):
         self._received += len(data)
         try:
             self._protocol.dataReceived(data)
-        except Exception:  # which is nobody else's fault
+        except Exception:  # the protocol's own fault
             self.abort(Failure())
             if self.is_read:
-                raise  # or the connection would be kept, though it is being closed
+                raise  # or the connection would be kept although it is being closed
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end(anothers_body_ended(reason, self._received, self._response))
 
     def abort(self, reason: Failure | None = None) -> None:
-        """Close the connection; the protocol hears of its end at once."""
+        """Close the connection; the protocol gets the end at once."""
         if not self._over:
             self._end(reason or Failure(CancelledError()))
             transport: Any = self.transport

@@ -1,4 +1,4 @@
-"""Sending a request again, where that is safe and likely to help."""
+"""`RetryAgent`: sends a request again if that is safe and likely to help."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Servers that have had a part of their budget and are remembered; more than that, and the one
-#: that was asked longest ago has all of it again.
+#: Servers whose use of the budget is remembered.  With more of them, the one that was asked longest
+#: ago gets its whole budget back.
 MOST_DESTINATIONS: Final = 1024
 
-#: What of a URL may be a secret.
+#: The parts of a URL that may hold a secret.
 _SECRET: Final = re.compile(rb"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 
 _URL_COLUMNS: Final = 200
@@ -56,28 +56,31 @@ _log = Logger()
 class RetryPolicy:
     """Which requests are sent again, when, and how often.
 
-    A request is sent again only if a second one can do no harm: its method is in *methods*,
-    it has an ``Idempotency-Key`` field, or the first never reached the server.
+    A request is sent again only if a second one can do no harm: its method is in *methods*, it has
+    an ``Idempotency-Key`` header, or the first one never reached the server.
 
     Attributes:
-        attempts: How often in all; 1 for never again.
-        methods: What may be repeated (RFC 9110, section 9.2.2), as str or bytes; kept as bytes.
-        statuses: Answers that another attempt may better: too many requests, bad gateway,
-            unavailable, gateway timeout.
-        first_delay_seconds: The longest wait before the second attempt; it doubles with
-            each further one.  The wait itself is random from 0 to that ("full jitter"), so
-            that clients of a server that was down do not come back all at once.
-        longest_delay_seconds: Most that it grows to.
-        attempt_seconds: For one attempt, connecting included, until a response begins; 0 =
-            none.  What takes longer is given up, and sent again where the others allow.
-        deadline_seconds: For taking in the body, all attempts and waits, until a response
-            begins; 0 = none.  A server that asks for more patience in Retry-After does not
-            get it.
-        replay_bytes: A body up to this size is kept to be sent again; of a larger one, or
-            one of unknown length, there is one attempt to send it.
-        budget_ratio: Attempts beyond the first, as a part of all requests to one server: in
-            an outage clients must not multiply the load.  Finagle: 0.2.
-        budget_reserve: So many are allowed beyond that, for those who ask seldom.
+        attempts: How many attempts there are in all; 1 = no retries.
+        methods: The methods that may be repeated, as str or bytes; kept as bytes.  By default the
+            idempotent ones (RFC 9110, section 9.2.2).
+        statuses: The statuses after which another attempt may help.  By default 429, 502, 503 and
+            504.
+        first_delay_seconds: The longest wait before the second attempt; it doubles with each
+            further one.  The wait itself is random, from 0 to this ("full jitter"), so that the
+            clients of a server that was down do not come back all at once.
+        longest_delay_seconds: The bound that it does not double beyond.
+        attempt_seconds: How long one attempt may take, from connecting until a response begins; 0 =
+            no limit.  An attempt that takes longer is cancelled, and the request is sent again if
+            the other rules allow it.
+        deadline_seconds: How long everything may take (reading the body, all attempts and waits)
+            until a response begins; 0 = no limit.  If Retry-After asks for a longer wait, there is
+            no further attempt.
+        replay_bytes: A body up to this size is kept, to be sent again.  A larger one, or one of
+            unknown length, is sent at most once.
+        budget_ratio: The share of retries among all requests to one server, so that clients do not
+            multiply the load in an outage.  Finagle: 0.2.
+        budget_reserve: How many retries are allowed beyond that share, for clients that send few
+            requests.
     """
 
     attempts: int = 3
@@ -99,14 +102,15 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """How one attempt went.
+    """One attempt of a `RetryAgent`, for ``on_attempt``.
 
     Attributes:
-        number: From 1.
-        method, uri: Of the request.
-        error: Why there was no response, or None.
-        status: Of the response, or None.
-        retry_in: Seconds until the next attempt; None where this was the last.
+        number: 1 for the first attempt.
+        method: The request's method, as bytes.
+        uri: The request's URL, as bytes.
+        error: The exception, if there was no response; else None.
+        status: The response's status; None if there was no response.
+        retry_in: Seconds until the next attempt; None if this was the last.
     """
 
     number: int
@@ -119,17 +123,25 @@ class Attempt:
 
 @implementer(IAgent)
 class RetryAgent:
-    """An agent that sends a request again where that is safe.
+    """An `IAgent` that sends a request again if that is safe.
 
-    Never a second time goes out what may have been acted on, unless the method, the policy
-    or an ``Idempotency-Key`` says that it may.
+    Use it around a `HangupAgent`, alone or under treq:
+
+        agent = RetryAgent.from_reactor(reactor)
+        response = await agent.treq_client().get("https://example.org/")
+
+    A request that the server may have acted on is not sent again, unless its method, the policy or
+    an ``Idempotency-Key`` allows it.
 
     Args:
-        agent: What sends; wrapped in `HangupAgent` if it is none.
-        policy: `RetryPolicy` by default.
-        clock: The installed reactor by default.
-        on_attempt: Called with an `Attempt` after each.
-        uniform: A random number between its two arguments.
+        agent: Any `IAgent`; it is wrapped in a `HangupAgent` if it is not one.
+        policy: When to send again; `RetryPolicy` by default.
+        clock: Gives the time; the installed reactor by default.
+        on_attempt: Called with an `Attempt` after each one, such as `log_attempts`.
+        uniform: Returns a random number between its two arguments; for tests.
+
+    Raises:
+        TypeError: An argument has the wrong type.
     """
 
     def __init__(
@@ -167,27 +179,27 @@ class RetryAgent:
         *,
         on_attempt: Callable[[Attempt], object] | None = None,
     ) -> RetryAgent:
-        """Make one around `HangupAgent.from_reactor`, with the time of *reactor*."""
+        """Make one around `HangupAgent.from_reactor`, on the clock of *reactor*."""
         agent = HangupAgent.from_reactor(reactor)
         return cls(agent, policy, clock=reactor, on_attempt=on_attempt)
 
     def treq_client(self) -> HTTPClient:
-        """A client of treq's, which asks through this agent: ``get()``, ``post()``, cookies."""
+        """A client of treq that sends through this agent: ``get()``, ``post()``, cookies."""
         return treq_client(self)
 
     def close(self) -> Deferred[None]:
-        """Close the agent that sends, as `HangupAgent.close` does, and cancel what waits.
+        """Close the wrapped agent, as `HangupAgent.close` does, and cancel the requests that wait.
 
-        Of those that `with_policy` has made of one, closing one closes all.
+        This closes the copies that `with_policy` has made, too.
         """
         for pause in [*self._pauses]:
             pause.cancel()
         return self._agent.close()
 
     def with_policy(self, policy: RetryPolicy) -> RetryAgent:
-        """The same agent with another *policy*, for one request or for many.
+        """A copy with another *policy*, for one request or for many.
 
-        What one of them spends of a server's budget is spent for both.
+        The copy shares the connections and each server's budget with the original.
         """
         must_be("policy", policy, RetryPolicy, "RetryPolicy(attempts=...)")
         other = copy(self)
@@ -201,13 +213,12 @@ class RetryAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """Send a request, and again where the policy allows.
+        """Send a request, and send it again if the policy allows it.
 
         Returns:
-            A Deferred that fires with the last response, whatever its status, or fails as
-            the last attempt did; past the deadline with a `ServerHangUp`, ``ETIMEDOUT``.
-            Cancelling it ends what is under way, and closes the connections of responses
-            that were not to be the last.
+            A Deferred that fires with the last response, whatever its status, or fails as the last
+            attempt did.  After ``deadline_seconds`` it fails with a `ServerHangUp` (``ETIMEDOUT``).
+            If you cancel it, the running attempt is cancelled.
         """
         return Deferred.fromCoroutine(
             self._request(method, uri, headers or Headers(), _Body(bodyProducer))
@@ -231,9 +242,9 @@ class RetryAgent:
                     response = await self._by(min(due, end), sending)
                 except ServerHangUp as hang_up:
                     error = hang_up
-                    # Not connected may be what a redirect led to, after the request.
+                    # Perhaps a redirect led to the server that refused, after the request.
                     again = repeatable or not (hang_up.acted_on or body.begun)
-                    # A certificate that is not trusted now will not be in a second.
+                    # A certificate that is not trusted now will not be trusted in a second.
                     again = again and not hang_up.code.startswith(("ERR_SSL_", "ERR_TLS_"))
                 else:
                     again = repeatable and response.code in policy.statuses
@@ -265,14 +276,14 @@ class RetryAgent:
         return pause.addBoth(over)
 
     def _by(self, due: float, waiting: Deferred[T]) -> Deferred[T]:
-        """*waiting*, which is given up when the deadline has passed."""
+        """*waiting*, which is cancelled when the deadline has passed."""
         if due < inf:
             seconds = max(0.0, due - self._clock.seconds())
             waiting.addTimeout(seconds, self._clock, _too_late)
         return waiting
 
     def _delay(self, number: int, response: Any, due: float) -> float | None:
-        """Seconds until the next attempt, or None where there is to be none."""
+        """Seconds until the next attempt; None if there is none."""
         policy = self._policy
         if number == policy.attempts:
             return None
@@ -288,7 +299,7 @@ class RetryAgent:
     def _spend(self, server: tuple[bytes, ...], attempts: float) -> None:
         """Take so many attempts from the budget of *server*, or give them back."""
         spent = self._spent.pop(server, 0.0) + attempts
-        if spent > 0:  # most servers never need one
+        if spent > 0:  # most servers never need a retry
             self._spent[server] = spent
             if len(self._spent) > MOST_DESTINATIONS:
                 self._spent.popitem(last=False)
@@ -302,7 +313,7 @@ class RetryAgent:
 
 
 class _Body:
-    """The body of a request, for as many attempts as it is there."""
+    """The body of a request, for as many attempts as it can be sent."""
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
@@ -310,11 +321,11 @@ class _Body:
         self._given: _Once | None = None
 
     def keep(self, most: int) -> Deferred[None]:
-        """Take all of it into memory, if that is at most so many bytes.
+        """Read all of it into memory, if it has at most this many bytes.
 
         Returns:
-            A Deferred that fires with None, or fails as the producer does.  Cancelling it
-            stops the producer.
+            A Deferred that fires with None, or fails as the producer does.  Cancelling it stops the
+            producer.
         """
         producer = self._producer
         if producer is None or producer.length is UNKNOWN_LENGTH or producer.length > most:
@@ -331,11 +342,11 @@ class _Body:
 
     @property
     def is_there(self) -> bool:
-        """Whether `next` can give it once more."""
+        """Whether `next` can provide it once more."""
         return self._kept is not None or not self.begun
 
     def next(self) -> Any:
-        """What one attempt sends."""
+        """The body for one more attempt."""
         if self._kept is not None:
             self._given = _Once(BytesProducer(self._kept))
         elif self._producer is not None and self._given is None:
@@ -345,7 +356,7 @@ class _Body:
 
 @implementer(IBodyProducer)
 class _Once:
-    """A body that can be sent once; it is known whether it was."""
+    """A body that can be sent once; it knows whether it was."""
 
     def __init__(self, producer: Any) -> None:
         self._producer = producer
@@ -361,10 +372,12 @@ class _Once:
 
 
 def log_attempts(attempt: Attempt) -> None:
-    """Log what is sent again, and what came of it, for ``on_attempt``.
+    """Log each retry and its result; give it to `RetryAgent` as ``on_attempt``.
 
-    Attempts that a request begins and ends with are not logged: the caller has the response, or
-    the error.  Of the URL nothing is shown that may be a secret: no userinfo and no query.
+        agent = RetryAgent.from_reactor(reactor, on_attempt=log_attempts)
+
+    A request that needs one attempt is not logged: the caller has its response, or its error.  The
+    log shows URLs without userinfo and query, which may hold secrets.
     """
     if attempt.error is None:
         outcome = f"answered {attempt.status}"
@@ -386,21 +399,21 @@ def log_attempts(attempt: Attempt) -> None:
 
 
 def _server(uri: bytes) -> tuple[bytes, ...]:
-    """Whose budget a request to *uri* is charged to."""
+    """The server whose budget pays for a request to *uri*."""
     try:
         url = request_url(uri, by_name=False)
     except ValueError:
-        return ()  # another agent's matter
+        return ()  # another agent may know this scheme
     return url.scheme, url.host.lower(), b"%d" % url.port
 
 
 def _eb_not_kept(failure: Failure) -> Any:
-    """Nothing has been sent where taking in the body is cancelled."""
+    """Reading the body was cancelled: nothing has been sent."""
     return Failure(RequestCancelled("connecting")) if failure.check(CancelledError) else failure
 
 
 def _too_late(outcome: Any, seconds: float) -> Any:
-    """The deadline has passed; the error says how far the request had come."""
+    """The deadline has passed; the error's phase says how far the request had come."""
     if not isinstance(outcome, Failure):
         return outcome
     raise hang_up(*NO_ANSWER, phase_of_cancelled(outcome), outcome)

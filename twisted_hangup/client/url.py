@@ -1,7 +1,7 @@
-"""The URL of a request, as it is sent and as it is connected to (RFC 9110, section 4.2).
+"""The URL of a request, as it is sent and as we connect to it (RFC 9110, section 4.2).
 
-It is judged when it is given: what no server can be reached by is the program's mistake, and
-neither a hang-up nor worth a second try.
+It is checked when it is given: a URL that names no possible server is the program's mistake, not a
+hang-up, and a second attempt would not help.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class RequestURL(NamedTuple):
     Attributes:
         scheme: ``b"http"`` or ``b"https"``.
         host: A name or an address, an IPv6 address without brackets.
-        port: The default one of the scheme where none is said.
-        authority: Host and port as they stand in Host.
+        port: The scheme's default if the URL has none.
+        authority: Host and port, for the Host header.
         target: Path and query as given, in origin form.
     """
 
@@ -39,14 +39,14 @@ class RequestURL(NamedTuple):
 
 
 def request_url(url: bytes, by_name: bool = True) -> RequestURL:
-    """Take *url* apart.
+    """Parse *url*.
 
     Args:
-        by_name: Whether its host is what is connected to, so that it has to be the name of one.
+        by_name: Whether we connect to its host, so that the host has to be a valid name.
 
     Raises:
-        ValueError: It is no URL of a host and a port that can be connected to, or has userinfo.
-            Nothing of a URL with an "@" is shown: what stands before that may be a password.
+        ValueError: It is not a URL with a host and a port that can exist, or it has userinfo.  The
+            message shows no URL with an "@": what comes before it may be a password.
     """
     match = _URL.fullmatch(url)
     shown = shown_url(url)
@@ -54,7 +54,7 @@ def request_url(url: bytes, by_name: bool = True) -> RequestURL:
         raise ValueError(f"{shown} is not an absolute http or https URL, percent-encoded")
     scheme, authority, path, query = match.groups(b"")
     if b"@" in authority:
-        raise ValueError("the URL has userinfo, which belongs into an Authorization field")
+        raise ValueError("the URL has userinfo: send it in an Authorization header instead")
     try:
         host, port = host_and_port(authority, by_name)
     except ValueError as error:
@@ -67,15 +67,15 @@ def request_url(url: bytes, by_name: bool = True) -> RequestURL:
 
 
 def shown_url(url: str | bytes) -> str:
-    """*url* as an error may show it: not with an "@", before which a password may stand."""
+    """*url* for a message; it is not shown with an "@", which may follow a password."""
     return "the URL, not shown for its @" if "@" in repr(url) else repr(url)
 
 
 def host_and_port(authority: bytes, by_name: bool = True) -> tuple[bytes, int | None]:
-    """Host, an IPv6 address without brackets, and port of *authority*, which has no userinfo.
+    """Host (an IPv6 address without brackets) and port of *authority*, which has no userinfo.
 
     Raises:
-        ValueError: There can be no such host, or no such port; nothing of it is shown.
+        ValueError: Such a host or port cannot exist; the message shows nothing of it.
     """
     match = _AUTHORITY.fullmatch(authority)
     if match is None:
@@ -83,14 +83,14 @@ def host_and_port(authority: bytes, by_name: bool = True) -> tuple[bytes, int | 
     host, digits = match.groups(b"")
     port = int(digits) if 0 < len(digits) <= len(str(LAST_PORT)) else None
     if digits and not (port and port <= LAST_PORT):
-        raise ValueError("there can be no such port")
+        raise ValueError("not a valid port")
     if host.startswith(b"["):
         host = host[1:-1]
         valid = _is_ipv6(host)
     else:
         valid = bool(host) and (DNS_NAME if by_name else HOST).fullmatch(host) is not None
     if not valid:
-        raise ValueError("there can be no such host")
+        raise ValueError("not a valid host")
     return host, port
 
 
