@@ -1,7 +1,7 @@
-"""Which fields cross a reverse proxy, and what it adds (RFC 9110, section 7.6).
+"""Which headers a reverse proxy passes on, and which it adds (RFC 9110, section 7.6).
 
-What frames a message or belongs to one connection is never passed on: each side of the
-proxy frames its own messages.  That is what makes request smuggling impossible through it.
+Headers that frame a message, or belong to one connection, are never passed on: each side of the
+proxy frames its own messages.  So requests cannot be smuggled through it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..events import Field
 from ..limits import CONTENT_METHODS
 from ..parser.grammar import TCHAR
 
-#: Fields of one connection (RFC 9110, section 7.6.1), or meant for a proxy itself; and
-#: ``Proxy``, which CGI programs take for a setting (httpoxy, CVE-2016-5387).
+#: Headers of one connection (RFC 9110, section 7.6.1), or for a proxy itself; and ``Proxy``, which
+#: CGI programs take for a setting (httpoxy, CVE-2016-5387).
 HOP_BY_HOP: Final = frozenset(
     {
         b"connection",
@@ -34,11 +34,11 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 
-#: Fields of a request that are made anew for the upstream server.
+#: Request headers that we write ourselves for the upstream server.
 _MADE_ANEW: Final = frozenset({b"content-length", b"expect", b"host"})
 
-#: Fields by which a proxy tells who its client is, where it was, and what it asked for.  From
-#: elsewhere they may be lies, and applications log people in by them.
+#: Headers in which a proxy names its client.  From elsewhere they may be false, and applications
+#: log people in by them.
 IDENTITY: Final = frozenset(
     {
         *(b"forwarded", b"x-forwarded", b"x-real-ip", b"true-client-ip", b"cf-connecting-ip"),
@@ -52,7 +52,7 @@ IDENTITY: Final = frozenset(
     }
 )
 
-#: The same, with whatever comes after it.
+#: The same, as the start of a name.
 IDENTITY_PREFIXES: Final = (
     *(b"x-forwarded-", b"x-ssl-client-", b"ssl-client-", b"x-client-cert-", b"x-auth-request-"),
     *(b"x-webauth-", b"x-authentik-", b"x-pomerium-", b"x-amzn-oidc-", b"x-ms-client-principal"),
@@ -64,7 +64,7 @@ IDENTITY_PREFIXES: Final = (
 #   protocol = protocol-name [ "/" protocol-version ]; both are tokens
 _PROTOCOL: Final = re.compile(rb"(?P<name>[%b]+)(?:/[%b]+)?" % (TCHAR, TCHAR))
 
-#: Protocols that carry requests past a proxy's rules when it makes a tunnel for them.
+#: Protocols that would carry requests past a proxy's rules through a tunnel.
 _NEVER_TUNNELLED: Final = re.compile(rb"(?:h[0-9]|http|tls|spdy|quic).*")
 
 #: Never in trailers (RFC 9110, section 6.5.1): framing, routing, authentication, caching.
@@ -89,18 +89,18 @@ ForwardedChoice: TypeAlias = Literal["replace", "append", "off"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forwarding:
-    """What the upstream server is told of the client.
+    """What the upstream server is told about the client.
 
     Attributes:
-        host: ``"pass"``: the Host that the client sent, so that the application sees the
-            name its users typed; ``"rewrite"``: the upstream server's own.
-        forwarded: What becomes of Forwarded, X-Forwarded-* and X-Real-IP:
-            ``"replace"`` (no client can claim to be another; the default), ``"append"``
-            (behind a proxy that is trusted) or ``"off"`` (dropped, nothing added).  The
-            same goes for the other fields of `IDENTITY` and `IDENTITY_PREFIXES`.
-        drop_fields: Names of further fields that no client sends through, in any case.
-        via: The name in Via; ``b""`` for no Via.  RFC 9110, section 7.6.3, asks for one; but
-            nginx, for one, does not compress what goes to a proxy (``gzip_proxied``).
+        host: ``"pass"``: the Host that the client sent, so that the application sees the name that
+            its users typed.  ``"rewrite"``: the upstream server's own.
+        forwarded: What happens to Forwarded, X-Forwarded-* and X-Real-IP, and to other headers that
+            name the client (docs/proxy.md lists them).  ``"replace"``: the proxy writes them anew,
+            so that no client can claim to be another.  ``"append"``: it adds to them; use this
+            behind a proxy that you trust.  ``"off"``: it drops them and adds none.
+        drop_fields: Names of more request headers that are dropped; in upper or lower case.
+        via: The name in the Via header; ``b""`` for no Via.  RFC 9110, section 7.6.3, asks for one.
+            But nginx, for example, does not compress for proxies (``gzip_proxied``).
     """
 
     host: HostChoice = "pass"
@@ -117,13 +117,13 @@ class Forwarding:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What is known of a client.
+    """What is known about a client.
 
     Attributes:
-        address: Its address without the port; ``b""`` where it has none (UNIX sockets).
+        address: Its address without the port; ``b""`` on a UNIX socket.
         secure: Whether it came over TLS.
         host: The Host that it asked for.
-        version: Of its HTTP: ``b"1.1"``, ``b"1.0"`` or ``b"2"``.
+        version: Its version of HTTP: ``b"1.1"``, ``b"1.0"`` or ``b"2"``.
     """
 
     address: bytes
@@ -133,7 +133,7 @@ class Client:
 
 
 def listed(fields: Iterable[Field], name: bytes) -> list[bytes]:
-    """The members of all list fields called *name* (lower case), themselves in lower case."""
+    """The members of all lists in the fields called *name* (lower case), in lower case."""
     return [
         member
         for own, value in fields
@@ -153,19 +153,19 @@ def request_fields(
     content_length: int | None,
     upgrade: bool = False,
 ) -> list[Field]:
-    """The fields of the request to the upstream server.
+    """The header of the request to the upstream server.
 
     Args:
-        fields: Those that came from the client.
-        method: Of the request.
+        fields: The header from the client.
+        method: The request's method.
         client: Who sent it.
         authority: Host and port of the upstream server.
         forwarding: The operator's choices.
-        content_length: Bytes of the body, which is there as a whole; None for no body.
+        content_length: Bytes of the body, which has arrived completely; None without a body.
         upgrade: Whether the client may change the protocol.
 
     Returns:
-        Host first; then what may pass, in its order and each line by itself; then ours.
+        Host first; then the fields that pass, in their order, each line on its own; then ours.
     """
     fields = list(fields)
     dropped = HOP_BY_HOP.union(_MADE_ANEW, map(_plain, forwarding.drop_fields))
@@ -187,12 +187,12 @@ def request_fields(
 
 
 def _plain(name: bytes) -> bytes:
-    """*name* as CGI and WSGI understand it, which tell no ``_`` from a ``-``."""
+    """*name* as CGI and WSGI see it, which do not distinguish ``_`` from ``-``."""
     return name.lower().replace(b"_", b"-")
 
 
 def _is_dropped(name: bytes, dropped: frozenset[bytes], trusted: bool) -> bool:
-    """Whether a field called *name* (lower case) stays here, or what it is in disguise."""
+    """Whether to drop a field called *name* (lower case), also if its name is in disguise."""
     if name in dropped:
         return True
     if b"_" not in name:
@@ -201,7 +201,7 @@ def _is_dropped(name: bytes, dropped: frozenset[bytes], trusted: bool) -> bool:
 
 
 def asks_for_tunnel(fields: Iterable[Field]) -> bool:
-    """Whether the client wants another protocol, and one that is not HTTP under a cover."""
+    """Whether the client wants another protocol, and not HTTP under another name."""
     fields = list(fields)
     wanted = [_PROTOCOL.fullmatch(protocol) for protocol in listed(fields, b"upgrade")]
     return (
@@ -212,12 +212,12 @@ def asks_for_tunnel(fields: Iterable[Field]) -> bool:
 
 
 def _via(version: bytes, forwarding: Forwarding) -> list[Field]:
-    """The line that says through whom a message of that *version* went."""
+    """The Via line for a message of that *version*."""
     return [(b"Via", b"%b %b" % (version, forwarding.via))] if forwarding.via else []
 
 
 def _client_fields(client: Client) -> list[Field]:
-    """Forwarded (RFC 7239), and the fields that were there before it."""
+    """Forwarded (RFC 7239), and the older headers with the same content."""
     proto = b"https" if client.secure else b"http"
     node = client.address or b"unknown"
     if b":" in node:
@@ -235,10 +235,10 @@ def _client_fields(client: Client) -> list[Field]:
 def response_fields(
     fields: Iterable[Field], forwarding: Forwarding, *, status: int = 200, version: bytes = b"1.1"
 ) -> list[Field]:
-    """The fields of the response to the client, without its framing.
+    """The header of the response to the client, without its framing.
 
-    Content-Length passes, but not where no body can be (RFC 9110, section 8.6): where one
-    follows it is checked against it by the parser.
+    Content-Length passes unless there can be no body (RFC 9110, section 8.6).  The parser checks a
+    body against it.
     """
     fields = list(fields)
     dropped = HOP_BY_HOP.union(listed(fields, b"connection")) - {b"content-length"}
@@ -249,5 +249,5 @@ def response_fields(
 
 
 def trailer_fields(fields: Iterable[Field]) -> list[Field]:
-    """The trailers that may pass."""
+    """The trailers that pass."""
     return [field for field in fields if field[0].lower() not in _NOT_IN_TRAILERS]

@@ -1,7 +1,7 @@
-"""A reverse proxy that stops the upstream server's work when the client hangs up.
+"""`ProxyResource`: a reverse proxy that stops the upstream server's work when the client hangs up.
 
-It speaks to the upstream server over connections of its own (`twisted_hangup.client.connection`)
-and not through Twisted's `Agent`: that one drops interim responses, upgrades and trailers.
+It uses connections of its own to the upstream server (`twisted_hangup.client.connection`), because
+Twisted's `Agent` drops interim responses, upgrades and trailers.
 """
 
 from __future__ import annotations
@@ -42,37 +42,42 @@ from .forwarding import (
 from .tunnel import Tunnel
 from .upstream import CannotForward, Upstream, host_asked_for, request_head
 
-#: A number that a proxy counts down; a longer one cannot be told from endless.
+#: The longest Max-Forwards, in digits; a longer one counts as endless.
 _COUNT: Final = re.compile(rb"[0-9]{1,9}")
 
 _log = Logger()
 
 
 class ProxyResource(Resource):
-    """Everything at and below this resource is another server's.
+    """A resource that passes all requests at and below it on to another server.
 
-    The body of a request is complete before it is passed on: Twisted keeps it in memory up
-    to 100,000 bytes and in a temporary file beyond (``Site.getContentFile``;
-    ``Limits.body_bytes`` bounds it).  The body of a response is passed on as it comes, no
-    faster than the client takes it.
+    Use it as a root resource, or put it into a tree:
 
-    A client that hangs up aborts the upstream request at once.  An upstream server that
-    fails is a 502 or 504; once a part of its response is out, the client's connection is
-    cut.  Either is an `UpstreamError` in the site's journal.  A request that meets an idle
-    connection just as the server closes it is sent once more where its method is idempotent.
+        site = HangupSite(ProxyResource("http://127.0.0.1:9000"))
+
+    The body of a request arrives completely before it is passed on.  Twisted keeps it in memory up
+    to 100,000 bytes, and in a temporary file beyond (``Site.getContentFile``);
+    ``Limits.body_bytes`` bounds it.  The body of a response is passed on as it arrives, no faster
+    than the client reads it.
+
+    If the client hangs up, the upstream request is aborted at once.  If the upstream server fails,
+    the client gets a 502 or 504; once a part of the response has been sent, the client's connection
+    is cut.  Both are an `UpstreamError` in the site's journal.  If the server closes an idle
+    connection just as a request is sent on it, the request is sent once more, provided that its
+    method is idempotent.
 
     Args:
-        url: Of the upstream server.  Without a path requests keep their target; with one
-            it takes the place of the path at which this resource stands.
-        reactor: For connections and time; the installed one by default.
-        endpoint: How to reach the server, where the URL does not tell (a UNIX socket).
-        forwarding: What the server is told of the client.
+        url: The URL of the upstream server.  Without a path, requests keep their target.  A path
+            replaces the path at which this resource stands.
+        reactor: Makes connections, and gives the time; the installed one by default.
+        endpoint: How to reach the server, if the URL does not say (a UNIX socket).
+        forwarding: What the server is told about the client.
         timeouts: How long the server may take.
-        limits: What its responses may cost; ``head_*`` and ``chunk_*`` count.
+        limits: What its responses may cost; only ``head_*`` and ``chunk_*`` count.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: *url* is no ``http`` or ``https`` URL with a host.
+        TypeError: An argument has the wrong type.
+        ValueError: *url* is not an ``http`` or ``https`` URL with a host.
     """
 
     isLeaf = True
@@ -108,8 +113,8 @@ class ProxyResource(Resource):
         """Pass *request* on."""
         if request.method in (b"OPTIONS", b"TRACE") and self._is_the_last(request):
             return NOT_DONE_YET
-        if request.method == b"CONNECT":  # a stock Site lets it come this far
-            _answer(request, 501, "This server connects nobody to other servers.")
+        if request.method == b"CONNECT":  # a stock Site accepts it
+            _answer(request, 501, "This server opens no tunnels to other servers.")
             return NOT_DONE_YET
         try:
             relay = _Relay(self, request)
@@ -120,7 +125,7 @@ class ProxyResource(Resource):
         return NOT_DONE_YET
 
     def _is_the_last(self, request: Any) -> bool:
-        """Answer where the client wants no server further than this (section 7.6.2)."""
+        """Answer TRACE or OPTIONS here if Max-Forwards is 0 (RFC 9110, section 7.6.2)."""
         value = request.getHeader(b"Max-Forwards")
         if value is None or not _COUNT.fullmatch(value):
             return False
@@ -174,7 +179,7 @@ class _Relay:
             fields,
             method=request.method,
             client=Client(
-                # Not whom it names: a list of proxies has the other end of the connection.
+                # The other end of the connection, not the client it names: for the list of proxies.
                 getattr(request.channel.getPeer(), "host", "").encode("ascii"),
                 request.isSecure(),
                 host_asked_for(request.uri, hosts),
@@ -194,7 +199,7 @@ class _Relay:
             upgrade,
         )
 
-    # What the upstream server says: see `Receiver`.
+    # The upstream server's response: see `Receiver`.
 
     def head(self, head: ResponseHead) -> None:
         if head.upgrade:
@@ -207,9 +212,9 @@ class _Relay:
             request.defaultContentType = None
             fields = self._fields_of(head)
             headers = request.responseHeaders
-            headers.removeHeader(b"Server")  # which Twisted has set, and is not who answers
+            headers.removeHeader(b"Server")  # Twisted's; another server answers
             for name, _ in fields:
-                headers.removeHeader(name)  # Date: set where the server has none (section 6.6.1)
+                headers.removeHeader(name)  # Date: set if the server sends none (section 6.6.1)
             for name, value in fields:
                 headers.addRawHeader(name, value)
 
@@ -217,7 +222,7 @@ class _Relay:
         self._request.write(data)
 
     def all_read(self) -> None:
-        """What comes next takes time: the client gets what is there."""
+        """What comes next takes time: send the client what has arrived."""
         exchange = self._exchange
         if exchange is None or exchange.connection is None or self._over:
             return
@@ -230,7 +235,7 @@ class _Relay:
                 channel = self._request.channel
                 if isinstance(channel, Carrier) and channel.backed_up:
                     # The client had enough before there was a producer; a TLS transport
-                    # says so once.
+                    # says so only once.
                     exchange.connection.pause()
 
     def end(self, trailers: list[Field]) -> None:
@@ -239,7 +244,7 @@ class _Relay:
         if request.startedWriting and request.chunked and self._trailers_wanted:
             lines = b"".join(b"%b: %b\r\n" % line for line in trailer_fields(trailers))
             request.channel.write(b"0\r\n" + lines + b"\r\n")
-            request.chunked = 0  # and so finish() writes no second end
+            request.chunked = 0  # so that finish() writes no second end
         request.finish()
 
     def failed(self, error: Exception) -> None:
@@ -259,7 +264,7 @@ class _Relay:
         _answer(request, failure.status, f"The server behind this proxy failed: {words}.")
 
     def _may_be_sent_again(self, error: Exception) -> bool:
-        """Whether the connection was merely stale (RFC 9110, section 9.2.2)."""
+        """Whether an idle connection was closed under the request (RFC 9110, section 9.2.2)."""
         return (
             isinstance(error, ServerHangUp)
             and not self._retried
@@ -276,7 +281,7 @@ class _Relay:
         )
 
     def _pass_on_interim(self, head: ResponseHead) -> None:
-        """Tell the client, too; but not 100: its Expect was ours to answer."""
+        """Pass an interim response on, except 100: we have answered the client's Expect."""
         request = self._request
         if head.status != 100 and request.clientproto != b"HTTP/1.0":
             fields = self._fields_of(head)
@@ -284,7 +289,7 @@ class _Relay:
             request.channel.writeHeaders(request.clientproto, code, head.reason, headers_of(fields))
 
     def _tunnel(self, head: ResponseHead) -> None:
-        """Both sides have left HTTP."""
+        """Both sides have left HTTP: join them."""
         request, exchange = self._request, self._exchange
         assert exchange is not None and exchange.connection is not None
         request.setResponseCode(101, head.reason)
@@ -341,12 +346,12 @@ def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
 
 
 def _answer(request: Any, status: int, text: str) -> None:
-    """Answer in our own name."""
+    """Answer the client ourselves."""
     request.write(error_page(request, status, text))
     request.finish()
 
 
-#: Code -> status, and what the client is told; the operator is told more.
+#: Code -> status, and what the client is told; the operator gets more.
 _FAILURES: Final = {
     "ERR_UPSTREAM_REFUSED": (502, "it cannot be reached"),
     "ERR_UPSTREAM_RESET": (502, "it hung up before its answer was complete"),
@@ -356,10 +361,10 @@ _FAILURES: Final = {
 
 
 def _upstream_error(cause: Exception, url: str, request: Any) -> UpstreamError:
-    """What the journal keeps of *cause*."""
+    """The `UpstreamError` for *cause*."""
     if isinstance(cause, ParseError):
         code, words = "ERR_UPSTREAM_RESPONSE", f"{cause.code}: {cause.reason}"
-    elif not isinstance(cause, ServerHangUp):  # an endpoint's own
+    elif not isinstance(cause, ServerHangUp):  # the endpoint's own error
         code, words = "ERR_UPSTREAM_REFUSED", f"{type(cause).__name__}: {cause}"
     else:
         words = f"{cause.reason}, {cause.phase}"
@@ -383,7 +388,7 @@ def _upstream_error(cause: Exception, url: str, request: Any) -> UpstreamError:
 
 
 def _tell(error: UpstreamError, request: Any) -> None:
-    """Record *error* where the site keeps a journal, else log it."""
+    """Record *error* in the site's journal, or log it if there is none."""
     journal = getattr(request.site, "journal", None)
     if isinstance(journal, Journal):
         journal.record_upstream(error)
@@ -392,7 +397,7 @@ def _tell(error: UpstreamError, request: Any) -> None:
 
 
 def _cut(request: Any) -> None:
-    """End the client's connection, or its stream, so that it sees a response cut short."""
+    """End the client's connection or stream so that it sees an incomplete response."""
     channel = request.channel
     if isinstance(channel, Carrier):
         channel.cut_response(request)

@@ -1,4 +1,4 @@
-"""Two connections joined into one, after both have left HTTP (RFC 9110, section 7.8)."""
+"""Joins two connections into one after both have left HTTP (RFC 9110, section 7.8)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..transport.sockets import SendWatch
 
 
 class Tunnel:
-    """What comes in at one end goes out at the other, as fast as that takes it.
+    """Sends the input of each end to the other, as fast as the other takes it.
 
-    When one end closes so does the other, after what it has still to send; when one is reset,
-    so is the other.  When nothing comes from either for so long, both close.  While reading is
-    paused because a peer takes no more, the peer has as long to take some; else it is hung up on.
+    When one end closes, the other closes after what it has still to send.  When one is reset, so is
+    the other.  When neither sends anything for *seconds*, both close.  If reading is paused because
+    a peer takes no more, the peer has the same time to take some; else it is hung up on.
 
     Args:
-        deadlines: What to wait by.
-        seconds: How long that is; 0 for no limit.
+        deadlines: The deadlines to wait on.
+        seconds: How long; 0 for no limit.
 
     Attributes:
         client: The protocol for the connection to the client.
-        server: The same to the server.
+        server: The protocol for the connection to the server.
     """
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
@@ -45,18 +45,18 @@ class Tunnel:
         self.moved()
 
     def watch(self, end: TunnelEnd) -> SendWatch:
-        """What notices that the peer of *end* takes nothing."""
+        """A watch that notices when the peer of *end* takes nothing."""
         return SendWatch(end.transport, self._deadlines, self._seconds, end.abort)
 
     def moved(self) -> None:
-        """Something has come, or reading is paused, or goes on."""
+        """Data has arrived, or reading was paused or resumed."""
         ends = (self.client, self.server)
         idle = self._seconds and not any(end.paused or end.lost for end in ends)
         due = self._deadlines.seconds() + self._seconds if idle else inf
         self._deadlines.set(self._idle, due)
 
     def over(self) -> None:
-        """One end has gone; the other closes by its own clock."""
+        """One end has gone; the other closes on its own clock."""
         self._deadlines.forget(self._idle)
 
     def _close(self) -> None:
@@ -66,10 +66,10 @@ class Tunnel:
 
 @implementer(IPushProducer)
 class TunnelEnd(Protocol):
-    """One end: for its own transport the protocol, for the other end's the producer.
+    """One end: the protocol of its own transport, and the producer of the other end's.
 
     Attributes:
-        paused: Whether nothing is read here until the other end's peer takes something.
+        paused: Whether reading is paused until the other end's peer takes something.
         lost: Whether the connection has gone.
     """
 
@@ -112,7 +112,7 @@ class TunnelEnd(Protocol):
         """Reset the connection."""
         self.transport.abortConnection()
 
-    # What the other end's transport tells.
+    # Called by the other end's transport.
 
     def pauseProducing(self) -> None:
         self.paused = True

@@ -1,6 +1,6 @@
 """Where a reverse proxy sends its requests, and how it writes them (RFC 9112, section 3).
 
-Whatever the front let pass, no head leaves that another parser could read otherwise.
+Whatever the front accepts, no head is sent that another parser could read differently.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from ..parser.target import DEFAULT_PORTS
 #: Scheme and authority of a target in absolute form (RFC 9112, section 3.2.2).
 _ABSOLUTE: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?@]*@)?([^/?]*)")
 
-#: A segment that leads up, as servers find it that take "\" for "/", or "..;" for "..".
+#: A path segment that leads up for servers that read "\" as "/", or "..;" as "..".
 _UPWARDS: Final = re.compile(rb"(?:^|[/\\])\.\.(?:[/\\;]|$)")
 
 _USERINFO: Final = re.compile(r"\s*(?:[^/?#]*:)?//[^/?#]*@")
 
 _PATH: Final = re.compile(r"(?:/[!-~]*)?")
 
-#: What is laxer than this has no place in front of other people's parsers.  No "#" in the
-#: target: what comes after it is a part of the path to one server, and not to another.
+#: Nothing laxer than this is sent to other parsers.  No "#" in the target: for one server a part
+#: of the path comes after it, for another it does not.
 _WELL_FORMED: Final = re.compile(
     rb"[%b]+ [!\"$-~]+ HTTP/1\.1\r\n(?:[%b]+: [%b]*\r\n)*\r\n" % (TCHAR, TCHAR, FIELD_CHAR)
 )
 
 
 class CannotForward(Exception):
-    """A request that is not passed on; the text says why, fit for its client."""
+    """A request that is not passed on; the text says why, for the client to read."""
 
 
 def request_head(method: bytes, target: bytes, fields: Sequence[Field]) -> bytes:
-    """The request line and the fields, up to and including the empty line.
+    """The request line and the header, with the empty line.
 
     Raises:
         CannotForward: Something in it could be read in another way than it is meant.
@@ -58,11 +58,11 @@ def host_asked_for(target: bytes, hosts: Sequence[bytes]) -> bytes:
     """The host that the client means: of a target in absolute form, else of its Host.
 
     Returns:
-        Host and port as they came; ``b""`` where neither says any.
+        Host and port as they came; ``b""`` if there are none.
 
     Raises:
-        CannotForward: There are several, or it is none; without
-            ``Limits.require_host`` such requests come this far.
+        CannotForward: There are several hosts, or an invalid one.  Without ``Limits.require_host``
+            such requests come this far.
     """
     if absolute := _ABSOLUTE.match(target):
         hosts = [absolute[1]]
@@ -79,7 +79,7 @@ def _is_host(value: bytes) -> bool:
 
 
 class Upstream:
-    """Where requests go.
+    """The upstream server.
 
     Args:
         url: As the operator wrote it.
@@ -87,13 +87,13 @@ class Upstream:
     Attributes:
         url: The same.
         host: Name or address to connect to.
-        port: Where it listens.
-        secure: Whether it speaks TLS.
-        authority: Host and port as they stand in Host.
+        port: The port to connect to.
+        secure: Whether to use TLS.
+        authority: Host and port, for the Host header.
 
     Raises:
-        ValueError: *url* is no ``http`` or ``https`` URL of scheme, host, port and path, or there
-            can be no such host; a password in it is not shown.
+        ValueError: *url* is not an ``http`` or ``https`` URL of scheme, host, port and path, or its
+            host cannot exist.  The message shows no password in it.
     """
 
     def __init__(self, url: str) -> None:
@@ -101,7 +101,7 @@ class Upstream:
         if _USERINFO.match(url):
             words = "the URL has more than a scheme, a host, a port and a path"
             raise ValueError(f"{words}, as http://127.0.0.1:9000 has: userinfo, not shown here")
-        hidden = "@" in url  # before which a password may stand that has a "/" in it
+        hidden = "@" in url  # it may follow a password with a "/" in it
         shown = shown_url(url)
         try:
             parts = urlsplit(url)
@@ -117,7 +117,7 @@ class Upstream:
         try:
             self.authority = parts.netloc.encode("idna")
         except UnicodeError:
-            raise ValueError(f"{shown}: there can be no such host") from None
+            raise ValueError(f"{shown}: not a valid host") from None
         try:
             host, _ = host_and_port(self.authority)
         except ValueError as error:
@@ -129,15 +129,16 @@ class Upstream:
         self._path = parts.path.encode("ascii")
 
     def target(self, method: bytes, asked: bytes, above: int) -> bytes:
-        """The request target that the server gets, in origin form (or ``*``).
+        """The request target for the server, in origin form (or ``*``).
 
         Args:
-            method: Of the request.
+            method: The request's method.
             asked: The target that the client sent.
-            above: How many segments of its path lead to the place where the proxy stands.
+            above: How many segments of its path lead to the proxy's resource.
 
         Raises:
-            CannotForward: Only a part of a server is published, and this may lead out of it.
+            CannotForward: Only a part of the server is published, and this target may lead out of
+                it.
         """
         target = asked
         if not target.startswith(b"/"):  # absolute form: the authority goes into Host
