@@ -24,6 +24,9 @@ TOP_FILES: Final = {
     "security.md": "SECURITY.md",
 }
 
+#: Page -> its weight in a search: a word of Node's means Node's page, the changelog comes last.
+WEIGHTS: Final = {"from-node.md": 4.0, "architecture.md": 0.3, "changelog.md": 0.3}
+
 _API_HEAD: Final = """\
 # The API
 
@@ -73,7 +76,8 @@ def page_of(name: str, config: MkDocsConfig) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
-    """Let links that leave docs/ in the repository lead to the same places from the site."""
+    """Weigh *page*, and let links that leave docs/ in the repository lead to the same places."""
+    page.meta["search"] = {"boost": WEIGHTS.get(page.file.src_uri, 1.0)}
     up = "../" * page.file.src_uri.count("/")
     outward = rf"(?<=\]\(){re.escape(up)}\.\./(?!\.\./)([^()\s#:]+)"
     return re.sub(outward, lambda link: _on_site(link[1], config, up), markdown)
