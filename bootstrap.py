@@ -1,4 +1,4 @@
-"""From a fresh clone to a running server, or to a test run, with nothing but Python.
+"""From a fresh clone to a running server, or to a test run, with Python and a network.
 
     python3 bootstrap.py serve [options of twistd hangup]
     python3 bootstrap.py test  [arguments of pytest]
