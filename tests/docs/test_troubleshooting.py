@@ -87,7 +87,7 @@ def test_lines_of_the_log(wire: bytes) -> None:
         "(below port 1024 one needs CAP_NET_BIND_SERVICE; or use 8080)",
         "connections, as many as one address may have; more are closed",
         "metrics need prometheus_client: pip install 'twisted_hangup[metrics]'",
-        "returned None but neither answered nor closed, and is done without",
+        "returned None, but neither answered nor closed within",
         "call forward_client_errors(site) first, or listen with HangupSite(resource)",
         "Missing PROXY protocol header",
         "no answer in time",
