@@ -50,11 +50,13 @@ like" and the words.
 
 """
 
-#: Words that become code, and the page that has more about some of them.
+#: Words that become code.
 _CODE: Final = re.compile(
-    r"--lenient [a-z-]+|--[a-z-]+[a-z](?: haproxy:tcp:8000| [A-Z]+\b|)|(?:Limits|Timeouts)\.\w+"
+    r"--lenient [a-z-]+|--[a-z][a-z0-9-]+(?: haproxy:tcp:8000| [A-Z]+\b|)|(?:Limits|Timeouts)\.\w+"
     r"|Lenience\(\w+=\w+\)|haproxy:|cancel_on_hangup"
 )
+
+#: How such words begin -> the page that has more.
 _PAGES: Final = {
     "--lenient": "lenience.md",
     "Lenience": "lenience.md",
@@ -63,6 +65,9 @@ _PAGES: Final = {
     "haproxy:": "balancer.md",
     "cancel_on_hangup": "cancel.md",
 }
+
+#: Options of other programs.
+_OTHERS: Final = ("--cacert", "--http2-prior-knowledge")
 
 _RFC: Final = re.compile(r"RFC (\d+), section ([\d.]*\d)")
 
@@ -144,13 +149,20 @@ def _capitalized(text: str) -> str:
 
 def _markdown(text: str) -> str:
     """*text* as it is, with names of options and settings as code, and links to their pages."""
-    pieces, end = [], 0
+    pieces: list[str] = []
+    end = 0
     for match in _CODE.finditer(text):
-        pieces.append(_escaped(text[end : match.start()]))
-        code, end = f"`{match[0]}`", match.end()
-        start = next((start for start in _PAGES if match[0].startswith(start)), None)
-        pieces.append(f"[{code}]({_PAGES[start]})" if start else code)
+        pieces += _escaped(text[end : match.start()]), _code(match[0])
+        end = match.end()
     return "".join([*pieces, _escaped(text[end:])])
+
+
+def _code(words: str) -> str:
+    """*words* as code that is a link, where there is a page."""
+    page = next((page for start, page in _PAGES.items() if words.startswith(start)), None)
+    if page is None and words.startswith("--") and words not in _OTHERS:
+        page = f"command-line.md#{words.split()[0]}"
+    return f"`{words}`" if page is None else f"[`{words}`]({page})"
 
 
 def _escaped(text: str) -> str:

@@ -94,7 +94,7 @@ ADVICE: Final = {
 def test_advice_names_what_is_installed(text: str) -> None:
     """It names options and settings that exist, and no file that is not installed."""
     assert not re.search(r"\bdocs/|\.md\b", text)
-    for option in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text):
+    for option in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", text):
         known = option in Options().synonyms or option in ("cacert", "http2-prior-knowledge")
         assert known, option
     for record, name in re.findall(r"\b(Limits|Timeouts)\.(\w+)", text):
