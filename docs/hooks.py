@@ -77,6 +77,8 @@ def page_of(name: str, config: MkDocsConfig) -> str:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
     """Weigh *page*, and let links that leave docs/ in the repository lead to the same places."""
+    if page.file.src_uri in TOP_FILES:
+        page.edit_url = f"{config.repo_url}/edit/main/{TOP_FILES[page.file.src_uri]}"
     page.meta["search"] = {"boost": WEIGHTS.get(page.file.src_uri, 1.0)}
     up = "../" * page.file.src_uri.count("/")
     outward = rf"(?<=\]\(){re.escape(up)}\.\./(?!\.\./)([^()\s#:]+)"

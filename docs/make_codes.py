@@ -52,7 +52,8 @@ like" and the words.
 
 #: Words that become code.
 _CODE: Final = re.compile(
-    r"--lenient [a-z-]+|--[a-z][a-z0-9-]+(?: haproxy:tcp:8000| [A-Z]+\b|)|(?:Limits|Timeouts)\.\w+"
+    r"(?<!\w)--(?:lenient [a-z-]+|[a-z][a-z0-9-]+(?: haproxy:tcp:8000| [A-Z]+\b|))"
+    r"|(?:Limits|Timeouts)\.\w+"
     r"|Lenience\(\w+=\w+\)|haproxy:|cancel_on_hangup"
 )
 
