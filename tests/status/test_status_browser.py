@@ -192,6 +192,30 @@ async def test_an_error_appears(pair: Pair, browser: Browser) -> None:
     await use(steps)
 
 
+@pytest_twisted.ensureDeferred
+async def test_links_to_the_codes(pair: Pair, browser: Browser) -> None:
+    """The code and what the bytes look like lead to their entries, and the tally to all."""
+
+    def steps() -> None:
+        pair.send(b"\x16\x03\x01")
+        browser.open(pair.url)
+        browser.until(browser.has_rows(1))
+        browser.one(".error .code button").click()
+        links = browser.all(".detail .facts a")
+        assert [(link.text, link.get_attribute("href")) for link in links] == [
+            ("HPE_INVALID_METHOD", f"{pair.url}codes#hpe_invalid_method"),
+            ("tls-hello", f"{pair.url}codes#tls-hello"),
+        ]
+        links[1].click()
+        browser.until(lambda: browser.text(":target") == "tls-hello")
+        browser.open(pair.url)
+        browser.one(".codes .head a").click()
+        browser.until(lambda: "ERR_HTTP_HOST_REQUIRED" in browser.text("main"))
+        assert not browser.complaints()
+
+    await use(steps)
+
+
 @pytest.mark.parametrize("width, columns", [(1200, 16), (390, 8)])
 @pytest_twisted.ensureDeferred
 async def test_caret(pair: Pair, browser: Browser, width: int, columns: int) -> None:

@@ -26,10 +26,10 @@ function detailOf(error) {
   const answered = error.settled
     ? (error.answered === null ? "nothing was sent" : `${error.answered}`)
     : "not settled yet";
-  const code = element("a", "", error.code);
-  if (error.entry) code.href = `codes#${error.entry}`;
+  const code = linkTo(error.entry, error.code);
+  const looksLike = error.looks_like && linkTo(error.looks_like, error.looks_like);
   for (const [name, value] of [
-    ["Code", code], ["Looks like", error.looks_like], ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
+    ["Code", code], ["Looks like", looksLike], ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
     ["Upstream", error.upstream], ["Phase", error.phase], ["Answer", answered],
     ["Byte", error.offset === null ? null : `${error.offset.toLocaleString()} of the message`],
     ["Time", new Date(error.time).toLocaleString()],
@@ -46,6 +46,13 @@ function detailOf(error) {
   text.open = !error.raw_packet;
   shown.append(text);
   return element("div", "detail", told, shown);
+}
+
+// The name of an entry as a link to it; as text where there is no entry.
+function linkTo(anchor, name) {
+  const link = element("a", "", name);
+  if (anchor) link.href = `codes#${anchor}`;
+  return link;
 }
 
 function packetOf(error) {
