@@ -1,4 +1,4 @@
-"""What went wrong: kept, counted, and written to the logs."""
+"""The record of errors: it keeps and counts them, and writes them to the logs."""
 
 from .console import ConsoleLog as ConsoleLog
 from .error_log import ErrorLog as ErrorLog

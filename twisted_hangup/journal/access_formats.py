@@ -1,6 +1,6 @@
-"""What a line of the access log looks like, where it is not to be the combined format.
+"""The formats of the access log other than the combined one.
 
-A format is JSON, or a text with Apache's directives, such as ``%h %t "%r" %>s %B %D``.
+A format is ``json``, or a text with Apache's directives, such as ``%h %t "%r" %>s %B %D``.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from ..report.text import peer_text, timestamp, visible
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request and what became of it, as far as that is known.
+    """A request and its result, as far as they are known.
 
     Attributes:
         time: When it was over, in seconds since the epoch.
-        peer: Whose it was; an address of Twisted's, or None.
-        method, target, protocol: The request line, in printable ASCII; or None.
-        status: What was sent; 499 and 444 as in the combined format.
-        length: Bytes of the response's body that were sent; None where nobody has counted.
-        seconds: How long it took from when the application was asked; None where it was not.
-        code: Of the error that refused it; or None.
-        request_field, response_field: The value of the field of that name, masked; or None.
+        peer: The client's Twisted address, or None.
+        method: The method, in printable ASCII; or None.
+        target: The target, in printable ASCII; or None.
+        protocol: The version of HTTP, in printable ASCII; or None.
+        status: The status that was sent; 499 and 444 as in the combined format.
+        length: Bytes of the response's body that were sent; None if nobody has counted.
+        seconds: How long the application took; None if it did not get the request.
+        code: The code of the error that refused it; or None.
+        request_field: Returns the value of a request header by its name, masked; or None.
+        response_field: Returns the value of a response header by its name, masked; or None.
     """
 
     time: float
@@ -44,12 +47,12 @@ class Exchange:
     response_field: Callable[[bytes], bytes | None]
 
 
-#: A line without its line end.
+#: Makes a line, without its line end.
 Format: TypeAlias = Callable[[Exchange], str]
 
 
 def json_line(exchange: Exchange) -> str:
-    """An object in one line; the names are those of the error log where it has them."""
+    """A JSON object in one line; its names are the error log's where that has them."""
     seconds = exchange.seconds
     return json.dumps(
         {
@@ -70,17 +73,17 @@ def json_line(exchange: Exchange) -> str:
 
 
 def access_format(text: str) -> Format | None:
-    """The format that *text* names or is; None for ``combined``, which `AccessLog` has itself.
+    """The format in *text*; None for ``combined``, which `AccessLog` writes itself.
 
     Raises:
-        ValueError: It is none.
+        ValueError: *text* is not a format.
     """
     if text in ("combined", "json"):
         return json_line if text == "json" else None
     if "%" not in text:
-        raise ValueError(f"{text!r} is neither combined nor json, nor has it a directive (%h)")
+        raise ValueError(f"{text!r} is not combined, not json, and has no directive such as %h")
     if not text.replace("\t", " ").isprintable():
-        raise ValueError("a line has neither control characters nor line ends")
+        raise ValueError("a format may not have control characters or line ends")
     pieces: list[str | _Piece] = []
     for literal, directive, name, letter in _PIECES.findall(text):
         pieces.append(literal or _directive(directive, name, letter))
@@ -103,7 +106,7 @@ def _directive(directive: str, name: str, letter: str) -> _Piece:
     elif letter in _DIRECTIVES and "{" not in directive:
         return _DIRECTIVES[letter]
     known = ", ".join(f"%{known}" for known in _DIRECTIVES)
-    raise ValueError(f"{directive!r} is none of {known}, %{{NAME}}i and %{{NAME}}o")
+    raise ValueError(f"{directive!r} is not one of {known}, %{{NAME}}i and %{{NAME}}o")
 
 
 def _host(exchange: Exchange) -> str | None:
@@ -111,7 +114,7 @@ def _host(exchange: Exchange) -> str | None:
 
 
 def request_line(exchange: Exchange) -> str | None:
-    """Method, target and protocol, as far as they had come; None where nothing had."""
+    """Method, target and protocol, as far as they arrived; None if nothing did."""
     if exchange.method is None:
         return None
     line = f"{exchange.method} {exchange.target or '-'}"
@@ -126,7 +129,7 @@ def _took(seconds: float | None, unit: float) -> int | None:
     return None if seconds is None else round(seconds / unit)
 
 
-#: Letter -> what it stands for, with Apache's meaning; E is ours.
+#: Letter -> its value, with Apache's meaning; E is ours.
 _DIRECTIVES: Final[dict[str, _Piece]] = {
     "h": _host,
     "l": lambda exchange: None,
@@ -156,5 +159,5 @@ def _shown(value: object) -> str:
 
 
 def quotable(text: str) -> str:
-    """Printable *text* as it may stand between quotes."""
+    """Printable *text*, escaped for quotes around it."""
     return text.replace('"', r"\x22")

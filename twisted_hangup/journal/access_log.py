@@ -1,11 +1,11 @@
-"""One line per request, for refused requests as well, in the combined log format or another.
+"""The access log: one line per request, refused ones too, in the combined format or another.
 
 The combined format is Apache's: host, time, request line, status, bytes of the body, referrer and
-user agent.  Status 499 is nginx's for a client that left before its response was finished.
+user agent.  Status 499 is nginx's, for a client that left before its response was finished.
 Every byte outside 0x20-0x7e is escaped, and so are quotes and backslashes.
 
-The target of an answered request is written in full, as in every access log.  Of a refused
-one userinfo and query are hidden, because its bytes are not what they seem by definition.
+It records the full target of every answered request, as every access log does.  For a refused
+request it hides userinfo and query, because the bytes of a broken request may be anything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNSAFE: Final = re.compile(rb"[^ !#-\[\]-~]")
 
 
 class AccessLog:
-    """Writes the lines."""
+    """Writes one line per request to a `LogFile`."""
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class AccessLog:
         policy: MaskingPolicy = DEFAULT_POLICY,
         seconds: Callable[[], float] = time.time,
     ) -> None:
-        """*file* gets the lines, and is its owner's to close.
+        """Write to *file*, which you close yourself.
 
         Args:
-            line_of: What a line is; by default that of the combined format.
-            log_idle: What is nobody's fault (`RecordedError.quiet`) has a line as well.
+            line_of: Makes a line of another format; by default the combined one.
+            log_idle: Also write errors with `RecordedError.quiet`, such as probes.
 
         Raises:
-            TypeError: An argument is of the wrong type.
+            TypeError: An argument has the wrong type.
         """
         must_be("file", file, LogFile, "LogFile(path, 'access log')")
         if line_of is not None:
@@ -64,20 +64,20 @@ class AccessLog:
         self._timestamp = ""
 
     def request(self, request: Any) -> None:
-        """Write the line of a request that was answered, whose client left, or was cut off."""
+        """Write the line of a request that was answered or cut off, or whose client left."""
         if self._line_of is None:
             self._write(access_line(self._now(), request))
         else:
             self._write(self._line_of(_answered(self._seconds(), request, self._policy)))
 
     def refused(self, error: ClientError, sent: int | None) -> None:
-        """Write the line of a request that *error* ended before anybody saw it.
+        """Write the line of a request that *error* ended before the application saw it.
 
         Args:
-            sent: Status code of the answer; None where none was sent.
+            sent: Status code of the answer; None if none was sent.
 
-        Nothing is written where no request was begun, or where the request is one whose
-        response had been asked for: that is logged by `request`.
+        It writes nothing if no request had begun, or if the application had the request: `request`
+        writes that one.
         """
         exchange = _refused(self._seconds(), error, sent, self._policy, log_idle=self._log_idle)
         if exchange is not None:
@@ -119,12 +119,12 @@ def refused_line(
     """The line for a request that went wrong before it was complete.
 
     Args:
-        sent: Status code of the answer; where none was sent, the line has nginx's 499 for
-            a client that left, and its 444 for a connection closed without a response.
+        sent: Status code of the answer.  If none was sent, the line has nginx's 499 for a client
+            that left, and its 444 for a connection closed without a response.
 
     Returns:
-        The line without its line end; None where no request was refused, unless *log_idle* asks
-        for what is nobody's fault as well.
+        The line without its line end.  None if no request was refused; with *log_idle*, errors with
+        `RecordedError.quiet` have a line as well.
     """
     exchange = _refused(0, error, sent, policy, log_idle=log_idle)
     return None if exchange is None else _combined(timestamp, exchange)
@@ -165,7 +165,7 @@ def _refused(
     if (head := request_so_far(error, policy)) is not None:
         fields = {name.lower(): value for name, value in reversed(head.fields)}
         method = visible(head.method)
-        # What broke off is no target, and may be as long as a limit.
+        # The part that broke off is no target, and may be as long as a limit.
         target = visible(head.target) if error.request else record_text(head.target)
         protocol = f"HTTP/{visible(head.version)}" if head.version else None
     return Exchange(
@@ -186,7 +186,7 @@ def _refused(
 def _masked(
     get: Callable[[bytes], bytes | None], policy: MaskingPolicy
 ) -> Callable[[bytes], bytes | None]:
-    """*get*, the value of a field by its name, but for values that are secret."""
+    """*get*, which returns a header by its name, with secret values masked."""
 
     def masked(name: bytes) -> bytes | None:
         value = get(name)
@@ -225,7 +225,7 @@ def _line(
 
 
 def _quoted(data: bytes) -> str:
-    """*data* as it may stand between quotes."""
+    """*data*, escaped for quotes around it."""
     if not _UNSAFE.search(data):
         return data.decode("ascii")
     return quotable(visible(data))

@@ -1,7 +1,7 @@
-"""Client errors in the server's own log: one line each; in a flood some, and a count.
+"""Client errors in Twisted's log: one line each; in a flood a few lines and a count.
 
-The line goes through Twisted's Logger as a structured event.  What a peer sent is only
-ever a value of the event, never part of its format, and is printable ASCII by then.
+Each line is a structured event of Twisted's Logger.  Bytes from a peer are values of the event,
+never a part of its format, and are printable ASCII.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from .flood import FloodGate
 _REQUEST_COLUMNS: Final = 60
 _REQUEST_TAIL: Final = 20
 
-#: Of something else than HTTP: 32 bytes that are all escaped, and ``...``.
+#: Bytes that are not HTTP: 32 of them, all escaped, and ``...``.
 _OPENING_COLUMNS: Final = 32 * len(r"\x00") + len("...")
 
 
 class ConsoleLog:
-    """A watcher that writes each `RecordedError` to a Twisted logger, once it was answered.
+    """Writes each `RecordedError` to a Twisted logger, once it has been answered.
 
-    Events hold ``code``, ``reason``, ``status``, ``phase``, ``offset``,
-    ``peer``, ``request`` (the request line so far, or the first bytes of what is none) and
-    ``looks_like`` (a name of `twisted_hangup.report.lookalikes`), all of them text or numbers
-    fit to show; the lines that end a flood hold ``code`` and ``suppressed``.  They are
-    warnings, but for a client that has left during a response, which is information.
+    ``twistd hangup`` has one.  In your own program, connect it to a site's journal:
+
+        site.journal.watch(ConsoleLog(reactor))
+
+    The events have the values ``code``, ``reason``, ``status``, ``phase``, ``offset``, ``peer``,
+    ``request`` (the request line so far, or the first bytes if it is not HTTP) and ``looks_like``
+    (a name in `twisted_hangup.report.lookalikes`), all fit to show.  Lines that end a flood have
+    ``code`` and ``suppressed``.  The level is warn; info for a client that left during a response.
     """
 
     waits_for_answers: Final = True
@@ -50,14 +53,14 @@ class ConsoleLog:
     ) -> None:
         """
         Args:
-            clock: Seconds and timers, to tell floods.
-            per_second: Lines in each second, for each level, besides up to 10 that are the
-                first of their code, and up to 10 with counts; 0 for no limit.  With both
-                levels, that is less than 50 lines: few codes are information.
-            log_idle: Whether what is nobody's fault (`RecordedError.quiet`) is logged as well,
-                as information.
-            policy: What is secret besides the usual.
-            logger: Where the lines go; by default the one of the namespace that operators know.
+            clock: Gives the time and timers, to notice floods.
+            per_second: Most lines in each second, for each of the two levels; 0 = no limit.  The
+                first line of each new code (up to 10) and up to 10 lines with counts come in
+                addition.  In all, that is fewer than 50 lines.
+            log_idle: Also log errors with `RecordedError.quiet`, such as probes, at level info.
+            policy: Which secrets are hidden.
+            logger: Where the lines go; by default a logger with the namespace
+                ``twisted_hangup.console``.
         """
         must_be_reactor("clock", clock)
         must_be_number("per_second", per_second, whole=True)
@@ -66,7 +69,7 @@ class ConsoleLog:
         logger = logger or Logger(namespace="twisted_hangup.console")
         self._policy = policy
         self._log_idle = log_idle
-        # Apart from each other: clients that leave must not use up the lines of what matters.
+        # Two gates: clients that leave must not use up the lines of other errors.
         self._warning = _Level(logger.warn, clock, per_second)
         self._info = _Level(logger.info, clock, per_second)
 
@@ -96,7 +99,7 @@ class ConsoleLog:
         )
 
     def _request(self, error: RecordedError) -> str:
-        """The request line so far, or the first bytes of what is none."""
+        """The request line so far, or the first bytes if it is not HTTP."""
         opening = opening_text(error, self._policy)
         if opening is not None:
             return shortened(opening, _OPENING_COLUMNS)
@@ -104,13 +107,13 @@ class ConsoleLog:
         return shortened(line, _REQUEST_COLUMNS, tail=_REQUEST_TAIL)
 
     def close(self) -> None:
-        """Tell what floods have suppressed so far, and leave no timer behind."""
+        """Log the counts of a flood so far, and stop its timer."""
         self._warning.gate.close()
         self._info.gate.close()
 
 
 class _Level:
-    """A level of the logger, and the gate before it."""
+    """One level of the logger, with its own gate."""
 
     def __init__(self, log: Callable[..., object], clock: IReactorTime, per_second: int) -> None:
         self.log = log
@@ -126,7 +129,7 @@ class _Level:
 
 
 def _place(error: RecordedError) -> str:
-    """Where it went wrong: the byte where one is to blame, else the phase."""
+    """Where it went wrong: the byte if one is to blame, else the phase."""
     if error.offset is None:
         return f" ({error.phase})"
     where = error.broke_at

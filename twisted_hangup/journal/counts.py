@@ -1,6 +1,6 @@
-"""What a journal counts: errors by second and code, and the peers that err most often.
+"""The counts of a journal: errors by second and code, and the peers with most errors.
 
-Neither takes more memory the more errors there are.
+Their memory is bounded, however many errors there are.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ HOUR: Final = 3600
 
 
 class Rates:
-    """Counts by second in a ring of an hour, so that nothing has to be thrown away.
+    """Counts by second, in a ring of one hour.
 
-    A clock that is set back does no harm: seconds that have not come yet are left out, and
-    are written over when they come.
+    If the clock is set back, seconds that have not come yet are left out, and written over when
+    they come.
     """
 
     __slots__ = ("_ring", "_second", "_this")
 
     def __init__(self) -> None:
-        #: Place in the hour -> the second that was there last, and its counts.
+        #: Place in the hour -> the last second at that place, and its counts.
         self._ring: dict[int, tuple[int, dict[str, int]]] = {}
         self._second = -1
         self._this: dict[str, int] = {}
@@ -39,7 +39,7 @@ class Rates:
         self._this[code] = self._this.get(code, 0) + 1
 
     def last_hour(self, now: int) -> tuple[tuple[int, Mapping[str, int]], ...]:
-        """Those of the 3600 seconds up to *now* that have errors, oldest first."""
+        """The 3600 seconds up to *now*, without those that have no errors, oldest first."""
         seconds = sorted(entry for entry in self._ring.values() if now - HOUR < entry[0] <= now)
         return tuple((second, dict(counts)) for second, counts in seconds)
 
@@ -47,14 +47,12 @@ class Rates:
 class Top:
     """The keys that were added most often: Space-Saving with a bucket for each count.
 
-    Once there are *room* keys, a new one takes the place of one that has been added least,
-    and inherits its count.  So every key that makes up more than one in *room* of all is
-    there.  (Metwally, Agrawal, El Abbadi: "Efficient computation of frequent and top-k
-    elements in data streams", 2005.)
+    Once there are *room* keys, a new one replaces one that has been added least, and inherits its
+    count.  So every key that makes up more than one in *room* of all is there.  (Metwally, Agrawal,
+    El Abbadi: "Efficient computation of frequent and top-k elements in data streams", 2005.)
 
-    `most` leaves out what a key has inherited, so its count may be less than the truth and
-    is never more: a million peers with one error each come out as that, and not as a
-    thousand with a thousand each.
+    `most` leaves out what a key has inherited.  So a count may be less than the truth and never
+    more: a million peers with one error each do not look like a thousand with a thousand each.
     """
 
     __slots__ = ("_by_count", "_counts", "_inherited", "_least", "_room")
@@ -62,9 +60,9 @@ class Top:
     def __init__(self, room: int) -> None:
         self._room = room
         self._counts: dict[str, int] = {}
-        #: Where a count did not begin at 0: where it did.
+        #: Key -> the count that it began at, if that is not 0.
         self._inherited: dict[str, int] = {}
-        #: Dictionaries, because a set cannot give up its youngest member in no time.
+        #: Dictionaries: a set cannot remove its youngest member in constant time.
         self._by_count: dict[int, dict[str, None]] = {}
         self._least = 0
 
@@ -93,6 +91,6 @@ class Top:
         by_count.setdefault(count + 1, {})[key] = None
 
     def most(self, number: int) -> tuple[tuple[str, int], ...]:
-        """The *number* of keys with the most, and how often each was added at least."""
+        """The *number* most frequent keys, each with how often it was added at least."""
         own = ((key, count - self._inherited.get(key, 0)) for key, count in self._counts.items())
         return tuple(nsmallest(number, own, key=lambda pair: (-pair[1], pair[0])))

@@ -1,11 +1,11 @@
-"""``--error-log FILE``: every client error as a line of JSON, for programs to read.
+"""``--error-log FILE``: every client error as one line of JSON, for programs.
 
-Each line has the names of `twisted_hangup.journal.records`, with at most 4 KiB of the packet,
-and before them ``time``: when it was written, in ISO 8601, UTC, with milliseconds and ``Z``.
+Each line has the names of `twisted_hangup.journal.records`, with at most 4 KiB of the packet, and
+before them ``time``: when it was written, in ISO 8601, UTC, with milliseconds and ``Z``.
 
-In a flood, a line per code counts what has no line of its own in a second: ``time``, ``code``
-and ``suppressed``, a number.  There are ten such lines at most; with more codes, the last
-has the rest as ``(other codes)``.
+In a flood, one line per code and second counts the errors without a line of their own: ``time``,
+``code`` and ``suppressed``, a number.  There are at most ten such lines; with more codes, the last
+line counts the rest as ``(other codes)``.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ RAW_PACKET_BYTES: Final = 4 * KIB
 
 
 class ErrorLog:
-    """A watcher that writes each `RecordedError` to a file, a regular one before it returns.
+    """Writes each `RecordedError` to a file, as one line of JSON.
 
-    A line is written once the error was answered, and before the connection closes for it.
-    It never raises into its caller.  While the file cannot be written, lines are dropped
-    and counted; that is logged when it begins and when it ends.
+    ``twistd hangup --error-log`` has one.  In your own program, connect it to a site's journal:
+
+        log = ErrorLog("errors.jsonl", reactor)
+        site.journal.watch(log)
+
+    A line is written once the error has been answered, and before its connection closes.  A regular
+    file has it when the call returns.  The log never raises.  While the file cannot be written, it
+    drops and counts lines, and reports the beginning and the end of that in Twisted's log.
     """
 
     waits_for_answers: Final = True
@@ -54,18 +59,18 @@ class ErrorLog:
     ) -> None:
         """
         Args:
-            file: A path, appended to; or a file, which is left open by `close`.
-            clock: Seconds and timers, to tell floods.
-            per_second: Errors with a line of their own in each second, besides up to 10 that
-                are the first of their code and up to 10 lines with counts: 50 in all by
-                default.  0 for all errors.
-            log_idle: Whether what is nobody's fault (`RecordedError.quiet`) is written as well.
-            policy: What is secret besides the usual.
-            now: Wall-clock time in seconds since 1970.
+            file: A path, to append to; or a binary file, which `close` leaves open.
+            clock: Gives the time and timers, to notice floods.
+            per_second: Most errors with a line of their own in each second; 0 = all.  The first
+                error of each new code (up to 10) and up to 10 lines with counts come in addition:
+                50 lines by default.
+            log_idle: Also write errors with `RecordedError.quiet`, such as probes.
+            policy: Which secrets are hidden.
+            now: Returns the time in seconds since 1970.
 
         Raises:
             OSError: The file cannot be opened.
-            TypeError: An argument is of the wrong type.
+            TypeError: An argument has the wrong type.
         """
         must_be_reactor("clock", clock)
         must_be_number("per_second", per_second, whole=True)
@@ -91,7 +96,7 @@ class ErrorLog:
             self._write(lambda: self._record(error))
 
     def close(self) -> None:
-        """Tell what a flood has suppressed so far, and close the file.  Twice is harmless."""
+        """Write the counts of a flood so far, and close the file.  A second call is harmless."""
         self._gate.close()
         self._closed = True
         if self._is_ours:
@@ -105,7 +110,7 @@ class ErrorLog:
         self._write(lambda: {"code": visible(code), "suppressed": count})
 
     def _write(self, record: Callable[[], dict[str, object]]) -> None:
-        """Write the line of *record*; whatever goes wrong, count it and return."""
+        """Write the line of *record*; if anything goes wrong, count it and return."""
         if self._closed:
             return
         try:

@@ -1,4 +1,4 @@
-"""Failures in Twisted's log: a client can cause as many of them as it likes."""
+"""Bounds the tracebacks in Twisted's log, of which a client can cause any number."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from zope.interface import implementer
 
 from .flood import FloodGate
 
-#: Lines of tracebacks in each second, of all failures together, and so of the longest one.
-#: With the counts that is the bound of every flood: 50.
+#: Most lines of tracebacks in each second, of all failures together, so also of one.  With the
+#: counts this is the bound of every flood: 50.
 TRACEBACK_LINES: Final = 40
 
-#: A line that is longer is cut: what a client sent may stand in the text of an error.
+#: A longer line is cut: the text of an error may hold what a client sent.
 _LINE_LENGTH: Final = 500
 
-#: What is left of the beginning of a traceback that is too long; the end says more.
+#: How much of the start of a traceback that is too long is kept; the end says more.
 _FIRST_LINES: Final = 3
 
 _log = Logger()
 
 
 def bound_failures(reactor: Any) -> Callable[[], None]:
-    """Let no second add more tracebacks to this process's log than `TRACEBACK_LINES`.
+    """Let each second add at most `TRACEBACK_LINES` of tracebacks to this process's log.
 
-    What has none is counted by the type of its error, and the counts are logged when the
-    second is over.  All that logs failures is meant, whoever wrote it: our code and Twisted's
-    for a request that fails, Deferreds whose error nobody handles, producers.  A program asks
-    for that; no library may, since whoever tests an application looks for each.
+    The other failures are counted by the type of their error, and the counts are logged when the
+    second is over.  This covers all failures that are logged: by our code, by Twisted for a request
+    that fails, and of Deferreds whose error nobody handles.  A program has to ask for it.  A
+    library may not: tests of an application look for each failure.
 
     Returns:
-        A function that ends it, and tells what has been counted so far.
+        A function that ends it, and logs the counts so far.
     """
-    observers = globalLogPublisher._observers  # there is no other way to stand before them
+    observers = globalLogPublisher._observers  # the only way to come before them
     bounded = _BoundedFailures(LogPublisher(*observers), reactor)
     globalLogPublisher._observers = [bounded]
 
@@ -60,7 +60,7 @@ def bound_failures(reactor: Any) -> Callable[[], None]:
 
 @implementer(ILogObserver)
 class _BoundedFailures:
-    """Passes on what is logged, but not every failure."""
+    """Passes events on, but not every failure."""
 
     def __init__(self, observer: ILogObserver, reactor: Any) -> None:
         self._observer = observer
@@ -94,17 +94,17 @@ def _suppressed(error: str, count: int) -> None:
 
 
 class _Excerpt(Failure):
-    """A failure whose traceback has so many lines at most.
+    """A failure whose traceback has a bounded number of lines.
 
     Attributes:
-        name: Of the type of its exception.
+        name: The type of its exception.
         lines: How many lines it takes in a log.
     """
 
     def __init__(self, failure: Failure) -> None:
         self.__dict__.update(failure.__dict__)
         self.name = getattr(failure.type, "__qualname__", str(failure.type))
-        # A headline, a line before the frames, two for each, and the error.
+        # A headline, a line before the frames, two for each frame, and the error.
         lines = 3 + 2 * len(failure.frames) + safe_str(failure.value).count("\n")
         self.lines = min(lines, TRACEBACK_LINES)
 

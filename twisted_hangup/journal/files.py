@@ -1,8 +1,7 @@
-"""Where the lines of a log go: one sink for all logs, whose reader can make nobody wait.
+"""`LogFile`: where the lines of all logs go.  A slow reader of a log makes nobody wait.
 
-A regular file takes a line at once.  A pipe, a FIFO, a terminal or a socket takes none while
-nobody reads, which may be for hours: its lines wait in a queue with a bound, and a thread of
-its own writes them.
+A regular file takes a line at once.  A pipe, a FIFO, a terminal or a socket takes none while nobody
+reads, perhaps for hours.  Its lines wait in a queue with a bound, and a thread writes them.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from .._arguments import must_have
 from ..limits import KIB, MIB
 from ..report.text import visible
 
-#: Lines that wait for a slow reader, in bytes: some 8,000 of an access log.
+#: Most bytes of lines that wait for a slow reader: some 8,000 lines of an access log.
 QUEUE_BYTES: Final = MIB
 
-#: How long a log may take over what still waits when it is closed; and how long its reader
+#: How long a log may take at its close to write the lines that wait; and for how long its reader
 #: may take no line meanwhile.
 FLUSH_SECONDS: Final = 1.0
 STALL_SECONDS: Final = 0.25
 
-#: That a log cannot be written is told at most once in so many seconds.
+#: That a log cannot be written is logged at most once in this many seconds.
 QUIET_SECONDS: Final = 1.0
 
-#: What an intake takes at a time, and for a line if there is no line end in it.
+#: How much an intake reads at a time; also the longest line without a line end.
 _INTAKE_BYTES: Final = 64 * KIB
 
-#: What POSIX promises at least, and Windows has no name for, nor for the next one.
+#: The least that POSIX promises.  Windows has neither this name nor the next one.
 PIPE_BUF: Final = getattr(select, "PIPE_BUF", 512)
 _WITHOUT_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
 
@@ -50,7 +49,7 @@ Path: TypeAlias = str | os.PathLike[str]
 
 
 def may_block(file: BinaryIO) -> bool:
-    """Whether *file* is written at the pace of whoever reads it."""
+    """Whether writing to *file* may wait for its reader."""
     try:
         descriptor = file.fileno()
     except (AttributeError, OSError):  # it is in memory
@@ -60,7 +59,7 @@ def may_block(file: BinaryIO) -> bool:
 
 
 def is_at(path: Path, file: BinaryIO) -> bool:
-    """Whether *path* names *file*; not where nobody can tell."""
+    """Whether *path* names *file*; False if that is unknown."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except OSError:
@@ -68,13 +67,13 @@ def is_at(path: Path, file: BinaryIO) -> bool:
 
 
 class LogFile:
-    """A file of whole lines.  Nothing that goes wrong with it is raised, or takes time.
+    """A file of whole lines.  Writing to it never raises, and never takes time.
 
-    Lines that cannot be written are dropped and counted; that is logged when it begins and
-    when it is over.  Several processes may append to one file.
+    Lines that cannot be written are dropped and counted; Twisted's log says when that begins and
+    ends.  Several processes may append to one file.
 
     Attributes:
-        name: What the operator calls it, such as ``"access log"``.
+        name: The operator's name for it, such as ``"access log"``.
         lost_lines: How many lines could not be written.
     """
 
@@ -87,10 +86,10 @@ class LogFile:
     ) -> None:
         """
         Args:
-            file: A path, appended to, also that of a FIFO which nobody reads yet; or a
-                binary file, which is left open by `close`.
-            name: See above.
-            seconds: A clock that is never set.
+            file: A path, to append to, also of a FIFO that nobody reads yet; or a binary file,
+                which `close` leaves open.
+            name: The operator's name for it.
+            seconds: Returns monotonic time.
 
         Raises:
             OSError: The path cannot be appended to.
@@ -112,21 +111,21 @@ class LogFile:
         else:
             self._output = self._output_for(file)
         self._intakes: list[Thread] = []
-        self._lock = Lock()  # of what follows: a queue's thread counts, too
+        self._lock = Lock()  # for the attributes below: a queue's thread counts, too
         self._failing = False
         self._reported_lines = 0
         self._quiet_until = -QUIET_SECONDS
 
     def write(self, lines: bytes) -> None:
-        """Append a line, or several, with their line ends: all of them or none.
+        """Append one or more lines, with their line ends: all of them or none.
 
-        In a regular file they are there when this returns.
+        A regular file has them when this returns.
         """
         output = self._output
         try:
             if output is not None:
                 output.write(lines)
-        except Exception as error:  # a file that was handed in raises what it likes
+        except Exception as error:  # a file of the caller's may raise anything
             self.lose(error, lines.count(b"\n"))
         else:
             if isinstance(output, _Direct):
@@ -135,9 +134,8 @@ class LogFile:
     def intake(self) -> int:
         """A file descriptor for another process, or for this one's standard output.
 
-        Lines that are written there come into this file, one by one, as if by `write`, and
-        whoever writes them never waits for its reader.  It ends when the last copy of the
-        descriptor is closed.
+        Each line that is written to it goes to this file, as if by `write`.  The writer never waits
+        for the log's reader.  It ends when the last copy of the descriptor is closed.
         """
         reader, writer = os.pipe()
         thread = Thread(target=self._take_in, args=(reader,), daemon=True)
@@ -146,7 +144,7 @@ class LogFile:
         return writer
 
     def reopen(self) -> None:
-        """Open the path anew, where it names another file by now: a rotated log goes on there."""
+        """Open the path again if it names another file now, after a rotation."""
         old, path = self._output, self._path
         if old is None or path is None or old.is_at(path):
             return
@@ -162,7 +160,7 @@ class LogFile:
             old.close()
 
     def close(self) -> None:
-        """Let what waits be written, for `FLUSH_SECONDS`, and close; twice is harmless."""
+        """Write what waits, for at most `FLUSH_SECONDS`, and close; twice is harmless."""
         for thread in self._intakes:
             thread.join(STALL_SECONDS)
         output, self._output = self._output, None
@@ -175,11 +173,11 @@ class LogFile:
             self._tell_all("The {name} is closed; {lost} lines are lost")
 
     def flush(self) -> bool:
-        """Let what waits be written, for `FLUSH_SECONDS`; whether all of it is."""
+        """Write what waits, for at most `FLUSH_SECONDS`; returns whether all was written."""
         return self._output is None or not self._output.flush()
 
     def lose(self, error: Exception, lines: int = 1) -> None:
-        """Count lines that cannot be written because of *error*, and log that it begins."""
+        """Count lines that cannot be written because of *error*, and log the first of them."""
         with self._lock:
             self.lost_lines += lines
             now = self._seconds()
@@ -187,7 +185,7 @@ class LogFile:
                 return
             self._failing = True
             self._quiet_until = now + QUIET_SECONDS
-        # A failing disk is an OSError and no bug; anything else deserves its traceback.
+        # A failing disk raises OSError, which is no bug; anything else gets its traceback.
         log = _log.error if isinstance(error, OSError) else _log.failure
         log(
             "Cannot write the {name}: {error}; lines are dropped until it works again",
@@ -196,7 +194,7 @@ class LogFile:
         )
 
     def wrote(self) -> None:
-        """A line is written, and none is waiting: if that was not so before, log it."""
+        """A line was written and none waits: if lines were lost before, log the end of that."""
         if not self._failing and self.lost_lines == self._reported_lines:
             return
         with self._lock:
@@ -210,7 +208,7 @@ class LogFile:
         _log.warn(text, name=self.name, lost=self.lost_lines)
 
     def _opened(self, path: Path) -> _Direct | _Queue:
-        """The output for the file at *path*; the reader of a FIFO is not waited for."""
+        """Open the file at *path*, without waiting for the reader of a FIFO."""
         try:
             file = FileIO(path, "ab", opener=_open_without_waiting)
         except OSError as error:
@@ -243,8 +241,8 @@ class LogFile:
             if output is not None:
                 output.write(lines)
         except Exception:
-            # Counted, and told when there is room: the log that it would be told in may be
-            # what is being taken in.
+            # Counted here, and logged later: the line about it might go into the log that this
+            # thread reads.
             with self._lock:
                 self.lost_lines += lines.count(b"\n")
 
@@ -265,12 +263,12 @@ class _Direct:
         self._torn = False
 
     def write(self, lines: bytes) -> None:
-        """Write *lines* in as many pieces as the file takes them.
+        """Write *lines*, in as many pieces as the file needs.
 
         Raises:
             OSError: Not all of it could be written; the next line starts a new one.
         """
-        # A full disk takes half a line; the next one must not be glued to it.
+        # A full disk takes half a line; the next line must not continue it.
         rest = b"\n" + lines if self._torn else lines
         while rest:
             taken = self._file.write(rest)
@@ -281,7 +279,7 @@ class _Direct:
         self._file.flush()
 
     def _wait(self) -> bool:
-        """Wait for room; whether that was done: a queue has time, and nobody else."""
+        """Wait for room, if this file may; returns whether it has waited."""
         return False
 
     def is_at(self, path: Path) -> bool:
@@ -293,13 +291,13 @@ class _Direct:
         return 0
 
     def close(self) -> None:
-        """Close what was opened here."""
+        """Close the file if it was opened here."""
         if self._is_ours:
             self._file.close()
 
 
 class _Patient(_Direct):
-    """A file whose reader is waited for, also where whoever shares it has made it not block."""
+    """A file that waits for its reader, even if another process has set it not to block."""
 
     def _wait(self) -> bool:
         with DefaultSelector() as selector:
@@ -309,14 +307,14 @@ class _Patient(_Direct):
 
 
 class _Queue:
-    """A file whose reader may let it wait, and the thread that waits for it.
+    """A file that may wait for its reader, with the thread that waits.
 
-    The thread starts with the first line, since a daemon has forked by then.  It does not
-    keep the process.
+    The thread starts with the first line: by then a daemon has forked.  It does not keep the
+    process alive.
     """
 
     def __init__(self, owner: LogFile, file: _Direct | None, fifo: Path | None) -> None:
-        """*file* is None where nobody reads *fifo* yet, which is None for what is no FIFO."""
+        """*file* is None if nobody reads *fifo* yet; *fifo* is None if it is not a FIFO."""
         self._owner = owner
         self._file = file
         self._fifo = fifo
@@ -327,7 +325,7 @@ class _Queue:
         self._thread: Thread | None = None
 
     def write(self, lines: bytes) -> None:
-        """Let *lines* be written in their turn.
+        """Queue *lines*.
 
         Raises:
             OSError: There is no room for them.
@@ -348,7 +346,7 @@ class _Queue:
         return self._file is None or self._file.is_at(path)
 
     def flush(self) -> int:
-        """Let what waits be written, for `FLUSH_SECONDS`, and return how many lines were not."""
+        """Write what waits, for at most `FLUSH_SECONDS`; returns how many lines were not."""
         ends = monotonic() + FLUSH_SECONDS
         with self._changed:
             while self._lines and monotonic() < ends and self._changed.wait(STALL_SECONDS):
@@ -356,7 +354,7 @@ class _Queue:
             return sum(lines.count(b"\n") for lines in self._lines)
 
     def close(self) -> None:
-        """Close the file when what still waits is written; nobody waits for that."""
+        """Close the file once the lines that wait are written, without waiting for that."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -382,9 +380,9 @@ class _Queue:
             self._file.close()
 
     def _next(self) -> list[bytes]:
-        """Wait for what is first in the queue; nothing when that is closed and empty.
+        """Wait for the first lines of the queue; nothing once it is closed and empty.
 
-        It is so much as a pipe takes in one piece, also where others write to it.
+        It returns as much as a pipe takes in one piece, even if others write to the pipe.
         """
         with self._changed:
             while not (self._lines or self._closed):

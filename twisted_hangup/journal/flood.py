@@ -1,4 +1,4 @@
-"""What a log says in a flood: so many errors one by one, and how many more there were."""
+"""Bounds a log in a flood: it lets a number of errors through, and counts the rest."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from typing import Final
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-#: Codes kept apart in one second.  There are fewer; OpenSSL's are its own to choose.
+#: Most codes counted apart in one second.  There are fewer, but OpenSSL may add more.
 MOST_CODES: Final = 200
 
-#: What the codes beyond `MOST_CODES` are counted under, and those for which `MOST_COUNTS`
-#: has no room.
+#: The name for codes beyond `MOST_CODES`, and for those that `MOST_COUNTS` has no room for.
 OTHER_CODES: Final = "(other codes)"
 
-#: Events admitted in one second because they are the first of their code, though the number
-#: is used up.
+#: Events admitted in one second as the first of their code, after the number is used up.
 MOST_FIRSTS: Final = 10
 
-#: How many counts there are of one second.
+#: Most lines with counts for one second.
 MOST_COUNTS: Final = 10
 
 _log = Logger()
 
 
 class FloodGate:
-    """Admits so many events in each second of a clock, and counts the rest by code.
+    """Admits a number of events in each second of a clock, and counts the rest by code.
 
-    The first event of a code is admitted even when that number is used up, so that a flood
-    of one kind cannot hide that there are others.  Whatever is sent, a second has at most
-    ``per_second + MOST_FIRSTS + MOST_COUNTS`` lines, and the counts add up.
+    The first event of a code is admitted even after that, so that a flood of one kind cannot hide
+    the others.  Whatever is sent, a second has at most ``per_second + MOST_FIRSTS + MOST_COUNTS``
+    lines, and the counts add up.
 
-    What was counted in a second comes out when the second is over: by the next event, by a
-    timer where none comes, and by `close`.  The timer runs only in a flood.
+    The counts of a second come out when it is over: with the next event, by a timer, or at `close`.
+    The timer runs only in a flood.
     """
 
     def __init__(
@@ -47,13 +45,13 @@ class FloodGate:
     ) -> None:
         """
         Args:
-            clock: Seconds and timers.
-            per_second: Lines of events of any code in each second; 0 admits all.  On top
-                of it come the first events of further codes, *most_firsts* at most.
-            on_suppressed: Called with a code and how often it was not admitted, once per
-                code, when the second is over; `MOST_COUNTS` times at most, the last time
-                with `OTHER_CODES` and all that is left.
-            most_firsts: See above.
+            clock: Gives the time and timers.
+            per_second: Events of any code that are admitted in each second; 0 admits all.  In
+                addition come the first events of more codes, *most_firsts* at most.
+            on_suppressed: Called when the second is over with a code and how many of its events
+                were not admitted; `MOST_COUNTS` times at most, the last time with `OTHER_CODES` and
+                the rest.
+            most_firsts: See *per_second*.
         """
         self._clock = clock
         self._per_second = per_second
@@ -68,7 +66,7 @@ class FloodGate:
         self._timer: IDelayedCall | None = None
 
     def admit(self, code: str, lines: int = 1) -> bool:
-        """Whether an event may have so many lines of its own; counts it under *code* if not."""
+        """Whether an event of this many lines is admitted; if not, it is counted under *code*."""
         now = self._clock.seconds()
         second = math.floor(now)
         if second != self._second:
@@ -97,11 +95,11 @@ class FloodGate:
             self._codes[code] = admitted
 
     def close(self) -> None:
-        """Tell what has been counted so far, and leave no timer behind."""
+        """Report the counts so far, and stop the timer."""
         self._settle()
 
     def _settle(self) -> None:
-        """Tell what the second that is over has suppressed."""
+        """Report what was suppressed in the second that is over."""
         timer, self._timer = self._timer, None
         if timer is not None and timer.active():
             timer.cancel()
@@ -110,11 +108,11 @@ class FloodGate:
             self._on_suppressed(code, count)
 
     def _counts(self, suppressed: dict[str, int]) -> list[tuple[str, int]]:
-        """The counts, those that there is no room for as one."""
+        """The counts, those without room as one."""
         counts = [*suppressed.items()]
         if len(counts) <= MOST_COUNTS:
             return counts
-        # A code without any line comes first, and then the largest numbers.
+        # Codes without any line come first, then the largest numbers.
         rest = suppressed.pop(OTHER_CODES, 0)
         counts = sorted(suppressed.items(), key=lambda item: (self._codes[item[0]], -item[1]))
         largest = counts[: MOST_COUNTS - 1]
@@ -123,7 +121,7 @@ class FloodGate:
 
 
 class ThrottledWarning:
-    """Warns at once, and again only when *seconds* have passed: a trouble may come often."""
+    """Warns at once, and then again only after *seconds*."""
 
     def __init__(self, clock: IReactorTime, seconds: float = 1.0) -> None:
         self._clock = clock
@@ -131,7 +129,7 @@ class ThrottledWarning:
         self._quiet_until: float | None = None
 
     def __call__(self, format: str, **values: object) -> None:  # noqa: A002  # Logger's own word
-        """Log *format* with *values* at level *warn*, or say nothing."""
+        """Log *format* with *values* at level *warn*, unless it was done a short time ago."""
         now = self._clock.seconds()
         if self._quiet_until is not None and now < self._quiet_until:
             return

@@ -1,4 +1,4 @@
-"""What went wrong lately: recent errors, counts, and whoever watches.
+"""The journal of one site: its recent errors, counts, and those who watch.
 
 It knows no log, no file and no browser; those are watchers.
 """
@@ -24,16 +24,15 @@ Watcher: TypeAlias = Callable[[ClientError], object]
 UpstreamWatcher: TypeAlias = Callable[[UpstreamError], object]
 SettledWatcher: TypeAlias = Callable[[ClientError, int | None], object]
 
-#: Errors kept, and bytes of their packets: what an operator scrolls through, at a cost
-#: that a flood of 64 KiB packets cannot raise.
+#: Most errors that are kept, and most bytes of their packets together, so that a flood of 64 KiB
+#: packets cannot fill the memory.
 RECENT_ERRORS: Final = 100
 RECENT_BYTES: Final = 1024 * 1024
 
-#: Peers that are counted one by one: whoever makes more than one in a thousand of all
-#: errors is among them.
+#: Peers that are counted apart: each with more than one in a thousand of all errors is among them.
 PEERS_COUNTED: Final = 1000
 
-#: Most peers, and most codes, that a snapshot names.
+#: Most peers, and most codes, in a snapshot.
 TOP: Final = 20
 
 
@@ -42,14 +41,14 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One error, as it was kept.
+    """One error, as the journal keeps it.
 
     Attributes:
-        number: 1 for the first of its journal, and never used again.
-        time: When it was recorded, a Unix time.
+        number: 1 for the journal's first error; each number is used once.
+        time: When the error was recorded, as a Unix time.
         error: A `ClientError` or an `UpstreamError`.
-        answered: Status code that was sent; None where none was, or none was yet.
-        settled: Whether all has been sent that will be.
+        answered: Status code of the answer that was sent; None before, and if none was sent.
+        settled: True once the answer is complete: nothing more will be sent.
     """
 
     number: int
@@ -61,18 +60,19 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a journal knows at one moment.
+    """The content of a journal at one moment.
 
     Attributes:
-        since: When the journal began, a Unix time; all counts are from then on.
+        since: When the journal began, as a Unix time; all counts start there.
         entries: The recent errors, oldest first.
-        quiet: How many errors there were that are nobody's fault, which all else leaves out.
-        by_code, by_phase: How many errors there were.
-        by_status: How many were settled with each status; None: nothing was sent.
-        rates: Of each second of the last hour that had errors: its Unix time, and how many
+        quiet: How many errors had `RecordedError.quiet`; the other counts leave these out.
+        by_code: Code -> number of errors.
+        by_phase: Phase -> number of errors.
+        by_status: Status that was sent -> number of errors; None if nothing was sent.
+        rates: For each second of the last hour with errors: its Unix time, and the number of errors
             by code.  Oldest first.
-        top_peers: Hosts that went wrong most often, and how often at least; most first.
-        top_codes: The most frequent codes, and how often; most first.
+        top_peers: The hosts with most errors, each with a lower bound of their number; most first.
+        top_codes: The most frequent codes and their numbers; most first.
     """
 
     since: float
@@ -90,12 +90,12 @@ Follower: TypeAlias = Callable[[Snapshot | Entry], object]
 
 
 class Watchers(Generic[P]):
-    """Functions that are called with one kind of news, in the order they were added."""
+    """Functions that are called with one kind of news, in the order in which they were added."""
 
     __slots__ = ("_of", "_watchers")
 
     def __init__(self, of: str) -> None:
-        """*of* says what they watch, for the log."""
+        """*of* is what they watch, for the log."""
         self._of = of
         self._watchers: tuple[Callable[P, object], ...] = ()
 
@@ -116,7 +116,7 @@ class Watchers(Generic[P]):
         return unwatch
 
     def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call each; what one of them raises is logged, and the others are called all the same."""
+        """Call each watcher; if one raises, log that and call the others."""
         for watcher in self._watchers:
             try:
                 watcher(*args, **kwargs)
@@ -127,18 +127,21 @@ class Watchers(Generic[P]):
 class Journal:
     """The record of one site's errors: its clients', and those of servers behind a proxy.
 
-    What it takes in memory has a bound, however many errors and peers there are.  Errors that
-    are nobody's fault (`RecordedError.quiet`) are told to watchers and counted, and no more.
+    A site has it as ``site.journal``.  Use `watch` to send errors elsewhere, and `snapshot` to look
+    at them.
+
+    Its memory is bounded, however many errors and peers there are.  Errors with
+    `RecordedError.quiet` go to the watchers and are counted, but not kept.
 
     Args:
-        seconds: The Unix time.
+        seconds: Returns the Unix time.
 
     Attributes:
-        counts: Errors so far, by code.
-        quiet: Errors so far that are nobody's fault.
-        unused: Connections so far that have ended without a request, which is no error.
-        stream_resets: Requests so far that an HTTP/2 client has given up with RST_STREAM,
-            which is no error.
+        counts: Number of errors so far, by code.
+        quiet: Number of errors so far with `RecordedError.quiet`.
+        unused: Number of connections so far that ended without a request.  This is no error.
+        stream_resets: Number of requests so far that an HTTP/2 client has cancelled with
+            RST_STREAM.  This is no error.
     """
 
     def __init__(self, seconds: Callable[[], float] = time.time) -> None:
@@ -147,7 +150,7 @@ class Journal:
         self._seconds = seconds
         self._since = seconds()
         self._number = 0
-        #: What an `Entry` says beside its error: snapshots are seldom, errors are not.
+        #: What an `Entry` is made from: snapshots are rare, errors are not.
         self._kept: OrderedDict[RecordedError, tuple[int, float]] = OrderedDict()
         self._kept_bytes = 0
         self._by_phase: Counter[str] = Counter()
@@ -162,11 +165,11 @@ class Journal:
 
     @property
     def recent(self) -> tuple[ClientError, ...]:
-        """The last client errors, oldest first."""
+        """The recent client errors, oldest first."""
         return tuple(error for error in self._kept if isinstance(error, ClientError))
 
     def snapshot(self) -> Snapshot:
-        """All that there is to know now; it does not change any more."""
+        """What the journal holds now; the snapshot does not change any more."""
         return Snapshot(
             since=self._since,
             entries=tuple(self._entry(error) for error in self._kept),
@@ -179,7 +182,7 @@ class Journal:
             top_codes=tuple(self.counts.most_common(TOP)),
         )
 
-    # What happens.
+    # Called by the site and the proxy.
 
     def record(self, error: ClientError) -> None:
         """Count and keep *error*, and tell every watcher."""
@@ -193,10 +196,10 @@ class Journal:
             self._tell_followers(error)
 
     def settle(self, error: ClientError, status: int | None, body_bytes: int = 0) -> None:
-        """Note that *error* was answered *status*, or not at all, and tell who waits for that.
+        """Note the answer to *error*: its *status*, or None; and tell those who wait for it.
 
         Args:
-            body_bytes: How long the body of that response is.
+            body_bytes: Length of the answer's body.
         """
         if not error.quiet:
             self._by_status[status] += 1
@@ -207,7 +210,7 @@ class Journal:
             self._tell_followers(error)
 
     def record_upstream(self, error: UpstreamError) -> None:
-        """Count and keep *error*, no client's fault, and tell those who watch for it."""
+        """Count and keep *error*, which is no client's fault, and tell its watchers."""
         _forget_frames(error)
         error.settled, error.answered = True, error.status
         self._by_status[error.answered] += 1
@@ -216,13 +219,13 @@ class Journal:
         if self._followers:
             self._tell_followers(error)
 
-    # Who watches.
+    # Watching.
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Call *watcher* with every error from now on, as it happens.
+        """Call *watcher* with every client error from now on, when it happens.
 
-        Logs have a true attribute ``waits_for_answers``: they are called once the error is
-        settled, so that they know from ``error.answered`` what was sent.
+        If *watcher* has a true attribute ``waits_for_answers``, as the logs have, it is called once
+        the error has been answered: ``error.answered`` then has the status.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.
@@ -232,10 +235,10 @@ class Journal:
         return (self._logs if waits else self._watchers).add(watcher)
 
     def watch_settled(self, watcher: SettledWatcher) -> Callable[[], None]:
-        """Call *watcher* with each error, and the status code that was sent, once it was.
+        """Call *watcher* with each error and the status of its answer, once that was sent.
 
-        That is when the connection is closed for it: after `watch`, and later where a
-        handler takes its time.  The status is None where nothing was sent, or no response.
+        This is when the connection closes: after the call of `watch`, and later if a handler takes
+        its time.  The status is None if nothing was sent, or something that is not a response.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.
@@ -244,7 +247,7 @@ class Journal:
         return self._settled_watchers.add(watcher)
 
     def watch_upstream(self, watcher: UpstreamWatcher) -> Callable[[], None]:
-        """Call *watcher* with every error of a proxy's upstream servers from now on.
+        """Call *watcher* with every `UpstreamError` of the site's proxies from now on.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.
@@ -253,17 +256,17 @@ class Journal:
         return self._upstream_watchers.add(watcher)
 
     def follow(self, follower: Follower) -> Callable[[], None]:
-        """Call *follower* with a `Snapshot` now, and with what changes from now on.
+        """Call *follower* with a `Snapshot` now, and with each `Entry` from now on.
 
-        That is an `Entry` for each error when it is recorded, and again, with the same
-        number, when it is settled.  One that is not among the recent errors any more by
-        then does not come again, and one of an upstream server is settled at once.
+        There is one for each error when it is recorded, and again, with the same number, when it
+        has been answered.  The second one does not come if the error is not among the recent errors
+        any more.  An `UpstreamError` has one entry only.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.
 
         Raises:
-            Exception: What *follower* raises at the snapshot; it does not follow then.
+            Exception: *follower* raised at the snapshot; it does not follow then.
         """
         must_take("follower", follower, "news", classes=True)
         follower(self.snapshot())
@@ -293,14 +296,14 @@ class Journal:
 
 
 def peer_name(address: object) -> str:
-    """What counts as one peer: its host, whatever its port; all of UNIX sockets are one."""
+    """The name under which a peer is counted: its host, without the port; one for UNIX sockets."""
     if isinstance(address, UNIXAddress):
         return "unix"
     return str(getattr(address, "host", None) or "unknown")
 
 
 def _forget_frames(error: BaseException) -> None:
-    """What is kept must not keep the requests alive that the frames of its causes know."""
+    """Remove the frames of *error*'s causes, which would keep their requests alive."""
     cause: BaseException | None = error
     while cause is not None:
         cause.__traceback__ = cause.__context__ = None

@@ -1,29 +1,28 @@
-"""An error as a record: what error log, status page and ``explain`` say of it alike.
+"""An error as a record: the same in the error log, on the status page and in ``explain``.
 
-The names are an interface: they are never renamed, and each record has all of them but
+The names are an interface: they are never renamed.  Each record has all of them except
 ``upstream``.
 
-====================== =================================================================
-``code``, ``reason``   `ClientError.code` and `ClientError.reason`
-``status``             status that was sent; before anything was, of the default answer; or null
-``phase``              `ClientError.phase`
-``bytes_parsed``       Node's offset in the *whole* packet, or null
-``offset``             the same place counted from the start of the message, or null
-``raw_packet``         the packet around the error, base64, or null
-``raw_packet_offset``  index in the whole packet of the first byte of ``raw_packet``, or
-                       null; subtract it from ``bytes_parsed`` to find the place there
-``peer``               ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null; the host
-                       alone where a proxy has named no port
-``method``, ``target`` of the request, as far as they had come, or null
-``field``              name of the field it broke in, or null
-``looks_like``         what the bytes are by the look of them, one of the names of
-                       `twisted_hangup.report.lookalikes`, or null
-``upstream``           of a proxy's ``ERR_UPSTREAM_*`` only: the URL of the server that failed
-====================== =================================================================
+- ``code``: `ClientError.code`.
+- ``reason``: `ClientError.reason`.
+- ``status``: status that was sent; until then that of the default answer; or null.
+- ``phase``: `ClientError.phase`.
+- ``bytes_parsed``: Node's offset in the *whole* packet, or null.
+- ``offset``: the same place counted from the start of the message, or null.
+- ``raw_packet``: the packet around the error, base64, or null.
+- ``raw_packet_offset``: index in the whole packet of the first byte of ``raw_packet``, or null;
+  subtract it from ``bytes_parsed`` to find the place in ``raw_packet``.
+- ``peer``: ``host:port``, ``[host]:port`` for IPv6, ``unix``, or null; the host alone if a proxy
+  has named no port.
+- ``method``, ``target``: of the request, as far as they arrived, or null.
+- ``field``: name of the header or trailer field that is wrong, or null.
+- ``looks_like``: what the bytes look like, a name in `twisted_hangup.report.lookalikes`, or null.
+- ``upstream``: only for ``ERR_UPSTREAM_*``: the URL of the server that failed.
 
 Nothing leaves this module unmasked or unescaped.  Secrets are hidden as
-`twisted_hangup.report.masking` tells.  In text, bytes outside 0x20-0x7e stand as ``\\x01``
-and a backslash is doubled; text longer than 1,024 characters is cut in the middle (``...``).
+`twisted_hangup.report.masking` describes.  In text, bytes outside 0x20-0x7e are written as
+``\\x01``
+and backslashes are doubled; text longer than 1,024 characters is cut in the middle (``...``).
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ def error_record(
     """The record of *error*, for JSON.
 
     Args:
-        error: Of a client, or of a server behind a proxy.
-        policy: What is secret.
-        packet: As much of its packet as there is room for: see `masked_packet`.
+        error: The error of a client, or of a server behind a proxy.
+        policy: Which secrets are hidden.
+        packet: The part of its packet that is shown: see `masked_packet`.
     """
     request = request_so_far(error, policy)
     field, lookalike = field_of(error, policy), lookalike_of(error)
@@ -73,5 +72,5 @@ def error_record(
 
 
 def record_text(data: bytes) -> str:
-    """*data* as it stands in a record."""
+    """*data* as text for a record."""
     return shortened(data, _TEXT_COLUMNS, tail=_TEXT_COLUMNS // 2)
