@@ -1,4 +1,4 @@
-"""What can be done from the command line besides serving: ``python -m twisted_hangup``."""
+"""``python -m twisted_hangup``: explain an error, look up a code, manage an outbox."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .commands.explain import add_explain_command
 from .commands.outbox import CommandError, add_outbox_command
 from .commands.versions import versions
 
-#: How argparse says that a command is none.
+#: argparse's words for an unknown command.
 _NO_COMMAND: Final = re.compile("invalid choice: '([^']*)'")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and which command may be meant."""
+    """Reports a mistake in one line, with the closest command."""
 
     _commands: Any = None
 
@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Versions(argparse.Action):
-    """``--version``, as ``twistd hangup --version`` has it."""
+    """``--version``, as in ``twistd hangup --version``."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         sys.stdout.write(versions())
@@ -44,10 +44,11 @@ class _Versions(argparse.Action):
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """What understands the arguments; each command sets ``run``, called with the options."""
+    """The parser of the arguments; each command sets ``run``, which is called with the options."""
     parser = _Parser(
         prog="python -m twisted_hangup",
-        description="What can be done from the command line besides serving.",
+        description="Explain a client error, look up a code, or manage an outbox. "
+        "To serve: twistd -n hangup --help",
     )
     text = "show the versions of this, Twisted, Python and OpenSSL, and exit"
     parser.add_argument("--version", action=_Versions, nargs=0, help=text)
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; None for the process's own.
 
     Returns:
-        0, or 2 where it could not be done; then one line on stderr says why.  What
-        ``explain`` makes of its bytes may also be 1.
+        0 if all went well.  2 if the command failed; one line on stderr says why.  ``explain``
+        also returns 1, for bytes that are refused.
 
     Raises:
         SystemExit: The arguments are wrong (2), or ask for help or the versions (0).

@@ -127,21 +127,21 @@ MISTAKES = [
     (["--forwarded-field", "Forwarded"], "--forwarded-field needs --trust-forwarded"),
     (["--max-connections-per-address", "-1"], "is not a whole number"),
     (["--mask-field", ""], "is not a token"),
-    (["--lenient", "all"], "none of bare-lf, control-bytes, obs-fold, spaces-after-chunk-size"),
+    (["--lenient", "all"], "not one of bare-lf, control-bytes, obs-fold, spaces-after-chunk-size"),
     (["--nonsense"], "not recognized"),
     (["--prot", "80"], "option --prot not recognized: did you mean --port?"),
     (["--PATH", "."], "option --PATH not recognized: did you mean --path?"),
     (["--header-timeout", "5"], "did you mean --headers-timeout?"),
-    (["--port", "80", "--port", "80"], "--port: 80 is there twice"),
-    (["--port", "80", "--port", "tcp:80"], "--port: tcp:80 is there twice"),
-    (["--port", "80", "--status", "80"], "--status: port 80 is that of --port"),
+    (["--port", "80", "--port", "80"], "--port: 80 is given twice"),
+    (["--port", "80", "--port", "tcp:80"], "--port: tcp:80 is given twice"),
+    (["--port", "80", "--status", "80"], "--status: port 80 is used by --port"),
     (["--method", "get"], "--method: method names are case-sensitive: write GET, not 'get'"),
     (["--headers-timeout", "5x"], "'5x' is not a number of seconds (such as 300 or 5m)"),
     (["--headers-timeout", "m"], "not a number of seconds"),
     (["--headers-timeout", "-1m"], "not a number of seconds"),
     (["--headers-timeout", "nanh"], "not a number of seconds"),
-    (["./public"], "what is './public'?"),
-    (["--path", ".", "--wsgi", "a.b"], "--path and --wsgi exclude each other"),
+    (["./public"], "unexpected argument './public'"),
+    (["--path", ".", "--wsgi", "a.b"], "--path and --wsgi cannot be used together"),
     (["--dotfiles"], "needs --path"),
     (["--follow-symlinks"], "needs --path"),
     (["--max-header-size", "0"], "--max-header-size: must be at least 1"),
@@ -149,7 +149,7 @@ MISTAKES = [
     (["--proxy", "http://a", "--proxy-drop-field", "a b"], "is not a token"),
     (["--threads", "0"], "--threads: must be at least 1"),
     (["--threads", "5"], "--threads needs --wsgi"),
-    (["--unmasked", "--mask-field", "x"], "exclude each other"),
+    (["--unmasked", "--mask-field", "x"], "cannot be used together"),
 ]
 
 
@@ -168,11 +168,13 @@ def test_help_has_units() -> None:
     assert "for each client error;" in usage
     shown = " ".join(usage.split())
     assert (
-        "Bytes in a head; so many are a 431 (from the server behind --proxy, a 502). [default: 16k]"
-        in shown
+        "Bytes in the header of a request; a request with this many is answered 431. In the"
+        " response of the --proxy server they are a 502. [default: 16k]"
+    ) in shown
+    assert "may then lose the answer. [default: 64m]" in shown
+    assert (
+        "Seconds for a client to send the header of a request. 0 = no limit. [default: 60]" in shown
     )
-    assert "may lose the answer. [default: 64m]" in shown
-    assert "Seconds for a whole head; 0 = no limit. [default: 60]" in shown
 
 
 def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +191,7 @@ def test_help_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     options = {option.rstrip("=") for option in Options().longOpt}
     assert {match[1] for match in named if match} <= options
     assert set(re.findall(r"^ +--([a-z-]+)", every, re.MULTILINE)) == options
-    assert every.count("times are seconds") == 1
+    assert every.count("times in seconds") == 1
 
 
 def test_every_option_has_a_group() -> None:

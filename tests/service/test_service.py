@@ -316,7 +316,7 @@ MISTAKES = [
     (["--error-pages", __file__], "nor can it be read: Not a directory"),
     (["--error-pages", str(Path(__file__).parent)], "has no page such as 404.html or 404.txt"),
     (["--access-log-format", "json"], "--access-log-format needs --access-log"),
-    (["--access-log", "-", "--access-log-format", "%Z"], "--access-log-format: '%Z' is none of"),
+    (["--access-log", "-", "--access-log-format", "%Z"], "--access-log-format: '%Z' is not one of"),
     (["--port", "nonsense:1"], "'nonsense' is no kind of endpoint"),
     (["--port", "tcp:x"], "--port: 'tcp:x': 'x' is not a number"),
     (["--port", "127.0.0.1:8000"], "on one address, write tcp:8000:interface=127.0.0.1"),

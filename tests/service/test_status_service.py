@@ -180,7 +180,7 @@ def test_a_number_is_loopback() -> None:
         (["--status", "99999"], "--status: 99999 is not a port number"),
         (["--status", "here"], "--status: 'here' is neither a port number nor an endpoint"),
         (["--status", "nonsense:1"], "--status: 'nonsense:1': 'nonsense' is no kind of"),
-        (["--status", "haproxy:tcp:9000"], "--status: not behind the PROXY protocol"),
+        (["--status", "haproxy:tcp:9000"], "--status: cannot be used with the PROXY protocol"),
         (["--status-token-file", "x"], "--status-token-file needs --status"),
         ([*LOCAL, "--status-token-file", "/nowhere"], "cannot read '/nowhere': No such file"),
         ([*LOCAL, "--status-token-file", __file__], "has to hold one token of 16 to 512"),

@@ -1,21 +1,22 @@
-"""What ``--help`` shows: the options in groups, of each the most used ones with a line."""
+"""The text of ``--help``: the most used options in groups, one line each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-_HEAD: Final = "Serve HTTP, and tell about every request that was not."
-#: What stands below all options.
+_HEAD: Final = "An HTTP server that reports every request it had to refuse."
+#: The last lines of ``--help-all``.
 UNITS: Final = (
-    "Sizes are bytes or have a unit (16k, 2m, 1g); times are seconds or have one (30s, 5m, 1h).\n"
+    "Sizes are in bytes or with a unit (16k, 2m, 1g), times in seconds or with one (30s, 5m, 1h).\n"
 )
 _FOOT: Final = """\
 Help:
   --help-all                 all options, with their defaults
-  --version                  of this, Twisted, Python and OpenSSL
+  --version                  the versions of this, Twisted, Python and OpenSSL
 
-Requests that are queued for later: python -m twisted_hangup outbox --help
+The queue of requests for later:  python -m twisted_hangup outbox --help
+The meaning of an error code:     python -m twisted_hangup code HPE_STRICT
 """
 
 
@@ -23,7 +24,7 @@ class Group(NamedTuple):
     """Options that belong together.
 
     Attributes:
-        common: Those of most use, as they are typed -> what they do.
+        common: The most used ones, as they are typed -> what they do.
         more: The names of the others.
     """
 
@@ -34,29 +35,29 @@ class Group(NamedTuple):
 
 GROUPS: Final = [
     Group(
-        "What is served, one of these (a welcome page without)",
+        "What to serve, one of these (without: a welcome page)",
         {
             "--path DIR": "the files of a directory",
             "--resource NAME": "a twisted.web resource, such as mysite.root",
             "--wsgi NAME": "a WSGI application, such as mysite.application",
-            "--proxy URL": "what the server at this URL answers",
+            "--proxy URL": "the answers of the server at this URL",
         },
         "dotfiles follow-symlinks threads error-pages",
     ),
     Group(
-        "Where, and HTTPS",
+        "Where to listen, and HTTPS",
         {
-            "--port NUMBER": "the port (8000), or any endpoint of Twisted's",
-            "--port tls:DIR:port=8443": "HTTPS, with the certificates in a directory",
+            "--port NUMBER": "this port (8000 by default), or a Twisted endpoint",
+            "--port tls:DIR:port=8443": "HTTPS, with the certificates in this directory",
         },
         "grace max-connections max-connections-per-address",
     ),
     Group(
-        "Limits, and what they refuse",
+        "Limits, and your own answers",
         {
-            "--max-header-size BYTES": "of a head (16k, 2m and 1g are understood)",
-            "--max-body-size BYTES": "of a body",
-            "--on-client-error NAME": "a function to call for what is refused: mysite.note",
+            "--max-header-size BYTES": "most bytes in the header of a request (16k)",
+            "--max-body-size BYTES": "most bytes in a body (no limit)",
+            "--on-client-error NAME": "call this for each client error: mysite.note",
         },
         "max-headers-count max-chunk-extensions-size max-form-size max-form-fields "
         "max-part-head-size max-empty-lines max-backlog-size linger-size method any-method "
@@ -65,8 +66,8 @@ GROUPS: Final = [
     Group(
         "Timeouts",
         {
-            "--headers-timeout SECONDS": "for a head",
-            "--request-timeout SECONDS": "for a whole request",
+            "--headers-timeout SECONDS": "to send the header of a request (60)",
+            "--request-timeout SECONDS": "to send a whole request (300)",
         },
         "handshake-timeout keep-alive-timeout handler-timeout send-timeout linger-timeout "
         "linger-silence",
@@ -74,8 +75,8 @@ GROUPS: Final = [
     Group(
         "Proxies",
         {
-            "--proxy-timeout SECONDS": "with --proxy: for the answer of the server",
-            "--trust-forwarded ADDRESS": "a proxy in front of this, which names the client",
+            "--proxy-timeout SECONDS": "with --proxy: for the server to answer (60)",
+            "--trust-forwarded ADDRESS": "trust the proxy at this address to name the client",
         },
         "proxy-host proxy-forwarded proxy-via proxy-drop-field proxy-connect-timeout "
         "proxy-silence-timeout forwarded-field trusted-proxy",
@@ -83,8 +84,8 @@ GROUPS: Final = [
     Group(
         "Logs and status",
         {
-            "--access-log FILE": "a line for each request (- is standard output)",
-            "--error-log FILE": "a JSON object for each client error",
+            "--access-log FILE": "one line per request (- is standard output)",
+            "--error-log FILE": "one JSON object per client error",
             "--status PORT": "a page that shows client errors as they happen",
         },
         "access-log-format error-log-per-second log-idle mask-field unmasked status-token-file",
@@ -93,20 +94,20 @@ GROUPS: Final = [
 
 
 def names_of(group: Group) -> list[str]:
-    """All options of *group*, without their dashes, the most used first."""
+    """All options of *group*, without dashes, the most used ones first."""
     common = [typed.split()[0].removeprefix("--") for typed in group.common]
     return [*dict.fromkeys(common), *group.more.split()]
 
 
 def grouped(options: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Title and names of each group of *options*; those that are in none are the last one."""
+    """Title and names of each group of *options*; the last group has those of no other."""
     groups = [(group.title, names_of(group)) for group in GROUPS]
     known = {name for _, names in groups for name in names}
     return [*groups, ("Help, and others", [name for name in options if name not in known])]
 
 
 def short_help(synopsis: str) -> str:
-    """The options of most use, with a line each."""
+    """The most used options, one line each."""
     lines = [synopsis, "", _HEAD, ""]
     for group in GROUPS:
         lines += [f"{group.title}:"]

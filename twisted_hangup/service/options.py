@@ -1,4 +1,4 @@
-"""The command line of ``twistd hangup``: words to numbers, and which words go together."""
+"""The options of ``twistd hangup``: their values, and which of them exclude each other."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from .help import UNITS, grouped, short_help
 DEFAULT_PORT: Final = "8000"
 
 DEFAULT_GRACE_SECONDS: Final = 30.0
-#: One address may have one connection in as many, by default.
+#: By default one address may have one in so many connections.
 ADDRESS_SHARES: Final = 4
 #: As many as Twisted's reactor has for everything.
 DEFAULT_THREADS: Final = 10
-#: With the firsts and counts of a flood, no second has more than 50 lines.
+#: With the first errors of each code and the counts of a flood, a second has at most 50 lines.
 DEFAULT_ERRORS_PER_SECOND: Final = 30
 
-#: What ``--lenient`` understands -> the field of `Lenience`.
+#: A value of ``--lenient`` -> the field of `Lenience`.
 LENIENCE: Final = {field.name.replace("_", "-"): field.name for field in fields(Lenience)}
 
 _UNITS: Final = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB}
 _TIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600}
 _SIZE: Final = re.compile(r"([0-9]{1,15})([kmg]?)", re.ASCII)
 _UNKNOWN: Final = re.compile(r"option --(\S+) not recognized")
-#: A port that the system chooses, another one each time.
+#: Port 0: the system chooses a new one each time.
 _ANY_PORT: Final = re.compile(r"(?:tcp6?|ssl|tls):(?:[^:]*:)?0(?::|\Z)")
 _COUNT: Final = re.compile(r"[0-9]{1,15}", re.ASCII)
 
@@ -77,7 +77,7 @@ def _at_least(least: int, number: int, option: str) -> int:
 
 
 def size_text(number: int) -> str:
-    """*number* of bytes as `size` reads it, in the largest unit that fits."""
+    """*number* of bytes in the form that `size` reads, in the largest unit that fits."""
     for unit in ("g", "m", "k"):
         if number and number % _UNITS[unit] == 0:
             return f"{number // _UNITS[unit]}{unit}"
@@ -117,14 +117,14 @@ def one_of(option: str, words: Sequence[str]) -> Coerce:
 
     def coerce(text: str) -> str:
         if text not in words:
-            raise UsageError(f"--{option}: {text!r} is none of {', '.join(words)}")
+            raise UsageError(f"--{option}: {text!r} is not one of {', '.join(words)}")
         return text
 
     return coerce
 
 
 def access_log_format(option: str) -> Coerce:
-    """What `access_format` makes of it."""
+    """A format of the access log; see `access_format`."""
 
     def coerce(text: str) -> Format | None:
         try:
@@ -136,7 +136,7 @@ def access_log_format(option: str) -> Coerce:
 
 
 def token(option: str, name: str) -> bytes:
-    """A token (RFC 9110, section 5.6.2), which methods and field names are."""
+    """A token (RFC 9110, section 5.6.2): a method or the name of a header."""
     encoded = name.encode("utf-8", "surrogateescape")
     if not TOKEN.fullmatch(encoded):
         raise UsageError(f"{option}: {name!r} is not a token")
@@ -152,12 +152,12 @@ def network(option: str, text: str) -> Network:
 
 
 def endpoint_text(option: str, port: str, interface: str = "") -> tuple[str, str]:
-    """What the operator calls an endpoint, and its description in Twisted's words.
+    """The operator's name of an endpoint, and its description for Twisted.
 
     Args:
         option: Such as ``--port``.
-        port: A port number, or an endpoint already.
-        interface: The IPv4 address that a mere number listens on; all by default.
+        port: A port number, or a description of an endpoint.
+        interface: The IPv4 address for a port number; all addresses by default.
     """
     if port.isascii() and port.isdigit():
         if int(port) > 0xFFFF:
@@ -166,7 +166,7 @@ def endpoint_text(option: str, port: str, interface: str = "") -> tuple[str, str
     if ":" not in port:
         raise UsageError(f"{option}: {port!r} is neither a port number nor an endpoint")
     if re.match(r"haproxy:(ssl|tls)\b", port):
-        # Twisted would expect the PROXY line inside of TLS, where no proxy puts it.
+        # Twisted would expect the PROXY line inside TLS, where no proxy puts it.
         raise UsageError(
             f"{option}: {port!r}: the PROXY header comes before TLS, not inside it; let the "
             "proxy end TLS and use haproxy:tcp:PORT"
@@ -175,7 +175,8 @@ def endpoint_text(option: str, port: str, interface: str = "") -> tuple[str, str
 
 
 class Setting(NamedTuple):
-    """An option that sets one field of `Limits` or `Timeouts`; Node's word where it has one."""
+    """An option that sets one field of `Limits` or `Timeouts`; its name is Node's if Node has "
+    "one."""
 
     option: str
     field: str
@@ -188,111 +189,133 @@ LIMITS: Final = [
         "max-header-size",
         "head_bytes",
         partial(size, least=1),
-        "Bytes in a head; so many are a 431 (from the server behind --proxy, a 502).",
+        "Bytes in the header of a request; a request with this many is answered 431. In the "
+        "response of the --proxy server they are a 502.",
     ),
-    Setting("max-headers-count", "head_fields", count, "Most fields in a head; 0 = no limit."),
+    Setting(
+        "max-headers-count",
+        "head_fields",
+        count,
+        "Most header fields of a request; more is a 431. 0 = no limit.",
+    ),
     Setting(
         "max-chunk-extensions-size",
         "chunk_extension_bytes",
         size,
-        "Bytes in the extensions of one chunk; more is a 413.",
+        "Most bytes in the extensions of one chunk; more is a 413.",
     ),
-    Setting("max-body-size", "body_bytes", size, "Bytes in a body; more is a 413; 0 = no limit."),
+    Setting(
+        "max-body-size", "body_bytes", size, "Most bytes in a body; more is a 413. 0 = no limit."
+    ),
     Setting(
         "max-form-size",
         "form_bytes",
         size,
-        "With --resource: bytes in a form; more is a 413; 0 = no limit.",
+        "With --resource: most bytes in a form; more is a 413. 0 = no limit.",
     ),
     Setting(
         "max-form-fields",
         "form_fields",
         count,
-        "With --resource: fields in a form; more is a 413; 0 = no limit.",
+        "With --resource: most fields in a form; more is a 413. 0 = no limit.",
     ),
     Setting(
         "max-part-head-size",
         "part_head_bytes",
         partial(size, least=1),
-        "With --resource: bytes in the head of a part of a form; more is a 413.",
+        "With --resource: most bytes in the header of one part of a form; more is a 413.",
     ),
     Setting("max-empty-lines", "leading_crlf", count, "Most empty lines before a request."),
     Setting(
         "max-backlog-size",
         "backlog_bytes",
         size,
-        "Bytes of further requests taken in while one is being answered.",
+        "Most bytes of further requests that are read while one is being answered.",
     ),
     Setting(
         "linger-size",
         "linger_bytes",
         size,
-        "Bytes read and dropped after a refusal; 0 = none, and the client may lose the answer.",
+        "After the answer to a refused request: most bytes to read and drop. 0 = none; the "
+        "client may "
+        "then lose the answer.",
     ),
 ]
 
 TIMEOUTS: Final = [
-    Setting("headers-timeout", "head_seconds", seconds, "Seconds for a whole head; 0 = no limit."),
     Setting(
-        "request-timeout", "request_seconds", seconds, "Seconds for a whole request; 0 = no limit."
+        "headers-timeout",
+        "head_seconds",
+        seconds,
+        "Seconds for a client to send the header of a request. 0 = no limit.",
+    ),
+    Setting(
+        "request-timeout",
+        "request_seconds",
+        seconds,
+        "Seconds for a client to send a whole request. 0 = no limit.",
     ),
     Setting(
         "handshake-timeout",
         "handshake_seconds",
         seconds,
-        "Seconds for a TLS handshake; 0 = no limit.",
+        "Seconds for a TLS handshake. 0 = no limit.",
     ),
     Setting(
         "keep-alive-timeout",
         "keep_alive_seconds",
         seconds,
-        "Seconds between two requests; 0 = no limit.",
+        "Seconds that a connection may be idle between two requests. 0 = no limit.",
     ),
     Setting(
         "handler-timeout",
         "handler_seconds",
         seconds,
-        "Seconds for all handlers of a client error; 0 = no limit.",
+        "Seconds for all handlers of one client error together. 0 = no limit.",
     ),
     Setting(
         "send-timeout",
         "send_seconds",
         seconds,
-        "Seconds for a client that reads no byte of its response; 0 = no limit.",
+        "Seconds that a client may read no byte of its response. 0 = no limit.",
     ),
     Setting(
         "linger-timeout",
         "linger_seconds",
         seconds,
-        "Seconds of reading on after a refusal; 0 = none, and the client may lose the answer.",
+        "After the answer to a refused request: seconds to read and drop input, in all. 0 = "
+        "none; the "
+        "client may then lose the answer.",
     ),
     Setting(
         "linger-silence",
         "linger_silence_seconds",
         seconds,
-        "Seconds of silence that end the reading after a refusal; 0 = no reading.",
+        "After the answer to a refused request: seconds of silence after which the server closes. "
+        "0 = at once.",
     ),
 ]
 
-#: Node's clients and Twisted's have other names; nginx's are proxy_connect_timeout, ...
+#: nginx calls these proxy_connect_timeout and so on; Node's and Twisted's clients differ.
 PROXY_TIMEOUTS: Final = [
     Setting(
         "proxy-connect-timeout",
         "connect_seconds",
         seconds,
-        "Seconds to connect to the server behind --proxy; 0 = no limit.",
+        "Seconds to connect to the --proxy server. 0 = no limit.",
     ),
     Setting(
         "proxy-timeout",
         "head_seconds",
         seconds,
-        "Seconds that server may take to answer; 0 = no limit.",
+        "Seconds for the --proxy server to begin its response. 0 = no limit.",
     ),
     Setting(
         "proxy-silence-timeout",
         "silence_seconds",
         seconds,
-        "Seconds it may be silent in the middle of its answer; 0 = no limit.",
+        "Seconds that the --proxy server may be silent in the middle of its response. 0 = no "
+        "limit.",
     ),
 ]
 
@@ -307,14 +330,14 @@ def _parameters(
 
 
 class Options(UsageOptions):
-    """What ``twistd hangup`` understands.
+    """The options of ``twistd hangup``.
 
-    On a command line a mistake ends the program with one line on standard error, where
-    twistd would print its whole help first; elsewhere it is a `UsageError`.
+    On a command line a mistake ends the program with one line on standard error; twistd would
+    print its whole help first.  In a program of your own it raises `UsageError`.
     """
 
     synopsis = "[options]"
-    longdesc = ""  # it would stand below each group
+    longdesc = ""  # twistd would print it after each group
 
     optParameters = [
         ["path", None, None, "Serve the files of this directory."],
@@ -322,15 +345,16 @@ class Options(UsageOptions):
             "resource",
             None,
             None,
-            "Serve this IResource, or what this callable returns: a dotted Python name such as "
-            "mysite.root; the current directory is on the path.",
+            "Serve this IResource, or the one that this callable returns: a dotted Python name "
+            "such "
+            "as mysite.root. The current directory is on the path.",
         ],
         ["wsgi", None, None, "Serve this WSGI application, named as for --resource."],
         [
             "threads",
             None,
             DEFAULT_THREADS,
-            "With --wsgi: calls of the application at a time; others wait.",
+            "With --wsgi: most calls of the application at a time; others wait.",
             count("threads", least=1),
         ],
         [
@@ -343,24 +367,24 @@ class Options(UsageOptions):
             "proxy-host",
             None,
             "pass",
-            "With --proxy: the Host that the server gets, the client's (pass) or its own "
-            "(rewrite).",
+            "With --proxy: which Host the server gets: the client's (pass) or its own (rewrite).",
             one_of("proxy-host", get_args(HostChoice)),
         ],
         [
             "proxy-forwarded",
             None,
             "replace",
-            "With --proxy: what becomes of Forwarded and X-Forwarded-*: replace, append (behind "
-            "a proxy that you trust) or off.",
+            "With --proxy: what to do with Forwarded and X-Forwarded-*: replace them, append to "
+            "them "
+            "(only behind a proxy that you trust), or drop them (off).",
             one_of("proxy-forwarded", get_args(ForwardedChoice)),
         ],
         [
             "proxy-via",
             None,
             "on",
-            "With --proxy: whether messages say in Via that they went through it (on or off). By "
-            "default nginx compresses nothing for who says so.",
+            "With --proxy: whether to add a Via header (on or off). With Via, nginx by default "
+            "compresses nothing.",
             one_of("proxy-via", ("on", "off")),
         ],
         *_parameters(PROXY_TIMEOUTS, OutboundTimeouts()),
@@ -368,22 +392,22 @@ class Options(UsageOptions):
             "status-token-file",
             None,
             None,
-            "With --status: the token is in this file, and needed on this machine, too.",
+            "With --status: read the token from this file, and ask for it on this machine, too.",
         ],
         [
             "error-pages",
             None,
             "plain",
-            "What clients read that are answered with an error: plain (a sentence, for a browser "
-            "as a page), none (Node's answers, without a body), or the pages of a directory, "
-            "named 404.html or 404.txt.",
+            "The body of error answers: plain (a sentence, as a page for browsers), none (no "
+            "body, as "
+            "in Node), or a directory with pages named 404.html or 404.txt.",
         ],
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
         [
             "access-log-format",
             None,
             None,
-            "With --access-log: combined, json, or a line with Apache's directives, such as "
+            "With --access-log: combined, json, or a format with Apache's directives, such as "
             """'%h %t "%r" %>s %B %D'.""",
             access_log_format("access-log-format"),
         ],
@@ -392,30 +416,33 @@ class Options(UsageOptions):
             "error-log-per-second",
             None,
             DEFAULT_ERRORS_PER_SECOND,
-            "Errors written each second, of all codes together. Besides them, up to 10 that are "
-            "the first of their code, and up to 10 lines that count the rest. 0 = all.",
+            "With --error-log: most errors written each second. The first error of each new code "
+            "(up "
+            "to 10) and up to 10 lines with counts come in addition. 0 = all errors.",
             count("error-log-per-second"),
         ],
         [
             "max-connections",
             None,
             0,
-            "Connections at a time; others wait. 0 = as many as there are files for.",
+            "Most connections at a time; others wait. 0 = as many as the limit of open files "
+            "allows.",
             count("max-connections"),
         ],
         [
             "max-connections-per-address",
             None,
             None,
-            "Connections of one address at a time (IPv6: of a /64); more are closed at once. "
-            "0 = no limit of its own. By default a quarter of all.",
+            "Most connections of one address at a time (IPv6: of one /64); more are closed at "
+            "once. "
+            "By default a quarter of --max-connections. 0 = no limit per address.",
             count("max-connections-per-address"),
         ],
         [
             "grace",
             None,
             DEFAULT_GRACE_SECONDS,
-            "Seconds for running requests to finish when the server is told to stop.",
+            "Seconds for running requests to finish when the server stops.",
             seconds("grace"),
         ],
         *_parameters(LIMITS, Limits()),
@@ -423,30 +450,44 @@ class Options(UsageOptions):
     ]
 
     optFlags = [
-        ["dotfiles", None, "With --path: serve names that begin with a dot, too."],
-        ["follow-symlinks", None, "With --path: serve links that lead out of it, too."],
-        ["no-require-host", None, "Accept requests without one valid Host."],
-        ["any-method", None, "Accept any method; what it means is for the content to say."],
-        ["allow-half-open", None, "Answer clients that have ended their side already."],
+        [
+            "dotfiles",
+            None,
+            "With --path: also serve files and directories whose names begin with a dot.",
+        ],
+        [
+            "follow-symlinks",
+            None,
+            "With --path: also serve symbolic links that lead out of the directory.",
+        ],
+        ["no-require-host", None, "Accept requests without a valid Host header, or with several."],
+        ["any-method", None, "Accept any method; the content decides what it means."],
+        [
+            "allow-half-open",
+            None,
+            "Answer clients that half-close (send FIN) before they get their response.",
+        ],
         [
             "log-idle",
             None,
-            "Log probes, idle resets and connections on which nothing was sent, too.",
+            "Also log probes, resets between requests, and connections on which nothing was sent.",
         ],
-        ["unmasked", None, "Hide no credentials in logs and reports."],
+        ["unmasked", None, "Show credentials in logs and reports."],
     ]
 
     def __init__(self) -> None:
         super().__init__()
-        # The indentation of a docstring is none of the reader's.
+        # Remove the indentation of the docstrings.
         self.docs = {option: " ".join(text.split()) for option, text in self.docs.items() if text}
-        self.docs["lenient"] = f"Accept {', '.join(LENIENCE)} (risky). Repeatable."
+        self.docs["lenient"] = (
+            f"Accept what HTTP/1.1 forbids (risky): {', '.join(LENIENCE)}. Repeatable."
+        )
         self._given_nothing = dict(self)
-        # What --help shows; the values themselves stay numbers.
+        # The defaults as text, for --help-all; the values themselves stay numbers.
         self.defaults.update(_default_texts())
-        #: Endpoint by what the operator called it.
+        #: The operator's name -> endpoint.
         self.ports: dict[str, str] = {}
-        #: The same for the status page, if there is to be one.
+        #: The same for the status page; None without one.
         self.status: tuple[str, str] | None = None
         self.handlers: list[str] = []
         self._methods: set[bytes] = set()
@@ -467,7 +508,7 @@ class Options(UsageOptions):
         return "\n".join([*parts, UNITS])
 
     def opt_help(self) -> NoReturn:
-        """Display the options of most use, and exit."""
+        """Display the most used options, and exit."""
         sys.stdout.write(short_help(self.getSynopsis()))
         sys.exit()
 
@@ -482,19 +523,21 @@ class Options(UsageOptions):
         sys.exit()
 
     def opt_port(self, port: str) -> None:
-        """A port number, for IPv4 on all interfaces, or a Twisted endpoint: tcp6:8000,
+        """Listen on this port number (IPv4, all interfaces) or Twisted endpoint: tcp6:8000,
         tcp:8000:interface=127.0.0.1, unix:/run/web.sock. Repeatable. [default: 8000]"""
         name, endpoint = endpoint_text("--port", port)
         if endpoint in self.ports.values() and not _ANY_PORT.match(endpoint):
-            raise UsageError(f"--port: {port} is there twice")
+            raise UsageError(f"--port: {port} is given twice")
         self.ports[name] = endpoint
 
     def opt_status(self, port: str) -> None:
-        """Show client errors as they happen in a browser: a port number, for this machine
-        only, or an endpoint as for --port, where a token in the log is asked for."""
+        """Serve a page that shows client errors as they happen: on a port number, for this
+        machine only, or on an endpoint as for --port, which asks for a token from the log."""
         if port.startswith("haproxy:"):
-            # The header says which address the client has, and who may see depends on that.
-            raise UsageError("--status: not behind the PROXY protocol, where addresses are claims")
+            # The page trusts addresses of this machine; in a PROXY header anybody can claim one.
+            raise UsageError(
+                "--status: cannot be used with the PROXY protocol: clients could claim any address"
+            )
         self.status = endpoint_text("--status", port, interface="127.0.0.1")
 
     def opt_on_client_error(self, name: str) -> None:
@@ -503,7 +546,7 @@ class Options(UsageOptions):
         self.handlers.append(name)
 
     def opt_method(self, name: str) -> None:
-        """Accept this method, besides those that Node accepts. Repeatable."""
+        """Accept this method, in addition to those that Node accepts. Repeatable."""
         method = token("--method", name)
         try:
             method_names("--method", [method])
@@ -512,46 +555,46 @@ class Options(UsageOptions):
         self._methods.add(method)
 
     def opt_lenient(self, name: str) -> None:
-        """Accept what HTTP/1.1 forbids and old clients send; --help names each. Repeatable."""
+        """Accept what HTTP/1.1 forbids and old clients send. Repeatable."""
         if name not in LENIENCE:
-            raise UsageError(f"--lenient: {name!r} is none of {', '.join(LENIENCE)}")
+            raise UsageError(f"--lenient: {name!r} is not one of {', '.join(LENIENCE)}")
         self._lenience.add(LENIENCE[name])
 
     def opt_mask_field(self, name: str) -> None:
-        """Hide the values of this header field, too, in logs and reports. Repeatable."""
+        """Hide the values of this header, too, in logs and reports. Repeatable."""
         self._masked.add(token("--mask-field", name))
 
     def opt_trusted_proxy(self, address: str) -> None:
-        """Any number of connections may come from this address or network (10.0.0.0/8): that
-        of a load balancer. --port haproxy:... needs none. Repeatable."""
+        """Allow any number of connections from this address or network (10.0.0.0/8), such as a
+        load balancer. Not needed for --port haproxy:... Repeatable."""
         self.trusted_proxies.append(network("--trusted-proxy", address))
 
     def opt_trust_forwarded(self, address: str) -> None:
-        """Believe the proxies at this address or network, or at UNIX sockets (unix), which
-        client a request is from; see --forwarded-field. Repeatable."""
+        """Trust the proxies at this address or network, or on UNIX sockets (unix), to name the
+        client of a request; see --forwarded-field. Repeatable."""
         if address != UNIX:
             network("--trust-forwarded", address)
         self._trust_forwarded.append(address)
 
     def opt_forwarded_field(self, name: str) -> None:
-        """With --trust-forwarded: the one field in which those proxies name the client.
+        """With --trust-forwarded: the one header in which those proxies name the client.
         [default: X-Forwarded-For]"""
         self._forwarded_field = token("--forwarded-field", name).decode("ascii")
 
     def opt_proxy_drop_field(self, name: str) -> None:
-        """With --proxy: pass no field of this name to the server, besides those by which
-        proxies say who a client is. Repeatable."""
+        """With --proxy: also drop this request header, as the proxy does with headers that name
+        the client. Repeatable."""
         self._dropped.add(token("--proxy-drop-field", name))
 
     def parseArgs(self, *rest: str) -> None:
         if rest:
-            raise UsageError(f"what is {rest[0]!r}? A directory to serve is named with --path")
+            raise UsageError(f"unexpected argument {rest[0]!r}: to serve a directory, use --path")
 
     def postOptions(self) -> None:
-        """Refuse what does not go together, and what needs a terminal."""
+        """Refuse options that exclude or need each other, and a daemon that writes to stdout."""
         chosen = [name for name in ("path", "resource", "wsgi", "proxy") if self[name] is not None]
         if len(chosen) > 1:
-            raise UsageError(f"--{chosen[0]} and --{chosen[1]} exclude each other")
+            raise UsageError(f"--{chosen[0]} and --{chosen[1]} cannot be used together")
         for flag in ("dotfiles", "follow-symlinks"):
             if self[flag] and self["path"] is None:
                 raise UsageError(f"--{flag} needs --path")
@@ -570,7 +613,7 @@ class Options(UsageOptions):
         if self["access-log-format"] is not None and self["access-log"] is None:
             raise UsageError("--access-log-format needs --access-log")
         if self["unmasked"] and self._masked:
-            raise UsageError("--unmasked and --mask-field exclude each other")
+            raise UsageError("--unmasked and --mask-field cannot be used together")
         for log in ("access-log", "error-log"):
             if self[log] == "-" and self.daemonizes:
                 raise UsageError(f"--{log} -: a daemon has no standard output; use twistd -n")
@@ -580,7 +623,7 @@ class Options(UsageOptions):
             name, endpoint = self.status
             taken = {one for one in self.ports.values() if not _ANY_PORT.match(one)}
             if {endpoint, endpoint.partition(":interface=")[0]} & taken:
-                raise UsageError(f"--status: {name} is that of --port")
+                raise UsageError(f"--status: {name} is used by --port")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         try:
@@ -589,7 +632,7 @@ class Options(UsageOptions):
             self.refuse(self._with_suggestion(error))
 
     def _with_suggestion(self, error: UsageError) -> UsageError:
-        """*error*, and the option that is meant where there is none of a name."""
+        """*error*, with the closest option if it is about an unknown one."""
         unknown = _UNKNOWN.fullmatch(str(error))
         if unknown is None:
             return error
@@ -597,11 +640,11 @@ class Options(UsageOptions):
         return UsageError(f"{error}{closest(unknown[1], known, '--')}")
 
     def refuse(self, error: UsageError) -> NoReturn:
-        """End the program with the one line of *error*, if there is a command line.
+        """End the program with *error* as its one line.
 
         Raises:
-            SystemExit: With the line, status 1.
-            UsageError: *error*, where somebody's program made these options.
+            SystemExit: With the line, and status 1.
+            UsageError: *error* itself, if a program made these options, not a command line.
         """
         if self.parent is None:
             raise error

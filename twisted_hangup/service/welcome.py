@@ -1,4 +1,4 @@
-"""The page of a server that was given nothing to serve: what it is and how to go on."""
+"""The page of a server with nothing to serve: what it is, and what to do next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNIX: Final = "nc -U {path}"
 
 
 class WelcomePage(Resource):
-    """Answers ``/``, for the address that the browser asked; everything else is not found."""
+    """Answers ``/``, with commands for the address that the browser used; all else is 404."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class WelcomePage(Resource):
 
     def render_GET(self, request: Any) -> bytes:
         request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
-        # Nothing is loaded from anywhere, and nothing could be.
+        # The page loads nothing, and the browser would not let it.
         request.setHeader(
             b"Content-Security-Policy", b"default-src 'none'; style-src 'unsafe-inline'"
         )
@@ -45,7 +45,7 @@ class WelcomePage(Resource):
 
 
 def _broken_request(request: Any) -> str:
-    """A shell line that sends a broken request the way *request* came."""
+    """A shell line that sends a broken request to the address that *request* came to."""
     address = request.getHost()
     if isinstance(address, UNIXAddress):
         path = (address.name or b"SOCKET").decode("utf-8", "replace")
