@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from support.documents import PAGES
 from support.walkthrough import Reader
+
+from twisted_hangup import Limits, Timeouts
 
 NODES = {node for node in (os.environ.get("NODE"), shutil.which("node")) if node}
 
@@ -29,3 +32,19 @@ def test_from_node(tmp_path: Path, node: str | None) -> None:
     reader = Reader(tmp_path, node)
     reader.follow(PAGES["from-node"])
     assert reader.compared > 0
+
+
+def test_defaults_beside_those_of_node() -> None:
+    """The page for people from Node names each limit and timeout with its default."""
+    page = PAGES["from-node"].read_text()
+    named = re.findall(r"\| `(Limits|Timeouts)\((\w+)=(\w+)\)` \| `--", page)
+    assert len(named) > 6
+    for record, field, value in named:
+        default = getattr(Limits() if record == "Limits" else Timeouts(), field)
+        assert str(default) in (value, f"{value}.0"), field
+
+
+def test_glossary_is_in_order() -> None:
+    """A word is found where the alphabet has it."""
+    words = re.findall(r"^## (.*)$", PAGES["glossary"].read_text(), re.M)
+    assert words == sorted(words, key=str.lower)
