@@ -16,7 +16,7 @@ from twisted_hangup.report.lookalikes import LOOKALIKES, Lookalike
 from twisted_hangup.report.remedies import Remedy
 
 _HEAD: Final = """\
-# Codes
+# Error codes
 
 Look up the code that a log, a report or `ClientError.code` shows. Each entry says what the code
 means, what the client gets, the usual cause and the cure. The same entries on the command line:
@@ -34,8 +34,8 @@ To have the bytes themselves explained, give them as a file, or a line of the
 - Codes such as `ECONNRESET` are the operating system's errno names.
 
 A code never changes. The same code can have several reasons: the log and the report show the
-reason after the code. What is written after a quoted reason applies to that reason; what is written
-first applies to every other reason. The status that a client gets is the default answer, and a
+reason after the code. Text under a quoted reason applies to that reason; the text above applies to
+every other reason. The status that a client gets is the default answer, and a
 [handler](errors.md) can give another one. Where the bytes are [known to be something
 else](#what-it-looks-like), such as the start of TLS, a report names that entry in place of the
 code's.
@@ -54,7 +54,7 @@ like" and the words.
 _CODE: Final = re.compile(
     r"(?<!\w)--(?:lenient [a-z-]+|[a-z][a-z0-9-]+(?: haproxy:tcp:8000| [A-Z]+\b|))"
     r"|(?:Limits|Timeouts)\.\w+"
-    r"|Lenience\(\w+=\w+\)|haproxy:|cancel_on_hangup"
+    r"|Lenience\(\w+=\w+\)|haproxy:|cancel_on_hangup|!#[^ ,;]+"
 )
 
 #: How such words begin -> the page that has more.
@@ -163,11 +163,13 @@ def _code(words: str) -> str:
     page = next((page for start, page in _PAGES.items() if words.startswith(start)), None)
     if page is None and words.startswith("--") and words not in _OTHERS:
         page = f"command-line.md#{words.split()[0]}"
-    return f"`{words}`" if page is None else f"[`{words}`]({page})"
+    ticks = "``" if "`" in words else "`"
+    code = f"{ticks}{words}{ticks}"
+    return code if page is None else f"[{code}]({page})"
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*<>\[\]#|~^])", r"\\\1", text)
+    return re.sub(r"([\\`*\[\]#|])", r"\\\1", text).replace("<", "&lt;")
 
 
 if __name__ == "__main__":

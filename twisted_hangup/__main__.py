@@ -12,7 +12,8 @@ from typing import Any, Final, NoReturn
 from ._arguments import closest
 from .commands.code import add_code_command
 from .commands.explain import add_explain_command
-from .commands.outbox import CommandError, add_outbox_command
+from .commands.outbox import add_outbox_command
+from .commands.problem import CommandError
 from .commands.versions import versions
 
 #: argparse's words for an unknown command.

@@ -73,7 +73,7 @@ def test_good_requests_are_shown(explain: Explain) -> None:
               trailer: Digest
               complete
             GET /last HTTP/1.0
-              complete; the connection closes, the rest is ignored
+              complete; the server closes the connection and ignores the rest
         """),
     )
 
@@ -118,13 +118,13 @@ def test_what_precedes_the_error_is_explained(explain: Explain) -> None:
 @pytest.mark.parametrize(
     "wire, status, line",
     [
-        (b"", 0, "no request in 0 bytes; nothing is answered"),
-        (b"\r\n", 0, "no request in 2 bytes; nothing is answered"),
+        (b"", 0, "no request in 0 bytes; the server answers nothing"),
+        (b"\r\n", 0, "no request in 2 bytes; the server answers nothing"),
         (b"GET", 1, "HPE_INVALID_EOF_STATE: Invalid EOF state  (default answer 400)"),
         (
             b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
             1,
-            "  answered 501: this server does not do CONNECT",
+            "  answered 501: this server does not serve CONNECT",
         ),
         (
             b"GET / HTTP/1.1\r\nHost: a\r\nExpect: luck\r\n\r\n",
@@ -154,7 +154,7 @@ def test_what_is_not_hexadecimal_is_explained_in_one_line(explain: Explain, digi
     """A slip of the finger is no verdict about a request."""
     assert explain(digits.encode("latin-1"), "--hex") == (
         2,
-        "explain: -: not an even number of hexadecimal digits\n",
+        "python -m twisted_hangup: -: not an even number of hexadecimal digits\n",
     )
 
 
@@ -162,7 +162,10 @@ def test_missing_file_is_explained_in_one_line(explain: Explain, tmp_path: Path)
     """The line names the file, and is printable whatever its name is."""
     path = tmp_path / "no\nsuch"
     status, output = explain(b"", str(path))
-    assert (status, output) == (2, f"explain: {tmp_path}/no\\nsuch: No such file or directory\n")
+    assert (status, output) == (
+        2,
+        f"python -m twisted_hangup: {tmp_path}/no\\nsuch: No such file or directory\n",
+    )
 
 
 def test_bad_options_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +227,11 @@ def test_code_is_explained_without_bytes(explain: Explain, code: str) -> None:
 
 def test_unknown_code(explain: Explain) -> None:
     """A code that nobody has is told as a mistake."""
-    assert explain(b"", "--code", "E\x1b") == (2, "explain: no code is called E\\x1b\n")
+    assert explain(b"", "--code", "E\x1b") == (
+        2,
+        "python -m twisted_hangup: no code is called E\\x1b; python -m twisted_hangup code lists"
+        " them all\n",
+    )
 
 
 def test_line_of_the_error_log_is_a_picture(explain: Explain) -> None:
@@ -312,7 +319,7 @@ def test_spoiled_log_line_is_explained_in_one_line(explain: Explain, spoil: dict
     line = json.dumps({**json.loads(log_lines(broken(BROKEN))), **spoil})
     assert explain(line.encode()) == (
         2,
-        "explain: -: raw_packet is not base64, or its offset no number\n",
+        "python -m twisted_hangup: -: raw_packet is not base64, or its offset is not a number\n",
     )
 
 
@@ -320,7 +327,9 @@ def test_line_that_is_none_of_a_log(explain: Explain) -> None:
     """A log that was cut is told so."""
     status, output = explain(log_lines(broken(BROKEN)) + b'{"code": "HPE_')
     assert status == 2
-    assert output.endswith("explain: -: a line in the middle is none of an error log\n")
+    assert output.endswith(
+        "python -m twisted_hangup: -: a line in the middle is not one of an error log\n"
+    )
 
 
 @pytest.mark.parametrize("wire", [b"{", b'{"code": 1}', b'{"code": "a"}', b'{"a":' * 100_000])

@@ -86,7 +86,7 @@ def test_under_way(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = output(capsys, filled, "list", "--queued").splitlines()
     assert line.endswith("  under way after 1")
     assert "state     under way\n" in output(capsys, filled, "show", "c")
-    assert output(capsys, filled, "retry-now", "--all-queued") == "0 to be tried now\n"
+    assert output(capsys, filled, "retry-now", "--all-queued") == "0 will be tried now\n"
 
 
 def test_list_json(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_retry_now(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
         failed = Settlement(claim, Verdict.RETRY, "no", 500.0, reached=False)
         work(settlements=[failed], pause=lambda failures: 600.0)
         assert work(demand=Demand(9, 9, {}, 60, 1)).claims == []
-        assert output(capsys, filled, "retry-now", "c") == "1 to be tried now\n"
+        assert output(capsys, filled, "retry-now", "c") == "1 will be tried now\n"
         (claim,) = work(demand=Demand(9, 9, {}, 60, 1)).claims
         assert claim.key == "c" and claim.probe
 
@@ -200,7 +200,7 @@ def test_pause_and_resume(filled: str, capsys: pytest.CaptureFixture[str]) -> No
             output(capsys, filled, "pause", "http://here.test/x") == "http://here.test:80 paused\n"
         )
         assert claims() == []
-        assert output(capsys, filled, "retry-now", "c") == "1 to be tried now\n"
+        assert output(capsys, filled, "retry-now", "c") == "1 will be tried now\n"
         assert claims() == []
         assert "http://here.test:80  queued 1, dead 1, paused by hand\n" in output(
             capsys, filled, "stats"
@@ -221,8 +221,8 @@ def test_counts_for_programs(filled: str, capsys: pytest.CaptureFixture[str]) ->
 def test_the_wrong_command(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Who wants the other one is told which."""
     for command, key, words in (
-        ("requeue", "c", "c is queued: retry-now tries it at once"),
-        ("retry-now", "a", "a is dead: requeue gives it a new life"),
+        ("requeue", "c", "c is queued: use retry-now to try it at once"),
+        ("retry-now", "a", "a is dead: use requeue to deliver it again"),
     ):
         assert main(["outbox", filled, command, "b" if command == "requeue" else "c", key]) == 2
         printed = capsys.readouterr()
@@ -247,7 +247,7 @@ def test_stats(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["{file}", "pause"], "required: ORIGIN"),
         (["{file}", "list", "--destination", "ftp://x"], "not an absolute http or https URL"),
         (["mysql://me:secret@db/x", "stats"], "neither the path of an SQLite file"),
-        (["{file}", "requeue", "nobody"], "1 of the keys have no such request"),
+        (["{file}", "requeue", "nobody"], "1 of the keys belong to no such request"),
         (["{file}", "list", "--limit", "0"], "not a number above 0"),
         (["{file}", "list", "--after", "x"], "not a number"),
         (["{file}", "explode"], "invalid choice"),

@@ -309,7 +309,9 @@ def test_policy_allows_what_is_in_the_page() -> None:
             hashes[kind] = b64encode(sha256(text.encode()).digest()).decode()
             assert f"{kind}-src 'sha256-{hashes[kind]}'" in policy
         assert hashes.keys() == kinds
-        assert not re.search(r"""(src|href)=["'](?!data:|snapshot"|codes"|\./")|url\(|@import""", html)
+        assert not re.search(
+            r"""(src|href)=["'](?!data:|snapshot"|codes"|\./")|url\(|@import""", html
+        )
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", html)
 
 

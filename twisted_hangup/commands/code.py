@@ -19,7 +19,7 @@ from ..report.remedies import REMEDIES, Remedy
 from ..report.report import WIDTH
 from ..report.text import visible
 from .hexdump import Paint
-from .outbox import CommandError
+from .problem import CommandError
 
 #: What is no errno name of this system, and means the same on all.
 _NODES_ERRNOS: Final = {"ENOTFOUND": "Name or service not known"}
@@ -101,14 +101,19 @@ def _explained(code: str, paint: Paint) -> Iterator[str]:
         yield from _wrapped(
             "This is the operating system's name for why a connection ended, or could not be made."
         )
-    elif meant := _meant(code):
-        raise CommandError(f"no code is called {visible(code)}: did you mean {meant}?")
-    elif entry_named(code):
+    elif entry_named(code) and not _meant(code):
         yield from _entry(code, paint)
     else:
-        raise CommandError(f"no code is called {visible(code)}; {COMMAND} lists them all")
+        raise unknown(code)
     if url := url_of(code):
         yield url
+
+
+def unknown(code: str) -> CommandError:
+    """Say that *code* is none, and which one may be meant."""
+    meant = _meant(code)
+    hint = f": did you mean {meant}?" if meant else f"; {COMMAND} lists them all"
+    return CommandError(f"no code is called {visible(code)}{hint}")
 
 
 def _meant(code: str) -> str | None:

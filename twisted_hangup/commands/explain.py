@@ -1,10 +1,9 @@
-"""``python -m twisted_hangup explain``: what would the server say to these bytes?
+"""``python -m twisted_hangup explain``: what would the server answer to these bytes?
 
-They are judged with the limits that a server has by default.  Lines of an ``--error-log`` are
-explained, too.
+It judges them with a server's default limits.  It explains lines of an ``--error-log``, too.
 
-Whatever the bytes are, and whoever has written the log, only printable ASCII leaves, and
-colours where a terminal wants some.
+Whatever the bytes are, and whoever wrote the log, the output is printable ASCII, with colours on a
+terminal that wants them.
 """
 
 from __future__ import annotations
@@ -31,8 +30,9 @@ from ..report.remedies import entry_of
 from ..report.report import Excerpt, byte_name, masked_packet
 from ..report.rules import rule_of
 from ..report.text import visible
-from .code import paragraph
+from .code import paragraph, unknown
 from .hexdump import Paint, picture
+from .problem import CommandError
 
 #: How much a server reads at a time.
 _READ_BYTES: Final = 64 * KIB
@@ -42,7 +42,7 @@ _LONGEST_LOG_LINE: Final = MIB
 
 _HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*")
 
-#: What may stand between the digits of --hex.
+#: Allowed between the digits of --hex.
 _BETWEEN_HEX: Final = re.compile(r"0x|\\x|[\s:,]", re.I)
 
 
@@ -50,21 +50,25 @@ def add_explain_command(commands: Any) -> None:
     """Add ``explain`` to argparse's subcommands; it sets ``run``, called with the options."""
     parser = commands.add_parser(
         "explain",
-        help="tell what the server would say to some bytes",
-        description="Tell what the server would say to the bytes in FILE, or in standard input. "
-        "Lines of an --error-log are explained, too. The exit status is 0 where the server "
-        "would serve all of it, 1 where it would not, and 2 where the input cannot be read.",
+        help="show what the server would answer to some bytes",
+        description="Show what the server would answer to the bytes in FILE or on standard input, "
+        "and where they break. Explain lines of an --error-log, too. The exit status is 0 if the "
+        "server would serve all of it, 1 if it would not, and 2 if the input cannot be read.",
     )
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="- is standard input")
     parser.add_argument("--hex", action="store_true", help="the input is hexadecimal digits")
-    parser.add_argument("--json", action="store_true", help="write an object per line")
-    parser.add_argument("--unmasked", action="store_true", help="hide no credentials")
-    parser.add_argument("--code", help="explain this code, such as HPE_STRICT, and read nothing")
+    parser.add_argument("--json", action="store_true", help="write a JSON object per line")
+    parser.add_argument("--unmasked", action="store_true", help="do not mask credentials")
+    parser.add_argument("--code", help="explain a code, such as HPE_STRICT, and read no input")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Explain what *options* name; the exit status."""
+    """Explain what *options* name; the exit status.
+
+    Raises:
+        CommandError: The input cannot be read, or there is no such code.
+    """
     show = AsJson() if options.json else AsText(Paint.for_terminal(sys.stdout))
     policy = UNMASKED if options.unmasked else DEFAULT_POLICY
     try:
@@ -75,13 +79,11 @@ def _run(options: argparse.Namespace) -> int:
             return _explain(sys.stdin.buffer, options.hex, policy, show)
         with open(options.file, "rb") as file:
             return _explain(file, options.hex, policy, show)
+    except BrokenPipeError:
+        raise
     except (OSError, Unreadable) as problem:
-        if isinstance(problem, BrokenPipeError):
-            raise
         reason = problem.strerror if isinstance(problem, OSError) else str(problem)
-        name = "" if options.code is not None else f"{visible(options.file)}: "
-        print(f"explain: {name}{reason}", file=sys.stderr)
-        return 2
+        raise CommandError(f"{visible(options.file)}: {reason}") from None
 
 
 def _explain(file: BinaryIO, is_hex: bool, policy: MaskingPolicy, show: AsJson | AsText) -> int:
@@ -157,11 +159,11 @@ def _log_record(line: bytes) -> dict[str, Any] | None:
 
 
 def _no_record() -> dict[str, Any]:
-    raise Unreadable("a line in the middle is none of an error log")
+    raise Unreadable("a line in the middle is not one of an error log")
 
 
 class Unreadable(Exception):
-    """What was given cannot be read.  The message is one line."""
+    """The input cannot be read.  The message is one line."""
 
 
 class AsJson:
@@ -201,7 +203,7 @@ class AsJson:
 
     def code(self, code: str) -> None:
         if entry_of(code) is None:
-            raise _unknown(code)
+            raise unknown(code)
         self._write({"code": code, **_as_json(advice_of(code, "", None))})
 
     def nothing(self, length: int) -> None:
@@ -223,8 +225,8 @@ class AsText:
         for name, value in _fields(head.fields, policy):
             self._say(f"  {visible(name)}: {visible(value)}")
         if refused:
-            what = "CONNECT" if refused == 501 else "what Expect asks for"
-            self._say(f"  answered {refused}: this server does not do {what}", bad=True)
+            what = "serve CONNECT" if refused == 501 else "do what Expect asks for"
+            self._say(f"  answered {refused}: this server does not {what}", bad=True)
 
     def end(self, body_bytes: int, end: EndOfMessage, keep_alive: bool) -> None:
         if body_bytes:
@@ -232,13 +234,15 @@ class AsText:
         for name, _ in end.trailers:
             self._say(f"  trailer: {visible(name)}")
         self._say(
-            "  complete" if keep_alive else "  complete; the connection closes, the rest is ignored"
+            "  complete"
+            if keep_alive
+            else "  complete; the server closes the connection and ignores the rest"
         )
 
     def error(self, error: ParseError, policy: MaskingPolicy) -> None:
         first, *lines = error.report(masked=not policy.unmasked).splitlines()
         self._say(first, bad=True)
-        for line in lines[:-1]:  # the last one is the link, which comes after the packet
+        for line in lines[:-1]:  # the last line leads to the entry, and comes after the packet
             self._say(line)
         at = None
         if error.raw_packet is not None and error.broke_at is not None:
@@ -250,7 +254,7 @@ class AsText:
             self._say(lines[-1])
 
     def record(self, record: dict[str, Any]) -> None:
-        """Show a line of the error log, which nobody says has not been tampered with."""
+        """Show a line of the error log.  It may be forged."""
         code, when = _plain(record["code"]), _plain(record["time"])
         if "suppressed" in record:
             self._say(f"{when}  and {_plain(record['suppressed'])} more {code} in that second\n")
@@ -282,12 +286,12 @@ class AsText:
 
     def code(self, code: str) -> None:
         if entry_of(code) is None:
-            raise _unknown(code)
+            raise unknown(code)
         self._say(code, strong=True)
         self._advise(advice_of(code, "", None))
 
     def nothing(self, length: int) -> None:
-        self._say(f"no request in {_bytes(length)}; nothing is answered")
+        self._say(f"no request in {_bytes(length)}; the server answers nothing")
 
     def _packet(self, packet: Excerpt | None, caret: int | None, exact: bool = True) -> None:
         """Show *packet*, and point at one of its bytes; *caret* counts in the whole packet."""
@@ -329,10 +333,10 @@ def _fields(
 
 
 def excerpt(record: dict[str, Any]) -> Excerpt | None:
-    """What a line of the error log has of the packet.
+    """The part of the packet that a line of the error log holds.
 
     Raises:
-        Unreadable: It is not what an error log has there.
+        Unreadable: An error log holds something else there.
     """
     if record.get("raw_packet") is None:
         return None
@@ -340,15 +344,15 @@ def excerpt(record: dict[str, Any]) -> Excerpt | None:
         data = b64decode(record["raw_packet"], validate=True)
         offset = int(record.get("raw_packet_offset") or 0)
     except (ValueError, TypeError):
-        raise Unreadable("raw_packet is not base64, or its offset no number") from None
+        raise Unreadable("raw_packet is not base64, or its offset is not a number") from None
     return Excerpt(data, max(0, offset))
 
 
 def _caret(record: dict[str, Any], packet: Excerpt | None) -> tuple[int | None, bool]:
-    """Index in the whole packet of the byte to blame, and whether it surely is that one.
+    """Index in the whole packet of the byte to blame, and whether that is certain.
 
-    Like llhttp's, a logged offset stands one byte too far for a few errors.  If the packet
-    breaks in the same way when it is read again, although it is masked, the place is exact.
+    For a few errors a logged offset is one byte too far, as in llhttp.  If the masked packet breaks
+    in the same way when it is parsed again, the place is exact.
     """
     parsed = record.get("bytes_parsed")
     if not isinstance(parsed, int) or packet is None:
@@ -378,10 +382,6 @@ def _logged_advice(record: dict[str, Any]) -> Advice:
 def _as_json(advice: Advice) -> dict[str, Any]:
     cause, cure = advice.remedy or (None, None)
     return {"cause": cause, "cure": cure, "docs": url_of(advice.name)}
-
-
-def _unknown(code: str) -> Unreadable:
-    return Unreadable(f"no code is called {visible(code)}")
 
 
 def _plain(value: object) -> str:

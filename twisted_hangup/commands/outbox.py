@@ -22,11 +22,12 @@ from ..outbox.request import destination_named
 from ..outbox.sql import check_tables
 from ..report.masking import DEFAULT_POLICY, mask_target
 from ..report.text import shortened, visible
+from .problem import CommandError
 
 _URL_COLUMNS: Final = 60
 _PROBLEM_COLUMNS: Final = 60
 
-#: Fields whose name says that they hold a credential, which the field's own rules do not know.
+#: Headers whose name says that they hold a credential, and that the masking policy does not know.
 _CREDENTIAL: Final = re.compile(
     r"(.*[-_])?(api|auth)?(key|token|secret|signature|password)([-_]?\d+)?", re.I
 )
@@ -34,57 +35,57 @@ _CREDENTIAL: Final = re.compile(
 _PATH: Final = re.compile(r"(?<=://)([^/?#\s]*/)([^?#\s]*)")
 
 
-class CommandError(Exception):
-    """What was asked for cannot be had.  The message is one line."""
-
-
 def add_outbox_command(commands: Any) -> None:
     """Add ``outbox`` to argparse's subcommands; each sets ``run``, called with the options."""
     outbox = commands.add_parser(
         "outbox",
-        help="look at the requests of an outbox, and say what becomes of them",
-        description="Look at the requests of an outbox, and say what becomes of them.",
+        help="list, retry or drop the requests in an outbox",
+        description="List the requests in an outbox, retry or drop them, and pause destinations.",
     )
     outbox.add_argument(
         "database", metavar="FILE_OR_DSN", help="an SQLite file, or a postgresql:// URL"
     )
     actions = outbox.add_subparsers(metavar="ACTION", required=True)
 
-    listing = _add_action(actions, "list", "list what is queued, under way and dead", _list)
+    listing = _add_action(actions, "list", "list requests: queued, under way and dead", _list)
     only = listing.add_mutually_exclusive_group()
-    only.add_argument("--queued", action="store_true", help="only what is queued or under way")
+    only.add_argument(
+        "--queued", action="store_true", help="only requests that are queued or under way"
+    )
     only.add_argument("--dead", action="store_true", help="only dead letters")
     _add_destination(listing)
-    listing.add_argument("--limit", type=_positive, default=100, help="how many (100)")
-    listing.add_argument("--after", type=_natural, default=0, help="only after this number")
+    listing.add_argument("--limit", type=_positive, default=100, help="at most this many (100)")
+    listing.add_argument(
+        "--after", type=_natural, default=0, help="only requests after this number"
+    )
     _add_mask_paths(listing)
 
     show = _add_action(actions, "show", "show one request", _show)
     show.add_argument("key")
-    show.add_argument("--body", action="store_true", help="write its body, and nothing else")
+    show.add_argument("--body", action="store_true", help="write only its body")
     show.add_argument("--secrets", action="store_true", help="do not mask credentials")
     _add_mask_paths(show)
 
     for name, text, function, every in (
         ("requeue", "deliver dead letters again", _requeue, "--all-dead"),
-        ("retry-now", "try what is queued at once", _retry_now, "--all-queued"),
+        ("retry-now", "try queued requests at once", _retry_now, "--all-queued"),
         ("drop", "delete requests, queued or dead", _drop, "--all-dead"),
     ):
         action = _add_action(actions, name, text, function)
         action.add_argument("keys", metavar="KEY", nargs="*")
         what = every.replace("--all-", "")
-        action.add_argument(every, dest="all", action="store_true", help=f"all that is {what}")
+        action.add_argument(every, dest="all", action="store_true", help=f"all {what} requests")
         action.set_defaults(every=every)
         _add_destination(action)
 
     for name, text, function in (
-        ("pause", "deliver nothing to a destination, until resume", _pause),
+        ("pause", "deliver nothing to a destination until resume", _pause),
         ("resume", "deliver to a destination again, at once", _resume),
     ):
         action = _add_action(actions, name, text, function)
         action.add_argument("destination", metavar="ORIGIN", type=_destination)
 
-    _add_action(actions, "stats", "count what is queued and dead", _stats)
+    _add_action(actions, "stats", "count queued and dead requests", _stats)
 
 
 def _run(action: Any, options: argparse.Namespace) -> None:
@@ -98,7 +99,7 @@ def _run(action: Any, options: argparse.Namespace) -> None:
     except (ValueError, ImportError) as problem:
         raise CommandError(str(problem)) from None
     if isinstance(database, SQLite) and not Path(options.database).is_file():
-        # A slip of the finger would make an empty outbox.
+        # A typing mistake would create an empty outbox.
         raise CommandError(f"no such file: {visible(options.database)}")
     try:
         with closing(database.connect()) as connection:
@@ -160,7 +161,7 @@ def _show(store: _Store, options: argparse.Namespace) -> None:
     print()
     print(f"number    {request.id}")
     print(f"body      {request.body_bytes} bytes")
-    print(f"order     {'after those before it' if request.ordered else 'any'}")
+    print(f"order     {'after earlier requests' if request.ordered else 'any'}")
     print(f"stored    {_time(request.stored_at)}")
     print(f"state     {request.state}")
     print(f"attempts  {request.attempts}")
@@ -173,14 +174,14 @@ def _show(store: _Store, options: argparse.Namespace) -> None:
 
 
 def _requeue(store: _Store, options: argparse.Namespace) -> None:
-    _refuse(store, options.keys, {"queued", "under way"}, "retry-now tries it at once")
+    _refuse(store, options.keys, {"queued", "under way"}, "use retry-now to try it at once")
     _change(store, options, admin.requeue, "requeued")
 
 
 def _retry_now(store: _Store, options: argparse.Namespace) -> None:
-    _refuse(store, options.keys, {"dead"}, "requeue gives it a new life")
-    _refuse(store, options.keys, {"under way"}, "wait how that ends")
-    _change(store, options, admin.retry_now, "to be tried now")
+    _refuse(store, options.keys, {"dead"}, "use requeue to deliver it again")
+    _refuse(store, options.keys, {"under way"}, "wait until that attempt has ended")
+    _change(store, options, admin.retry_now, "will be tried now")
 
 
 def _drop(store: _Store, options: argparse.Namespace) -> None:
@@ -188,7 +189,7 @@ def _drop(store: _Store, options: argparse.Namespace) -> None:
 
 
 def _refuse(store: _Store, keys: list[str], states: set[str], hint: str) -> None:
-    """Change nothing where one of *keys* is in one of *states*."""
+    """Raise CommandError if the request of one of *keys* is in one of *states*."""
     for key in keys:
         pair = store.call(admin.find, key=key)
         if pair is not None and pair[0].state in states:
@@ -202,7 +203,7 @@ def _change(store: _Store, options: argparse.Namespace, function: Any, done: str
     count = store.call(function, keys=keys, destination=options.destination)
     print(json.dumps({"count": count}) if options.json else f"{count} {done}")
     if keys is not None and count < len(keys):
-        raise CommandError(f"{len(keys) - count} of the keys have no such request")
+        raise CommandError(f"{len(keys) - count} of the keys belong to no such request")
 
 
 def _pause(store: _Store, options: argparse.Namespace) -> None:
@@ -285,14 +286,14 @@ def _time(seconds: float) -> str:
 
 def _add_action(actions: Any, name: str, text: str, function: Any) -> Any:
     action = actions.add_parser(name, help=text)
-    action.add_argument("--json", action="store_true", help="for programs: an object per line")
+    action.add_argument("--json", action="store_true", help="write a JSON object per line")
     action.set_defaults(run=partial(_run, function))
     return action
 
 
 def _add_mask_paths(parser: Any) -> None:
     parser.add_argument(
-        "--mask-paths", action="store_true", help="mask paths of URLs, which may be secret"
+        "--mask-paths", action="store_true", help="mask the paths of URLs, which may be secret"
     )
 
 
@@ -301,7 +302,7 @@ def _add_destination(parser: Any) -> None:
         "--destination",
         metavar="ORIGIN",
         type=_destination,
-        help="only what goes there: scheme, host and port, like https://example.com",
+        help="only requests to this scheme, host and port, such as https://example.com",
     )
 
 
