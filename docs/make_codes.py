@@ -31,7 +31,8 @@ To have the bytes themselves explained, give them as a file, or a line of the
 - Codes that begin with `HPE_` are those of llhttp, the HTTP parser in Node.
 - Codes that begin with `ERR_` are Node's where Node has one, else our own. What comes after
   `ERR_SSL_` is OpenSSL's name for the reason.
-- Codes such as `ECONNRESET` are the operating system's errno names.
+- Codes such as `ECONNRESET` are the operating system's errno names. Here the client hangs up. In an
+  error of [`HangupAgent`](retry.md) the server does, with the same codes.
 
 A code never changes. The same code can have several reasons: the log and the report show the
 reason after the code. Text under a quoted reason applies to that reason; the text above applies to

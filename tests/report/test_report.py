@@ -114,8 +114,8 @@ REPORTS: Final = [
         """
         ERR_HTTP_HOST_REQUIRED: Missing Host  (default answer 400)
           GET / HTTP/1.1
-        In the header fields: there is no Host among them, and an HTTP/1.1 request has
-        to have one, even if its target is a whole URL. RFC 9112, section 3.2.
+        In the header fields: there is no Host, and an HTTP/1.1 request has to have one,
+        even if its target is a whole URL. RFC 9112, section 3.2.
         python -m twisted_hangup code ERR_HTTP_HOST_REQUIRED
         """,
     ),

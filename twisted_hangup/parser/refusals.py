@@ -381,8 +381,7 @@ HEADER_OVERFLOW: Final = Why(
 HOST_MISSING: Final = Why(
     "ERR_HTTP_HOST_REQUIRED",
     "Missing Host",
-    "there is no Host among them, and an HTTP/1.1 request has to have one, even if its"
-    " target is a whole URL",
+    "there is no Host, and an HTTP/1.1 request has to have one, even if its target is a whole URL",
     "RFC 9112, section 3.2",
 )
 HOST_INVALID: Final = Why(
@@ -602,7 +601,7 @@ END_OF_INPUT: Final = Why(
 MULTIPART: Final = Why(
     "ERR_HTTP_MULTIPART",
     "Invalid multipart body",
-    "its Content-Type says multipart/form-data: parts between lines with the boundary that"
+    "the form's Content-Type says multipart/form-data: parts between lines with the boundary that"
     " Content-Type names, each part with a Content-Disposition",
     "RFC 7578, section 4",
 )

@@ -41,7 +41,7 @@ class Entry(NamedTuple):
     Attributes:
         name: The code; of a family, its start and ``*``.
         meaning: What happened, in a few words.
-        answer: What the client gets: a status first, or "nothing".
+        answer: What the client gets: a status first, if it gets one.
         rule: What was expected, for every reason that is in no variant; None where no rule is.
         remedy: Cause and cure, for the same.
         example: Lines that show bytes or a command; none where there is no good example.
@@ -146,12 +146,12 @@ _OF_PROXY: Final = {
 _UNANSWERED: Final = ("ERR_SSL_", "ERR_TLS_", "ERR_HTTP2_ENHANCE_YOUR_CALM", "ERR_HTTP2_*")
 
 _ANSWERS: Final = {
-    "HPE_HEADER_OVERFLOW": f"{DEFAULT_STATUS['HPE_HEADER_OVERFLOW']}, or {TARGET_TOO_LONG} where"
+    "HPE_HEADER_OVERFLOW": f"{DEFAULT_STATUS['HPE_HEADER_OVERFLOW']}, or {TARGET_TOO_LONG} if"
     " the target alone is too long",
-    "HPE_INVALID_EOF_STATE": "400; nothing where the client has closed a TLS connection",
+    "HPE_INVALID_EOF_STATE": "400, or no response if the client closed a TLS connection",
     "HPE_CLOSED_CONNECTION": "its response: this server never refuses a request with this code",
-    "ERR_HTTP_REQUEST_TIMEOUT": f"{DEFAULT_STATUS['ERR_HTTP_REQUEST_TIMEOUT']}; nothing where it"
-    " has sent nothing, or only empty lines",
+    "ERR_HTTP_REQUEST_TIMEOUT": f"{DEFAULT_STATUS['ERR_HTTP_REQUEST_TIMEOUT']}, or no response if"
+    " it sent nothing but empty lines",
     "ERR_SSL_HTTP_REQUEST": "400, in plain text",
 }
 
@@ -186,7 +186,7 @@ def _answer(code: str) -> str:
     if code in DEFAULT_STATUS:
         return str(DEFAULT_STATUS[code])
     if code.startswith(_UNANSWERED) or not code.startswith(("HPE_", "ERR_")):
-        return "nothing"
+        return "no response"
     return "400"
 
 

@@ -12,6 +12,7 @@ from ..errors import ParseError
 from ..events import NEED_DATA
 from ..limits import MIB, Limits
 from ..parser import RequestParser, ResponseParser
+from ..parser.refusals import BODY_TOO_LARGE
 from .masking import culprit_index
 from .report import byte_name
 from .text import shortened, visible
@@ -45,7 +46,7 @@ REQUESTS: Final[Mapping[str, bytes]] = MappingProxyType(
         + b"a" * (LIMITS.chunk_extension_bytes + 1),
         "ERR_HTTP_HOST_REQUIRED": b"GET / HTTP/1.1\r\n\r\n",
         "ERR_HTTP_INVALID_HOST": b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
-        "ERR_HTTP_BODY_TOO_LARGE": _HEAD + b"Content-Length: 2000000\r\n\r\n",  # of 1 MiB
+        "ERR_HTTP_BODY_TOO_LARGE": _HEAD + b"Content-Length: 2000000\r\n\r\n",
         "ERR_HTTP_TOO_MANY_EMPTY_LINES": b"\r\n" * (LIMITS.leading_crlf + 1),
         "ERR_HTTP_MULTIPART": b"POST / HTTP/1.1\r\nHost: example.org\r\nContent-Length: 1\r\n"
         b"Content-Type: multipart/form-data\r\n\r\nx",
@@ -92,7 +93,8 @@ def example_of(code: str) -> list[str]:
     Bytes have a line for each of theirs, and a caret under the one that is refused.
     """
     if code in REQUESTS:
-        return [*_drawn(REQUESTS[code], RequestParser(limits=LIMITS))]
+        note = ["# with --max-body-size 1m"] if code == BODY_TOO_LARGE.code else []
+        return [*_drawn(REQUESTS[code], RequestParser(limits=LIMITS)), *note]
     if code in _RESPONSES:
         parser = ResponseParser()
         if code != "ERR_HTTP_UNREQUESTED_RESPONSE":

@@ -41,8 +41,8 @@ _OWN_METHOD: Final = (
 )
 
 _VERSION: Final = (
-    "Send HTTP/1.1. A client chooses HTTP/2 in the TLS handshake and never names it in a request"
-    " line."
+    "Send HTTP/1.1. Client and server agree on HTTP/2 in the TLS handshake; no request line and no"
+    " status line names it."
 )
 
 _ENCODE_TARGET: Final = (
@@ -202,7 +202,8 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
         "ECONNRESET": Remedy(
             "The client went away: a user closed a tab, a program was stopped or did not want to"
             " wait longer, a phone lost its network, or a firewall forgot the connection. Before"
-            " any request, it is usually a load balancer that checks whether the port is open.",
+            " any request, it is usually a load balancer that checks whether the port is open."
+            " In an error of HangupAgent, it is the server that went away.",
             "Single ones are normal. Many in the phase response mean that answers take longer than"
             " clients wait: make the slow ones faster, and cancel work when its client leaves"
             " (cancel_on_hangup).",
@@ -282,9 +283,9 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "Leave out Connection, Keep-Alive, Transfer-Encoding and Upgrade.",
         ),
         "ERR_HTTP2_ENHANCE_YOUR_CALM": Remedy(
-            "An attack (such as Rapid Reset), or a client that cancels requests or sends empty"
-            " frames much faster than a person could. Or the server refused more than 100 requests"
-            " of the connection in a short time, each with an error of its own.",
+            "An attack (such as Rapid Reset), or a client that cancels requests or sends frames"
+            " that do nothing, much faster than a person could. Or the server refused more than 100"
+            " requests of the connection in a short time, each with an error of its own.",
             "If it is an attack, nothing: the server has closed the connection. Otherwise make the"
             " client cancel fewer requests and send fewer PINGs, and correct the requests that were"
             " refused.",
@@ -415,7 +416,7 @@ _BY_REASON: Final[tuple[tuple[tuple[why.Why, ...], Remedy], ...]] = (
     ),
     (
         (why.UNKNOWN_VERSION, why.MAJOR_VERSION, why.VERSION_DOT, why.MINOR_VERSION),
-        Remedy("The client names a version other than 1.0 and 1.1.", _VERSION),
+        Remedy("The line names a version other than 1.0 and 1.1.", _VERSION),
     ),
     (
         (why.VALUE_CHAR,),
