@@ -1,4 +1,4 @@
-"""Print every client error, and answer some of them: python examples/client_errors.py"""
+"""Answer client errors: python examples/client_errors.py"""
 
 import json
 
