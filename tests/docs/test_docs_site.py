@@ -148,6 +148,9 @@ DRIVER: Final = shutil.which("chromedriver")
 QUESTIONS: Final = {
     "clientError": "from-node.html",
     "rawPacket": "from-node.html",
+    "django": "serve.html",
+    "gunicorn": "compare.html",
+    "letsencrypt": "cookbook/tls.html",
     "max-header-size": "command-line.html",
     "HPE_INVALID_HEADER_TOKEN": "codes.html",
     "RetryPolicy": "api/client.html",
