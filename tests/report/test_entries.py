@@ -26,7 +26,8 @@ from twisted_hangup.report.remedies import REASONS, REMEDIES
 from twisted_hangup.service.options import Options
 from twisted_hangup.testing import client_error
 
-BAD = b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n"
+ROOT: Final = Path(__file__).parents[2]
+BAD: Final = b"GET / HTTP/1.1\r\nHost: a\r\nBad Name: 1\r\n\r\n"
 
 
 def test_every_code_is_in_a_group() -> None:
@@ -108,9 +109,17 @@ def test_no_entry() -> None:
     assert entry_named("EOTHER") is None and url_of("EOTHER") is None and url_of(None) is None
 
 
-def test_link_is_a_command_without_a_host() -> None:
-    """No host is known today, and the command works wherever the package is installed."""
-    assert links.DOCS_URL is None
+def test_address_is_that_of_the_project() -> None:
+    """It is where pyproject.toml says that the docs are; none as long as that names no host."""
+    project = (ROOT / "pyproject.toml").read_text()
+    [address] = re.findall(r'^Documentation = "(https://.*)"$', project, re.M)
+    known = None if ".invalid" in address else f"{address.rstrip('/')}/"
+    assert known == links.DOCS_URL
+
+
+def test_link_is_a_command_without_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command works wherever the package is installed."""
+    monkeypatch.setattr(links, "DOCS_URL", None)
     assert link_of("HPE_STRICT") == "python -m twisted_hangup code HPE_STRICT"
     assert url_of("HPE_STRICT") is None
 
@@ -126,7 +135,7 @@ def test_link_is_a_url_with_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_urls_are_those_of_the_site() -> None:
     """mkdocs writes a file for each page, and no folder."""
-    settings = (Path(__file__).parents[2] / "mkdocs.yml").read_text()
+    settings = (ROOT / "mkdocs.yml").read_text()
     assert "use_directory_urls: false" in settings
 
 

@@ -8,8 +8,8 @@ from typing import Final
 from .lookalikes import LOOKALIKES
 from .remedies import entry_of
 
-#: The address of the documentation, such as ``https://docs.example.org/twisted_hangup/``; None
-#: as long as no host is known.  The page of the codes is ``codes.html`` there.
+#: The address of the documentation, with a slash at the end; None as long as no host is known
+#: (docs/releasing.md).  The page of the codes is ``codes.html`` there.
 DOCS_URL: str | None = None
 
 #: What prints an entry, wherever the package is installed.
