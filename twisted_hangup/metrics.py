@@ -1,6 +1,6 @@
-"""The numbers of a site for Prometheus; needs the extra ``metrics``.
+"""`Metrics`: the numbers of a site for Prometheus; needs the extra ``metrics``.
 
-docs/metrics.md has the table of all names, which are an interface.
+docs/metrics.md lists all names; they are an interface.
 """
 
 from __future__ import annotations
@@ -36,25 +36,24 @@ from .server.room import WHYS
 from .server.site import HangupSite, SiteErrors, errors_of
 from .transport.clock import steady
 
-#: Methods with a label of their own; a client could invent any number of others.
+#: Methods with a label of their own; clients cannot create more labels.
 METHODS: Final = frozenset(
     {b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS", b"TRACE", b"CONNECT"}
 )
 
-#: Values that a label has of names that others make up.
+#: Most values of a label whose values come from elsewhere.
 MOST_NAMES: Final = 200
 
-#: From a page out of memory to the time that a whole request may take.
+#: From the time for a page out of memory to the time that a whole request may take.
 REQUEST_BUCKETS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
     *(30.0, 60.0, 300.0),
 )
 
-#: An error is answered at once, or when requests before it and handlers are done.
+#: An error is answered at once, or after the requests before it and the handlers.
 ERROR_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 300.0)
 
-#: How long the database of an outbox may take to answer: half of what Prometheus waits by
-#: default.
+#: How long the database of an outbox may take to answer: half of Prometheus's default timeout.
 ASK_SECONDS: Final = 5.0
 
 _PHASES: Final = ("handshake", "idle", "head", "body", "response", "closing")
@@ -62,16 +61,23 @@ _OUTCOMES: Final = ("handled", "passed", "failed", "cancelled")
 
 
 class Metrics:
-    """What happens at *site* from now on, counted.
+    """Counts what happens at a site, an agent and an outbox, for Prometheus.
+
+        metrics = Metrics(site)
+        root.putChild(b"metrics", metrics.resource())
+
+    Requests of the site cost a little more from now on; other sites do not.
 
     Args:
-        site: It is told nothing, and its requests pay for the counting of themselves.  Of a
-            site of your own, what `forward_client_errors` has returned.
-        registry: Where the metrics are registered, which must not have them yet; one of
-            their own by default, with the process's CPU time, memory and open files.
+        site: A `HangupSite`, or the `SiteErrors` that `forward_client_errors` has returned.
+        registry: Where to register the metrics; it must not have them yet.  By default a new one,
+            with the process's CPU time, memory and open files.
+
+    Raises:
+        TypeError: *site* is neither of these.
 
     Attributes:
-        registry: A ``prometheus_client.CollectorRegistry``.
+        registry: The ``prometheus_client.CollectorRegistry``.
     """
 
     def __init__(
@@ -86,7 +92,7 @@ class Metrics:
         self._outbox: _OutboxMetrics | None = None
         self._client_errors = Counter(
             "hangup_client_errors",
-            "Clients that sent what is not HTTP, stalled or hung up.",
+            "Clients that sent something other than HTTP, stalled or hung up.",
             ["code", "phase"],
             registry=registry,
         )
@@ -98,7 +104,7 @@ class Metrics:
         )
         self._quiet = Counter(
             "hangup_quiet_client_errors",
-            "Of these, clients that had nothing under way: probes, resets between requests, "
+            "Of these, clients without a request under way: probes, resets between requests, "
             "connections on which nothing was ever sent.",
             ["phase"],
             registry=registry,
@@ -133,13 +139,13 @@ class Metrics:
         )
         self._requests = Counter(
             "hangup_requests",
-            "Requests that are over, by the status that the access log has.",
+            "Requests that are over, by their status in the access log.",
             ["method", "status"],
             registry=registry,
         )
         self._body_bytes = Counter(
             "hangup_response_body_bytes",
-            "Bytes of response bodies that clients have taken, as the access log has them.",
+            "Bytes of response bodies that were sent, as in the access log.",
             registry=registry,
         )
         self._request_seconds = Histogram(
@@ -160,24 +166,25 @@ class Metrics:
             registry=registry,
         )
         registry.register(_State(errors.context))
-        #: When each error that is not settled yet was recorded: at most one per connection.
+        #: When each error that is not answered yet was recorded: at most one per connection.
         self._unsettled: dict[ClientError, float] = {}
-        # Codes are OpenSSL's, too, and results those of any exception.
+        # Codes may be OpenSSL's, and results those of any exception.
         self._codes, self._results = _Names(), _Names()
-        # To find a child by its labels takes longer than to count.
+        # Kept, because finding a child by its labels takes longer than counting.
         self._client_errors_with = _remembered_labels(self._client_errors)
         self._answers_with = _remembered_labels(self._answers)
         self._requests_with = _remembered_labels(self._requests)
         errors.journal.watch(self._client_error)
         errors.journal.watch_settled(self._settled)
         errors.journal.watch_upstream(self._upstream_error)
-        # An attribute of the instance: a site without metrics pays nothing, and one whose
-        # class has a log() of its own is counted, too.
+        # An attribute of the instance: a site without metrics pays nothing, and a class with a
+        # log() of its own is counted, too.
         instance: Any = errors.site
         instance.log = self._logged(instance.log)
 
     def count_attempt(self, attempt: Attempt) -> None:
-        """Count what a `RetryAgent` did: ``RetryAgent(agent, on_attempt=this)``."""
+        """Count an attempt of a `RetryAgent`: ``RetryAgent(agent,
+        on_attempt=metrics.count_attempt)``."""
         if attempt.status is not None:
             result = f"{attempt.status // 100}xx"
         else:
@@ -187,10 +194,10 @@ class Metrics:
             self._retries.inc()
 
     def watch_outbox(self, outbox: Outbox) -> None:
-        """Count what *outbox* delivers, and tell how much is queued there.
+        """Count the deliveries of *outbox*, and report how much is queued in it.
 
         Raises:
-            ValueError: There is an outbox already.
+            ValueError: Another outbox is watched already.
         """
         must_be("outbox", outbox, Outbox)
         if self._outbox is not None:
@@ -201,21 +208,21 @@ class Metrics:
         """All metrics as they are now.
 
         Args:
-            accept: What the reader can read, as in the ``Accept`` field.
+            accept: The reader's ``Accept`` header.
 
         Returns:
-            The content type, and the text: OpenMetrics where it is asked for.
+            The content type and the text, in the OpenMetrics format if *accept* asks for it.
         """
         if self._outbox is not None:
             await self._outbox.ask()
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # it names a version that is none
+        except (TypeError, ValueError):  # an invalid version in Accept
             encode, content_type = choose_encoder("")
         return content_type, encode(self.registry)
 
     def resource(self) -> Resource:
-        """A resource that answers GET with all metrics, for Prometheus to scrape."""
+        """A resource that answers GET with all metrics, for Prometheus."""
         return _MetricsResource(self)
 
     def _client_error(self, error: ClientError) -> None:
@@ -239,7 +246,7 @@ class Metrics:
         self._upstream_errors.labels(self._codes(error.code)).inc()
 
     def _logged(self, log: Callable[[Any], object]) -> Callable[[Any], None]:
-        """*log*, and each request that it gets is counted."""
+        """*log*, with each request that it gets counted."""
 
         def log_and_count(request: Any) -> None:
             log(request)
@@ -254,12 +261,12 @@ class Metrics:
 
 
 def _status_label(status: int) -> str:
-    """A status as it stands in a label; a program may send any number."""
+    """A status as the value of a label; a program may send any number."""
     return str(status) if 100 <= status <= 599 else "other"
 
 
 class _Names:
-    """Names that come from elsewhere, as values of a label: `MOST_NAMES`, and ``other``."""
+    """Values of a label that come from elsewhere: at most `MOST_NAMES`, then ``other``."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -278,7 +285,7 @@ def _remembered_labels(counter: Counter) -> Callable[..., Counter]:
 
 
 class _State(Collector):
-    """What is only looked at when somebody asks."""
+    """Metrics that are read when Prometheus asks."""
 
     def __init__(self, context: SiteContext) -> None:
         self._context = context
@@ -295,7 +302,7 @@ class _State(Collector):
         yield connections
         outcomes = CounterMetricFamily(
             "hangup_handler_outcomes",
-            "What handlers of client errors made of them.",
+            "Results of the handlers of client errors.",
             labels=["outcome"],
         )
         for outcome in _OUTCOMES:
@@ -303,7 +310,7 @@ class _State(Collector):
         yield outcomes
         closes = CounterMetricFamily(
             "hangup_lingering_closes",
-            "Connections that were read on after our last word, by what ended that.",
+            "Connections closed after an answer to an error, by what ended the reading.",
             labels=["end"],
         )
         for end in get_args(LingerEnd):
@@ -311,7 +318,7 @@ class _State(Collector):
         yield closes
         turned_away = CounterMetricFamily(
             "hangup_connections_turned_away",
-            "Connections closed so that others have a place, by why.",
+            "Connections closed to make room for others, by reason.",
             labels=["why"],
         )
         for why in WHYS:
@@ -319,12 +326,12 @@ class _State(Collector):
         yield turned_away
         yield CounterMetricFamily(
             "hangup_unused_connections",
-            "Connections that have ended without a request, which is no error.",
+            "Connections that ended without a request. This is no error.",
             value=self._context.journal.unused,
         )
         yield CounterMetricFamily(
             "hangup_stream_resets",
-            "Requests that an HTTP/2 client has given up, which is no error.",
+            "Requests that an HTTP/2 client has cancelled. This is no error.",
             value=self._context.journal.stream_resets,
         )
 
@@ -337,7 +344,7 @@ class _OutboxMetrics(Collector):
         self._stats: OutboxStats | None = None
         self._deliveries = Counter(
             "hangup_outbox_deliveries",
-            "Attempts of this process by what became of the request.",
+            "Delivery attempts of this process, by result.",
             ["verdict"],
             registry=registry,
         )
@@ -347,11 +354,11 @@ class _OutboxMetrics(Collector):
         outbox.watch(self._delivery)
 
     async def ask(self) -> None:
-        """Ask its database, so that `collect` can tell."""
+        """Ask the outbox's database, for `collect`."""
         from twisted.internet import reactor
 
         self._stats = None
-        with suppress(OutboxUnavailable, DeferredTimeout):  # which `collect` tells
+        with suppress(OutboxUnavailable, DeferredTimeout):  # `collect` reports it
             stats: Deferred[OutboxStats] = self._outbox.stats()
             self._stats = await stats.addTimeout(ASK_SECONDS, steady(reactor))
 
@@ -362,7 +369,7 @@ class _OutboxMetrics(Collector):
         stats = self._stats
         yield GaugeMetricFamily(
             "hangup_outbox_up",
-            "Whether the database of the outbox has answered; the other gauges need it.",
+            "Whether the database of the outbox has answered; the other gauges depend on it.",
             value=float(stats is not None),
         )
         if stats is None:

@@ -70,7 +70,7 @@ async def test_host(pair: Pair, host: str | None, status: int) -> None:
         assert (answer.status == 421) is (status == 421), path
         if status == 421:
             assert answer.body.decode() == (
-                "This page is reached by its address, and under no other name: "
+                "This page answers only under its address: "
                 f"open http://127.0.0.1:{pair.status.port}/\n"
             )
 

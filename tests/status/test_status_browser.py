@@ -165,7 +165,7 @@ async def test_an_error_appears(pair: Pair, browser: Browser) -> None:
     def steps() -> None:
         browser.open(pair.url)
         browser.until(browser.is_live)
-        assert "Every request so far was HTTP" in browser.text("#empty")
+        assert "No errors so far." in browser.text("#empty")
         pair.send(BAD)
         browser.until(browser.has_rows(1))
         row = browser.text(".error")
@@ -326,7 +326,7 @@ async def test_filters(pair: Pair, browser: Browser) -> None:
     def choose_at_once() -> None:
         browser.one("#peer").send_keys("127.0.0.1:1x")
         browser.until(browser.has_rows(0))
-        assert browser.text("#empty") == "None of the recent errors is like that."
+        assert browser.text("#empty") == "No recent error matches the filter."
         browser.one("#clear").click()
         browser.until(browser.has_rows(4))
         browser.one("#peers button").click()
@@ -387,7 +387,7 @@ async def test_the_answer_comes_later(pair: Pair, browser: Browser) -> None:
         browser.until(browser.has_rows(1))
         browser.one(".error .code button").click()
         assert browser.text(".error .answer") == "…"
-        assert "not settled yet" in browser.text(".facts")
+        assert "no answer yet" in browser.text(".facts")
 
     def answered() -> None:
         browser.until(lambda: browser.text(".error .answer") == "418")

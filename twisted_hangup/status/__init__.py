@@ -1,7 +1,8 @@
-"""The operator's live page: what went wrong lately, in a browser, as JSON and as it happens.
+"""The operator's live page: recent errors in a browser and as JSON, as they happen.
 
-It shows a site's journal and changes nothing.  `access` decides who may see it, `snapshots`
-put the journal into JSON, `stream` keeps browsers up to date, `page` is what they load.
+It shows a site's journal and changes nothing.  `access` decides who may see it, `snapshots` puts
+the
+journal into JSON, `stream` keeps browsers up to date, `page` makes what they load.
 """
 
 from .access import is_local as is_local

@@ -1,9 +1,9 @@
-"""Who may see the page: only whoever asks this machine by its address, and has the token.
+"""Decides who may see the page: requests to this machine's address, with the token.
 
-Three things are kept out.  A web page elsewhere whose name resolves to this machine (DNS
-rebinding): its ``Host`` is a name.  A web page elsewhere that asks us over the browser's
-shoulder: ``Sec-Fetch-Site`` tells, and the cookie is SameSite=Strict.  Anybody on the
-network without the token.
+It keeps three kinds of readers out.  A web page elsewhere whose name resolves to this machine (DNS
+rebinding): its ``Host`` is a name.  A web page elsewhere that asks through the operator's browser:
+``Sec-Fetch-Site`` shows it, and the cookie is SameSite=Strict.  Anybody on the network without the
+token.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ..journal.flood import ThrottledWarning
 from ..report.text import peer_text
 from ..transport.addresses import ip_of
 
-#: A sign-in lasts a working day, and so many may last at a time.
+#: How long a sign-in lasts (a working day), and how many may last at a time.
 SESSION_SECONDS: Final = 12 * 3600.0
 MOST_SESSIONS: Final = 64
 
-#: After a wrong token each one waits so long before it is looked at, the right one as well:
-#: else whoever guesses need not wait for the answer.  It takes this long without a wrong one
-#: until none waits.
+#: After a wrong token, each token waits this long before it is checked, the right one too:
+#: otherwise a guesser need not wait for the answer.  After this long without a wrong token, none
+#: waits.
 GUESS_SECONDS: Final = 1.0
 GUESSED_SECONDS: Final = 60.0
 
 _BEARER: Final = re.compile(rb"bearer +(\S+)", re.I)
 
-# RFC 9110, section 7.2: Host = uri-host [ ":" port ].  Which port does not matter: behind
-# "ssh -L" it is another than ours, and no name can be forged by it.
+# RFC 9110, section 7.2: Host = uri-host [ ":" port ].  The port does not matter: through "ssh -L"
+# it is another one, and no name can be forged with it.
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^][:]+))(?::[0-9]*)?")
 
 
@@ -43,15 +43,14 @@ class Access:
     """Decides, request by request.
 
     Attributes:
-        token: What has to be known.
+        token: The token that readers need.
     """
 
     def __init__(self, clock: IReactorTime, token: str | None) -> None:
         """
         Args:
-            clock: Tells when a sign-in has lasted long enough.
-            token: Needed by everybody; None for one that is made up, and needed only where
-                client and server are not on the same machine.
+            clock: Gives the time, to end sign-ins.
+            token: Everybody needs it.  None makes one up, which is needed only from other machines.
         """
         self.token = token or secrets.token_urlsafe(24)
         self._always = token is not None
@@ -63,7 +62,7 @@ class Access:
     def asks_us(self, request: Any) -> bool:
         """Whether ``Host`` is the address that *request* came to, or means this machine.
 
-        Names besides ``localhost`` are never right: anybody can let one resolve to us.
+        Names other than ``localhost`` are never right: anybody can let one resolve to us.
         """
         hosts = request.requestHeaders.getRawHeaders(b"host", [])
         host = _HOST.fullmatch(hosts[0].decode("latin-1")) if len(hosts) == 1 else None
@@ -80,16 +79,15 @@ class Access:
         return address == ip_of(getattr(listening, "host", None))
 
     def is_foreign(self, request: Any) -> bool:
-        """Whether a browser says that *request* was made by a page of somebody else's.
+        """Whether a browser says that a page of another site made *request*.
 
-        See W3C's Fetch Metadata.  Browsers of 2023 and later always say it to localhost
-        and over TLS.
+        See W3C's Fetch Metadata.  Browsers since 2023 always say it to localhost and over TLS.
         """
         site = request.getHeader(b"sec-fetch-site")
         return site is not None and site not in (b"same-origin", b"none")
 
     def admits(self, request: Any) -> bool:
-        """Whether *request* needs no token, brings it, or brings a cookie that it bought."""
+        """Whether *request* needs no token, has it, or has a cookie that was given for it."""
         if (
             not self._always
             and is_local(request.getHost())
@@ -104,7 +102,7 @@ class Access:
         return self._clock.seconds() < ends
 
     def sign_in(self, request: Any, token: bytes) -> bool:
-        """Give the browser a cookie for *token*; whether that was the right one."""
+        """Give the browser a cookie if *token* is right; returns whether it is."""
         if not self._is_token(token, request):
             return False
         session = secrets.token_urlsafe(24)
@@ -137,7 +135,7 @@ class Access:
 
 
 def url_of(request: Any) -> str:
-    """Where the server is that *request* came to, by the address that it came to."""
+    """The URL of the server that *request* came to, with the address that it came to."""
     listening = request.getHost()
     ip = ip_of(getattr(listening, "host", None))
     host = "localhost" if ip is None else f"[{ip}]" if ip.version == 6 else str(ip)
@@ -146,7 +144,7 @@ def url_of(request: Any) -> str:
 
 
 def is_local(address: Any) -> bool:
-    """Whether a Twisted address is of this machine and no network: loopback, or UNIX."""
+    """Whether a Twisted address is on this machine: loopback, or a UNIX socket."""
     if isinstance(address, UNIXAddress):
         return True
     ip = ip_of(getattr(address, "host", None))
@@ -154,5 +152,5 @@ def is_local(address: Any) -> bool:
 
 
 def _cookie_name(request: Any) -> bytes:
-    # Cookies do not know ports: two servers on one machine must not sign each other out.
+    # Cookies ignore ports: two servers on one machine must not sign each other out.
     return b"hangup_status_%d" % getattr(request.getHost(), "port", 0)

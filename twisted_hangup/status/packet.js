@@ -25,7 +25,7 @@ function detailOf(error) {
   const facts = element("dl", "facts");
   const answered = error.settled
     ? (error.answered === null ? "nothing was sent" : `${error.answered}`)
-    : "not settled yet";
+    : "no answer yet";
   const code = linkTo(error.entry, error.code);
   const looksLike = error.looks_like && linkTo(error.looks_like, error.looks_like);
   for (const [name, value] of [

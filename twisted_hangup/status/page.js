@@ -176,8 +176,8 @@ function showFilters() {
   find("shown").textContent = filtered ? `${shown} of the last ${kept}` : kept ? `the last ${kept}` : "";
   find("empty").hidden = shown > 0;
   find("empty").textContent = filtered
-    ? "None of the recent errors is like that."
-    : "None. Every request so far was HTTP, and every client stayed until its answer.";
+    ? "No recent error matches the filter."
+    : "No errors so far.";
   if (chart.only !== filter.code) {
     chart.only = filter.code;
     chart.draw();

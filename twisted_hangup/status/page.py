@@ -1,4 +1,4 @@
-"""The page as one document, and the policy that lets a browser run this and nothing else."""
+"""The page as one document, with a policy that lets a browser run this and nothing else."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Final, NamedTuple
 
-#: What stands in the place of ``/* style */`` and ``/* script */``, one after the other.
+#: The files that replace ``/* style */`` and ``/* script */``.
 _PARTS: Final = {
     "style": ("page.css",),
     "script": ("chart.js", "packet.js", "errors.js", "page.js"),
 }
 
-# Nothing is loaded but this document and its JSON.  Trusted types forbid what could make
-# elements out of text (innerHTML and the like), so that a slip of ours would do nothing.
+# The page loads only this document and its JSON.  Trusted types forbid making elements out of
+# text (innerHTML and the like), so that a mistake of ours would do nothing.
 _POLICY: Final = (
     "default-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; "
     "connect-src 'self'; img-src data:; require-trusted-types-for 'script'; trusted-types 'none'"

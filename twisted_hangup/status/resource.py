@@ -1,4 +1,4 @@
-"""Which path has what, and what every response of the status page has."""
+"""The paths of the status page, and the headers of all its responses."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ _HEADERS: Final = {
 
 
 class StatusResource(Resource):
-    """A site's journal as a live page; docs/status.md tells what is where.
+    """A site's journal as a live page; docs/status.md lists its paths.
 
-    It belongs at the root of a `StatusSite`.  It answers nothing, 421, where ``Host`` is not
-    the address that the request came to, or ``localhost`` where that is this machine.
+    It belongs at the root of a `StatusSite`.  If ``Host`` is not the address that the request came
+    to (or ``localhost`` on this machine), it answers 421 with the URL to open.
 
     Args:
-        site: The site whose client errors are shown; of a site of your own, what
+        site: The site whose client errors are shown: a `HangupSite`, or the `SiteErrors` that
             `forward_client_errors` has returned.
         clock: Timers; the reactor.
-        token: Needed by everybody who wants to see it.  None for one that is made up, and
-            is not needed on loopback and UNIX sockets.
-        metrics: What is served at ``/metrics``, if anything, to those who may see the page.
-        now: Wall-clock time in seconds since 1970.
+        token: Everybody needs it to see the page.  None makes one up, which is not needed on
+            loopback and UNIX sockets.
+        metrics: A resource for ``/metrics``, for those who may see the page.
+        now: Returns the time in seconds since 1970.
 
     Attributes:
-        token: What to type into the page.
-        admitted: Called with the address of a client that has shown that it may see it.
+        token: The token to type into the page.
+        admitted: Called with the address of each client that has shown that it may see the page.
     """
 
     isLeaf = True
@@ -92,11 +92,11 @@ class StatusResource(Resource):
         self.token = self._access.token
         self.admitted: Callable[[IAddress], object] = lambda client: None
         self._clock = clock
-        #: Who waits for the token to be looked at: one request of each connection.
+        #: Who waits for a token to be checked: one request of each connection.
         self._guessing: set[object] = set()
 
     def close(self) -> None:
-        """End every event stream; browsers come again by themselves."""
+        """End all event streams; browsers connect again by themselves."""
         self._streams.close()
 
     def render(self, request: Any) -> Any:
@@ -109,7 +109,7 @@ class StatusResource(Resource):
         who = client if hasattr(client, "port") else request.channel
         if who in self._guessing:
             request.setHeader(b"Retry-After", b"1")
-            return _plain(request, TOO_MANY_REQUESTS, "One token at a time.")
+            return _plain(request, TOO_MANY_REQUESTS, "Another token is being checked. Try again.")
         self._guessing.add(who)
         waiting = deferLater(self._clock, GUESS_SECONDS, self._render, request)
         request.notifyFinish().addErrback(lambda _: waiting.cancel())
@@ -128,7 +128,7 @@ class StatusResource(Resource):
 
     def _render(self, request: Any) -> Any:
         if not self._access.asks_us(request):
-            text = "This page is reached by its address, and under no other name: open {}"
+            text = "This page answers only under its address: open {}"
             return _plain(request, MISDIRECTED_REQUEST, text.format(url_of(request)))
         path = b"/".join(request.postpath)
         if path == b"sign-in":
@@ -144,9 +144,9 @@ class StatusResource(Resource):
             return _plain(request, NOT_FOUND, "Not found.")
         if request.method not in (b"GET", b"HEAD"):
             return _not_allowed(request, b"GET, HEAD")
-        # A link from elsewhere may lead to the page; nobody else reads what it reads.
+        # A link from elsewhere may lead to the page, but no other page may read its data.
         if path and self._access.is_foreign(request):
-            return _plain(request, FORBIDDEN, "Another site's page may not read this.")
+            return _plain(request, FORBIDDEN, "Pages of other sites may not read this.")
         if not self._access.admits(request):
             return self._refuse(request, path)
         self.admitted(request.getClientAddress())
@@ -155,7 +155,7 @@ class StatusResource(Resource):
     def _refuse(self, request: Any, path: bytes) -> bytes:
         request.setHeader(b"WWW-Authenticate", b"Bearer")
         if path:
-            return _plain(request, UNAUTHORIZED, "The token is missing, or is not the right one.")
+            return _plain(request, UNAUTHORIZED, "The token is missing or wrong.")
         return self._render_sign_in(request)
 
     def _render_sign_in(self, request: Any) -> bytes:
@@ -164,12 +164,12 @@ class StatusResource(Resource):
         return _body(request, b"text/html; charset=utf-8", self._sign_in_page.html)
 
     def _sign_in(self, request: Any) -> bytes:
-        """Exchange the token for a cookie.  It comes in the body, which nobody logs."""
+        """Exchange the token for a cookie.  The token comes in the body, which no log has."""
         if request.method != b"POST":
             return _not_allowed(request, b"POST")
         if self._access.is_foreign(request):
-            return _plain(request, FORBIDDEN, "Another site's page may not do this.")
-        # Not request.args: what stands in the URL is there, too.
+            return _plain(request, FORBIDDEN, "Pages of other sites may not do this.")
+        # Not request.args, which also has what is in the URL.
         request.content.seek(0)
         form = parse_qs(request.content.read())
         if not self._access.sign_in(request, form.get(b"token", [b""])[0].strip()):
@@ -194,7 +194,7 @@ class StatusResource(Resource):
     def _render_events(self, request: Any) -> Any:
         if self._streams.full:
             request.setHeader(b"Retry-After", b"5")
-            return _plain(request, SERVICE_UNAVAILABLE, "Too many are following already.")
+            return _plain(request, SERVICE_UNAVAILABLE, "Too many browsers are connected already.")
         request.setHeader(b"Content-Type", b"text/event-stream")
         if request.method == b"HEAD":
             return b""
@@ -203,7 +203,7 @@ class StatusResource(Resource):
 
     def _render_metrics(self, request: Any) -> Any:
         if self._metrics is None:
-            text = "No metrics: install twisted_hangup[metrics]."
+            text = "No metrics: pip install 'twisted_hangup[metrics]'"
             return _plain(request, NOT_FOUND, text)
         return self._metrics.render(request)
 
@@ -215,7 +215,7 @@ def _plain(request: Any, status: int, text: str) -> bytes:
 
 def _not_allowed(request: Any, allowed: bytes) -> bytes:
     request.setHeader(b"Allow", allowed)
-    return _plain(request, NOT_ALLOWED, f"Only {allowed.decode()}.")
+    return _plain(request, NOT_ALLOWED, f"Allowed here: {allowed.decode()}.")
 
 
 def _body(request: Any, kind: bytes, body: bytes) -> bytes:

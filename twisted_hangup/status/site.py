@@ -1,4 +1,4 @@
-"""A site of its own for the status page, so that whoever breaks that one is told of, too."""
+"""`StatusSite`: a site for the status page, apart from the site that it shows."""
 
 from __future__ import annotations
 
@@ -13,27 +13,36 @@ from ..limits import KIB, Limits
 from ..server.site import HangupSite, SiteErrors, errors_of
 from .resource import StatusResource
 
-#: A token in a form, and nothing larger, is ever sent here.
+#: Clients only send a token in a form.
 _LIMITS: Final = Limits(body_bytes=4 * KIB)
 
-#: Connections of clients that have not shown yet that they may see it.  One more, and the
-#: oldest of them makes room: half of the places are kept for those who may.
+#: Most connections of clients that have not shown yet that they may see the page.  One more
+#: closes the oldest of them: half of the places are kept for those who may see it.
 MOST_STRANGERS: Final = 32
 
 
 class StatusSite(HangupSite):
-    """Serves the status page of another site.
+    """A site that shows the client errors of another site, live.
+
+    Let it listen on a port of its own, on this machine only:
+
+        status = StatusSite(site, reactor)
+        hangup_endpoint(TCP4ServerEndpoint(reactor, 9000, interface="127.0.0.1")).listen(status)
 
     Args:
-        site: The site whose client errors are shown; of a site of your own, what
+        site: The site whose client errors are shown: a `HangupSite`, or the `SiteErrors` that
             `forward_client_errors` has returned.
         reactor: Timers and clock.
-        token: See `StatusResource`.
-        metrics: See `StatusResource`.
+        token: Everybody needs it to see the page.  None makes one up, which is not needed on
+            loopback and UNIX sockets.
+        metrics: A resource for ``/metrics``, such as ``Metrics(site).resource()``.
+
+    Raises:
+        ValueError: *token* is empty.
 
     Attributes:
-        token: What to type into the page, where it asks.
-        token_was_made_up: Whether it was, so that somebody has to be told.
+        token: The token to type into the page, if it asks.
+        token_was_made_up: Whether it was made up, so that you have to print or log it.
     """
 
     def __init__(
@@ -53,7 +62,7 @@ class StatusSite(HangupSite):
             cure = "metrics.resource()" if hasattr(metrics, "exposition") else ""
             must_have("metrics", metrics, "an IResource", ("render", "getChildWithDefault"), cure)
         self._status = StatusResource(errors, reactor, token=token, metrics=metrics)
-        #: Clients that have shown that they may see it.
+        #: Clients that have shown that they may see the page.
         self._known: set[IAddress] = set()
         self._status.admitted = self._known.add
         super().__init__(
@@ -67,7 +76,7 @@ class StatusSite(HangupSite):
         self.token_was_made_up = token is None
 
     def buildProtocol(self, address: Any) -> Any:
-        """As `HangupSite` does, and make room for it."""
+        """As in `HangupSite`, and make room for the connection."""
         peers = [(one, one.transport.getPeer()) for one in self.context.open()]
         self._known.intersection_update([peer for _, peer in peers])
         strangers = [one for one, peer in peers if peer not in self._known]
@@ -76,7 +85,7 @@ class StatusSite(HangupSite):
         return super().buildProtocol(address)
 
     def log(self, request: Any) -> None:
-        """Nothing: an operator who looks is no news."""
+        """Do nothing: the operator's own requests are no news."""
 
     def drain(self) -> Deferred[None]:
         """As `HangupSite.drain`; event streams end at once."""

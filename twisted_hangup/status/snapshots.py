@@ -1,7 +1,7 @@
 """A journal as JSON, for the page.  Nothing leaves this module unmasked or unescaped.
 
-docs/status.md has the names, which are an interface: they are never renamed.  All text is
-printable ASCII, whatever a peer sent; its bytes leave as base64.
+docs/status.md lists the names; they are an interface and never renamed.  All text is printable
+ASCII; a peer's bytes are in base64.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ PACKET_BYTES: Final = 1024
 
 
 class Snapshots:
-    """Turns what a journal keeps into JSON; each error once, for all who look."""
+    """Turns the entries of a journal into JSON, each once for all readers."""
 
     def __init__(
         self, policy: MaskingPolicy, now: Callable[[], float], connections: Callable[[], int]
     ) -> None:
         """
         Args:
-            policy: What is secret.
-            now: Wall-clock time in seconds since 1970.
-            connections: How many are open now.
+            policy: Which secrets are hidden.
+            now: Returns the time in seconds since 1970.
+            connections: Returns how many connections are open.
         """
         self._policy = policy
         self._now = now
         self._connections = connections
-        #: Number of an entry -> whether it was settled then, and its JSON.
+        #: Number of an entry -> whether it was answered by then, and its JSON.
         self._entries: dict[int, tuple[bool, str]] = {}
 
     def json(
@@ -49,12 +49,12 @@ class Snapshots:
         only: Container[int] | None = None,
         rates_from: float = 0,
     ) -> str:
-        """All there is to know, as a JSON object on one line.
+        """The snapshot as a JSON object on one line.
 
         Args:
-            snapshot: Of the journal.
-            only: Numbers of the entries that are in it; all by default.
-            rates_from: The first second, since 1970, whose rates are in it.
+            snapshot: A snapshot of the journal.
+            only: The numbers of the entries to include; all by default.
+            rates_from: The first second, since 1970, whose rates are included.
         """
         kept = {entry.number for entry in snapshot.entries}
         self._entries = {n: entry for n, entry in self._entries.items() if n in kept}
@@ -92,7 +92,7 @@ class Snapshots:
 
 
 def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
-    """What the page shows of one error, secrets hidden."""
+    """What the page shows of one error, with secrets hidden."""
     error = entry.error
     packet = masked_packet(error, PACKET_BYTES, policy)
     rule = rule_of(error.code, error.reason, error.about)
@@ -103,7 +103,7 @@ def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
         "time": timestamp(entry.time),
         "settled": entry.settled,
         "answered": entry.answered,
-        "upstream": None,  # as the record has it where there is one
+        "upstream": None,  # the record has it if there is one
         **error_record(error, policy, packet),
         "line": record_text(request_line_of(error, policy)),
         "raw_packet_length": None if error.raw_packet is None else len(error.raw_packet),
@@ -121,7 +121,7 @@ def entry_record(entry: Entry, policy: MaskingPolicy) -> dict[str, Any]:
 def _culprit(error: RecordedError, packet: Excerpt) -> int | None:
     """Index in *packet* of the byte to blame."""
     where = error.broke_at
-    # No byte is to blame where a whole line is wrong, or where the input ended.
+    # No byte is to blame if a whole line is wrong, or if the input ended.
     if where is None or where.caret >= len(where.line):
         return None
     at = culprit_index(error.raw_packet or b"", error.bytes_parsed or 0, where) - packet.offset

@@ -1,8 +1,10 @@
-"""Server-sent events: the snapshot first, then what changes, to as many as follow.
+"""Server-sent events: the snapshot first, then what changes, for each reader.
 
-In a flood nobody is sent every error, but what is left of them at most twice a second.  What
-a browser does not take is not kept for it: it gets a new snapshot when it reads on.  So a
-follower costs what stands in its connection's send buffer, and no more.
+In a flood a reader does not get every error, but the recent ones, at most twice a second.  Nothing
+is
+kept for a browser that does not read: it gets a new snapshot when it reads on.  So a reader costs
+no
+more than the send buffer of its connection.
 """
 
 from __future__ import annotations
@@ -21,28 +23,28 @@ from .snapshots import Snapshots
 
 MOST_STREAMS: Final = 16
 
-#: Updates come no closer to each other than this, and never further apart than that, so
-#: that a browser can tell a quiet server from a dead one.
+#: Updates have at least the first of these times between them, and at most the second, so that a
+#: browser can tell a quiet server from a dead one.
 UPDATE_SECONDS: Final = 0.5
 HEARTBEAT_SECONDS: Final = 5.0
 
 #: How long a first error waits for others that come with it.
 _GATHER_SECONDS: Final = 0.05
 
-#: How long a browser waits before it comes again.
+#: How long a browser waits before it connects again.
 _RETRY: Final = b"retry: 2000\n\n"
 
 _LAST_ID: Final = re.compile(rb"([0-9a-f]{16})-([0-9]{1,15})")
 
 
 class Streams:
-    """Everybody who follows one journal."""
+    """All readers of one journal."""
 
     def __init__(self, journal: Journal, snapshots: Snapshots, clock: IReactorTime) -> None:
         self._journal = journal
         self._snapshots = snapshots
         self._clock = clock
-        # Numbers of another process mean nothing here.
+        # Numbers of another process have no meaning here.
         self._epoch = secrets.token_hex(8)
         self._streams: dict[_Stream, None] = {}
         self._changed: set[int] = set()
@@ -135,7 +137,7 @@ class Streams:
 
 @implementer(IPushProducer)
 class _Stream:
-    """One browser that follows."""
+    """One browser that reads."""
 
     def __init__(self, request: Any, everything: Callable[[], bytes]) -> None:
         self._request = request
@@ -145,7 +147,7 @@ class _Stream:
         self._ended = False
 
     def send(self, message: bytes) -> None:
-        """Send *message*, or everything later if the browser is not reading."""
+        """Send *message*; if the browser does not read, send a snapshot later."""
         if self._ended:
             return
         if self._paused:
