@@ -602,10 +602,10 @@ HANDLERS: Final[list[Row]] = [
     (
         "ASGI",
         TypeError,
-        "application must be a WSGI application, not a coroutine function: ASGI is not served",
+        "application must be a WSGI application, not a coroutine function: ASGI is not supported",
         lambda: wsgi_of(asgi),
     ),
-    ("ASGI, an object", TypeError, "ASGI is not served", lambda: wsgi_of(Application())),
+    ("ASGI, an object", TypeError, "ASGI is not supported", lambda: wsgi_of(Application())),
     (
         "WSGI of one argument",
         TypeError,

@@ -1,4 +1,4 @@
-"""A resource whose methods may be ``async def``."""
+"""`AsyncResource`: a resource whose methods may be ``async def``."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ from .cancel import cancellation_in
 class AsyncResource(Resource):
     """A resource whose ``render`` methods may be coroutines, or return Deferreds.
 
-    ::
-
         class Report(AsyncResource):
             async def render_GET(self, request):
                 return await make_report()
 
-    What such a method returns in the end:
+    Such a method returns one of these in the end:
 
-    - bytes, or str, which is sent as UTF-8: the body, or the rest of it if the method has
-      written already.  ``Content-Length`` is set, and a HEAD request gets only the head.
-    - None: the method has written what there is; the response is finished for it.
-    - ``NOT_DONE_YET``: something else will finish the response.
+    - bytes, or str (sent as UTF-8): the body, or the rest of it if the method has written before.
+      ``Content-Length`` is set, and a HEAD request gets only the head.
+    - None: the method has written everything; the response is then finished.
+    - ``NOT_DONE_YET``: you finish the response elsewhere.
 
-    An exception is given to ``request.processingFailed``: logged once, and answered 500 if
-    nothing has been written, else the response is cut short so that the client can tell.
+    An exception goes to ``request.processingFailed``.  It is logged once.  The client gets a 500;
+    if the response has begun, it is cut short so that the client can tell.
 
-    When the client leaves, the work goes on and its result is dropped, unless the method
-    is `cancellable`.  That it was cancelled then is not logged; any other error is, once.
+    When the client leaves, the work goes on and its result is dropped, unless the method is
+    `cancellable`.  The cancellation is not logged; any other error is, once.
 
-    It takes a request from a `HangupSite`, or from a site with `forward_client_errors`.
+    Its requests have to come from a `HangupSite`, or from a site with `forward_client_errors`.
     """
 
     def __init__(self) -> None:  # Twisted's has no types
@@ -54,7 +52,7 @@ class AsyncResource(Resource):
 
 
 def _respond(result: object, request: Any) -> None:
-    """Send *result* as what is missing of the response."""
+    """Send *result* as the rest of the response."""
     if result is NOT_DONE_YET:
         return
     if isinstance(result, str):
@@ -64,7 +62,7 @@ def _respond(result: object, request: Any) -> None:
     if isinstance(result, bytes):
         if not request.startedWriting and request.code not in NO_BODY_CODES:
             request.setHeader(b"Content-Length", b"%d" % len(result))
-        request.write(result)  # which sends nothing to a HEAD request
+        request.write(result)  # a HEAD request gets nothing
     elif result is not None:
         raise TypeError(f"a render method returned {type(result).__name__}, not bytes, str or None")
     if not request.finished:
@@ -72,6 +70,6 @@ def _respond(result: object, request: Any) -> None:
 
 
 def _ebFailed(failure: Failure, request: Any) -> None:
-    """Answer for what the method raised, unless it has ended because nobody waits for it."""
+    """Answer for the method's exception, unless it was cancelled because the client left."""
     if not (request.client_hung_up and cancellation_in(failure.value)):
         request.processingFailed(failure)

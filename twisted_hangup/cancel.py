@@ -1,8 +1,10 @@
-"""An application's work ends when its client leaves, if the application wants that.
+"""Ends an application's work when its client leaves, if the application asks for that.
 
-Nothing is cancelled by itself, because work that has begun to change something often has
-to finish.  `cancellable` and `cancel_on_hangup` say what may end early, and `shield` says
-what must not, inside of something that may.
+Nothing is cancelled by default, because work that has begun to change something often has to
+finish.
+`cancellable` and `cancel_on_hangup` mark work that may end early.  `shield` marks work inside it
+that
+may not.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-#: What `cancel_on_hangup` and `shield` take: what is going on, or would go on if awaited.
+#: What `cancel_on_hangup` and `shield` accept.
 Work: TypeAlias = "Deferred[T] | Coroutine[Deferred[Any], Any, T]"
 
 _log = Logger()
@@ -34,28 +36,28 @@ _log = Logger()
 def cancel_on_hangup(request: Any, work: Work[T]) -> Deferred[T]:
     """Cancel *work* when the client of *request* leaves before its response is finished.
 
+    Use it for a part of a method; `cancellable` is for a whole method.
+
+    A coroutine gets a `CancelledError` where it waits.  If the client has left already, a Deferred
+    is cancelled at once, and a coroutine is not started.  After ``request.finish()`` nothing is
+    cancelled.
+
     Args:
         request: The request that the work is for.
-        work: A Deferred or a coroutine.  Nobody else may be waiting for the same Deferred,
-            because it would be cancelled for them, too.
+        work: A Deferred or a coroutine.  Nothing else may wait for the same Deferred: it would be
+            cancelled, too.
 
     Returns:
-        A new Deferred with the result of *work*; go on with this one.  After a hang-up it
-        fails with a `CancelledError` whose ``__cause__`` is the `ClientHangUp`, also where
-        the work has wrapped it (``gatherResults`` and ``treq`` do); nothing is logged if
-        nobody handles that.  Work that answers the cancelling with another result or
-        error gives that.
-
-        To cancel it cancels *work*, once: whoever cancels it after the hang-up does not
-        disturb what the work does to clean up.  An error of work that nobody waits for any
-        more is logged.
-
-    A coroutine sees the same `CancelledError` where it waits.  If the client has left
-    already, a Deferred is cancelled at once and a coroutine is never begun.  After
-    ``finish()`` nothing is cancelled any more.
+        A new Deferred with the result of *work*; wait for this one.  After a hang-up it fails with
+        a `CancelledError` whose ``__cause__`` is the `ClientHangUp`, even if the work has wrapped
+        it (as ``gatherResults`` and ``treq`` do); if you do not handle it, nothing is logged.  If
+        the work answers the cancellation with another result or error, you get that.  If you cancel
+        the new Deferred, it cancels *work*, once: a second cancellation, after the hang-up, does
+        not disturb what the work does to clean up.  An error of work that nobody waits for any more
+        is logged.
 
     Raises:
-        TypeError: *request* is no request, or *work* neither a Deferred nor a coroutine.
+        TypeError: *request* is not a request, or *work* is neither a Deferred nor a coroutine.
     """
     must_have("request", request, "a request", ("notifyFinish",))
     _must_be_work(work)
@@ -67,24 +69,24 @@ def cancellable(function: Callable[P, Work[T]]) -> Callable[P, Deferred[T]]: ...
 @overload
 def cancellable(function: Callable[P, R]) -> Callable[P, R]: ...
 def cancellable(function: Callable[P, Any]) -> Callable[P, Any]:
-    """Let what *function* does for a request end when the client leaves.
+    """Decorate a function so that its work for a request ends when the client leaves.
 
-    A decorator for methods of an `AsyncResource`, klein routes, and whatever else takes a
-    request and is a coroutine function or returns a Deferred::
+    It is for methods of an `AsyncResource`, klein routes, and other functions that take a request
+    and are coroutine functions or return a Deferred:
 
         class Report(AsyncResource):
             @cancellable
             async def render_GET(self, request):
                 return await self.database.query("...")
 
-    In a klein application it stands below ``@app.route``.
+    In klein, put it under ``@app.route``.
 
     Returns:
-        A function that returns what `cancel_on_hangup` does, or any other result as it is.
-        It raises TypeError where no argument is a request.
+        A function that returns what `cancel_on_hangup` returns, and any other result unchanged.
+        When called, it raises TypeError if no argument is a request.
 
     Raises:
-        TypeError: *function* is no function, or takes no argument.
+        TypeError: *function* is not a function, or takes no argument.
     """
     must_take_some("function", function, "a request")
 
@@ -100,9 +102,9 @@ def cancellable(function: Callable[P, Any]) -> Callable[P, Any]:
 
 
 def shield(work: Work[T]) -> Deferred[T]:
-    """Go on with *work* even when who waits for it is cancelled.
+    """Finish *work* even if the Deferred that waits for it is cancelled.
 
-    ::
+    Use it inside `cancellable` work for a step that must not stop in the middle:
 
         @cancellable
         async def render_POST(self, request):
@@ -111,12 +113,15 @@ def shield(work: Work[T]) -> Deferred[T]:
             return b"placed"
 
     Args:
-        work: A Deferred or a coroutine; a coroutine is begun now.
+        work: A Deferred or a coroutine; a coroutine starts now.
 
     Returns:
-        A new Deferred with the result of *work*.  To cancel it makes it fail with a
-        `CancelledError` at once and leaves the work alone; if that fails after that, its
-        error is logged, and its result is lost.
+        A new Deferred with the result of *work*.  If you cancel it, it fails with a
+        `CancelledError` at once, and the work goes on.  If the work fails after that, its error is
+        logged; its result is lost.
+
+    Raises:
+        TypeError: *work* is neither a Deferred nor a coroutine.
     """
 
     def pass_on(result: Any) -> None:
@@ -133,10 +138,10 @@ def shield(work: Work[T]) -> Deferred[T]:
 
 
 def cancellation_in(error: BaseException | None) -> CancelledError | None:
-    """The `CancelledError` that *error* is, or has come of; None where there is none.
+    """The `CancelledError` that *error* is or wraps; None if there is none.
 
-    What runs things in parallel wraps what one of them failed with, and Twisted's HTTP
-    client wraps everything.
+    Helpers that run things in parallel wrap the error of one of them, and Twisted's HTTP client
+    wraps all errors.
     """
     if isinstance(error, CancelledError):
         return error
@@ -153,7 +158,7 @@ def cancellation_in(error: BaseException | None) -> CancelledError | None:
 
 
 class _Errand(Generic[T]):
-    """Work that is done for one request.
+    """Work for one request.
 
     Attributes:
         waiter: Fires with the result.
@@ -177,12 +182,12 @@ class _Errand(Generic[T]):
     @property
     def _reason(self) -> BaseException | None:
         """The `ClientHangUp`, once the client has left."""
-        # Not kept when the notice comes: others may be told, and cancel this, before.
+        # Not stored when the notice comes: another callback may run, and cancel this, before.
         failure = getattr(self._request, "gone", None)
         return failure and (failure.value.__cause__ or failure.value)
 
     def _cancel(self, waiter: Deferred[T]) -> None:
-        """Whoever waits does so no longer."""
+        """The caller waits no longer."""
         if self._reason is None:
             self._work.cancel()
         else:
@@ -191,7 +196,7 @@ class _Errand(Generic[T]):
             fail_quietly(waiter, Failure(error))
 
     def _tell(self, error: BaseException | None) -> CancelledError | None:
-        """Put the reason into the `CancelledError` in *error*, if that has come of a hang-up."""
+        """Set the cause of the `CancelledError` in *error*, if a hang-up caused it."""
         reason = self._reason
         if reason is None:
             return None
@@ -212,14 +217,14 @@ class _Errand(Generic[T]):
             _log.failure("Cancelled work failed when nobody waited for it any more", result)
 
     def _forget_request(self) -> None:
-        """An endless response may wait for many things, one after the other."""
+        """Remove the callback: an endless response may wait for many things, one by one."""
         waiting = getattr(self._request, "notifications", [])
         if self._notice in waiting:
             self._request.notifications = [each for each in waiting if each is not self._notice]
 
 
 class _Told(Coroutine[Deferred[Any], Any, T]):
-    """A coroutine; *tell* is called with each exception before that is thrown into it."""
+    """A coroutine; *tell* is called with each exception before it is thrown into the coroutine."""
 
     def __init__(
         self,
@@ -234,7 +239,7 @@ class _Told(Coroutine[Deferred[Any], Any, T]):
 
     def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Deferred[Any]:
         try:
-            self._tell(error)  # Twisted throws the exception, and nothing else
+            self._tell(error)  # Twisted throws the exception alone
             return self._coroutine.throw(error)
         finally:
             del error  # its traceback has this frame

@@ -1,7 +1,14 @@
-"""For people who test handlers and resources: a site and its clients in memory, on a `Clock`.
+"""Test handlers and resources in memory: a real site, its clients, and a `Clock`.
 
-The site is the real one, and so is Twisted's TCP transport beneath it: only the kernel, the
-reactor's loop and the time are played here.  Nothing listens, waits or needs a running reactor.
+    from twisted_hangup import HangupSite
+    from twisted_hangup.testing import feed
+
+    client = feed(HangupSite(resource), b"GET / HTTP/1.1\\r\\nBad Name: 1\\r\\n\\r\\n")
+    assert client.received.startswith(b"HTTP/1.1 400 ")
+    assert client.errors[0].code == "HPE_INVALID_HEADER_TOKEN"
+
+The site and Twisted's TCP transport are the real ones.  Only the kernel, the reactor's loop and the
+time are simulated.  Nothing listens or waits, and no reactor has to run.
 """
 
 from __future__ import annotations
@@ -39,7 +46,7 @@ from .transport.layers import protocol_within
 from .transport.sockets import telling
 from .transport.tls import HTTP_REQUEST, answered_in_plain, handshake_timeout, tls_error
 
-#: How a server has ended its side: so that all of it can be read (FIN), or broken off (RST).
+#: How a server ends its side: with FIN, so that the client can read everything, or with a reset.
 End: TypeAlias = Literal["fin", "reset"]
 
 #: Addresses for examples (RFC 5737).
@@ -49,32 +56,37 @@ _ports: Final = cycle(range(49152, 65536))
 
 
 def feed(site: HTTPFactory | SiteErrors, *pieces: bytes, fin: bool = False) -> MemoryClient:
-    """Let a new client of *site* send *pieces*, one read each, and end its input if *fin*.
+    """Let a new client of *site* send *pieces*, one read each, and half-close if *fin*.
 
-    *site* may be what `forward_client_errors` has returned for one, too.  One that has no
-    `Clock` yet gets it, for good: feed it or let it listen, not both.
+    *site* may also be the `SiteErrors` that `forward_client_errors` has returned.  If the site has
+    no `Clock` yet, it gets one, for good: do not let the same site listen.
+
+    Args:
+        site: The site.
+        pieces: Bytes; each piece is one read of the server.
+        fin: Whether the client ends its input (FIN) after them.
 
     Returns:
-        The client, after all has happened that takes no time.
+        The client, after everything that takes no time has happened.
 
     Raises:
-        TypeError: *site* is no `Site`, or a piece is not bytes.
+        TypeError: *site* is not a `Site`, or a piece is not bytes.
         ValueError: *site* does not forward its client errors, or serves real clients.
     """
     return MemoryClient(site).feed(*pieces, fin=fin)
 
 
 class MemoryClient:
-    """A client of a site, in memory; `feed` makes it.
+    """A client in memory, which `feed` makes.
 
-    It reads whatever the server sends, until you set `reading` to False.  What it sends after
-    the server has closed is lost, as on a network.
+    It reads what the server sends at once; set `reading` to False to stop that.  What it sends
+    after the server has closed is lost, as on a network.
 
     Attributes:
-        clock: The site's clock.  Give it to your own code, and let `advance` move it.
+        clock: The site's clock.  Use it in your own code, too, and move it with `advance`.
         peer: The client's address, as the site sees it.
-        errors: The client errors of this connection, oldest first; the same objects as
-            handlers get.
+        errors: The client errors of this connection, oldest first: the same objects that handlers
+            get.
     """
 
     def __init__(self, site: HTTPFactory | SiteErrors) -> None:
@@ -82,8 +94,8 @@ class MemoryClient:
             site = site.site
         if not isinstance(site, HTTPFactory):
             raise TypeError(
-                f"site is {site!r} and no twisted.web.server.Site; "
-                "of a resource make one with HangupSite(resource)"
+                f"site is {site!r} and not a twisted.web.server.Site; "
+                "make one of a resource with HangupSite(resource)"
             )
         self.peer = IPv4Address("TCP", _CLIENT, next(_ports))
         protocol: Any = site.buildProtocol(self.peer)
@@ -114,17 +126,17 @@ class MemoryClient:
 
     @property
     def received(self) -> bytes:
-        """What it has read so far."""
+        """The bytes that the client has read so far."""
         return bytes(self._kernel.received)
 
     @property
     def ended(self) -> End | None:
-        """How the server has ended its side of the connection; None while it is open."""
+        """How the server has ended its side: ``"fin"``, ``"reset"``, or None while it is open."""
         return self._kernel.ended
 
     @property
     def reading(self) -> bool:
-        """Whether it reads what the server sends; while it does not, the server has to wait."""
+        """Whether the client reads.  While it does not, the server has to wait."""
         return self._kernel.reading
 
     @reading.setter
@@ -133,14 +145,14 @@ class MemoryClient:
         self._happen()
 
     def feed(self, *pieces: bytes, fin: bool = False) -> MemoryClient:
-        """Send *pieces*, one read each (of at most 64 KiB), and end the input if *fin*.
+        """Send *pieces*, one read each (at most 64 KiB), and half-close if *fin*.
 
         Returns:
-            The client itself, after all has happened that takes no time.
+            The client itself, after everything that takes no time has happened.
 
         Raises:
             TypeError: A piece is not bytes.
-            ValueError: The client has ended its input, or reset the connection, before.
+            ValueError: The client has half-closed or reset the connection before.
         """
         for piece in pieces:
             if not isinstance(piece, bytes):
@@ -156,14 +168,14 @@ class MemoryClient:
         return self
 
     def fin(self) -> MemoryClient:
-        """End the input (FIN) and go on reading; returns the client itself."""
+        """Half-close (send FIN) and go on reading; returns the client itself."""
         return self.feed(fin=True)
 
     def reset(self, number: int = errno.ECONNRESET) -> MemoryClient:
-        """Break the connection, so that reading from it fails with this error number.
+        """Reset the connection: the server's next read or write fails with this error number.
 
-        `errno.EPIPE` is what writing fails with, once the server does.  A server that has
-        paused reading hears of either when it reads or writes again.
+        With `errno.EPIPE` only writing fails.  A server that has paused reading notices when it
+        reads or writes again.
 
         Returns:
             The client itself.
@@ -174,7 +186,7 @@ class MemoryClient:
         return self
 
     def advance(self, seconds: float) -> MemoryClient:
-        """Let *seconds* pass, and whatever is due in them happen at its own time.
+        """Move the clock by *seconds*; timers fire at their own times.
 
         Returns:
             The client itself.
@@ -196,13 +208,13 @@ class MemoryClient:
         self.clock.advance(0)
 
     def _note(self, error: ClientError) -> None:
-        # Not by its peer: that may be whom a proxy names.
+        # Not by its peer, which may be the client that a proxy names.
         if error is self._ending.error:
             self.errors.append(error)
 
 
 class _Kernel(_DisconnectSelectableMixin):
-    """The socket of one connection, and the reactor that watches it, to Twisted's transport."""
+    """The kernel's side of one connection, and the reactor's loop, for Twisted's transport."""
 
     def __init__(self, clock: Clock) -> None:
         self.callLater = clock.callLater
@@ -213,7 +225,7 @@ class _Kernel(_DisconnectSelectableMixin):
         self.received = bytearray()
         self.reading = True
         self.ended: End | None = None
-        #: The transport, where it waits to read or to write; and the turn it is going to get.
+        #: The transport, if it waits to read or to write; and its next turn.
         self._reader: Any = None
         self._writer: Any = None
         self._turn: IDelayedCall | None = None
@@ -235,7 +247,7 @@ class _Kernel(_DisconnectSelectableMixin):
         self._writer = None
 
     def wake(self) -> None:
-        """Give the transport its turn, if there is something that it waits for."""
+        """Give the transport its turn, if it waits for something that is there."""
         if self._turn is None and (self._readable or self._writable):
             self._turn = self.callLater(0, self._take_turn)
 
@@ -290,14 +302,14 @@ class _Kernel(_DisconnectSelectableMixin):
         self.ended = self.ended or "fin"
 
     def setsockopt(self, level: int, option: int, value: object) -> None:
-        if option == socket.SO_LINGER:  # Twisted sets it to let close() break the connection
+        if option == socket.SO_LINGER:  # Twisted sets it so that close() resets the connection
             self.ended = "reset"
 
     def getsockopt(self, level: int, option: int) -> int:
         return self.error if option == socket.SO_ERROR else 0
 
     def close(self) -> None:
-        # A kernel does not end a connection in peace while input is unread.
+        # A kernel resets a connection that is closed with unread input.
         self.ended = "reset" if self.arrived else self.ended or "fin"
 
     def getsockname(self) -> tuple[str, int]:
@@ -310,14 +322,18 @@ class _Kernel(_DisconnectSelectableMixin):
 
 
 class RecordingSocket(ClientSocket):
-    """A `ClientSocket` to hand to a handler, with nobody at its other end.
+    """A `ClientSocket` in memory, to call a handler with directly.
 
-    It is the real class on a transport in memory, so that it writes, refuses and closes as on a
-    connection.  ``peer``, ``host``, ``secure`` and ``headers_sent`` may be set as a test
-    needs them; `peer_left` lets the client go, and `connection_lost` the connection.
+        socket = RecordingSocket()
+        my_handler(Failure(client_error("HPE_HEADER_OVERFLOW")), socket)
+        assert socket.received.startswith(b"HTTP/1.1 431 ")
+
+    It is the real class on a transport in memory: it writes, refuses and closes as on a connection.
+    You may set ``peer``, ``host``, ``secure`` and ``headers_sent``.  `peer_left` makes the client
+    leave, `connection_lost` ends the connection.
 
     Attributes:
-        clock: What time it is to the socket.
+        clock: The socket's clock.
     """
 
     def __init__(self) -> None:
@@ -336,27 +352,28 @@ class RecordingSocket(ClientSocket):
 
     @property
     def received(self) -> bytes:
-        """What the client would read."""
+        """The bytes that the client would read."""
         return bytes(self._recorder.value())
 
     @property
     def destroyed(self) -> bool:
-        """Whether the connection was aborted."""
+        """Whether the connection was aborted (reset)."""
         return self._recorder.disconnected
 
 
 def client_error(code: str, **attributes: Any) -> ClientError:
     """Make the error that a handler gets for *code*, such as ``"HPE_INVALID_METHOD"``.
 
-    Where a client can cause it by what it sends, ends or leaves undone, it is what a site says
-    to a client that does: class, reason, phase, packet, offset and all.
+    If a client can cause the error by what it sends or leaves out, this is the real one: a site has
+    made it, with class, reason, phase, packet and offset.
 
     Args:
-        attributes: Attributes of the error that shall be otherwise, such as ``phase="body"``.
+        code: The error's code.
+        attributes: Attributes of the error to change, such as ``phase="body"``.
 
     Raises:
-        ValueError: There is no client error with this code, or no such phase.
-        TypeError: An attribute is none that can be set.
+        ValueError: No client error has this code, or there is no such phase.
+        TypeError: An attribute cannot be set.
     """
     error = _error_of(code)
     for name, value in attributes.items():
@@ -402,7 +419,7 @@ def _without_proxy_header() -> ParseError:
     raise AssertionError(_HEAD)
 
 
-#: What is not a matter of bytes that were sent in HTTP/1.1.
+#: Errors that no bytes in HTTP/1.1 cause.
 _OTHER_MISTAKES: Final[Mapping[str, Callable[[], ClientError]]] = {
     "HPE_INVALID_EOF_STATE": lambda: _fed(_HEAD, fin=True).errors[0],
     "ERR_HTTP_REQUEST_TIMEOUT": lambda: _fed(_HEAD).advance(Timeouts().head_seconds + 1).errors[0],

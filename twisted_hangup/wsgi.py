@@ -1,4 +1,4 @@
-"""WSGI applications that can tell when their client has left."""
+"""`HangupWSGIResource`: WSGI applications that notice when their client leaves."""
 
 from __future__ import annotations
 
@@ -26,39 +26,41 @@ CLIENT_GONE: Final = "twisted_hangup.client_gone"
 
 
 class _NobodyReads(BrokenPipeError):
-    """What ``write()`` raises in an application whose client has left."""
+    """Raised by ``write()`` in an application whose client has left."""
 
 
 @implementer(IResource)
 class HangupWSGIResource:
-    """Twisted's `WSGIResource`, for applications whose clients leave.
+    """Twisted's `WSGIResource`, for applications whose clients may leave.
 
-    A thread cannot be cancelled, so an application has to look for itself::
+    Use it in place of `WSGIResource`; it takes the same arguments.  A thread cannot be cancelled,
+    so a long response checks whether its client is still there:
 
         def application(environ, start_response):
-            gone = environ["twisted_hangup.client_gone"]
+            gone = environ["twisted_hangup.client_gone"]    # a threading.Event
             start_response("200 OK", [])
             for row in rows():
                 if gone.is_set():       # or gone.wait(seconds), instead of sleeping
                     break
-                ...
+                yield row
 
-    But also one that does not look is stopped where that can be done: when the client has
-    left, an application that has still been waiting for a thread is not called, the next
-    piece of its response is not asked for, and ``write()`` raises BrokenPipeError (nothing
-    is logged if that comes back out).  The ``close()`` of what it returned is called in any
-    case, errors included (PEP 3333).  Where the client takes less than is written, the
-    application waits for it, and its thread with it.
+    An application that does not check is stopped where that is possible.  When the client has left,
+    an application that waits for a thread is not called, the next piece of a response is not asked
+    for, and ``write()`` raises BrokenPipeError (which is not logged).  ``close()`` of the returned
+    iterable is always called, also after errors (PEP 3333).  If the client reads slowly, the
+    application and its thread wait for it.
 
-    The whole body has come when the application is called, so ``CONTENT_LENGTH`` is its length
-    also where the client announced none (a chunked body, or HTTP/2), and ``wsgi.input`` ends
-    with it (``wsgi.input_terminated``).  The chunks are gone, and so is
-    ``HTTP_TRANSFER_ENCODING``.
+    The body arrives completely before the application is called.  So ``CONTENT_LENGTH`` is its
+    length even if the client announced none (a chunked body, or HTTP/2), ``wsgi.input`` ends with
+    it (``wsgi.input_terminated``), and there is no ``HTTP_TRANSFER_ENCODING``.
 
     Args:
-        reactor: What runs the site.
-        threadpool: The threads that the application is called in.
+        reactor: The reactor that runs the site.
+        threadpool: The threads in which the application is called.
         application: The WSGI application.
+
+    Raises:
+        TypeError: *application* is not a WSGI application.
     """
 
     isLeaf = True
@@ -90,21 +92,21 @@ class HangupWSGIResource:
 
 
 def must_be_wsgi(name: str, application: object) -> None:
-    """Raise TypeError unless *application* can be called as PEP 3333 has it."""
+    """Raise TypeError unless *application* can be called as in PEP 3333."""
     call = getattr(type(application), "__call__", None)  # noqa: B004 (of an object's class)
     if any(map(iscoroutinefunction, (application, call))) or isasyncgenfunction(application):
         raise TypeError(
-            f"{name} must be a WSGI application, not a coroutine function: ASGI is not served"
+            f"{name} must be a WSGI application, not a coroutine function: ASGI is not supported"
         )
     must_take(name, application, "environ", "start_response", classes=True, yields=True)
 
 
 @contextmanager
 def _numbered(request: Any) -> Iterator[None]:
-    """Let *request* have addresses with host and port, which Twisted asks for.
+    """Give *request* addresses with host and port, which Twisted reads.
 
     PEP 3333: SERVER_NAME and SERVER_PORT are never empty.  A UNIX socket has neither, and its
-    client no REMOTE_ADDR.
+    client has no REMOTE_ADDR.
     """
     changed: dict[str, Any] = {}
     if not hasattr(request.client, "port"):
@@ -124,10 +126,10 @@ def _numbered(request: Any) -> Iterator[None]:
 
 @implementer(IPushProducer)
 class _Call:
-    """One call of an application, itself a WSGI application.
+    """One call of an application; it is a WSGI application itself.
 
-    Its thread waits while the client has no room for more: Twisted would keep all that an
-    application writes in memory.
+    Its thread waits while the client does not read: Twisted would keep all that the application
+    writes in memory.
     """
 
     def __init__(
@@ -139,20 +141,20 @@ class _Call:
         self._gone = Event()
         self._room = Event()
         self._room.set()
-        # Now, as the content belongs to the application's thread when that is called.
+        # Now: while the application runs, the content belongs to its thread.
         content = request.content
         content.seek(0, SEEK_END)
         self._body_bytes: int = content.tell()
         content.seek(0)
 
-    # In the reactor's thread.
+    # Called in the reactor's thread.
 
     def client_left(self, failure: Failure) -> None:
         self._gone.set()
         self._room.set()
 
     def over(self, _: object) -> None:
-        """The client has all of the response: the application may finish its work."""
+        """The client has the whole response: the application may finish its work."""
         self._room.set()
 
     def pauseProducing(self) -> None:
@@ -162,17 +164,17 @@ class _Call:
         self._room.set()
 
     def stopProducing(self) -> None:
-        """The request tells next how it has ended."""
+        """Nothing to do: the request reports its end next."""
 
     def _done(self, failed: bool) -> None:
-        """The application is done, with an exception or without."""
+        """The application has returned, with an exception or without."""
         if not self._gone.is_set():
             self._request.unregisterProducer()
             page = getattr(self._request, "_hangup_error_page", None)  # a stock Site has none
             if failed and page is not None:
-                page(INTERNAL_SERVER_ERROR)  # where Twisted leaves the body empty
+                page(INTERNAL_SERVER_ERROR)  # Twisted leaves the body empty
 
-    # In the application's.
+    # Called in the application's thread.
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -192,7 +194,7 @@ class _Call:
 
         environ[CLIENT_GONE] = self._gone
         environ["wsgi.input_terminated"] = True
-        # RFC 9112, section 7.1.3: what a recipient does that has decoded the chunks.
+        # RFC 9112, section 7.1.3: what a recipient that decodes the chunks has to do.
         chunked = environ.pop("HTTP_TRANSFER_ENCODING", None) is not None
         if not environ["CONTENT_LENGTH"] and (self._body_bytes or chunked):
             environ["CONTENT_LENGTH"] = str(self._body_bytes)
@@ -211,7 +213,7 @@ class _Call:
             self._reactor.callFromThread(self._done, failed)
 
     def _pieces(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """What the application gives, as long as there is somebody to send it to."""
+        """The application's pieces, as long as the client is there."""
         try:
             pieces = iter(body)
             while not self._nobody_waits():
@@ -226,6 +228,6 @@ class _Call:
                 close()
 
     def _nobody_waits(self) -> bool:
-        """Wait until the client has room for more, and tell whether it has left instead."""
+        """Wait until the client reads on; returns whether it has left instead."""
         self._room.wait()
         return self._gone.is_set()

@@ -303,7 +303,7 @@ MISTAKES = [
     (["--resource", "test_service.one"], "one must take no argument, and one takes (failure"),
     (["--resource", "test_service.klein_like"], "cannot be called: use test_service.klein_like.r"),
     (["--wsgi", "test_service.one"], "one must take (environ, start_response), and one takes"),
-    (["--wsgi", "test_service.asgi"], "not a coroutine function: ASGI is not served"),
+    (["--wsgi", "test_service.asgi"], "not a coroutine function: ASGI is not supported"),
     (["--wsgi", "test_service.content"], "cannot be called: a resource is served with --resource"),
     (["--on-client-error", "test_service.one"], "one must take (failure, socket), and one takes"),
     (["--on-client-error", "test_service.three"], "must take (failure, socket), and three takes"),
