@@ -1,4 +1,4 @@
-"""Requests that are delivered later if they cannot be now, whatever happens in between."""
+"""A queue of requests that are delivered later if they cannot be delivered now."""
 
 from .admin import DestinationStats as DestinationStats
 from .admin import OutboxStats as OutboxStats

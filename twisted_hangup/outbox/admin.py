@@ -1,4 +1,4 @@
-"""Looking at the queue and changing it by hand: in the service, and from the command line."""
+"""Shows and changes the queue by hand, for the service and for the command line."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from .store import wake_lanes
 
 T = TypeVar("T")
 
-#: Rows per statement, so that nobody waits long for a lock.
+#: Rows per statement, so that a lock is short.
 _ROWS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class QueuedRequest:
-    """A request in the store, without its body.
+    """A request in the queue, without its body.
 
     Attributes:
-        id: Grows with each request.
+        id: A number that grows with each request.
         key: Its ``Idempotency-Key``.
-        method: Token.
-        url: Absolute, with what secrets its query may hold.
-        headers: Pairs of a name and a value, credentials included.
+        method: Its method.
+        url: Absolute, with any secrets in its query.
+        headers: Pairs of name and value, with credentials.
         body_bytes: Length of its body.
         ordered: Whether it waits for those before it.
-        stored_at: When it was sent, in seconds since the epoch, as the other times.
-        due_at: Not before this is it tried (again).
-        expires_at: When it is dead.
-        attempts: How many there were.
-        problem: How the last one ended; None if there was none.
+        stored_at: When it was stored, in seconds since the epoch, as all times here.
+        due_at: It is not tried (again) before this.
+        expires_at: When it is given up.
+        attempts: How many attempts there were.
+        problem: How the last attempt ended; None without one.
         dead_at: When it was given up, or None.
-        running: Whether an attempt is under way.
+        running: Whether an attempt is running.
     """
 
     id: int
@@ -64,15 +64,15 @@ class QueuedRequest:
 
 @dataclass(frozen=True, slots=True)
 class DestinationStats:
-    """What is there for one destination.
+    """The queue for one destination.
 
     Attributes:
-        queued: Requests to be delivered, those under way included.
-        dead: Dead letters.
-        failures: In a row, so far.
-        paused_seconds: How much longer it is left alone; 0 if it is not.
-        problem: How the last failure looked; None without one.
-        held: Whether it is left alone until somebody resumes it.
+        queued: Number of requests to be delivered, with those that are running.
+        dead: Number of dead letters.
+        failures: Failures in a row so far.
+        paused_seconds: How much longer it is paused; 0 if it is not.
+        problem: The last failure; None without one.
+        held: Whether it is paused by hand, until somebody resumes it.
     """
 
     queued: int = 0
@@ -85,14 +85,14 @@ class DestinationStats:
 
 @dataclass(frozen=True, slots=True)
 class OutboxStats:
-    """How the queue is.
+    """The state of the queue.
 
     Attributes:
-        queued: Requests to be delivered, those under way included.
-        running: How many of them are claimed.
-        dead: Dead letters.
-        oldest_seconds: Age of the oldest that is queued; 0 without one.
-        destinations: By scheme, host and port.
+        queued: Number of requests to be delivered, with those that are running.
+        running: How many of them are running.
+        dead: Number of dead letters.
+        oldest_seconds: Age of the oldest queued request; 0 without one.
+        destinations: Scheme, host and port -> `DestinationStats`.
     """
 
     queued: int
@@ -103,14 +103,14 @@ class OutboxStats:
 
 
 def run(cursor: Any, database: Database, function: Callable[..., T], **arguments: Any) -> T:
-    """Call *function* in a transaction; with SQLite, one that only reads keeps nobody waiting."""
+    """Call *function* in a transaction; with SQLite, one that only reads blocks nobody."""
     writes = function not in (stats, requests, find)
     session = Session(cursor, database, write=writes)
     return function(session, **arguments)
 
 
 def stats(session: Session) -> OutboxStats:
-    """Count everything; takes as long as it takes to read one index."""
+    """Count everything; this takes as long as reading one index."""
     now = session.now
     counts: dict[str, dict[str, Any]] = {}
     for column, where in (("queued", sql.QUEUED), ("dead", sql.DEAD_LETTER)):
@@ -144,7 +144,7 @@ def requests(
     limit: int = 100,
     after: int = 0,
 ) -> list[QueuedRequest]:
-    """The dead letters, what is queued, or both; oldest first, after the id *after*."""
+    """Dead letters, queued requests, or both; oldest first, after the id *after*."""
     condition = sql.ANY if dead is None else sql.DEAD_LETTER if dead else sql.QUEUED
     where, parameters = _where(condition, destination)
     statement = sql.PAGE.replace("{where}", where)
@@ -153,7 +153,7 @@ def requests(
 
 
 def find(session: Session, *, key: str) -> tuple[QueuedRequest, bytes] | None:
-    """The request with a key, and its body; None if there is none."""
+    """The request with this key, and its body; None if there is none."""
     row = session.row(sql.WITH_KEY, key=key, now=session.now)
     if row is None:
         return None
@@ -162,7 +162,7 @@ def find(session: Session, *, key: str) -> tuple[QueuedRequest, bytes] | None:
 
 
 def requeue(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
-    """Dead letters become as if they were sent now, in their old place of an order."""
+    """Queue dead letters as if they were sent now, in their old place of an order."""
     return _change(session, sql.REQUEUE, sql.DEAD_LETTER, keys, destination).total()
 
 
@@ -173,7 +173,7 @@ def drop(session: Session, *, keys: list[str] | None, destination: str | None = 
 
 
 def retry_now(session: Session, *, keys: list[str] | None, destination: str | None = None) -> int:
-    """What is queued and not under way waits no longer, nor for the pause of its destination."""
+    """Let queued requests that do not run wait no longer, not even for a paused destination."""
     lanes = _change(session, sql.RETRY_NOW, sql.WAITING, keys, destination)
     for name in sorted({destination_of(lane) for lane in lanes}):
         session.execute(sql.TRY_NOW, name=name)
@@ -181,12 +181,12 @@ def retry_now(session: Session, *, keys: list[str] | None, destination: str | No
 
 
 def hold(session: Session, *, destination: str) -> None:
-    """Deliver nothing there until it is let go."""
+    """Pause a destination until `let_go`."""
     session.execute(sql.HOLD, name=destination_named(destination))
 
 
 def let_go(session: Session, *, destination: str) -> None:
-    """Deliver again, at once."""
+    """Deliver to a destination again, at once."""
     name = destination_named(destination)
     session.execute(sql.LET_GO, name=name)
     session.execute(sql.WAKE_DESTINATION, name=name, at=session.now)
@@ -199,7 +199,7 @@ def _change(
     keys: list[str] | None,
     destination: str | None,
 ) -> Counter[str]:
-    """Do it to each request that is meant, and let their lanes be looked at; how many in each."""
+    """Call a function for each chosen request, and wake their lanes; returns how many in each."""
     lanes: Counter[str] = Counter()
     for rows in _chosen(session, condition, keys, destination):
         session.execute_all(statement, [{"now": session.now, "id": row[0]} for row in rows])
@@ -211,7 +211,7 @@ def _change(
 def _chosen(
     session: Session, condition: str, keys: list[str] | None, destination: str | None
 ) -> Iterable[list[tuple[int, str]]]:
-    """Ids and lanes of the rows that are meant, some at a time, locked."""
+    """Ids and lanes of the chosen rows, some at a time, locked."""
     where, parameters = _where(condition, destination)
     if keys is not None:
         statement = sql.LOCK_WITH_KEY.replace("{where}", where)

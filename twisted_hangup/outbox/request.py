@@ -1,4 +1,4 @@
-"""A request as the outbox takes it in: checked, bounded and in the form that is stored."""
+"""A request in the form in which the outbox stores it: checked and bounded."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 #: Where a URL goes, and the rest of it, all visible ASCII.
 _URL: Final = re.compile(r"(?=[!-~]*\Z)([^/?#]*//[^/?#]*).*")
 
-# The draft of the Idempotency-Key field has a string of printable ASCII; no spaces and no
-# quotes is what servers that compare it byte by byte agree on.
+# The draft of the Idempotency-Key header has a string of printable ASCII.  We allow no spaces and
+# no quotes, so that servers may compare it byte by byte.
 _KEY: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
 _TAG: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _KEY_FIELD: Final = "idempotency-key"
 
-#: The hexadecimal digit that has the variant of a UUID in it, for each random one.
+#: The hexadecimal digit with the variant of a UUID, for each random one.
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
-#: Fields that belong to the connection, or follow from the body, for whoever sends it to set.
+#: Headers of the connection, or that follow from the body: the agent sets them.
 _NOT_YOURS: Final = frozenset(
     {
         *{"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer"},
@@ -49,19 +49,18 @@ _NOT_YOURS: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboxLimits:
-    """How much the outbox takes, keeps in memory and does at once.
+    """How much an `Outbox` accepts, keeps in memory and does at once.
 
     Attributes:
         url_bytes: Longest URL.
-        header_bytes: All names and values of one request together.
-        body_bytes: Largest body.  As many bodies as there are deliveries at once are in
-            memory, so this times *deliveries* is what they cost.
-        unstored_bytes: How much may wait to be stored, for instance while the database
-            is away; beyond it ``send()`` fails at once.
+        header_bytes: Most bytes in all header names and values of one request.
+        body_bytes: Largest body.  Up to *deliveries* bodies are in memory at the same time.
+        unstored_bytes: Most bytes that wait to be stored, for example while the database is away;
+            with more, ``send()`` fails at once.
         store_seconds: How long ``send()`` waits for a database that is locked or away.
-        deliveries: Attempts at the same time, in this process.
+        deliveries: Most attempts at the same time in this process.
         deliveries_per_destination: The same for one destination.
-        poll_seconds: How often to look for what other processes have queued.
+        poll_seconds: How often to look for requests that other processes have queued.
     """
 
     url_bytes: int = 8 * KIB
@@ -74,7 +73,7 @@ class OutboxLimits:
     poll_seconds: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raises TypeError for what is no number, and ValueError for one that is not positive."""
+        """Raise TypeError if a field is not a number, and ValueError if it is not positive."""
         check_positive_fields(self)
 
 
@@ -86,14 +85,14 @@ class NewRequest(NamedTuple):
 
     Attributes:
         key: Its ``Idempotency-Key``.
-        lane: What it queues in: the destination, and for ordered requests a tag after a
+        lane: The queue that it is in: the destination; for ordered requests with a tag after a
             space.
         ordered: 1 if it waits for those before it in its lane, else 0.
-        method: Token.
+        method: The method, a token.
         url: Absolute, ASCII.
-        headers: A line for each field; characters stand for bytes, as in ISO 8859-1.
-        body: Its octets.
-        max_age_seconds: When it is dead, counted from now.
+        headers: One line for each header; characters stand for bytes, as in ISO 8859-1.
+        body: The bytes of its body.
+        max_age_seconds: The age at which it is given up, counted from now.
     """
 
     key: str
@@ -107,20 +106,21 @@ class NewRequest(NamedTuple):
 
     @property
     def cost(self) -> int:
-        """Bytes of memory that it takes while it waits, roughly."""
+        """About how many bytes of memory it takes while it waits."""
         return len(self.body) + len(self.headers) + len(self.url) + KIB
 
 
 def destination_of(lane: str) -> str:
-    """Scheme, host and port that the requests of a lane go to."""
+    """Scheme, host and port of a lane's requests."""
     return lane.partition(" ")[0]
 
 
 def destination_named(url: str) -> str:
-    """The destination of what is sent to *url*, of which scheme and host will do.
+    """The destination of requests to *url*; scheme and host are enough.
 
     Raises:
-        ValueError: It is no http or https URL, or has userinfo, which is not shown.
+        ValueError: It is not an http or https URL, or has userinfo, which the message does not
+            show.
     """
     return _checked_url(url, _NO_LIMITS, by_name=False)[1]
 
@@ -137,11 +137,11 @@ def new_request(
     limits: OutboxLimits,
     by_name: bool = True,
 ) -> NewRequest:
-    """Check the arguments of ``send()``; *by_name* is that of `request_url`.
+    """Check the arguments of ``send()``; *by_name* is the argument of `request_url`.
 
     Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: It cannot be sent as HTTP, or is over a limit.
+        TypeError: An argument has the wrong type.
+        ValueError: The request cannot be sent as HTTP, or exceeds a limit.
     """
     name = _text(method, "the method")
     if not _TOKEN.fullmatch(name):
@@ -181,7 +181,7 @@ def new_request(
 def new_key() -> str:
     """A random UUID that begins with the time (RFC 9562, version 7).
 
-    Keys of the same time stand together in the index of a large queue.
+    Keys of the same time are next to each other in the index of a large queue.
     """
     time_bits = f"{time.time_ns() // 1_000_000:012x}"
     random = os.urandom(10).hex()
@@ -193,12 +193,12 @@ def new_key() -> str:
 
 
 def headers_as_text(pairs: Iterable[tuple[str, str]]) -> str:
-    """Fields in the form in which they are stored: a line each."""
+    """Headers in the form in which they are stored: one line each."""
     return "".join([f"{name}: {value}\n" for name, value in pairs])
 
 
 def headers_from_text(text: str) -> list[tuple[str, str]]:
-    """The fields in a text of `headers_as_text`."""
+    """The headers in a text that `headers_as_text` has made."""
     lines = [line.partition(": ") for line in text.split("\n")[:-1]]
     return [(name, value) for name, _, value in lines]
 
@@ -217,7 +217,7 @@ def _checked_url(url: str, limits: OutboxLimits, by_name: bool) -> tuple[str, st
         raise ValueError(f"the URL has {len(url)} characters, more than {limits.url_bytes}")
     match = _URL.fullmatch(url)
     destination = _known_destination(match[1], by_name) if match else None
-    # What is wrong is said of the whole: in a password, too, a slash may stand before the "@".
+    # The message is about the whole URL: a password may hold a slash before the "@".
     return url.partition("#")[0], destination or _destination(url, by_name)
 
 
@@ -237,7 +237,7 @@ def _destination(url: str, by_name: bool) -> str:
 def _checked_headers(
     headers: HeadersArgument, limits: OutboxLimits
 ) -> tuple[list[tuple[str, str]], str | None]:
-    """The fields without the key, and the key."""
+    """The headers without the key, and the key."""
     pairs: list[tuple[str, str]] = []
     key = None
     size = 0

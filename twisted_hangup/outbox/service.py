@@ -1,7 +1,7 @@
-"""Requests that are delivered later if they cannot be now, whatever happens in between.
+"""`Outbox`: a queue of requests that are delivered later if they cannot be delivered now.
 
-What `Outbox.send` has stored survives the end of the process and is delivered at least once:
-by this process, by the next one, or by another one that shares the database.
+A request that `Outbox.send` has stored survives the end of the process.  It is delivered at least
+once: by this process, by the next one, or by another one that shares the database.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from .writer import Writer
 
 T = TypeVar("T")
 
-#: One part of so many of the deliveries is kept for destinations that have none under way.
+#: One in so many of the deliveries is kept for destinations that have none running.
 _SPARE: Final = 4
 
-#: Destinations of which it is remembered how many deliveries they may have at a time.
+#: Destinations whose number of deliveries at a time is remembered.
 _MOST_WINDOWS: Final = 1000
 
-#: How long a question about the queue may take, and a change of it by hand.
+#: How long a question about the queue, or a change of it by hand, may take.
 _QUESTION_SECONDS: Final = 60.0
 _CHANGE_SECONDS: Final = 600.0
 
 #: How much longer than its attempts a service may take to stop, whatever its database does.
 _CLOSING_SECONDS: Final = 0.5
 
-#: How often requests that are too old are looked for, and lanes that nobody looks at.
+#: How often to look for requests that are too old, and for lanes that nobody looks at.
 _SWEEP_SECONDS: Final = 30.0
 
 _log = Logger()
@@ -60,15 +60,15 @@ _log = Logger()
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What came of one attempt, as watchers get it.
+    """The result of one delivery attempt, for watchers.
 
     Attributes:
         key: The request's ``Idempotency-Key``.
         destination: Scheme, host and port.
         attempt: 1 for the first.
-        verdict: What is done with the request now.
-        problem: How the attempt ended, in one line; None where it was delivered.
-        wait_seconds: Until it is tried again, at least; 0 if it is not.
+        verdict: What happens with the request now.
+        problem: How the attempt ended, in one line; None if the request was delivered.
+        wait_seconds: The least time until the next attempt; 0 if there is none.
     """
 
     key: str
@@ -83,7 +83,19 @@ Watcher: TypeAlias = Callable[[Delivery], object]
 
 
 class Outbox(Service):
-    """Stores requests and delivers them, as a service of any Twisted application."""
+    """Stores requests and delivers them; a service for any Twisted application.
+
+    Use it for requests that have to arrive sooner or later, such as webhooks:
+
+        outbox = Outbox("outbox.db")
+        outbox.setServiceParent(application)
+        ...
+        await outbox.send("POST", "https://example.org/hook", body=b"...")
+
+    The queue is in SQLite or PostgreSQL.  A request that `send` has stored is delivered at least
+    once, even if this process ends.  It carries an ``Idempotency-Key``, so that the server can
+    recognize a repetition.
+    """
 
     def __init__(
         self,
@@ -101,21 +113,21 @@ class Outbox(Service):
         """
         Args:
             database: The path of an SQLite file, or a ``postgresql://`` URL.
-            agent: What delivers, any ``IAgent``; None for a `HangupAgent`, which is closed
-                when the service stops.
+            agent: The `IAgent` that delivers.  None makes a `HangupAgent`, which is closed when the
+                service stops.
             policy: When to try again, and for how long.
-            limits: How much is taken in, and done at once.
+            limits: How much is accepted, and done at once.
             deliver: Whether this process delivers, or only stores for others that do.
             grace_seconds: How long attempts may go on when the service stops.
-            jitter: Draws the waits; also called in a thread.
+            jitter: Returns a random wait up to its argument; also called in a thread.
             reactor: For threads and connections; None for the installed one.
-            clock: An ``IReactorTime``: timers, and with SQLite the time in the file.  None
+            clock: An ``IReactorTime`` for timers, and with SQLite for the times in the file.  None
                 for *reactor*.
 
         Raises:
-            ModuleNotFoundError: PostgreSQL is asked for, and psycopg is not installed.
-            TypeError: An argument is of the wrong type.
-            ValueError: *database* is not the name of one.
+            ModuleNotFoundError: *database* is PostgreSQL, and psycopg is not installed.
+            TypeError: An argument has the wrong type.
+            ValueError: *database* is not the name of a database.
         """
         must_be("database", database, str)
         if agent is not None:
@@ -130,7 +142,7 @@ class Outbox(Service):
                 must_be_reactor(name, one)
         self._reactor: Any = reactor
         self._clock: Any = reactor if clock is None else clock
-        # Half the time, so that a second try may still come in time.
+        # Half the time, so that a second try can still succeed in time.
         lock_seconds = min(LOCK_SECONDS, limits.store_seconds / 2)
         seconds = time.time if self._clock is None else self._clock.seconds
         self._database: Database = database_named(database, seconds, lock_seconds)
@@ -163,35 +175,33 @@ class Outbox(Service):
         ordered: bool | str = False,
         max_age_seconds: float | None = None,
     ) -> Deferred[str]:
-        """Store a request, and deliver it as soon as that is possible.
+        """Store a request, and deliver it as soon as possible.
 
         Args:
-            method: Token.
-            url: Absolute, http or https, ASCII.
-            headers: Twisted's ``Headers``, a mapping, or pairs.
+            method: The method, as str or bytes.
+            url: An absolute http or https URL in ASCII.
+            headers: Twisted's ``Headers``, a mapping, or pairs of name and value.
             body: At most `OutboxLimits.body_bytes`.
-            key: Its ``Idempotency-Key``, which may stand in *headers* instead; None for a
-                new one.  Every attempt carries the same.
-            ordered: True for a request that must not overtake the ordered ones sent before
-                it to the same scheme, host and port.  A string is an order of its own:
-                requests with another string do not wait for each other.
-            max_age_seconds: When it is dead; None for the policy's.
+            key: The request's ``Idempotency-Key``, which may be in *headers* instead; None makes a
+                new one.  All attempts carry the same key.
+            ordered: True if the request must not overtake the ordered requests sent before it to
+                the same scheme, host and port.  A string is an order of its own: requests with
+                another string do not wait for each other.
+            max_age_seconds: The age at which it is given up; None for the policy's.
 
         Returns:
-            A Deferred that fires with the key once the request is on the disk: from then
-            on nothing loses it, and an attempt to deliver it begins at once.  To send the
-            same with the same key while it is queued does nothing and fires, too.
-
-            It fails with `KeyInUse` where the key has another request, and with
-            `OutboxUnavailable` where the database is full, or is locked or away for
-            longer than `OutboxLimits.store_seconds`; its ``stored`` is None where it may be
-            stored all the same.  Cancelling withdraws the request, unless it is being stored
-            right then.
+            A Deferred that fires with the key once the request is on the disk.  From then on it
+            cannot be lost, and the first attempt begins at once.  If the same request with the same
+            key is queued already, nothing is stored, and the Deferred fires too.  It fails with
+            `KeyInUse` if the key belongs to another request, and with `OutboxUnavailable` if the
+            database is full, or is locked or away for longer than `OutboxLimits.store_seconds`; the
+            error's ``stored`` is None if the request may be stored all the same.  If you cancel it,
+            the request is withdrawn, unless it is being stored at that moment.
 
         Raises:
-            OutboxUnavailable: The service does not run, or too much waits to be stored.
-            TypeError: An argument is of the wrong type.
-            ValueError: It cannot be sent as HTTP, or is over a limit.
+            OutboxUnavailable: The service is not running, or too much waits to be stored.
+            TypeError: An argument has the wrong type.
+            ValueError: The request cannot be sent as HTTP, or exceeds a limit.
         """
         request = self._new_request(method, url, headers, body, key, ordered, max_age_seconds)
         if self._writer is None or not self.running:
@@ -210,25 +220,25 @@ class Outbox(Service):
         ordered: bool | str = False,
         max_age_seconds: float | None = None,
     ) -> str:
-        """Store a request in a transaction of yours: it is delivered if that is committed.
+        """Store a request in a transaction of yours; it is delivered if you commit.
 
-        Any thread may call it, the service need not run here, and no reactor is needed; but the
-        tables must be there, which the first start of a service creates.  An ordered request
-        comes after those whose transactions were committed before.
+        You may call it in any thread.  It needs no running service and no reactor here, but the
+        tables must exist: the first start of a service creates them.  An ordered request comes
+        after those whose transactions were committed before.  The arguments other than *cursor* are
+        those of `send`.
 
         Args:
-            cursor: Of a connection to the same PostgreSQL database: psycopg's, or one that
-                takes the same parameters.
-
-        The other arguments are those of `send`.
+            cursor: A cursor of a connection to the same PostgreSQL database: psycopg's, or one with
+                the same parameter style.
 
         Returns:
             The key.
 
         Raises:
-            KeyInUse: The key has another request.  The transaction is as it was before.
-            OutboxUnavailable: The tables are not there.  The same.
-            TypeError, ValueError: As `send`; or this outbox is on SQLite.
+            KeyInUse: The key belongs to another request.  The transaction is unchanged.
+            OutboxUnavailable: The tables do not exist.  The transaction is unchanged.
+            TypeError: As in `send`.
+            ValueError: As in `send`; or this outbox is on SQLite.
         """
         if not isinstance(self._database, PostgreSQL):
             raise ValueError("send_in() needs PostgreSQL")
@@ -266,7 +276,7 @@ class Outbox(Service):
         )
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell *watcher* of every attempt of this process from now on, once it is over.
+        """Call *watcher* with a `Delivery` after every attempt of this process from now on.
 
         Returns:
             A function that ends the watch; calling it twice is harmless.
@@ -276,18 +286,18 @@ class Outbox(Service):
         return lambda: self._watchers.discard(watcher)
 
     def stats(self) -> Deferred[OutboxStats]:
-        """How much is queued and dead, where to, and which destinations are paused."""
+        """How many requests are queued and dead, for which destinations, and which are paused."""
         return self._run(admin.stats)
 
     def requests(
         self, *, dead: bool = True, destination: str | None = None, limit: int = 100, after: int = 0
     ) -> Deferred[list[QueuedRequest]]:
-        """The dead letters, or with *dead* False what is queued, oldest first.
+        """The dead letters, or the queued requests if *dead* is False, oldest first.
 
         Args:
-            dead: Which.
-            destination: Only what goes there, as a URL.
-            limit: How many, at most.
+            dead: Whether to list dead letters.
+            destination: Only requests to this URL's scheme, host and port.
+            limit: Most requests to return.
             after: Only those after this `QueuedRequest.id`: the next page.
         """
         return self._run(
@@ -297,11 +307,11 @@ class Outbox(Service):
     def requeue(
         self, keys: Iterable[str] | None = None, *, destination: str | None = None
     ) -> Deferred[int]:
-        """Give dead letters a new life: those with *keys*, or all.
+        """Queue dead letters again: those with *keys*, or all.
 
         Args:
-            keys: Which; None for all of them.
-            destination: Only what goes there, as a URL.
+            keys: Which; None for all.
+            destination: Only requests to this URL's scheme, host and port.
 
         Returns:
             A Deferred that fires with their number.
@@ -311,28 +321,28 @@ class Outbox(Service):
     def retry_now(
         self, keys: Iterable[str] | None = None, *, destination: str | None = None
     ) -> Deferred[int]:
-        """Try at once what is queued and waits for another attempt: what has *keys*, or all.
+        """Try queued requests now that wait for another attempt: those with *keys*, or all.
 
-        Where its destination is paused for its failures, one request finds out.
+        If their destination is paused after failures, one request probes it.
 
         Args:
-            keys: Which; None for all of them.
-            destination: Only what goes there, as a URL.
+            keys: Which; None for all.
+            destination: Only requests to this URL's scheme, host and port.
 
         Returns:
-            A Deferred that fires with the number of those that are not under way already.
+            A Deferred that fires with the number of those that are not running already.
         """
         return self._change(admin.retry_now, keys, destination)
 
     def pause(self, destination: str) -> Deferred[None]:
-        """Deliver nothing to *destination*, a URL, until `resume`; in no process.
+        """Deliver nothing to *destination*, a URL, until `resume`; this counts for all processes.
 
-        Attempts that are under way go on, and what becomes too old dies.
+        Running attempts go on, and requests that become too old are given up.
         """
         return self._run(admin.hold, destination=destination)
 
     def resume(self, destination: str) -> Deferred[None]:
-        """Deliver to *destination* again, also where it was paused for its failures."""
+        """Deliver to *destination* again, even if it was paused after failures."""
         return self._run(admin.let_go, destination=destination).addCallback(self._cb_look)
 
     def drop(
@@ -358,7 +368,7 @@ class Outbox(Service):
         if self._agent is None:
             self._agent = HangupAgent.from_reactor(
                 self._reactor,
-                # How long an answer may take is for the policy to say.
+                # The policy bounds how long an answer may take.
                 timeouts=OutboundTimeouts(head_seconds=0.0, silence_seconds=0.0),
                 most_idle=self._limits.deliveries_per_destination,
             )
@@ -381,10 +391,10 @@ class Outbox(Service):
             )
 
     def stopService(self) -> Deferred[None]:
-        """Take nothing new, let attempts finish, and give back what did not.
+        """Accept nothing new, let attempts finish, and give back those that do not.
 
         Returns:
-            A Deferred that fires when everything is written down and closed.
+            A Deferred that fires when all results are stored and everything is closed.
         """
         super().stopService()
         if self._writer is None:
@@ -467,7 +477,7 @@ class Outbox(Service):
             self._writer.look(sweep=sweep)
 
     def _heard(self, lanes: list[str]) -> None:
-        """Others have stored something; an empty name is one that was too long to tell."""
+        """Other processes have stored something; an empty name stands for one that is too long."""
         if self._writer is not None and self.running:
             self._writer.wake({*lanes} - {""})
             if "" in lanes:
@@ -493,7 +503,7 @@ class Outbox(Service):
             return None
         return Demand(
             requests=free,
-            per_destination=1,  # where none has been answered yet
+            per_destination=1,  # until a request there has been answered
             running={**self._running},
             windows={**self._windows},
             spare=self._limits.deliveries // _SPARE,
@@ -504,7 +514,7 @@ class Outbox(Service):
         )
 
     def _committed(self, result: Result) -> None:
-        """A transaction is committed: do what it says."""
+        """A transaction was committed: act on its result."""
         for destination, seconds in result.pauses.items():
             _log.warn(
                 "{destination} is left alone for {seconds:.1f} s",
@@ -565,7 +575,7 @@ class Outbox(Service):
                 _log.failure("a watcher of the outbox failed")
 
     def _set_window(self, destination: str, reached: bool | None) -> None:
-        """One that works may have twice as many at a time as before, any other begins anew."""
+        """Allow a destination that works twice as many at a time; any other starts again at one."""
         window = self._windows.pop(destination, 1)
         if reached:
             most = self._limits.deliveries_per_destination
@@ -574,7 +584,7 @@ class Outbox(Service):
                 del self._windows[next(iter(self._windows))]
 
     def _with_wait(self, settlement: Settlement) -> Settlement:
-        """What is tried again waits as the policy says, or as long as the server asks."""
+        """How long a request waits for its next attempt: by the policy, or as the server asks."""
         if settlement.verdict is not Verdict.RETRY or settlement.given_back:
             return settlement
         wait = self._policy.wait(settlement.claim.attempt, self._jitter)
@@ -593,7 +603,7 @@ def _bounds(policy: DeliveryPolicy) -> Bounds:
 
 
 def _fork(source: Deferred[T]) -> Deferred[None]:
-    """Fires when *source* has, and leaves its result alone."""
+    """A new Deferred that fires with *source*'s result, and leaves it to *source*."""
     fork: Deferred[None] = Deferred()
 
     def tell(result: Any) -> Any:
