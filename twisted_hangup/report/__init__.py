@@ -1,4 +1,4 @@
-"""An error as text for people, with secrets hidden: no Twisted, and no parsing."""
+"""Makes errors readable for people, with secrets hidden: no Twisted, and no parsing."""
 
 from .lookalikes import LOOKALIKES as LOOKALIKES
 from .lookalikes import lookalike_of as lookalike_of

@@ -1,22 +1,23 @@
-"""Hiding secrets in what leaves the process, without moving a single byte.
+"""Hides secrets in what leaves the process, and moves no byte.
 
-Hidden are, each byte replaced by ``*``:
+It replaces each byte of these by ``*``:
 
-- the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie``, ``Set-Cookie`` and
-  of the fields an operator names, with the lines after them up to the next one that begins
-  with a name in use (`FIELD_NAMES`, or ``X-`` and more): they may be the rest of the value;
-- userinfo, query and fragment of the request target, and what may be userinfo whose ``@``
-  did not come: an authority that is cut off, or has a port that is no number; likewise the
-  lines after a request line that broke off before its version;
-- body bytes further than 16 from the error, and what stands where a request line should
-  but does not look like one (it usually is a body whose length was announced wrongly);
-  all of these where a secret field stands in the packet or the message;
+- the values of ``Authorization``, ``Proxy-Authorization``, ``Cookie``, ``Set-Cookie`` and of the
+  headers that an operator names, and the lines after them until one begins with a known name
+  (`FIELD_NAMES`, or ``X-`` and more): they may be the rest of the value;
+- userinfo, query and fragment of the request target, and what may be userinfo whose ``@`` did not
+  arrive: an authority that is cut off, or with a port that is not a number; also the lines after a
+  request line that broke off before its version;
+- bytes of a body further than 16 from the error, and bytes in the place of a request line that do
+  not look like one (usually a body whose length was announced wrongly); all of these if a secret
+  header is in the packet or the message;
 - in a packet, the finished messages before the broken one, except their line ends.
 
-All of it is judged from the look of the lines alone, because the bytes are broken by
-definition: a name counts in any case, with junk around it and in it, line ends too; a line
-ends at CR LF, LF or CR; and where two readings are possible a byte is hidden if either says
-so.  The byte that broke the message is never hidden.  Lengths and offsets stay as they were.
+It judges by the look of the lines alone, because the bytes are broken anyway.  A name counts in any
+case, with junk around it or in it, even line ends.  A line ends at CR LF, LF or CR.  If two
+readings
+are possible, a byte is hidden if either says so.  The byte that broke the message is never hidden.
+Lengths and offsets do not change.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .._arguments import must_be, names_in
 from ..events import Break, Field, Part
 from ..parser.grammar import TCHAR
 
-#: Fields whose values are credentials (RFC 9110, sections 11.6.2 and 11.7.2; RFC 6265).
+#: Headers whose values are credentials (RFC 9110, sections 11.6.2 and 11.7.2; RFC 6265).
 SECRET_FIELDS: Final = frozenset(
     {b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"}
 )
@@ -38,8 +39,8 @@ SECRET_FIELDS: Final = frozenset(
 #: How many bytes of a body stay visible on each side of the error.
 BODY_CONTEXT_BYTES: Final = 16
 
-#: Names that begin a field of their own wherever they stand: those that clients and servers
-#: send, and those that proxies add (IANA's registry of field names, and usage).
+#: Names that begin a new header wherever they are: those that clients, servers and proxies send
+#: (IANA's registry of field names, and usage).
 FIELD_NAMES: Final = frozenset(
     b"accept accept-charset accept-encoding accept-language accept-ranges age allow alt-svc "
     b"alt-used baggage cache-control cdn-loop client-ip connection content-disposition "
@@ -54,56 +55,61 @@ FIELD_NAMES: Final = frozenset(
     b"warning www-authenticate".split()
 )
 
-# Names of families: X-*, Sec-*, CORS's, Cloudflare's.  Letters alone, and a space after the
-# colon in the packet: a piece of a secret has both less often than once in a million packets.
+# Families of names: X-*, Sec-*, CORS's, Cloudflare's.  Letters only, and in a packet with a space
+# after the colon: a piece of a secret looks like that less than once in a million packets.
 _FAMILY: Final = re.compile(rb"(?:x|sec|access-control|cf)-[a-z]+(?:-[a-z]+)*\Z", re.I)
 
 _NOT_TCHAR: Final = re.compile(rb"[^" + TCHAR + rb"]+")
 _NOT_VCHAR: Final = re.compile(rb"[^\x21-\x7e]")
 _NAME: Final = re.compile(rb"([" + TCHAR + rb"]+)[ \t]*:")
-# Two CRs, because text that was translated twice ends its lines so.
+# Two CRs, because text whose line ends were translated twice has them.
 _LINE_END: Final = re.compile(rb"\r{0,2}\n|\r")
 
-# The start of a request line, as lenient as this can be read.
+# The start of a request line, read as leniently as possible.
 _METHOD: Final = re.compile(rb"[ \t]*(?:[" + TCHAR + rb"]+[ \t]+)?")
 
 # What may begin a target or the value of a name, in bytes that are no head.
 _REVEALING: Final = re.compile(rb"[/?#:@=]")
 
-# What no name of a field has, and a target may.
+# Bytes that no header name has, and a target may.
 _IN_TARGET: Final = re.compile(rb"[/?#@]")
 
-# A request line among fields: only with a target in sight, or HTTP/ at its end.
+# A request line among headers: only with a target after it, or HTTP/ at its end.
 _STRAY_REQUEST_LINE: Final = re.compile(
     rb"[ \t]*(?:CONNECT[ \t]|[" + TCHAR + rb"]+[ \t](?:[ \t]*(?:/|[A-Za-z]+://)|.*[ \t]HTTP/))",
     re.I | re.S,
 )
 
-# The version, at the end of a request line or of what there is of it.  It has few bytes and
-# no others than these, so that a query with a space in it cannot pass for one.
+# The version at the end of a request line, or the start of it.  It has few bytes and no others, so
+# that a query with a space in it is not taken for one.
 _VERSION: Final = re.compile(rb"[ \t]+(?:H|HT|HTT|HTTP|HTTP/[0-9.]{0,3})?[ \t]*\Z", re.I)
 _VERSION_BYTES: Final = 16
 _WHOLE_VERSION: Final = re.compile(rb"HTTP/[0-9]\.[0-9][ \t]*\Z", re.I)
 
-# Where userinfo may start: after "//", or at once without a slash in front (CONNECT).
+# Where userinfo may begin: after "//", or at once without a slash before it (CONNECT).
 _BEFORE_USERINFO: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://|//|/.*?//|(?!/)", re.S)
 
-# Host and port (RFC 3986, section 3.2), as far as they can be told from "user:password".
+# Host and port (RFC 3986, section 3.2), as far as they differ from "user:password".
 _HOST_AND_PORT: Final = re.compile(
     rb"(?:\[[0-9A-Za-z:.%]*\]|[0-9A-Za-z\-._~%!$&'()*+,;=]*)(?::[0-9]{0,5})?([/?]|\Z)"
 )
 
-#: ``*`` for every byte but CR and LF, which keep the lines of a packet apart.
+#: ``*`` for every byte except CR and LF, which keep the lines of a packet apart.
 _STARS: Final = bytes(byte if byte in b"\r\n" else ord("*") for byte in range(256))
 
 
 @dataclass(frozen=True, slots=True)
 class MaskingPolicy:
-    """What an operator may choose about masking.
+    """Which secrets are hidden where an error is shown: in logs, reports, on the status page.
+
+    The usual credentials are always hidden.  Give it to `HangupSite` as ``masking=``:
+
+        HangupSite(resource, masking=MaskingPolicy(extra_fields={"X-Api-Key"}))
 
     Attributes:
-        extra_fields: Names of further fields whose values are secret; any case.
-        unmasked: Whether nothing is hidden at all.
+        extra_fields: Names of more headers whose values are secret, as str or bytes, in upper or
+            lower case.
+        unmasked: Whether to hide nothing at all.
     """
 
     extra_fields: frozenset[bytes] = frozenset()
@@ -118,15 +124,15 @@ class MaskingPolicy:
         object.__setattr__(self, "_names", _pattern_of(SECRET_FIELDS | lowered))
 
     def is_secret(self, name: bytes) -> bool:
-        """Whether the value of the field *name* is to be hidden; junk in *name* is skipped."""
+        """Whether the value of the header *name* is to be hidden; junk in *name* is ignored."""
         bare = _NOT_TCHAR.sub(b"", name).lower()
         return bare in SECRET_FIELDS or bare in self.extra_fields
 
     def secret_names(self, data: bytes | bytearray, start: int = 0) -> list[tuple[int, int]]:
-        """The secret names at the start of a line of *data*, even if line ends tear them.
+        """The secret names at the starts of lines in *data*, even if line ends tear them.
 
         Returns:
-            Where each ends, and where its value starts.
+            Where each name ends, and where its value begins.
         """
         return [
             (name.end("name"), name.end()) if b":" not in name["lead"] else (name.end("name"),) * 2
@@ -134,11 +140,11 @@ class MaskingPolicy:
         ]
 
     def holds_secret(self, fields: Iterable[Field] | None) -> bool:
-        """Whether any of *fields* is secret; it may be where they are None: not known."""
+        """Whether one of *fields* is secret; if they are None (unknown), it may be."""
         return fields is None or any(self.is_secret(name) for name, _ in fields)
 
     def ends_in_secret(self, fields: Iterable[Field] | None) -> bool:
-        """Whether what comes after *fields* may be the rest of a secret value."""
+        """Whether the bytes after *fields* may be the rest of a secret value."""
         secret = fields is None
         for name, _ in fields or ():
             secret = self.is_secret(name) or (secret and not _in_use(name))
@@ -146,7 +152,8 @@ class MaskingPolicy:
 
 
 def _pattern_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
-    """Any of *names* at the start of a line, junk in and around it, and the colon after it."""
+    """Matches one of *names* at the start of a line, with junk around it, and the colon after
+    it."""
     junk = rb"[^" + TCHAR + rb":]*"
     spelled = (
         junk.join(re.escape(name[i : i + 1]) for i in range(len(name)))
@@ -161,11 +168,11 @@ def _pattern_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
 
 
 def _in_use(name: bytes, *, spaced: bool = True) -> bool:
-    """Whether *name* is one that fields have, so that it is no piece of a secret.
+    """Whether *name* is a name that headers have, so that it is no piece of a secret.
 
     Args:
-        name: What stands before a colon.
-        spaced: Whether a space comes after that.
+        name: The bytes before a colon.
+        spaced: Whether a space comes after the colon.
     """
     return name.lower() in FIELD_NAMES or (spaced and _FAMILY.match(name) is not None)
 
@@ -194,11 +201,11 @@ def mask_line(
     """Hide the secrets of one line.
 
     Args:
-        part: What the line is.
+        part: The kind of the line.
         line: Its bytes, as far as they are to be shown.
-        caret: Index of the byte that stays visible whatever it is; past the end for none.
-        policy: What else is secret.
-        after_secret: Whether this may be the rest of a secret value.
+        caret: Index of the byte that always stays visible; past the end for none.
+        policy: Which other secrets are hidden.
+        after_secret: Whether the line may be the rest of a secret value.
     """
     if policy.unmasked:
         return line
@@ -224,11 +231,11 @@ def mask_packet(
     """Hide the secrets of a whole read.
 
     Args:
-        packet: The bytes of the read; those after some point may be missing.
+        packet: The bytes of the read; the last ones may be missing.
         at: Index in *packet* of the byte that broke the message.
         where: The parser's state at the packet's first byte, and what broke.
-        policy: What else is secret.
-        after_secret: Whether a secret field has come before the byte that broke the message.
+        policy: Which other secrets are hidden.
+        after_secret: Whether a secret header came before the byte that broke the message.
 
     Returns:
         As many bytes as *packet* has.
@@ -250,8 +257,8 @@ def mask_packet(
 def culprit_index(packet: bytes, bytes_parsed: int, where: Break) -> int:
     """Index in *packet* of the byte that broke the message.
 
-    It is not always *bytes_parsed*: like llhttp's, that offset stands one byte further
-    for a few errors.
+    It may differ from *bytes_parsed*: like llhttp's, that offset is one byte further for a few
+    errors.
     """
     for at in (bytes_parsed, bytes_parsed - 1):
         if at >= 0 and packet[at : at + 1] == where.line[where.caret : where.caret + 1] != b"":
@@ -264,13 +271,13 @@ def culprit_index(packet: bytes, bytes_parsed: int, where: Break) -> int:
 def _hide_message(
     out: bytearray, part: Part, broken: int, where: Break, policy: MaskingPolicy, secret: bool
 ) -> None:
-    """Hide the secrets of a message whose first byte stands in *part*."""
-    # Looked for before any of them is hidden, in what no head may show, too.
+    """Hide the secrets of a message whose first byte belongs to *part*."""
+    # Looked for before any of them is hidden, and also in bytes that no head may show.
     dark = secret or bool(policy.secret_names(out))
     body = 0
     if part in (Part.FIELD, Part.TRAILER):
         if where.part is part and where.fields is not None and not out.startswith((b" ", b"\t")):
-            # All lines of the packet before the one that broke are the last of these fields.
+            # The last of these fields are the lines of the packet before the one that broke.
             broke = broken - where.caret
             lines = sum(begin < until and after <= broke for begin, until, after in _lines(out, 0))
             secret = policy.ends_in_secret(where.fields[: max(0, len(where.fields) - lines)])
@@ -283,10 +290,10 @@ def _hide_message(
         if part is Part.STATUS_LINE and out.startswith(b"HTTP/", start):
             body = _hide_section(out, after, policy, False)
         elif any(start < name <= end for name, _ in policy.secret_names(out[:end])):
-            # An empty line too many, and a field stands here.
+            # There was an empty line too many, and this is a header.
             body = _hide_section(out, start, policy, secret)
         elif (
-            # The parser took its method, or it looks like one and is no rest of a secret.
+            # The parser took its method, or it looks like one and is not the rest of a secret.
             out.find(b" ", start, min(broken, end)) >= 0
             or (not secret and _like_request_line(out[start:end]))
         ):
@@ -294,18 +301,18 @@ def _hide_message(
             body = _hide_section(out, after, policy, torn)
             dark = dark or torn
         elif broken >= end:
-            # A word alone may be a method, and its target stands in the next line.
+            # A word alone may be a method, with its target in the next line.
             dark = True
     _hide_body(out, body, broken, where, policy, dark)
 
 
 def _hide_section(out: bytearray, start: int, policy: MaskingPolicy, secret: bool) -> int:
-    """Hide the secrets of a field section; return where it has ended.
+    """Hide the secrets of a header section; returns where it has ended.
 
     Args:
-        out: Where to hide them.
-        start: Where its first line starts.
-        policy: What is secret.
+        out: The bytes to change.
+        start: Where its first line begins.
+        policy: Which secrets are hidden.
         secret: Whether that line may be the rest of a secret.
     """
     names = iter(policy.secret_names(out, start))
@@ -331,13 +338,13 @@ def _hide_line(out: bytearray, start: int, end: int, secret: bool) -> bool:
     """Hide the secrets of a line after the request line that begins with no secret name.
 
     Args:
-        out: Where to hide them.
-        start: Where the line starts.
+        out: The bytes to change.
+        start: Where the line begins.
         end: Where it ends.
         secret: Whether it may be the rest of a secret.
 
     Returns:
-        Whether the line after it may be, too.
+        Whether the next line may be, too.
     """
     name = _NAME.match(out, start, end)
     if name is not None and _in_use(name[1], spaced=out.startswith(b" ", name.end())):
@@ -345,7 +352,7 @@ def _hide_line(out: bytearray, start: int, end: int, secret: bool) -> bool:
     if secret:
         _hide(out, start, end)
         return True
-    # An empty line forgotten or too many, and the next request stands here.
+    # An empty line is missing or too many, and this is the next request.
     if _STRAY_REQUEST_LINE.match(out, start, end):
         return _hide_request_line(out, start, end, end)
     colon = out.find(b":", start, end)
@@ -360,21 +367,21 @@ def _hide_line(out: bytearray, start: int, end: int, secret: bool) -> bool:
 def _hide_body(
     out: bytearray, start: int, broken: int, where: Break, policy: MaskingPolicy, dark: bool
 ) -> None:
-    """Hide all that is not part of a head, but for a few bytes around the error.
+    """Hide everything after a head, except a few bytes around the error.
 
     Args:
-        out: Where to hide it.
+        out: The bytes to change.
         start: Where the head has ended.
         broken: Index of the byte that broke the message.
         where: What broke.
-        policy: What is secret.
-        dark: Whether those few bytes are hidden, too.
+        policy: Which secrets are hidden.
+        dark: Whether to hide those few bytes, too.
     """
     first = last = broken
     if not dark:
         first -= BODY_CONTEXT_BYTES
         last += 1 + BODY_CONTEXT_BYTES
-        # The next request may begin there; a password shows only by the "@" after it.
+        # The next request may begin there; only the "@" after a password shows that it is one.
         if revealing := _REVEALING.search(out, broken + 1, last):
             last = revealing.start()
         if out.find(b"@", broken + 1) >= 0:
@@ -400,7 +407,7 @@ def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> boo
     """Hide the secrets of the request line at ``out[start:end]``.
 
     Returns:
-        Whether it broke off before the end of its version, so that more of it may follow.
+        Whether it broke off before the end of its version, so that more of it may come after.
     """
     torn = _WHOLE_VERSION.search(out, max(start, end - _VERSION_BYTES), end) is None
     method = _METHOD.match(out, start, end)
@@ -408,12 +415,12 @@ def _hide_request_line(out: bytearray, start: int, end: int, broken: int) -> boo
     if method and method[0].strip().upper() == b"CONNECT":
         while out.startswith(b"/", target, end):  # its target is an authority all the same
             target += 1
-    # A version counts as far as it was right: after the byte that broke it all is target.
+    # A version counts as far as it was right: everything after the byte that broke it is target.
     known = broken if target <= broken < end else end
     version = _VERSION.search(out, max(target, known - _VERSION_BYTES), known)
     until = version.start() if version else known
     kept = out[until:known]
-    # A space alone ends no target: it may as well stand in a password.
+    # A space alone does not end a target: it may be in a password.
     ended = version is not None and not version[0].isspace()
     _hide_target(out, target, end, until if ended else None)
     out[until:known] = kept
@@ -424,18 +431,18 @@ def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> Non
     """Hide the secrets of the request target at ``out[start:end]``.
 
     Args:
-        out: Where to hide them.
+        out: The bytes to change.
         start: Its first byte.
         end: Where all ends that may belong to it.
-        ended: Where it ended as a target should, or ``None`` if it broke off.
+        ended: Where it ended as a target should; None if it broke off.
     """
     userinfo = _BEFORE_USERINFO.match(out, start, end)
-    # What comes after a byte that no target has may be anything, as does a query.
+    # After a byte that no target has, anything may come, as in a query.
     ends = [index for mark in b"?#" if (index := out.find(mark, start, end)) >= 0]
     junk = _NOT_VCHAR.search(out, start, end if ended is None else ended)
     if junk and ended is None:
         ends.append(junk.start())
-    # The last "@" wherever it is: a password may hold "@", "/" and "?" unescaped.
+    # The last "@" anywhere: a password may hold "@", "/" and "?" unescaped.
     at = out.rfind(b"@", start, end)
     if userinfo is not None:
         _hide(out, userinfo.end(), at)
@@ -449,13 +456,13 @@ def _hide_target(out: bytearray, start: int, end: int, ended: int | None) -> Non
 
 
 def _torn_authority(out: bytearray, start: int, end: int, ended: int | None) -> int | None:
-    """Where userinfo may stand whose "@" did not come."""
+    """Where userinfo may be whose "@" did not arrive."""
     host = _HOST_AND_PORT.match(out, start, end if ended is None else ended)
     if host is not None and (host[1] or ended is not None):
         return None
     if start and out[start - 1] in b"/@":
         return start
-    # Not everything without "//" is an authority: what has no colon stays.
+    # Not everything without "//" is an authority: without a colon it stays.
     colon = out.find(b":", start, end)
     return None if colon < 0 else colon + 1
 
@@ -466,7 +473,7 @@ def _hide(out: bytearray, start: int, end: int) -> None:
 
 
 def _lines(out: bytearray, start: int) -> Iterator[tuple[int, int, int]]:
-    """Where each line starts, where it ends without its line end, where the next starts."""
+    """For each line: where it begins, where it ends without its line end, where the next begins."""
     while start < len(out):
         line_end = _LINE_END.search(out, start)
         end, after = line_end.span() if line_end else (len(out), len(out))

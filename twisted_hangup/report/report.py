@@ -1,9 +1,9 @@
-"""A broken request or response as text: what came, where it broke, what was expected instead.
+"""A broken request or response as text: what arrived, where it broke, and which rule it breaks.
 
-Everything is told from the parser's state (`Break`), not from reads, so a report is the
-same however the network cut the bytes; for the same reason nothing is shown of what
-comes after the byte that broke the request.  What something else than HTTP looks like is the
-exception: `lookalikes` looks at what that read has brought.
+The text is made from the parser's state (`Break`), not from reads, so it is the same however the
+network cut the bytes.  For the same reason it shows nothing that comes after the byte that broke
+the
+request.  One exception: `lookalikes` looks at the whole read for bytes that are not HTTP.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .text import shortened, visible
 WIDTH: Final = 80
 
 _INDENT: Final = "  "
-
+#: How much of the end of a cut line is shown, in columns.
 #: How much of the end of a line that is cut is shown, in columns.
 _TAIL: Final = 40
 
 _NAME_COLUMNS: Final = 40
-
+#: How much is shown of bytes that are not a message, and how much of the packet around it.
 #: How much is shown of something else than a message, and around it of its packet.
 _OPENING_BYTES: Final = 64
 _PACKET_BYTES: Final = 4 * KIB
@@ -74,19 +74,19 @@ _DEADLINES: Final = {
 def report_error(
     error: RecordedError, *, masked: bool = True, policy: MaskingPolicy | None = None
 ) -> str:
-    """Say in plain text what a client did wrong, or a server.
+    """What a client did wrong, or a server, as plain text.
 
     Args:
-        error: A `ClientError`; a `ResponseParseError` tells of a server.
-        masked: Whether credentials, queries and bodies are hidden, as `masking` tells.
-            The byte that broke the request is always named.
-        policy: Which fields are secret besides the usual ones; by default what the error
-            was recorded with (`RecordedError.masking`).
+        error: A `ClientError`; a `ResponseParseError` is about a server.
+        masked: Whether to hide credentials, queries and bodies, as `masking` describes.  The byte
+            that broke the message is always shown.
+        policy: Which other headers are secret; by default the policy that the error was recorded
+            with (`RecordedError.masking`).
 
     Returns:
-        Lines of printable ASCII, joined by newlines and without one at the end, none
-        longer than `WIDTH` but the first, which holds code and reason, and a URL in the last.
-        That one leads to cause and cure, where there is an entry: see `links`.
+        Lines of printable ASCII, joined by newlines, with none at the end.  The first one has code
+        and reason; none of the others is longer than `WIDTH`.  The last one says how to read cause
+        and cure, if there are any.
     """
     if not masked:
         policy = UNMASKED
@@ -110,10 +110,10 @@ def _answer(error: RecordedError) -> str:
 
 
 class Excerpt(NamedTuple):
-    """A piece of `ClientError.raw_packet`, fit to leave the process.
+    """A piece of `ClientError.raw_packet` that may leave the process.
 
     Attributes:
-        data: The bytes around the error, secrets replaced by ``*``.
+        data: The bytes around the error, with secrets replaced by ``*``.
         offset: Index in the whole packet of the first of them.
     """
 
@@ -126,8 +126,7 @@ def masked_packet(
 ) -> Excerpt | None:
     """The packet of *error*, or *most* bytes around the error; None without a packet.
 
-    Where the parser's state is not known (`ClientError.broke_at` is None) the packet
-    counts as body.
+    If the parser's state is unknown (`ClientError.broke_at` is None), the packet counts as body.
     """
     packet = error.raw_packet
     if packet is None:
@@ -170,14 +169,14 @@ def _picture(error: RecordedError, policy: MaskingPolicy) -> list[str]:
 
 
 def _stopped(error: RecordedError) -> str | None:
-    """What to say of the place where its bytes ended, where that is what is wrong."""
+    """What to say at the end of the bytes, if their end is what is wrong; or None."""
     if error.code == "HPE_INVALID_EOF_STATE":
         return "the input ends here"
     return None if isinstance(error, ParseError) else "nothing more came"
 
 
 def _caret(error: RecordedError, where: Break) -> int:
-    """Index in the line of the byte to blame, also where the parser blames a whole line."""
+    """Index in the line of the byte to blame, even if the parser blames a whole line."""
     if not _is_host(error):
         return where.caret
     start = re.match(rb"[^:]*:?[ \t]*", where.line)
@@ -191,7 +190,7 @@ def _is_host(error: RecordedError) -> bool:
 
 
 def _pointer(column: int, carets: str, label: str) -> str:
-    """A line of carets, with *label* on the side where there is room."""
+    """A line of carets, with *label* on the side that has room."""
     if len(_INDENT) + column + len(carets) + 1 + len(label) <= WIDTH:
         return f"{_INDENT}{' ' * column}{carets} {label}".rstrip()
     if len(label) < column:
@@ -200,7 +199,7 @@ def _pointer(column: int, carets: str, label: str) -> str:
 
 
 def _label(error: RecordedError, culprit: bytes) -> str:
-    """What stands beside the carets: the offset, and the byte by name."""
+    """The words beside the carets: the offset, and the byte by name."""
     if stopped := _stopped(error):
         return stopped
     # Of an invalid Host the offset is where the head ends.
@@ -212,21 +211,21 @@ def _label(error: RecordedError, culprit: bytes) -> str:
 
 
 def byte_name(byte: int) -> str:
-    """A byte in hexadecimal, with its name or character where it has one."""
+    """A byte in hexadecimal, with its name or character if it has one."""
     if name := _BYTE_NAMES.get(byte):
         return f"0x{byte:02x} ({name})"
     return f"0x{byte:02x} ({chr(byte)})" if 0x21 <= byte <= 0x7E else f"0x{byte:02x}"
 
 
 def masked_line(where: Break, policy: MaskingPolicy) -> bytes:
-    """The line that broke, secrets hidden."""
+    """The line that broke, with secrets hidden."""
     in_body = where.part in (Part.BODY, Part.CHUNK_SIZE)
     before = policy.holds_secret if in_body else policy.ends_in_secret
     return mask_line(where.part, where.line, where.caret, policy, after_secret=before(where.fields))
 
 
 def _arrived(error: RecordedError, policy: MaskingPolicy) -> list[str]:
-    """What had come of a request that no byte broke."""
+    """What had arrived of a request that no byte broke."""
     if error.request is None:
         return []
     count = len(error.request.fields)
@@ -239,7 +238,7 @@ def _cut(line: bytes) -> str:
 
 
 def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes:
-    """The request or status line as far as it had come, secrets hidden; ``b""`` for none."""
+    """The request or status line so far, with secrets hidden; ``b""`` for none."""
     where, request = error.broke_at, error.request
     if where is not None:
         broke = where.part in START_LINES
@@ -258,10 +257,10 @@ def request_line_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
 def request_so_far(
     error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY
 ) -> RequestHead | None:
-    """Method, target and fields as far as they had come; None before the method had ended.
+    """Method, target, version and fields so far; None before the method had ended.
 
-    The secrets of the target are hidden, those of the fields are not.  It is ``b""`` where it
-    had not begun, and the version is where it was not complete.
+    The target's secrets are hidden, those of the fields are not.  A target that had not begun, and a
+    version that is not complete, is ``b""``.
     """
     request, where = error.request, error.broke_at
     broke = where is not None and where.part is Part.REQUEST_LINE
@@ -281,10 +280,10 @@ def request_so_far(
 
 
 def opening_text(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
-    """How something else than a message begins, secrets hidden; None where it is a message.
+    """The first bytes of something that is not a message, with secrets hidden; else None.
 
-    What is known to belong to its protocol is shown (`lookalikes`), of the rest what
-    `masked_packet` shows: `_OPENING_BYTES` at most.
+    It shows the bytes that belong to a known protocol (`lookalikes`); of other bytes it shows what
+    `masked_packet` does: `_OPENING_BYTES` at most.
     """
     opening, where = opening_of(error), error.broke_at
     if opening is None or where is None:
@@ -301,7 +300,7 @@ def opening_text(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -
 
 
 def _explanation(error: RecordedError, policy: MaskingPolicy, lookalike: Lookalike | None) -> str:
-    """One paragraph: the place, the rule and where it stands, and what the bytes look like."""
+    """One paragraph: the place, the rule and its source, and what the bytes look like."""
     rule = rule_of(error.code, error.reason, error.about)
     text = rule.text if rule else visible(error.reason)
     if error.code == "HPE_INVALID_EOF_STATE" and error.offset is not None:
@@ -332,7 +331,7 @@ def _place(error: RecordedError, policy: MaskingPolicy) -> str:
 
 
 def field_of(error: RecordedError, policy: MaskingPolicy = DEFAULT_POLICY) -> bytes | None:
-    """The name of the field that broke; None also where it may be the rest of a secret."""
+    """The name of the field that broke; None if it may be the rest of a secret."""
     where, field = error.broke_at, error.field
     if field is None or where is None or where.part not in (Part.FIELD, Part.TRAILER):
         return field

@@ -1,8 +1,9 @@
-"""What is wrong where no parser refuses, as rows; and the rule for every code and reason.
+"""The rule for every code and reason, and the rows of errors that no parser finds.
 
-`twisted_hangup.parser.refusals` has the rows of the parsers.  Here are time and network, and
-what stands for all reasons of a code, or for a whole family of codes, because the words are
-the operating system's, OpenSSL's, or those of the h2 library.
+`twisted_hangup.parser.refusals` has the parsers' rows.  Here are those of time and network, and
+those
+for all reasons of a code, or a whole family of codes, whose words are the operating system's,
+OpenSSL's or h2's.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ HANDSHAKE_TIMEOUT: Final = Why(
     "the client did not finish the TLS handshake in time",
     "RFC 8446, section 4",
 )
-#: The end of the input of one who waits for a response.
+#: The end of the input of a client that waits for a response.
 HANG_UP: Final = Why("ECONNRESET", "socket hang up", "the client hung up", "")
 RESET: Final = Why("ECONNRESET", "read ECONNRESET", "the client reset the connection", "")
-#: Nothing of a response is taken any more.
+#: The client takes no more bytes of a response.
 STALLED: Final = Why(
     "ETIMEDOUT", "write ETIMEDOUT", "the client stopped answering on the network", ""
 )
 
-#: For codes whose reasons are somebody else's words, or whose first row is too special.
+#: For codes whose reasons are not our words, or whose first row is too special.
 _OTHER_REASONS: Final = {
     "HPE_STRICT": Rule(
         "a line ends with CR LF (0x0d 0x0a); neither of the two may stand alone",
         "RFC 9112, section 2.2",
     ),
-    # Node's; what it refuses so is ignored here.
+    # Node refuses this; here it is ignored.
     "HPE_CLOSED_CONNECTION": Rule(
         "nothing may follow a request that said Connection: close", "RFC 9112, section 9.6"
     ),
@@ -72,7 +73,7 @@ _OTHER_REASONS: Final = {
     ),
 }
 
-#: For whole families of codes, where there is nothing more exact.
+#: For whole families of codes, if there is nothing more exact.
 FAMILIES: Final[tuple[tuple[str, Rule], ...]] = (
     (
         "ERR_SSL_",
@@ -87,7 +88,7 @@ FAMILIES: Final[tuple[tuple[str, Rule], ...]] = (
     ),
 )
 
-#: Every row, those of the parsers first.
+#: All rows; the parsers' come first.
 ROWS: Final = tuple(
     row for rows in (vars(refusals), vars()) for row in rows.values() if isinstance(row, Why)
 )
@@ -116,14 +117,14 @@ def _of_responses() -> _Rules:
 #: (code, reason) -> rule.  An empty reason stands for every other reason of that code.
 RULES: Final = _of_requests()
 
-#: The same where it is a response that is refused, for what has a rule of its own then.
+#: The same for a refused response, if it has a rule of its own.
 RESPONSE_RULES: Final = _of_responses()
 
 
 def rule_of(
     code: str, reason: str, about: Literal["request", "response"] = "request"
 ) -> Rule | None:
-    """The rule behind a refusal: of the pair, else of the code, else of its family."""
+    """The rule of a refusal: by code and reason, else by the code, else by its family."""
     pair = (code, reason)
     exact = RESPONSE_RULES.get(pair) if about == "response" else None
     exact = exact or RULES.get(pair) or RULES.get((code, ""))

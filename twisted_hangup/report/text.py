@@ -1,4 +1,4 @@
-"""Bytes of a peer as text that is safe to show: printable ASCII and nothing else."""
+"""A peer's bytes as text that is safe to show: printable ASCII and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 _NAMED: Final = {0x09: r"\t", 0x0A: r"\n", 0x0D: r"\r", 0x5C: r"\\"}
 
-#: How each byte is shown.  A backslash is doubled, so that what is shown can be read back.
+#: How each byte is shown.  A backslash is doubled, so that the text can be read back.
 _SHOWN: Final = [
     _NAMED.get(byte) or (chr(byte) if 0x20 <= byte <= 0x7E else f"\\x{byte:02x}")
     for byte in range(256)
@@ -16,9 +16,9 @@ _SHOWN: Final = [
 
 
 def visible(data: bytes | str) -> str:
-    """Show *data* with every byte outside 0x20-0x7e escaped, and backslashes doubled.
+    """*data* with every byte outside 0x20-0x7e escaped, and backslashes doubled.
 
-    A string (an operating system's or OpenSSL's words) is taken as its UTF-8 bytes.
+    A str (the operating system's or OpenSSL's words) counts as its UTF-8 bytes.
     """
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogateescape")
@@ -26,16 +26,16 @@ def visible(data: bytes | str) -> str:
 
 
 def shortened(data: bytes, columns: int, *, tail: int = 0) -> str:
-    """Show *data* in at most *columns* columns, with ``...`` for what had to go.
+    """*data* in at most *columns* columns, with ``...`` in place of what does not fit.
 
-    No escape is ever cut in two.
+    No escape is cut in two.
 
     Args:
-        data: Bytes of the peer's.
-        columns: Room there is; at least 3 more than *tail*.
-        tail: How many of those columns go to the end of *data*; the rest to its start.
+        data: A peer's bytes.
+        columns: How many columns there are; at least 3 more than *tail*.
+        tail: How many of them show the end of *data*; the others show its start.
     """
-    # Every byte takes a column at least: what lies further from both ends is never shown.
+    # Every byte takes at least one column: bytes further from both ends are never shown.
     if len(data) <= columns:
         shown = [_SHOWN[byte] for byte in data]
         if sum(map(len, shown)) <= columns:
@@ -55,9 +55,9 @@ def _fitting(shown: list[str], columns: int) -> list[str]:
 
 
 def peer_text(peer: Any) -> str:
-    """An address as ``host:port``; ``[host]:port`` for IPv6; ``unix`` for a UNIX socket.
+    """An address as ``host:port``, ``[host]:port`` for IPv6, ``unix`` for a UNIX socket.
 
-    It is the host alone where a proxy has named no port.
+    If a proxy has named no port, it is the host alone.
 
     Args:
         peer: Twisted's ``IAddress`` of the client, or None (``unknown``).
