@@ -1,62 +1,68 @@
-"""What happens when an HTTP client goes wrong, for Twisted.
+"""Node's ``clientError`` and "socket hang up", for Twisted.
 
-Node's ``clientError`` and "socket hang up": every client that sends bytes that are not
-HTTP, stalls, or hangs up becomes one `ClientError` with a stable code, the bytes, and the
-offset where they broke.  It runs down a Deferred errback chain that may answer it; if
-nobody does, the client gets the right status and can be sure to read it.
+Each client that sends bytes that are not HTTP, stalls, or hangs up becomes one `ClientError`: a
+stable code, the bytes, and the offset of the byte that is wrong.  Your handlers get it and may
+answer.  If none does, the client gets the right status, and can be sure to read it.
+
+    site = HangupSite(resource)
+
+    @site.on_client_error
+    def note(failure, socket):
+        print(failure.value.report())
+        return failure  # on to the next handler, and in the end the default answer
 
 All names:
-    ANY: In ``Limits.methods``: every method.
+    ANY: The value of ``Limits.methods`` that accepts every method.
     AsyncResource: A resource whose ``render`` methods may be coroutines, or return Deferreds.
-    Attempt: How one attempt went.
+    Attempt: One attempt of a `RetryAgent`, for ``on_attempt``.
     BodyTooLarge: ``ERR_HTTP_BODY_TOO_LARGE``: the body, or a form in it, is too long; 413.
     cancel_on_hangup: Cancel *work* when the client of *request* leaves before its response.
-    cancellable: Let what *function* does for a request end when the client leaves.
+    cancellable: Decorate a function so that its work for a request ends when the client leaves.
     ChunkExtensionsOverflow: ``HPE_CHUNK_EXTENSIONS_OVERFLOW``: extensions too long; 413.
     ClientErrbacks: The handlers of one site, oldest first.
     ClientError: A client went wrong: it sent bytes that are not HTTP, stalled, or hung up.
-    ClientFailure: The `Failure` that a handler gets; ``failure.value`` is the error.
+    ClientFailure: The `Failure` that a handler gets; ``failure.value`` is the `ClientError`.
     ClientHangUp: ``ECONNRESET``, ``EPIPE`` or ``ETIMEDOUT``: the client has left.
-    ClientSocket: The client's connection, as `HangupChannel.client_error` and handlers get it.
-    DeliveryPolicy: When a request of an outbox is tried again, and for how long.
+    ClientSocket: The client's connection, for handlers and `HangupChannel.client_error`.
+    DeliveryPolicy: When a request of an `Outbox` is tried again, and for how long.
     forward_client_errors: Give a site of your own what `HangupSite` has.
-    ForwardedClients: Whom to believe who sent a request.
-    Forwarding: What the upstream server is told of the client.
-    Handler: What takes ``(failure, socket)`` for each client error.
-    hangup_endpoint: Wrap *endpoint* so that a `HangupSite` on it hears all there is to hear.
-    HangupAgent: An agent that says in one way how a server went away: `ServerHangUp`.
+    ForwardedClients: Which proxies may say who sent a request, and in which header.
+    Forwarding: What the upstream server is told about the client.
+    Handler: The type of a handler: it takes ``(failure, socket)``; see `ClientErrbacks.add`.
+    hangup_endpoint: Wrap *endpoint* so that a `HangupSite` on it learns more about its connections.
+    HangupAgent: An `IAgent` that reports every way in which a server goes away as `ServerHangUp`.
     HangupChannel: An `HTTPChannel` whose client errors reach the application.
-    HangupError: Base of all errors this package raises on purpose.
+    HangupError: Base of all errors that this package raises on purpose.
     HangupSite: A `twisted.web.server.Site` whose client errors reach the application.
-    HangupWSGIResource: Twisted's `WSGIResource`, for applications whose clients leave.
-    HeaderOverflow: ``HPE_HEADER_OVERFLOW``: head or trailers too long, or too many fields; 431.
-    HTTP2Error: ``ERR_HTTP2_*``: an HTTP/2 connection error.
+    HangupWSGIResource: Twisted's `WSGIResource`, for applications whose clients may leave.
+    HeaderOverflow: ``HPE_HEADER_OVERFLOW``: header or trailers too long, or too many fields; 431.
+    HTTP2Error: ``ERR_HTTP2_*``: a connection error of HTTP/2 (RFC 9113, section 5.4.1).
     KeyInUse: A request was not stored: its key belongs to another request that is still queued.
-    Lenience: What old clients send and HTTP/1.1 forbids, each behind a switch; all are off.
-    Limits: Bounds on what one connection may cost, and what it may ask.
-    log_attempts: Log what is sent again, and what came of it, for ``on_attempt``.
-    MaskingPolicy: What an operator may choose about masking.
-    OutboundTimeouts: How long a server that we ask may take, in seconds.
-    Outbox: Stores requests and delivers them, as a service of any Twisted application.
-    OutboxLimits: How much the outbox takes, keeps in memory and does at once.
+    Lenience: What old clients send although HTTP/1.1 forbids it: a switch for each, all off.
+    Limits: What one connection may send, and what it may cost.
+    log_attempts: Log each retry and its result; give it to `RetryAgent` as ``on_attempt``.
+    MaskingPolicy: Which secrets are hidden where an error is shown.
+    OutboundTimeouts: How long another server may take, in seconds; 0 turns a deadline off.
+    Outbox: Stores requests and delivers them; a service for any Twisted application.
+    OutboxLimits: How much an `Outbox` accepts, keeps in memory and does at once.
     OutboxUnavailable: A request was not stored: the outbox's database is away, locked or full.
-    ParseError: The bytes break RFC 9112, or a limit: ``HPE_*``, or ``ERR_HTTP_*`` of our own.
-    ProxyResource: Everything at and below this resource is another server's.
+    ParseError: The request breaks RFC 9112, or a limit: ``HPE_*`` or ``ERR_HTTP_*``; 400.
+    ProxyResource: A resource that passes all requests at and below it on to another server.
     RequestParser: Reads the requests of one connection, one message at a time.
     RequestTimeout: ``ERR_HTTP_REQUEST_TIMEOUT``: head or request not complete in time; 408.
-    ResponseHead: A status line and its field section (RFC 9112, sections 4 and 5).
-    ResponseParseError: The bytes of a server's response break RFC 9112, or a limit.
-    ResponseParser: Reads the responses of one connection, each to a request that was announced.
-    RetryAgent: An agent that sends a request again where that is safe.
+    ResponseHead: A status line and its header (RFC 9112, sections 4 and 5).
+    ResponseParseError: A server's response breaks RFC 9112, or a limit.
+    ResponseParser: Reads the responses of one connection, each to a request that you announce.
+    RetryAgent: An `IAgent` that sends a request again if that is safe.
     RetryPolicy: Which requests are sent again, when, and how often.
-    ServerHangUp: A server hung up on us, the client ("socket hang up").
-    shield: Go on with *work* even when who waits for it is cancelled.
-    SiteErrors: The client errors of one site: who answers them, and what is known of them.
-    Timeouts: How long a connection may take, in seconds.
+    ServerHangUp: A server hung up on us, the client: Node's "socket hang up".
+    shield: Finish *work* even if the Deferred that waits for it is cancelled.
+    SiteErrors: The client errors of one site: its handlers, its journal, its limits.
+    Timeouts: How long a client may take, in seconds; 0 turns a deadline off (except ``linger_*``).
     TLSError: ``ERR_SSL_*`` or ``ERR_TLS_*``: the handshake failed, or a record was corrupt.
-    UnexpectedEOF: ``HPE_INVALID_EOF_STATE``: the client ended its input inside a message; 400.
-    UpstreamError: A server that a proxy asked for its client's sake has failed.
-    Verdict: What is done with a request after an attempt.
+    UnexpectedEOF: ``HPE_INVALID_EOF_STATE``: the client sent FIN inside a message; 400.
+    UpstreamError: A server that the proxy forwards to has failed.
+    Verdict: What happens with a request after an attempt.
 """
 
 from .async_resource import AsyncResource as AsyncResource
