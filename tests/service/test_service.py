@@ -296,8 +296,8 @@ MISTAKES = [
     (["--resource", "test_service.nowhere"], "has no attribute 'nowhere'"),
     (["--resource", "a b"], "--resource: a b: "),
     (["--resource", ""], "--resource: : "),
-    (["--resource", "test_service.number"], "is no resource and cannot be called"),
-    (["--resource", "test_service.nothing"], "returned NoneType, no IResource"),
+    (["--resource", "test_service.number"], "is not a resource and cannot be called"),
+    (["--resource", "test_service.nothing"], "returned NoneType, not an IResource"),
     (["--resource", "test_service.crash"], "ZeroDivisionError: a bug of the operator's ("),
     (["--resource", "test_service.application"], "is a WSGI application: use --wsgi"),
     (["--resource", "test_service.one"], "one must take no argument, and one takes (failure"),
@@ -312,16 +312,16 @@ MISTAKES = [
     (["--on-client-error", "test_service.number"], "cannot be called"),
     (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
     (["--error-log", "/"], "cannot write '/': Is a directory"),
-    (["--error-pages", "/nowhere"], "'/nowhere' is neither plain nor none, nor can it be read: No"),
+    (["--error-pages", "/nowhere"], "'/nowhere' is not plain, not none, and cannot be read: No"),
     (["--error-pages", __file__], "nor can it be read: Not a directory"),
     (["--error-pages", str(Path(__file__).parent)], "has no page such as 404.html or 404.txt"),
     (["--access-log-format", "json"], "--access-log-format needs --access-log"),
     (["--access-log", "-", "--access-log-format", "%Z"], "--access-log-format: '%Z' is not one of"),
-    (["--port", "nonsense:1"], "'nonsense' is no kind of endpoint"),
+    (["--port", "nonsense:1"], "'nonsense' is not a kind of endpoint"),
     (["--port", "tcp:x"], "--port: 'tcp:x': 'x' is not a number"),
     (["--port", "127.0.0.1:8000"], "on one address, write tcp:8000:interface=127.0.0.1"),
     (["--port", "[::1]:8000"], r"on one address, write tcp6:8000:interface=\:\:1"),
-    (["--port", "systemd:domain=INET:index=0"], "systemd has handed over no such socket"),
+    (["--port", "systemd:domain=INET:index=0"], "systemd has passed no such socket"),
     (["--port", "tcp:1:foo=bar"], "tcp has no option 'foo'"),
     (["--port", "haproxy:tcp"], "haproxy needs 'port'"),
     (["--port", "tcp6:1:interface=::1"], "a colon without a backslash before it"),
@@ -361,7 +361,7 @@ def test_port_that_needs_a_privilege() -> None:
     """It says which, and of a UNIX socket it does not speak of ports."""
     refused = PermissionError(errno.EACCES, "Permission denied")
     for port, more in (
-        (81, " (below port 1024 one needs CAP_NET_BIND_SERVICE; or use 8080)"),
+        (81, " (a port below 1024 needs CAP_NET_BIND_SERVICE; or use 8080)"),
         ("/s", ""),
     ):
         service = make("--port", "0")

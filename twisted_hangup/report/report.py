@@ -259,8 +259,8 @@ def request_so_far(
 ) -> RequestHead | None:
     """Method, target, version and fields so far; None before the method had ended.
 
-    The target's secrets are hidden, those of the fields are not.  A target that had not begun, and a
-    version that is not complete, is ``b""``.
+    The target's secrets are hidden, those of the fields are not.  A target that had not begun, and
+    a version that is not complete, is ``b""``.
     """
     request, where = error.request, error.broke_at
     broke = where is not None and where.part is Part.REQUEST_LINE

@@ -1,17 +1,17 @@
-"""When to accept: not more connections than there may be, nor than there are files for.
+"""Accepts connections only while there is room: for connections, and for open files.
 
-A connection too many is not accepted and closed again, as Node does, but left to wait in
-the kernel's queue, as HAProxy does at its ``maxconn``: a client that did nothing wrong is
-served a moment later instead of getting an error, one that floods us costs nothing, and a
-load balancer in front sees the queue fill.  Idle connections end by their deadlines, and
-before where clients wait (`Room`), so that the queue always moves.
+A connection too many waits in the kernel's queue, as in HAProxy at its ``maxconn``; Node accepts it
+and closes it again.  So a client that did nothing wrong is served a moment later and gets no error,
+a
+flood costs nothing, and a load balancer sees the queue fill.  Idle connections end by their
+deadlines, and earlier if clients wait (`Room`), so that the queue always moves.
 
-One address cannot take all places: what it asks for beyond its share is accepted and closed
-at once, since the kernel's queue gives clients out in the order in which they came.
+One address cannot take all places.  Connections beyond its share are accepted and closed at once,
+because the kernel's queue returns clients in the order in which they came.
 
-Twisted's own `Port` accepts up to a hundred connections at a time, and at the limit of open
-files accepts and closes whatever comes, with a log line for each.  Here each accept asks
-first, so that this never begins.
+Twisted's own `Port` accepts up to a hundred connections at a time.  At the limit of open files it
+accepts and closes whatever comes, with a log line for each.  Here each accept asks first, so that
+this never begins.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from ..server.room import Room
 from ..transport.addresses import Network, ip_of, is_within
 from ..transport.clock import steady
 
-#: Connections accepted in one turn of the reactor before others get theirs.
+#: Connections accepted in one turn of the reactor; then other clients have their turn.
 ACCEPTS_PER_TURN: Final = 100
 
-#: How long clients wait, where all are busy, before it is seen whether one still is.
+#: If all connections are busy, how long clients wait until we look again.
 LOOK_SECONDS: Final = 0.5
 
 #: How long accepting rests when no file can be opened.
 REST_SECONDS: Final = 1.0
 
-#: Share of the limit that connections leave to the files they are served from, to the
-#: application's own connections and to logs; and the least that is left.
+#: The share of the limit that connections leave for the files they are served from, for the
+#: application's own connections and for logs; and the least that they leave.
 SPARE_SHARE: Final = 16
 LEAST_SPARE: Final = 32
 
-#: What one client has of an address: a /64 of IPv6, and all of IPv4.
+#: How many connections one client has addresses for: a /64 of IPv6, one address of IPv4.
 _CLIENTS_BYTES: Final = 8
 
 _WHO_MAKES: Final = {
@@ -65,9 +65,9 @@ class Gate:
 
     Attributes:
         most: Most connections at a time over all its ports; None for no limit.
-        open: Connections there are.
-        of_address: How many of them each address has, IPv6 by its first 64 bits, as a client
-            has all of these; without those that `shares` leaves out.
+        open: Connections that are open.
+        of_address: How many of them each address has; IPv6 by its first 64 bits, because a client
+            has all of these.  Without those that `shares` leaves out.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class Gate:
     ) -> None:
         """
         Args:
-            clock: Seconds and timers.
+            clock: Gives the time and timers.
             most: Most connections at a time over all its ports; None for no limit.
-            room: Asked for a place when all are taken, and told who is turned away.
-            most_of_address: Most connections at a time that one address may have.
+            room: Asked for a place when all are taken; it also counts who is turned away.
+            most_of_address: Most connections at a time of one address.
             trusted: Addresses that may have any number: proxies, each with many clients.
         """
         self.most = most
@@ -107,8 +107,8 @@ class Gate:
     def guard(self, port: IListeningPort) -> None:
         """Ask this gate before *port* accepts a connection.
 
-        A port that is not one of Twisted's own stream ports is left as it is: its
-        connections are not counted.  That is logged.
+        A port that is not one of Twisted's own stream ports is left alone; its connections are not
+        counted, and that is logged.
         """
         if not isinstance(port, tcp.Port):
             _log.warn("Connections of {port} are not counted: not a port of Twisted's", port=port)
@@ -125,7 +125,7 @@ class Gate:
             port.stopReading()
 
     def retire(self) -> None:
-        """Touch the ports no more; to be called before they are closed."""
+        """Stop managing the ports; call it before they are closed."""
         self._ports.clear()
         if self._rest is not None:
             self._rest.cancel()
@@ -133,7 +133,7 @@ class Gate:
         self._look_no_more()
 
     def _accept(self, port: Any) -> None:
-        """In the place of `Port.doRead`, which it calls for one connection at a time."""
+        """Replaces `Port.doRead`, and calls it for one connection at a time."""
         for _ in range(ACCEPTS_PER_TURN):
             if self._is_full():
                 return
@@ -151,7 +151,7 @@ class Gate:
                 )
 
     def _excess(self) -> float:
-        """How many connections there are above the most, those apart that are about to end."""
+        """How many connections are above the limit, without those that are about to end."""
         return -inf if self.most is None else self.open - self._leaving - self.most
 
     def _is_full(self) -> bool:
@@ -160,7 +160,7 @@ class Gate:
         if self._excess() >= 0 and not (self._room is not None and self._room.can_make()):
             self._close()
             if self._room is not None:
-                # Requests may be answered meanwhile, and no connection end.
+                # While requests are answered, perhaps no connection ends.
                 self._next_look = self._clock.callLater(LOOK_SECONDS, self._reopen)
             self._warn(
                 "All {most} connections are taken; new clients wait until one ends", most=self.most
@@ -196,7 +196,7 @@ class Gate:
         self._next_look = None
 
     def shares(self, host: str) -> bytes | None:
-        """What the connections of *host* are counted under; None where they are not."""
+        """The key under which connections of *host* are counted; None if they are not."""
         ip = ip_of(host)
         return None if ip is None or is_within(ip, self._trusted) else ip.packed[:_CLIENTS_BYTES]
 
@@ -225,7 +225,7 @@ class Gate:
 
 
 class _Counted:
-    """Mixed in before a port's transport class: tells the gate of each connection."""
+    """Comes before a port's transport class: it tells the gate of each connection."""
 
     gate: Gate
 
@@ -260,7 +260,7 @@ class _CountedOfAddress(_Counted):
 
 
 class _Door:
-    """A port's factory, which sees nothing of a client that is not admitted."""
+    """A port's factory, which gets only clients that are admitted."""
 
     def __init__(self, factory: Any, gate: Gate) -> None:
         self._factory = factory
@@ -270,12 +270,12 @@ class _Door:
         return getattr(self._factory, name)
 
     def buildProtocol(self, address: Any) -> Any:
-        """Make a protocol; None where the port is to close the connection."""
+        """Make a protocol; None tells the port to close the connection."""
         return self._factory.buildProtocol(address) if self._gate.admits(address.host) else None
 
 
 def _has_addresses(port: tcp.Port) -> bool:
-    """Whether the clients of *port* are known by their addresses, and are no proxies."""
+    """Whether the clients of *port* have addresses of their own, and are no proxies."""
     factory = port.factory
     while factory is not None:
         if isinstance(factory, HAProxyWrappingFactory):
@@ -288,7 +288,7 @@ def raise_file_limit() -> int | None:
     """Raise the soft limit of open files to the hard one, and log it.
 
     Returns:
-        The limit that holds now; None where the system has none.
+        The limit that holds now; None if the system has none.
     """
     try:
         import resource
@@ -308,7 +308,7 @@ def raise_file_limit() -> int | None:
 def room_for_connections(limit: int) -> int:
     """How many connections leave room for everything else under a *limit* of open files.
 
-    What is open now is taken for what stays open; at least one connection is allowed.
+    Files that are open now count as staying open.  At least one connection is allowed.
     """
     spare = max(LEAST_SPARE, limit // SPARE_SHARE)
     return max(1, limit - _open_now() - spare)

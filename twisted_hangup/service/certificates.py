@@ -1,4 +1,4 @@
-"""Certificates that are renewed while the server runs: read anew, and nobody is cut off.
+"""Reads certificates again while the server runs, after they were renewed; no connection is cut.
 
 A connection keeps the certificate of its handshake; the next one gets the new one.
 """
@@ -32,28 +32,28 @@ from zope.interface import implementer
 from ..report.text import visible
 from ..transport.tls import openssl_reason
 
-#: How often it is looked whether the files are others by now.
+#: How often to look whether the files have changed.
 LOOK_SECONDS: Final = 1.0
 
-#: What of an ``ssl:`` endpoint names a file.
+#: The arguments of an ``ssl:`` endpoint that name a file.
 _FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 
-#: What tells a file from what it was.
+#: What shows that a file has changed.
 _State: TypeAlias = list[tuple[str, int, int, int]]
 
 _log = Logger()
 
 
 def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IStreamServerEndpoint:
-    """*outer*, as a `RenewedEndpoint` where there is TLS.
+    """*outer*, as a `RenewedEndpoint` if it uses TLS.
 
     Args:
         description: What *endpoint* was made from.
-        endpoint: Twisted's, which asks for a certificate.
+        endpoint: Twisted's endpoint.
         outer: The same, as it is to listen.
 
     Raises:
-        Exception: Twisted's or OpenSSL's, as the certificates are of no use.
+        Exception: Twisted's or OpenSSL's: the certificates cannot be used.
     """
     arguments, keywords = endpoints._parse(description)
     if arguments[0] == "ssl":
@@ -75,7 +75,7 @@ def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IS
 
 
 def unusable_file(description: str) -> str | None:
-    """Which file of an endpoint of TLS is of no use, and why; None where it is none of them."""
+    """Which file of a TLS endpoint cannot be used, and why; None if all can."""
     arguments, keywords = endpoints._parse(description)
     if arguments[0] == "tls":
         try:
@@ -106,18 +106,18 @@ def unusable_file(description: str) -> str | None:
 
 
 def _ssl_arguments(arguments: Sequence[str], keywords: Mapping[str, str]) -> BoundArguments:
-    """What an ``ssl:`` endpoint is made of; TypeError where it cannot be."""
+    """The arguments of an ``ssl:`` endpoint; TypeError if they are wrong."""
     return signature(endpoints._parseSSL).bind(None, *arguments[1:], **keywords)
 
 
 def _directory(arguments: Sequence[str], keywords: Mapping[str, str]) -> str:
-    """That of a ``tls:`` endpoint, in full: a daemon may change its own."""
+    """The directory of a ``tls:`` endpoint, as an absolute path: a daemon changes its own."""
     return os.path.abspath(keywords.get("path") or arguments[1])
 
 
 @implementer(IStreamServerEndpoint, IOpenSSLServerConnectionCreator)
 class RenewedEndpoint:
-    """An endpoint of TLS, and the certificates of its next connection."""
+    """A TLS endpoint, with the certificates for its next connection."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class RenewedEndpoint:
         paths: list[str],
         read: Callable[[], _OfFiles | _OfDirectory],
     ) -> None:
-        """*read* reads what is in *paths*, files or directories, and raises what it likes."""
+        """*read* reads *paths*, which are files or directories; it may raise anything."""
         self._endpoint = endpoint
         self._paths = paths
         self._read = read
@@ -139,10 +139,10 @@ class RenewedEndpoint:
         return Connection(self._certificates.context)
 
     def look(self) -> None:
-        """Read the files if they are others by now.
+        """Read the files if they have changed.
 
-        A certificate and its key are not renewed at one moment: that they are of no use is told
-        when they have not changed since the last look, and once.
+        A certificate and its key are not renewed at the same moment.  So an error is logged once,
+        and only if the files have not changed since the last look.
         """
         state = self._state()
         if state != self._known:
@@ -150,7 +150,7 @@ class RenewedEndpoint:
             self._seen = state
 
     def renew(self, state: _State | None = None, *, tell: bool = True) -> None:
-        """Read the files; where they are of no use, the old certificates stay."""
+        """Read the files; if they cannot be used, the old certificates stay."""
         state = self._state() if state is None else state
         where = ", ".join(map(visible, self._paths))
         try:
@@ -167,7 +167,7 @@ class RenewedEndpoint:
     def _state(self) -> _State:
         state = []
         for path in self._paths:
-            # What cannot be looked at is not there; to read it says why.
+            # A file that cannot be looked at counts as missing; reading it says why.
             with suppress(OSError, LinkError):
                 for file in FilePath(path).walk():
                     with suppress(OSError):
@@ -190,7 +190,7 @@ class _OfFiles:
 class _OfDirectory:
     """The certificates of a ``tls:`` endpoint, by the name that the client asks for.
 
-    Twisted's own lookup reads the directory for each name that is not there, and logs it twice.
+    Twisted's own lookup reads the directory for each unknown name, and logs it twice.
     """
 
     def __init__(self, path: str) -> None:
@@ -208,7 +208,7 @@ class _OfDirectory:
             context.set_tlsext_servername_callback(self._choose)
 
     def instead_of(self, other: Any) -> _OfDirectory:
-        """Itself, unless a name would be lost because the certificate of a key is still to come."""
+        """Itself, unless a name would be lost because the certificate of a key is not there yet."""
         if self._lacks_one and (lost := other._contexts.keys() - self._contexts.keys()):
             raise ValueError(f"a key has no certificate any more, perhaps that of {min(lost)!r}")
         return self
@@ -222,10 +222,10 @@ class _OfDirectory:
 
 
 def _pems_in(path: str) -> PEMObjects:
-    """What Twisted's ``fromDirectory`` reads; the file is named that cannot be read.
+    """What Twisted's ``fromDirectory`` reads; an error names the file.
 
     Raises:
-        ValueError: There is one, or *path* is no directory.
+        ValueError: A file cannot be read, or *path* is not a directory.
     """
     if not os.path.isdir(path):
         raise ValueError(f"there is no directory {path}")
@@ -242,5 +242,5 @@ def _pems_in(path: str) -> PEMObjects:
 
 
 def _words(error: Exception) -> str:
-    """What *error* says, and of OpenSSL's the reason alone."""
+    """The text of *error*; of OpenSSL's errors the reason alone."""
     return visible(getattr(error, "strerror", None) or openssl_reason(error) or str(error))

@@ -1,6 +1,6 @@
-"""From names on a command line to what is served and called.
+"""Turns names on the command line into what is served and called.
 
-Everything that can be wrong with a name ends as one `UsageError` of one line.
+Each mistake in a name raises one `UsageError` of one line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..server.pages import ErrorPages
 from ..wsgi import HangupWSGIResource, must_be_wsgi
 from .static import StaticFiles
 
-#: What a page of the operator's is called.
+#: The name of an operator's page.
 _PAGE: Final = re.compile(r"[45][0-9]{2}\.(html|txt)")
 
 
@@ -52,10 +52,10 @@ def directory(
 
 
 def resource(name: str) -> IResource:
-    """The resource called *name*, or what a class or other callable of that name returns.
+    """The resource called *name*, or the one that a class or function of that name returns.
 
     Raises:
-        UsageError: There is none of that name, or what is returned is no `IResource`.
+        UsageError: There is nothing of that name, or it returns no `IResource`.
     """
     factory = _named("--resource", name)
     if IResource.providedBy(factory):
@@ -63,14 +63,16 @@ def resource(name: str) -> IResource:
     if not callable(factory):
         method = getattr(factory, "resource", None)
         cure = f": use {name}.resource" if callable(method) else ""
-        raise UsageError(f"--resource: {name} is no resource and cannot be called{cure}")
+        raise UsageError(f"--resource: {name} is not a resource and cannot be called{cure}")
     _must_take_nothing(name, factory)
     try:
         content = factory()
     except Exception as error:
         raise UsageError(f"--resource: {name}() raised {_in_one_line(error)}") from error
     if not IResource.providedBy(content):
-        raise UsageError(f"--resource: {name}() returned {type(content).__name__}, no IResource")
+        raise UsageError(
+            f"--resource: {name}() returned {type(content).__name__}, not an IResource"
+        )
     return content
 
 
@@ -78,7 +80,7 @@ def wsgi(name: str, reactor: Any, threads: ThreadPool) -> IResource:
     """The WSGI application called *name*, run in *threads*.
 
     Raises:
-        UsageError: There is none of that name, or it cannot be called so.
+        UsageError: There is nothing of that name, or it is not a WSGI application.
     """
     application = function("--wsgi", name)
     try:
@@ -92,7 +94,7 @@ def handler(name: str) -> Callable[..., Any]:
     """The handler of client errors called *name*.
 
     Raises:
-        UsageError: There is none of that name, or it does not take ``(failure, socket)``.
+        UsageError: There is nothing of that name, or it does not take ``(failure, socket)``.
     """
     value = function("--on-client-error", name)
     try:
@@ -119,7 +121,7 @@ def proxy(
 
 
 def error_pages(choice: str) -> ErrorPages | None:
-    """The pages that ``--error-pages`` asks for: ours, none, or those of a directory before ours.
+    """The pages of ``--error-pages``: ours, none, or a directory's before ours.
 
     Raises:
         UsageError: It is not a directory, or has no page.
@@ -130,7 +132,7 @@ def error_pages(choice: str) -> ErrorPages | None:
         names = [name for name in os.listdir(choice) if _PAGE.fullmatch(name)]
         own = {name: Path(choice, name).read_bytes() for name in names}
     except OSError as error:
-        reason = f"{choice!r} is neither plain nor none, nor can it be read: {error.strerror}"
+        reason = f"{choice!r} is not plain, not none, and cannot be read: {error.strerror}"
         raise UsageError(f"--error-pages: {reason}") from error
     if not own:
         raise UsageError(f"--error-pages: {choice!r} has no page such as 404.html or 404.txt")
@@ -138,7 +140,7 @@ def error_pages(choice: str) -> ErrorPages | None:
 
 
 def function(option: str, name: str) -> Callable[..., Any]:
-    """What is called *name*, for *option*.
+    """The function called *name*, for *option*.
 
     Raises:
         UsageError: There is nothing of that name, or it cannot be called.
@@ -167,7 +169,7 @@ def _named(option: str, name: str) -> Any:
 
 
 def _must_take_nothing(name: str, factory: Callable[..., Any]) -> None:
-    """Raise UsageError where what ``--resource`` names has to be given something."""
+    """Raise UsageError if what ``--resource`` names needs an argument."""
     try:
         must_take(name, factory, classes=True)
     except TypeError as error:
@@ -179,14 +181,14 @@ def _must_take_nothing(name: str, factory: Callable[..., Any]) -> None:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """The error, and where in somebody's code it was raised."""
+    """The error in one line, with the place in the user's code that raised it."""
     lines = traceback.format_exception_only(type(error), error)
     place = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(lines[-1].split())
     if isinstance(error, SyntaxError):
         return f"{text} ({error.filename}, line {error.lineno})"
     if place.filename == namedAny.__code__.co_filename:
-        return text.partition(": ")[2] or text  # nobody's bug: there is no such name
+        return text.partition(": ")[2] or text  # no bug: there is no such name
     if place.filename == __file__:
         return text  # the call itself failed: an argument is missing
     return f"{text} ({place.filename}, line {place.lineno})"

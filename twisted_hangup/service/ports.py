@@ -1,4 +1,5 @@
-"""From ``--port`` or ``--status`` to an endpoint; a mistake is named in words for a stranger."""
+"""Makes an endpoint of ``--port`` or ``--status``; a mistake is explained without Twisted's
+words."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from twisted.python.usage import UsageError
 from ..transport.endpoint import hangup_endpoint
 from .certificates import renewed, unusable_file
 
-#: Connections that may wait to be accepted: nginx's number.  Past it a client's SYN is
-#: dropped, and it tries again a second later.
+#: Most connections that wait to be accepted: nginx's number.  After that the kernel drops a
+#: client's SYN, and the client tries again a second later.
 BACKLOG: Final = 511
 
 _HOST_AND_PORT: Final = re.compile(r"\[?(?P<host>[^][]+)\]?:(?P<port>[0-9]+)")
@@ -23,22 +24,22 @@ _MISSING: Final = re.compile(r"missing \d+ required positional arguments?: (.+)"
 
 
 def endpoint(description: str, reactor: Any, option: str = "--port") -> IStreamServerEndpoint:
-    """The endpoint that *description* names, in Twisted's words for endpoints.
+    """The endpoint for *description*, in Twisted's syntax.
 
     Raises:
-        UsageError: There is no such endpoint, or it lacks something.
+        UsageError: There is no such endpoint, or an argument is missing.
     """
     try:
         if re.fullmatch(r"unix:(address=)?(:.*)?", description):
             raise ValueError("the path of the socket is missing, as in unix:/run/web.sock")
         port = _listening(description, reactor)
         return renewed(description, port, hangup_endpoint(port))
-    except Exception as error:  # whatever the parser of somebody's endpoint raises
+    except Exception as error:  # a parser of endpoints may raise anything
         raise UsageError(f"{option}: {description!r}: {_reworded(description, error)}") from error
 
 
 def _listening(description: str, reactor: Any) -> IStreamServerEndpoint:
-    """Twisted's endpoint, with our backlog where it has one and nobody has said which."""
+    """Twisted's endpoint, with our backlog if it has one and *description* sets none."""
     port: IStreamServerEndpoint
     if "backlog=" not in description:
         with suppress(TypeError):  # it has none, or it was given by position
@@ -49,12 +50,12 @@ def _listening(description: str, reactor: Any) -> IStreamServerEndpoint:
 
 
 def _reworded(description: str, error: Exception) -> str:
-    """What *error* says, where that needs no knowledge of Twisted's source."""
+    """What *error* says, for readers who do not know Twisted's source."""
     kind, text = description.partition(":")[0], str(error)
     if text.startswith("Unknown endpoint type"):
         return _unknown(description)
     if kind == "systemd" and isinstance(error, (IndexError, KeyError)):
-        return "systemd has handed over no such socket"
+        return "systemd has passed no such socket"
     if isinstance(error, TypeError):
         if unknown := _UNKNOWN_WORD.search(text):
             return f"{kind} has no option {unknown[1]!r}"
@@ -72,7 +73,7 @@ def _unknown(description: str) -> str:
     address = _HOST_AND_PORT.fullmatch(description)
     if address is None or not re.search(r"[.:]|^localhost$", address["host"]):
         kind = description.partition(":")[0]
-        return f"{kind!r} is no kind of endpoint, such as tcp, tcp6, ssl, unix and systemd"
+        return f"{kind!r} is not a kind of endpoint, such as tcp, tcp6, ssl, unix and systemd"
     host, port = address["host"], address["port"]
     tcp = "tcp6" if ":" in host else "tcp"
     escaped = host.replace(":", r"\:")

@@ -1,4 +1,4 @@
-"""What could keep the program: its standard output, its threads, and what outlives its end."""
+"""The parts of the process that could keep it alive: its standard output and its threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from twisted.python.threadpool import ThreadPool
 from ..journal.files import LogFile, is_at, may_block
 from ..report.text import visible
 
-#: What there is of these seconds for the last words of a program that has to be ended.
+#: How many of these seconds are left for the last log lines of a program that has to be ended.
 FAREWELL_SECONDS: Final = 0.5
 
 _log = Logger()
@@ -30,7 +30,7 @@ _log = Logger()
 class StandardOutput(LogFile):
     """The standard output of the program, which waits for no reader.
 
-    Twisted's log goes there, print(), and a log whose file is ``-``.
+    Twisted's log, print(), and logs whose file is ``-`` go there.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class StandardOutput(LogFile):
         self._taken_over = False
 
     def take_over(self) -> None:
-        """Let all that is written to file descriptor 1 come this way, if that may block."""
+        """Take over file descriptor 1 if writing to it may block."""
         if may_block(self._file):
             self._taken_over = True
             writer = self.intake()
@@ -47,7 +47,7 @@ class StandardOutput(LogFile):
             os.close(writer)
 
     def close(self) -> None:
-        """Give file descriptor 1 back to whoever still writes; not where that would block."""
+        """Give file descriptor 1 back, unless that would block."""
         if self._taken_over and self.flush():
             self._taken_over = False
             os.dup2(self._file.fileno(), 1)
@@ -62,15 +62,15 @@ class TwistedLog:
         """*settings* are the options of ``twistd`` or ``twist``; the log has begun."""
         file = settings.get("logFile")
         rotate = signal.getsignal(signal.SIGUSR1)
-        if isfunction(rotate):  # twistd's, which alone knows the file
+        if isfunction(rotate):  # twistd's, which holds the file
             file = getclosurevars(rotate).nonlocals.get("logFile")
         self._file: Any = None if file in (sys.__stdout__, sys.__stderr__) else file
 
     def reopen(self) -> None:
-        """Go on at the path of the file, where it names another one by now.
+        """Open the log's path again if it names another file now.
 
-        Twisted would rename the file as well.  Where logrotate has just done so, one name would
-        be given twice, and one of the two logs be lost.
+        Twisted would also rename the file.  If logrotate has just done so, one name would be used
+        twice, and one of the two logs would be lost.
         """
         file = self._file
         if file is None:
@@ -84,7 +84,7 @@ class TwistedLog:
         except OSError as error:
             _log.error("Cannot reopen Twisted's log: {error}", error=visible(str(error)))
             return
-        # Threads write there, too: there is no moment without a file.
+        # Threads write there, too: the log always has a file.
         os.dup2(descriptor, stream.fileno(), inheritable=False)
         if is_rotating:
             file.size = os.fstat(descriptor).st_size
@@ -92,7 +92,7 @@ class TwistedLog:
 
 
 def lost_terminal() -> bool:
-    """Whether there is no terminal that controls this process, though there could be one."""
+    """Whether the process has lost its controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError as error:
@@ -106,10 +106,10 @@ class _DaemonThread(Thread):
 
 
 class DaemonThreads(ThreadPool):
-    """Threads that keep no process: nobody waits for what they still do at its end.
+    """Threads that do not keep the process alive: nobody waits for them at its end.
 
-    Twisted's own are joined by the interpreter, however long that takes.  There are none
-    before the first call, since a daemon has forked by then.
+    The interpreter joins Twisted's own threads, however long that takes.  There are none before the
+    first call, because a daemon has forked by then.
     """
 
     threadFactory = _DaemonThread
@@ -126,12 +126,12 @@ class DaemonThreads(ThreadPool):
 
 
 def end_within(seconds: float, farewell: Callable[[], object]) -> None:
-    """End the process before so many *seconds* have passed, whatever it is doing then.
+    """End the process within this many *seconds*, whatever it is doing then.
 
     It may be called in a signal handler, and again for an earlier end.
 
     Args:
-        farewell: Called before that in a thread of its own, for `FAREWELL_SECONDS` at most.
+        farewell: Called before that, in a thread of its own, for at most `FAREWELL_SECONDS`.
     """
     # Not a Thread: a handler may have interrupted the start of one, which holds a lock.
     _thread.start_new_thread(_end, (seconds, farewell))

@@ -1,4 +1,4 @@
-"""Which bytes of a file a Range field asks for (RFC 9110, section 14)."""
+"""The bytes of a file that a Range header asks for (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, TypeAlias
 
-#: First and last byte, both of them in the file.
+#: First and last byte; both are in the file.
 ByteRange: TypeAlias = tuple[int, int]
 
 #: As many as Apache answers (MaxRanges); each costs a part of some hundred bytes.
@@ -20,20 +20,20 @@ MOST_RANGES: Final = 200
 _SPECIFIER: Final = re.compile(rb"bytes=(.*)", re.IGNORECASE | re.DOTALL)
 _RANGE: Final = re.compile(rb"([0-9]*)-([0-9]*)")
 
-#: Digits without zeros before them: more are past the end of every file, and quadratic to read.
+#: Digits without leading zeros: more are after the end of every file, and quadratic to read.
 _MOST_DIGITS: Final = 19
 
 
 def byte_ranges(values: Sequence[bytes], size: int) -> list[ByteRange] | None:
-    """What of a file of *size* bytes to send for the *values* of the Range field.
+    """Which bytes of a file of *size* bytes to send for the *values* of the Range header.
 
     A suffix longer than the file is the whole file.
 
     Returns:
-        The ranges, in the order they were asked for; none where the file has none of them
-        (416); None for the whole file (200): there is no field, it is none that we know, the
-        file is empty, or the ranges come to more than the file, overlap more than once, or
-        are too many to be meant well (section 14.2).
+        The ranges, in the order in which they were asked for.  None of them if the file has none
+        (416).  None for the whole file (200): there is no Range, or an unknown one, the file is
+        empty, or the ranges together exceed the file, overlap more than once, or are too many
+        (section 14.2).
     """
     if len(values) != 1 or not size:
         return None
@@ -71,7 +71,7 @@ def _number(digits: bytes) -> int:
 
 
 def _overlapping(ranges: list[ByteRange]) -> int:
-    """How many of *ranges* have a byte in common with another one."""
+    """How many of *ranges* share a byte with another one."""
     ranges = sorted(ranges)
     ends = list(accumulate((end for _, end in ranges), max))
     return sum(

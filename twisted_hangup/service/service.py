@@ -1,6 +1,6 @@
-"""What ``twistd hangup`` and ``twist hangup`` run, put together from its options.
+"""What ``twistd hangup`` and ``twist hangup`` run, made from their options.
 
-Nothing here installs a reactor until `makeService` is called.
+No reactor is installed until `makeService` is called.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .serving import CommandLineService, HangupService
 from .status import status_service
 from .welcome import WelcomePage
 
-#: Whoever forgets -n has his prompt back, and nothing else to see.
+#: Without -n the shell's prompt is back, and nothing else is to be seen.
 IN_THE_BACKGROUND: Final = (
     "hangup: goes on in the background; twistd -n hangup stays in the foreground\n"
 )
@@ -47,7 +47,7 @@ _log = Logger()
 
 
 class LoggedSite(HangupSite):
-    """A site that writes its access log through `AccessLog`, or none at all."""
+    """A site that writes its access log through `AccessLog`, or writes none."""
 
     access_log: AccessLog | None = None
 
@@ -60,8 +60,8 @@ def makeService(options: Options) -> IService:
     """Make the service that *options* describe; it listens when it is started.
 
     Raises:
-        SystemExit: Something that *options* name is not there, or not what it should be.
-        UsageError: The same, where there is no command line.
+        SystemExit: An option names something that does not exist, or is of the wrong kind.
+        UsageError: The same, if there is no command line.
     """
     from twisted.internet import reactor
 
@@ -88,7 +88,7 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
         masking=options.masking,
         forwarded=options.forwarded,
         reactor=reactor,
-        # Nobody else asks for the fields of a form, and it may be as large as a disk.
+        # Only these resources read forms, and a form may be as large as the disk.
         parsePOSTFormSubmission=options["resource"] is not None,
     )
     site.context.pages = _content.error_pages(options["error-pages"])
@@ -154,10 +154,10 @@ def _content_of(
 def _open_logs(
     site: LoggedSite, options: Options, reactor: Any, stdout: LogFile | None
 ) -> tuple[list[Callable[[], object]], list[LogFile]]:
-    """Open what --access-log and --error-log name.
+    """Open the files of --access-log and --error-log.
 
     Returns:
-        What is to be called at the end, and the files to close after that.
+        A function to call at the end, and the files to close after that.
     """
     closers: list[Callable[[], object]] = []
     log_idle = bool(options["log-idle"])
@@ -189,10 +189,10 @@ def _open_logs(
 
 
 def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
-    """The file that the option for *name* names; ``-`` is standard output."""
+    """The file for the log *name*; ``-`` is standard output."""
     try:
         if path == "-":
-            # Not sys.stdout: twistd turns that into a part of its own log.
+            # Not sys.stdout: twistd makes that a part of its own log.
             return stdout or LogFile(FileIO(1, "wb", closefd=False), name)
         return LogFile(path, name)
     except OSError as error:
@@ -201,7 +201,7 @@ def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
 
 
 def _gate(options: Options, site: LoggedSite, reactor: Any) -> Gate:
-    """What lets clients in, as many as the operator and the open files allow."""
+    """The gate that admits clients: as many as the operator and the open files allow."""
     most = _most_connections(options)
     share = options["max-connections-per-address"]
     if share is None and most is not None:
@@ -216,13 +216,13 @@ def _gate(options: Options, site: LoggedSite, reactor: Any) -> Gate:
 
 
 def _most_connections(options: Options) -> int | None:
-    """The smaller of what the operator allows and what there are files for."""
+    """The smaller one of the operator's limit and the limit of open files."""
     limit = accept.raise_file_limit()
     asked = options["max-connections"]
     bounds = [asked] if asked else []
     if limit is not None:
-        # A connection may have a body on disk, or a file that it is served from; behind a
-        # proxied client there is one to the server as well.
+        # A connection may have a body on disk, or a file that it is served from; a proxied
+        # client also has a connection to the server.
         files_each = 2 if options["proxy"] is None else 3
         bounds.append(max(1, accept.room_for_connections(limit) // files_each))
     most = min(bounds, default=None)

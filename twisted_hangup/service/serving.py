@@ -35,24 +35,24 @@ from .systemd import ALIVE, READY, STOPPING, notify, notify_reloading, watchdog_
 #: How long threads may take to notice that their clients were hung up on.
 LAST_SECONDS: Final = 0.25
 
-#: How often a thread that is still at work is looked for.
+#: How often to look for threads that are still at work.
 POLL_SECONDS: Final = 0.05
 
-#: What the end may take when the grace is over: then the process is ended, whatever it does.
+#: How long the end may take after the grace; then the process is ended, whatever it does.
 END_SECONDS: Final = 1.0
 
 _log = Logger()
 
 
 class CannotListen(Exception):
-    """A port cannot be had.  The message is the one line that the operator gets."""
+    """A port cannot be opened.  The message is the one line for the operator."""
 
 
 class HangupService(Service):
     """A site, the endpoints it listens on, and a graceful end.
 
     Attributes:
-        ports: What listens, once the service has started.
+        ports: The ports, once the service has started.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class HangupService(Service):
     ) -> None:
         """
         Args:
-            site: What is served.
-            endpoints: Where, each with the operator's own name for it.
+            site: The site.
+            endpoints: Where it listens, each with the operator's name for it.
             gate: Asked before each accept.
-            reactor: Its clock; it is stopped when a port fails only after the start.
+            reactor: Gives the time; it is stopped if a port fails only after the start.
             grace_seconds: How long running requests may take when the service stops.
-            closers: Called when there are no connections any more.
-            companions: Begin with this one, and end when it has no connection any more.
-            threads: Those that requests are served in; they have the same grace.
-            logs: Closed last of all.
+            closers: Called when no connection is open any more.
+            companions: Start with this service, and stop when no connection is open any more.
+            threads: The threads that serve requests; they have the same grace.
+            logs: Closed last.
         """
         self.site = site
         self.ports: list[IListeningPort] = []
@@ -99,10 +99,10 @@ class HangupService(Service):
         self._grace: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
-        """Listen while we still may: ``twistd --uid`` gives up root after this.
+        """Listen while this is allowed: ``twistd --uid`` gives up root after this.
 
         Raises:
-            CannotListen: A port cannot be had.
+            CannotListen: A port cannot be opened.
         """
         super().privilegedStartService()
         self._listen()
@@ -111,7 +111,7 @@ class HangupService(Service):
         """Listen, unless that was done: ``twist`` has no privileged start.
 
         Raises:
-            CannotListen: A port cannot be had.
+            CannotListen: A port cannot be opened.
         """
         super().startService()
         if not self._listened:
@@ -133,14 +133,14 @@ class HangupService(Service):
         return drained.addBoth(self._cb_close)
 
     def read_certificates(self) -> None:
-        """Read the certificates of TLS now; where they are of no use, the old ones stay."""
+        """Read the TLS certificates now; if they cannot be used, the old ones stay."""
         for endpoint in self._renewed:
             endpoint.renew()
         for companion in self._companions:
             companion.read_certificates()
 
     def end_grace(self) -> None:
-        """Wait no longer for running requests; harmless at any time."""
+        """Stop waiting for running requests; harmless at any time."""
         if self._grace is not None:
             self._grace.cancel()
 
@@ -176,9 +176,9 @@ class HangupService(Service):
             port, error = error.port, error.socketError
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, PermissionError) and isinstance(port, int):
-            reason += " (below port 1024 one needs CAP_NET_BIND_SERVICE; or use 8080)"
+            reason += " (a port below 1024 needs CAP_NET_BIND_SERVICE; or use 8080)"
         self._problem = CannotListen(f"cannot listen on {description}: {reason}")
-        if self._listened:  # an endpoint that takes its time to find out
+        if self._listened:  # an endpoint that fails only after the start
             _log.critical("{problem}", problem=str(self._problem))
             self._reactor.stop()
 
@@ -207,7 +207,7 @@ class HangupService(Service):
         return gone
 
     def _cb_wait_for_threads(self, _: object) -> Deferred[None]:
-        """Fire when no thread is at work: a client may have left, and its request may not."""
+        """Fire when no thread is at work: a request may go on after its client has left."""
         return Deferred.fromCoroutine(self._threads_are_idle())
 
     def _cb_wait_no_longer_for_threads(self, _: object) -> Deferred[None]:
@@ -238,7 +238,7 @@ class HangupService(Service):
 
 
 class CommandLineService(HangupService):
-    """What ``twistd`` and ``twist`` run: a program, whose end nothing holds up."""
+    """The service of ``twistd`` and ``twist``: a program, whose end nothing delays."""
 
     def __init__(
         self,
@@ -252,8 +252,8 @@ class CommandLineService(HangupService):
         Args:
             settings: The options of ``twistd`` or ``twist`` itself.
             stdout: Taken over while the service runs; None for a daemon, which has none.
-            content: What the operator calls what is served.
-            args: As above.
+            content: The operator's name for what is served.
+            args: As in `HangupService`.
         """
         super().__init__(*args, **kwargs)
         self._content = content
@@ -262,20 +262,20 @@ class CommandLineService(HangupService):
         self._ends = False
 
     def startService(self) -> None:
-        """As `HangupService` has it; from now on a signal ends the program in any case."""
+        """As in `HangupService`; from now on a signal ends the program in any case."""
         super().startService()
         if self._stdout is not None:
             self._stdout.take_over()
         self._reactor.callWhenRunning(self._take_over)
 
     def stopService(self) -> Deferred[None]:
-        """As `HangupService` has it, within the grace and `END_SECONDS`."""
+        """As in `HangupService`, within the grace and `END_SECONDS`."""
         self._end_in_time()
         notify(STOPPING)
         return super().stopService()
 
     def _take_over(self) -> None:
-        """The log has begun, and Twisted has taken the signals."""
+        """Act once the log has begun and Twisted has taken the signals."""
         self._closers = [*self._closers, bound_failures(self._reactor)]
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
@@ -290,7 +290,7 @@ class CommandLineService(HangupService):
             self._closers.append(watchdog.stop)
 
     def _say_where(self) -> None:
-        """One line that can be clicked."""
+        """Log one line with a URL to click on."""
         if self.ports:
             urls = [
                 url_text(port.getHost(), isinstance(endpoint, RenewedEndpoint))
@@ -304,9 +304,9 @@ class CommandLineService(HangupService):
             )
 
     def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
-        """A signal: the first is Twisted's, whose reactor may be blocked; the next ends the wait.
+        """Twisted handles the first signal, if its reactor is not blocked; the next ends the wait.
 
-        Twisted answers a second one with a traceback and goes on waiting.
+        For a second signal Twisted logs a traceback and goes on waiting.
         """
         if self._ends:
             end_within(END_SECONDS, self._last_words)
@@ -330,7 +330,7 @@ class CommandLineService(HangupService):
         self._reactor.callFromThread(self._reopen_logs)
 
     def _hung_up(self, number: int, frame: object) -> None:
-        """SIGHUP: asks to reload, or tells, perhaps more than once, that the terminal has gone."""
+        """SIGHUP: it asks for a reload, or reports (perhaps repeatedly) a lost terminal."""
         if not (self._on_terminal and lost_terminal()):
             self._reactor.callFromThread(self._reload)
         elif not self._ends:
@@ -343,7 +343,7 @@ class CommandLineService(HangupService):
         notify(STOPPING if self._ends else READY)
 
     def _reopen_logs(self) -> None:
-        """Go on in new files where the logs have been renamed."""
+        """Go on in new files if the logs have been renamed."""
         self._twisted_log.reopen()
         for log in self._logs:
             log.reopen()
@@ -355,7 +355,7 @@ class CommandLineService(HangupService):
             end_within(self._grace_seconds + END_SECONDS, self._last_words)
 
     def _last_words(self) -> None:
-        """Told by a process that something keeps, in a thread that the same may keep."""
+        """Log the last line, in a thread, because the reactor may be blocked."""
         self._remove_pid_file()
         _log.warn("The grace is over: ended with work still to do")
         for log in self._logs:
@@ -371,15 +371,15 @@ class CommandLineService(HangupService):
     def _end_program(self, problem: str) -> NoReturn:
         """End a program that has started already, with one line and status 1.
 
-        What twistd does for an exception is to print a traceback; for SystemExit it would
-        leave the terminal that started a daemon waiting, and the pid file behind.
+        For an exception twistd would print a traceback.  For SystemExit it would leave the
+        terminal that started a daemon waiting, and the pid file undeleted.
         """
         status_pipe = self._settings.get("statusPipe")
         if status_pipe is not None:
             _log.critical("{problem}", problem=problem)
             os.write(status_pipe, b"1 " + problem.encode("ascii", "replace")[:98])
         else:
-            # Not sys.stderr: twistd has turned that into a part of its log.
+            # Not sys.stderr: twistd has made that a part of its log.
             print(f"hangup: {problem}", file=sys.__stderr__)
         self._remove_pid_file()
         raise SystemExit(1)
@@ -395,7 +395,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def url_text(address: Any, secure: bool) -> str:
-    """What to open in a browser for a port that listens there; of a UNIX socket what it is."""
+    """The URL to open in a browser for a port at this address; a UNIX socket's own name."""
     if isinstance(address, UNIXAddress):
         return f"the UNIX socket {address_text(address)}"
     ip, host = ip_of(address.host), address.host
@@ -406,7 +406,7 @@ def url_text(address: Any, secure: bool) -> str:
 
 
 def address_text(address: Any) -> str:
-    """Where a port listens, for the log."""
+    """The address of a port, for the log."""
     if isinstance(address, UNIXAddress):
         return visible(address.name or b"a socket without a name")
     return peer_text(address)

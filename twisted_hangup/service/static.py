@@ -1,4 +1,4 @@
-"""The files of a directory, and only those that were put there to be served."""
+"""The files of a directory, and only those that were meant to be served."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 class StaticFiles(File):
     """`File` without its surprises.
 
-    Not found are: names that begin with a dot, anywhere in the path (`dotfiles` changes
-    that); links that lead out of the directory (`follow_links`
-    changes that); names with control characters or that are not UTF-8; and whatever is neither a
-    file nor a directory, because opening a pipe would stop the whole server.  A directory
-    without an index page is forbidden, not listed.  A file of unknown type is a download
-    and not a web page.
+    It answers 404 for names that begin with a dot, anywhere in the path (see `dotfiles`); for links
+    that lead out of the directory (see `follow_links`); for names with control characters, or that
+    are not UTF-8; and for anything that is neither a file nor a directory, because opening a pipe
+    would stop the whole server.  It does not list directories: one without an index page is a 403.
+    A file of unknown type is a download, not a web page.
 
     Attributes:
         dotfiles: Whether names that begin with a dot are served.
         follow_links: Whether symbolic links may lead out of `root`.
         root: The directory that this file is served from.
-        out_of_files: Called with a log format when no file can be opened; the client is
-            then told to come back (503).
+        out_of_files: Called with a log format when no file can be opened; the client then gets a
+            503.
     """
 
     dotfiles = False
@@ -86,7 +85,7 @@ class StaticFiles(File):
         return bool(self.isfile() or self.isdir())
 
     def _is_inside(self) -> bool:
-        # The root is asked again each time: a deployment may have moved a link to it.
+        # The root is looked at each time: a deployment may have moved a link to it.
         root, target = os.path.realpath(self.root), os.path.realpath(self.path)
         return os.path.commonpath([root, target]) == root
 
@@ -102,13 +101,13 @@ class StaticFiles(File):
             return error_page(request, SERVICE_UNAVAILABLE, sentence)
 
     def makeProducer(self, request: Any, fileForReading: Any) -> Any:
-        """As `File` has it, which raises for odd ranges and obeys absurd ones."""
+        """As `File`'s, which raises for odd ranges and obeys absurd ones."""
         headers = request.requestHeaders
         ranges = byte_ranges(headers.getRawHeaders(b"Range", ()), self.getFileSize())
         if ranges is None:
             headers.removeHeader(b"Range")
         else:
-            # One past the end is the way to say that there is none.
+            # One past the end means that there is none.
             specs = [b"%d-%d" % pair for pair in ranges] or [b"%d-" % self.getFileSize()]
             headers.setRawHeaders(b"Range", [b"bytes=" + b",".join(specs)])
         return super().makeProducer(request, fileForReading)

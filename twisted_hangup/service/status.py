@@ -1,4 +1,4 @@
-"""What ``--status`` adds to ``twistd hangup``: a second site that shows the errors of the first."""
+"""``--status`` of ``twistd hangup``: a second site that shows the errors of the first."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from .options import Options
 from .ports import endpoint
 from .serving import HangupService, address_text
 
-#: A handful of operators and a scraper, and never so many that the site itself lacks files.
+#: Enough for a handful of operators and a scraper, and never so many that the site lacks files.
 MOST_CONNECTIONS: Final = 64
 
-#: Nothing takes longer here but event streams, which are not waited for.
+#: Only event streams take longer, and they are not waited for.
 GRACE_SECONDS: Final = 1.0
 
-# RFC 6750, section 2.1: b64token, and long enough that nobody guesses it.
+# RFC 6750, section 2.1: b64token, and too long to be guessed.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}", re.ASCII)
 
 _log = Logger()
 
 
 class StatusService(HangupService):
-    """A `StatusSite` on its endpoint; its log tells who has to know the token."""
+    """A `StatusSite` on its endpoint; it logs the token if readers need it."""
 
     def _log_address(self, address: object) -> None:
         site = self.site
         assert isinstance(site, StatusSite)
         if site.token_was_made_up and not is_local(address):
-            # The one place where it is ever written.
+            # The one place where the token is written.
             _log.info(
                 "The status page is on {address} and asks for the token {token}",
                 address=address_text(address),
@@ -48,7 +48,7 @@ class StatusService(HangupService):
 
 
 def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusService:
-    """The service that shows the errors of *site* where ``--status`` says.
+    """The service that shows the errors of *site* at the endpoint of ``--status``.
 
     Raises:
         UsageError: There is no such endpoint, or no token in the file.

@@ -1,4 +1,4 @@
-"""What systemd hears of a service, where it asks: sd_notify(3) in the standard library's words."""
+"""Notifies systemd, if it asks for that: sd_notify(3) with the standard library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALIVE: Final = "WATCHDOG=1"
 
 
 def notify(*words: str) -> None:
-    """Say this to systemd, if it listens.  Nothing is raised for that, or takes time."""
+    """Send these lines to systemd, if it listens.  This raises nothing, and takes no time."""
     name = os.environ.get("NOTIFY_SOCKET", "")
     if name:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
@@ -24,12 +24,12 @@ def notify(*words: str) -> None:
 
 
 def notify_reloading() -> None:
-    """Say that a reload begins; `READY` says that it is over (``Type=notify-reload``)."""
+    """Report that a reload begins; `READY` reports its end (``Type=notify-reload``)."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_seconds() -> float | None:
-    """How long systemd waits for `ALIVE` before it ends this process; None where it does not."""
+    """How long systemd waits for `ALIVE` before it ends this process; None if it does not."""
     microseconds = os.environ.get("WATCHDOG_USEC", "")
     mine = os.environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
     return int(microseconds) / 1e6 if mine and microseconds.isdecimal() else None
