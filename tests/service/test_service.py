@@ -313,7 +313,7 @@ MISTAKES = [
     (["--access-log", "/nowhere/log"], "cannot write '/nowhere/log': No such file"),
     (["--error-log", "/"], "cannot write '/': Is a directory"),
     (["--error-pages", "/nowhere"], "'/nowhere' is not plain, not none, and cannot be read: No"),
-    (["--error-pages", __file__], "nor can it be read: Not a directory"),
+    (["--error-pages", __file__], "and cannot be read: Not a directory"),
     (["--error-pages", str(Path(__file__).parent)], "has no page such as 404.html or 404.txt"),
     (["--access-log-format", "json"], "--access-log-format needs --access-log"),
     (["--access-log", "-", "--access-log-format", "%Z"], "--access-log-format: '%Z' is not one of"),
