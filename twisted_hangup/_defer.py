@@ -9,21 +9,21 @@ from twisted.python.failure import Failure
 
 
 class _Expected(DebugInfo):
-    """Stands where Twisted keeps a Deferred's failure, to log it if nobody handles it."""
+    """Replaces a Deferred's failure, which Twisted logs if nobody handles it."""
 
     def __init__(self, failure: Failure) -> None:
         self._expected = failure
 
     def __del__(self) -> None:
-        # Another failure has taken its place where a callback raised it.
+        # A callback has raised another failure.
         if self.failResult is not self._expected:
             super().__del__()
 
 
 def fail_quietly(deferred: Deferred[Any], failure: Failure) -> None:
-    """Let *deferred* fail with *failure*, and nothing be logged if nobody handles that.
+    """Fail *deferred* with *failure*, and log nothing if nobody handles it.
 
-    What its callbacks raise is logged as ever.
+    Errors of its callbacks are logged as usual.
     """
     deferred._debugInfo = _Expected(failure)
     deferred.errback(failure)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-#: Bytes in a row.  With them a picture is as wide as a report: 80 columns, less an indent.
+#: Bytes in a row: the picture is then as wide as a report, 80 columns without the indent.
 ROW: Final = 16
 
 #: Rows shown above and below the one with the caret.
@@ -20,30 +20,30 @@ _TEXT_COLUMN: Final = 10 + 3 * ROW + 1 + 1
 
 
 class Paint:
-    """Puts colour around text, or leaves it as it is."""
+    """Colours text, or leaves it as it is."""
 
     def __init__(self, colours: bool) -> None:
         self._colours = colours
 
     @classmethod
     def for_terminal(cls, output: Any, environment: Mapping[str, str] = os.environ) -> Paint:
-        """Colour where *output* is a terminal that has some and nobody objects.
+        """Colour if *output* is a terminal with colours and ``NO_COLOR`` is not set.
 
-        https://no-color.org: any value of ``NO_COLOR`` but an empty one objects.
+        https://no-color.org: an empty ``NO_COLOR`` does not count.
         """
         plain = environment.get("NO_COLOR") or environment.get("TERM", "dumb") == "dumb"
         return cls(output.isatty() and not plain)
 
     def bad(self, text: str) -> str:
-        """What is to blame."""
+        """The byte that is to blame."""
         return self._sgr("1;31", text)
 
     def strong(self, text: str) -> str:
-        """What is to be read first."""
+        """What to read first."""
         return self._sgr("1", text)
 
     def faint(self, text: str) -> str:
-        """What is only there to count by."""
+        """Offsets, and other text in the background."""
         return self._sgr("2", text)
 
     def _sgr(self, code: str, text: str) -> str:
@@ -51,10 +51,10 @@ class Paint:
 
 
 def picture(data: bytes, caret: int | None, *, offset: int = 0, paint: Paint) -> Iterator[str]:
-    """Show *data* in rows, those around the caret.
+    """Show *data* in rows, as far as they are near the caret.
 
     Args:
-        data: Any bytes; what is not printable ASCII is shown as a dot.
+        data: Any bytes; those that are not printable ASCII are shown as a dot.
         caret: Index in *data* of the byte to point at; None, or one past the end, for none.
         offset: Number of the first byte of *data*.
         paint: Colours.

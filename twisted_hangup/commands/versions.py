@@ -1,4 +1,4 @@
-"""What ``--version`` shows, of whichever command."""
+"""The text of ``--version``, for all commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from twisted.copyright import version as twisted_version
 
 
 def versions() -> str:
-    """Of this package, and of what it runs on."""
+    """The versions of this package, and of what it runs on."""
     openssl = SSL.OpenSSL_version(SSL.OPENSSL_VERSION).decode("ascii")
     ours, python = version("twisted_hangup"), platform.python_version()
     return f"twisted_hangup {ours} (Twisted {twisted_version}, Python {python}, {openssl})\n"

@@ -1,7 +1,7 @@
 """SQLite and PostgreSQL, as far as they differ.
 
-Statements are written once, with ``%(name)s`` for parameters; `Database.sql` makes them
-what the driver wants.
+Statements are written once, with ``%(name)s`` for parameters; `Database.sql` turns them into the
+driver's form.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ LOCK_SECONDS: Final = 5.0
 #: How long PostgreSQL works on a statement: one that nobody waits for any more keeps its locks.
 _STATEMENT_SECONDS: Final = 60.0
 
-#: What the statements need: ``ON CONFLICT`` of the one, identity columns of the other.
+#: The statements need ``ON CONFLICT`` of SQLite, and identity columns of PostgreSQL.
 _LEAST_SQLITE: Final = (3, 24)
 _LEAST_POSTGRESQL: Final = 10
 
-#: What is easily taken for the path of a file, and would become one.
+#: A name that is easily taken for the path of a file, and would create one.
 _OTHER_NAME: Final = re.compile(
     r"([a-z][a-z0-9+.-]+(?=://)|(?:file|postgres|postgresql)(?=:))"
     r"|\s*(?:dbname|host|hostaddr|port|service|user)\s*=",
@@ -50,10 +50,10 @@ _OTHER_NAME: Final = re.compile(
 
 _REPLACED: Final = "deleted or replaced while it was open"
 
-#: How often to try to switch a file to WAL that another process is about to switch.
+#: How often to try to switch a file to WAL while another process may be doing the same.
 _SWITCH_SECONDS: Final = 0.01
 
-#: The table that tells which form the others have.
+#: The table with the version of the other tables.
 VERSION_TABLE: Final = "hangup_outbox_version"
 
 #: Any number, but always the same: processes that start together create the tables once.
@@ -61,13 +61,13 @@ _ADVISORY_LOCK: Final = 0x68616E6775700001
 
 
 class Database(ABC):
-    """A database and the words that it has of its own.
+    """A database, with what differs between the two kinds.
 
     Attributes:
-        name: What to call it in a message, without a password.
-        words: What the statements of `sql` leave open.
-        shared_writes: Whether transactions of two processes run at the same time, so that
-            one may not see what another is about to commit.
+        name: Its name for messages, without a password.
+        words: The words that replace the gaps in the statements of `sql`.
+        shared_writes: Whether transactions of two processes run at the same time, so that one may
+            not see what another is about to commit.
     """
 
     name: str
@@ -86,16 +86,16 @@ class Database(ABC):
         """A new connection, in which `begin` begins a transaction."""
 
     def is_usable(self, connection: Any) -> bool:
-        """Whether a connection is worth another transaction."""
+        """Whether a connection can be used for another transaction."""
         return True
 
     @abstractmethod
     def shut(self, connection: Any) -> None:
-        """From another thread: let what waits for the database fail, as far as that can be."""
+        """Called in another thread: let what waits for the database fail, as far as possible."""
 
     @abstractmethod
     def sql(self, statement: str) -> str:
-        """The statement in the form of the driver, with the `words` where it names them."""
+        """The statement in the driver's form, with its gaps filled from `words`."""
 
     @abstractmethod
     def begin(self, cursor: Any, *, write: bool = True) -> float:
@@ -109,12 +109,12 @@ class Database(ABC):
     def together(self, cursor: Any) -> AbstractContextManager[object]:
         """A block whose statements need not wait for each other's results.
 
-        Reading a result does; the number of rows is only known after the block.
+        Reading a result waits.  The number of changed rows is only known after the block.
         """
 
     @abstractmethod
     def has_tables(self, cursor: Any) -> bool:
-        """Whether the tables are there."""
+        """Whether the tables exist."""
 
     @abstractmethod
     def lock_tables(self, cursor: Any) -> None:
@@ -122,18 +122,18 @@ class Database(ABC):
 
     @abstractmethod
     def is_away(self, error: BaseException) -> bool:
-        """Whether an error says that the same may work later: locked, or not connected."""
+        """Whether the same may work later: the database is locked, or not connected."""
 
     @abstractmethod
     def is_failing(self, error: BaseException) -> bool:
-        """Whether an error is the database's and not that of what it was asked to do."""
+        """Whether the error is the database's, and not that of the request."""
 
     @abstractmethod
     def is_stale(self, error: BaseException) -> bool:
-        """Whether an error says that what the connection was opened for is not there any more."""
+        """Whether the file that the connection has opened is gone."""
 
     def is_certain(self, error: BaseException) -> bool:
-        """Whether nothing is stored of a transaction that has failed so."""
+        """Whether a transaction that failed with this error has certainly stored nothing."""
         return True
 
     def explain(self, error: BaseException) -> str:
@@ -144,8 +144,8 @@ class Database(ABC):
 class SQLite(Database):
     """A file.
 
-    Every commit is on the disk before it counts (``synchronous=FULL``): with WAL alone, a
-    power failure could take back what ``send()`` has promised.
+    Every commit is on the disk before it counts (``synchronous=FULL``).  With WAL alone, a power
+    failure could take back what ``send()`` has promised.
     """
 
     shared_writes = False
@@ -169,9 +169,9 @@ class SQLite(Database):
     ) -> None:
         """
         Args:
-            path: Of the file; created, readable for its owner alone, if it is not there.
-            seconds: The clock.  All processes with the same file are on one machine.
-            lock_seconds: As `Database` has it.
+            path: The file; if it does not exist, it is created, readable for its owner alone.
+            seconds: The clock.  All processes that use the file are on one machine.
+            lock_seconds: See `Database`.
         """
         super().__init__(lock_seconds)
         if not path or path == ":memory:" or "\0" in path:
@@ -183,15 +183,15 @@ class SQLite(Database):
     def connect(self) -> Any:
         if sqlite3.sqlite_version_info < _LEAST_SQLITE:
             raise OutboxUnavailable(f"SQLite {sqlite3.sqlite_version} is too old")
-        # SQLite would make it readable for everybody, and there are credentials in it.
-        with suppress(OSError):  # SQLite says better what is wrong
+        # SQLite would make it readable for everybody, and it holds credentials.
+        with suppress(OSError):  # SQLite's own error is clearer
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         self._close_to_others()
         connection = sqlite3.connect(
             self._path,
             timeout=self.lock_seconds,
             isolation_level=None,  # no BEGIN of Python's: it would not be IMMEDIATE
-            check_same_thread=False,  # `shut` comes from another one
+            check_same_thread=False,  # `shut` is called in another one
             factory=_Opened,
         )
         try:
@@ -205,9 +205,9 @@ class SQLite(Database):
         return connection
 
     def _close_to_others(self) -> None:
-        """Take from others what rights they have to the file, and to what SQLite puts beside it."""
+        """Take from others their rights to the file, and to the files that SQLite adds."""
         for path in self._paths:
-            with suppress(OSError):  # SQLite says better what is wrong
+            with suppress(OSError):  # SQLite's own error is clearer
                 mode = stat.S_IMODE(os.stat(path).st_mode)
                 if mode & (stat.S_IRWXG | stat.S_IRWXO):
                     try:
@@ -217,7 +217,7 @@ class SQLite(Database):
                     _log.warn("{path} was open to others; now it is its owner's", path=path)
 
     def _files(self) -> list[tuple[int, int]]:
-        """What the names of the file and its log stand for right now."""
+        """The files that the names of the file and its log stand for right now."""
         try:
             stats = [os.stat(path) for path in self._paths[:2]]
         except OSError:
@@ -231,10 +231,10 @@ class SQLite(Database):
         return _for_sqlite(statement)
 
     def begin(self, cursor: Any, *, write: bool = True) -> float:
-        # A transaction that reads first and then finds that another one has written fails
-        # at once, whatever the timeout is.
+        # If a transaction reads first, and then finds that another one has written, it fails at
+        # once, whatever the timeout is.
         cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-        # What is open may be a file that nobody will find again.
+        # The open file may have lost its name: nobody would find it again.
         if self._files() != cursor.connection.files:
             raise sqlite3.OperationalError(_REPLACED)
         return self._seconds()
@@ -260,12 +260,12 @@ class SQLite(Database):
         )
 
     def is_failing(self, error: BaseException) -> bool:
-        # Full, read-only, gone, not a database: IntegrityError and ProgrammingError are ours.
+        # Full, read-only, gone, not a database.  IntegrityError and ProgrammingError are our bugs.
         return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
 class PostgreSQL(Database):
-    """A server, and with it the clock and the row locks that several machines share."""
+    """A server, with its clock and with row locks that several machines share."""
 
     shared_writes = True
     words: Final = {  # type: ignore[misc]
@@ -283,8 +283,8 @@ class PostgreSQL(Database):
     def __init__(self, dsn: str, lock_seconds: float = LOCK_SECONDS) -> None:
         """
         Args:
-            dsn: A ``postgresql://`` URL, as libpq takes it.
-            lock_seconds: As `Database` has it.
+            dsn: A ``postgresql://`` URL in libpq's form.
+            lock_seconds: See `Database`.
 
         Raises:
             ModuleNotFoundError: psycopg is not installed.
@@ -298,17 +298,17 @@ class PostgreSQL(Database):
             if not isinstance(problem, ModuleNotFoundError):  # psycopg is there
                 missing = "the system's libpq (libpq5), or: pip install 'psycopg[binary]'"
             raise ModuleNotFoundError(f"PostgreSQL needs {missing}") from problem
-        # Without a handler Python writes to stderr what it has to say of each lost connection.
+        # Without a handler Python writes psycopg's words about each lost connection to stderr.
         logging.getLogger("psycopg").addHandler(_QUIET)
         if "@" in dsn.partition("//")[2].partition("?")[0].partition("/")[2]:
             raise ValueError("not a PostgreSQL URL: write %2F for a slash in its password")
         try:
             settings = namedModule("psycopg.conninfo").conninfo_to_dict(dsn)
         except self._psycopg.Error as problem:
-            # libpq quotes what it does not understand, and that may be a password.
+            # libpq quotes what it does not understand, which may be a password.
             why = self.explain(problem).partition('"')[0].rstrip(" :")
             raise ValueError(f"not a PostgreSQL URL: {why}") from None
-        # A server that is gone without a word is noticed within half a minute.
+        # A server that disappears is noticed within half a minute.
         self._settings = {
             "connect_timeout": 10,
             "keepalives_idle": 10,
@@ -317,13 +317,13 @@ class PostgreSQL(Database):
             "tcp_user_timeout": 30_000,
             "application_name": "twisted_hangup outbox",
         } | settings
-        # Else texts come back as bytes from a database without an encoding of its own.
+        # Otherwise a database without an encoding would return texts as bytes.
         self._settings["client_encoding"] = "UTF8"
         host, port = settings.get("host", "localhost"), settings.get("port", "5432")
         self.name = f"postgresql://{host}:{port}/{settings.get('dbname', '')}"
 
     def wait_for_notices(self, cursor: Any, seconds: float) -> list[str]:
-        """What has come on the channels that the connection listens to, or comes in *seconds*."""
+        """Notices on the channels that the connection listens to; waits up to *seconds* for one."""
         connection = cursor.connection
         with selectors.DefaultSelector() as selector:
             selector.register(connection.fileno(), selectors.EVENT_READ)
@@ -348,9 +348,9 @@ class PostgreSQL(Database):
         return not connection.closed
 
     def shut(self, connection: Any) -> None:
-        # Not the connection itself: its thread has it.
+        # Not the connection itself: its thread uses it.
         with (
-            suppress(OSError, self._psycopg.Error),  # it may just have gone by itself
+            suppress(OSError, self._psycopg.Error),  # it may just have closed
             socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
         ):
             duplicate.shutdown(socket.SHUT_RDWR)
@@ -359,8 +359,8 @@ class PostgreSQL(Database):
         return statement.format_map(self.words)
 
     def begin(self, cursor: Any, *, write: bool = True) -> float:
-        # psycopg begins one with the first statement.  A SET of the connection would outlive
-        # it where a pooler lends connections to others.
+        # psycopg begins a transaction with the first statement.  A SET for the connection would
+        # outlive it if a pooler lends connections to others.
         with self.together(cursor):
             cursor.execute(
                 "SELECT extract(epoch FROM clock_timestamp())::double precision,"
@@ -375,7 +375,7 @@ class PostgreSQL(Database):
         return pipeline
 
     def has_tables(self, cursor: Any) -> bool:
-        # to_regclass() would answer from a cache that does not see what was just created.
+        # to_regclass() would answer from a cache that does not see a table that was just created.
         cursor.execute(
             "SELECT 1 FROM pg_class WHERE relname = %s AND pg_table_is_visible(oid)",
             (VERSION_TABLE,),
@@ -386,7 +386,7 @@ class PostgreSQL(Database):
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_ADVISORY_LOCK,))
 
     def is_away(self, error: BaseException) -> bool:
-        # OperationalError is also what a deadlock, a shutdown and a lost connection are.
+        # OperationalError is also raised for a deadlock, a shutdown and a lost connection.
         errors = self._psycopg.errors
         return isinstance(error, self._psycopg.OperationalError) and not isinstance(
             error, (errors.DiskFull, errors.OutOfMemory)
@@ -399,12 +399,12 @@ class PostgreSQL(Database):
         )
 
     def is_certain(self, error: BaseException) -> bool:
-        # Not where the connection or the server went away: in a commit, for what is known.
+        # Not if the connection or the server went away: perhaps in a commit.
         state = getattr(error, "sqlstate", None)
         return state is not None and not state.startswith(("08", "57P"))
 
     def is_failing(self, error: BaseException) -> bool:
-        # What is left of OperationalError, and a server that has become read-only.
+        # The rest of OperationalError, and a server that has become read-only.
         errors = self._psycopg.errors
         return isinstance(
             error,
@@ -416,7 +416,7 @@ class PostgreSQL(Database):
 
 
 def _milliseconds(seconds: float) -> str:
-    """As PostgreSQL has it, which takes 0 for no bound."""
+    """For PostgreSQL, which takes 0 for no bound."""
     return f"{max(1, round(seconds * 1000))}ms"
 
 
@@ -425,16 +425,16 @@ def database_named(
     seconds: Callable[[], float] = time.time,
     lock_seconds: float = LOCK_SECONDS,
 ) -> Database:
-    """The database that a ``postgresql://`` URL or else the path of a file stands for.
+    """The database for a ``postgresql://`` URL or the path of a file.
 
     Args:
-        name: Either.
-        seconds: As `SQLite` has it.
-        lock_seconds: As `Database` has it.
+        name: Either of them.
+        seconds: See `SQLite`.
+        lock_seconds: See `Database`.
 
     Raises:
         ModuleNotFoundError: psycopg is not installed.
-        ValueError: It stands for none.
+        ValueError: *name* is neither of them.
     """
     if name.startswith(("postgresql://", "postgres://")):
         return PostgreSQL(name, lock_seconds)
@@ -446,10 +446,10 @@ def database_named(
 
 
 class Session:
-    """A transaction that takes the statements of `sql` as they stand there.
+    """A transaction that executes the statements of `sql`.
 
     Attributes:
-        now: When it has begun, in seconds since the epoch, by the database's clock.
+        now: When it began, in seconds since the epoch, on the database's clock.
     """
 
     def __init__(self, cursor: Any, database: Database, *, write: bool = True) -> None:
@@ -461,7 +461,7 @@ class Session:
         self._cursor.execute(self._database.sql(statement), parameters)
 
     def execute_all(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
-        """Execute it once for each of *rows*, which are its parameters."""
+        """Execute a statement once for each of *rows*, its parameters."""
         if rows:
             self._cursor.executemany(self._database.sql(statement), rows)
 
@@ -478,7 +478,7 @@ class Session:
 
     @property
     def changed(self) -> int:
-        """How many rows the last statement has changed, or the last `execute_all` together."""
+        """How many rows the last statement has changed, or the last `execute_all` in all."""
         return int(self._cursor.rowcount)
 
     def together(self) -> AbstractContextManager[object]:
@@ -493,7 +493,7 @@ class _Opened(sqlite3.Connection):
 
 
 def _use_wal(connection: sqlite3.Connection, seconds: float) -> None:
-    """Switch the file to WAL, which is never waited for: not even within the timeout."""
+    """Switch the file to WAL; SQLite never waits for this, not even within the timeout."""
     give_up_at = time.monotonic() + seconds
     while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         try:

@@ -25,7 +25,8 @@ from .store import Claim, Settlement
 
 _PROBLEM_COLUMNS: Final = 300
 
-#: No descriptors, memory, ports or network of our own; and names, which another server knows.
+#: Errors of this machine: no descriptors, memory, ports, network; and names, which another server
+#: knows.
 _LOCAL: Final = frozenset(
     {
         *("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EADDRINUSE", "EADDRNOTAVAIL"),
@@ -37,18 +38,18 @@ _log = Logger()
 
 
 def handback(claim: Claim) -> Settlement:
-    """For whoever comes next, at once: the service stops, which says nothing about a server."""
+    """Give the request to another attempt at once: this one says nothing about the server."""
     return Settlement(claim, Verdict.RETRY, "given back", given_back=True)
 
 
 class DeliveryAttempt:
-    """One request under way.
+    """One running attempt.
 
     Attributes:
-        claim: Which.
-        settled: Fires with the `Settlement` as soon as that is decided, with a response when
-            its head has come; never fails.
-        response: What has come, whose body is still to be read; None without.
+        claim: The request.
+        settled: Fires with the `Settlement` once it is decided; with a response, when its head has
+            arrived.  It never fails.
+        response: The response whose body is still to be read, or None.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class DeliveryAttempt:
         self._responding.addErrback(self._eb_bug).addCallback(self._cb_settle)
 
     def release(self) -> None:
-        """Give up the attempt, and let somebody else make it; harmless when it is over."""
+        """Cancel the attempt and give the request back; harmless when it is over."""
         self._released = True
         self._responding.cancel()
 
@@ -113,7 +114,7 @@ class DeliveryAttempt:
         verdict = self._policy.judge(status, self.claim.attempt)
         reached: bool | None = verdict is not Verdict.RETRY
         if status == HTTPStatus.TOO_MANY_REQUESTS and wait and not reached:
-            reached = None  # it works, and asks to be left alone
+            reached = None  # the server works, and asks for a pause
         return self._bounded(
             Settlement(
                 *(self.claim, verdict, None if verdict is Verdict.DELIVERED else problem),
@@ -122,7 +123,7 @@ class DeliveryAttempt:
         )
 
     def _bounded(self, settlement: Settlement) -> Settlement:
-        """What has been tried often enough is not tried again."""
+        """Give up a request that has been tried often enough."""
         must_be("the policy's verdict", settlement.verdict, Verdict)
         last = self.claim.attempt >= self._policy.max_attempts
         if settlement.verdict is not Verdict.RETRY or not last:
@@ -137,9 +138,10 @@ class DeliveryAttempt:
 
 
 class Drains:
-    """Bodies that nobody wants, on the way to their end.
+    """Reads unwanted bodies to their end.
 
-    So many at a time, and so many from one destination; beyond that the oldest is cut.
+    The number of bodies at a time is bounded, in all and for one destination; one more closes the
+    oldest.
     """
 
     def __init__(self, clock: Any, limits: OutboxLimits) -> None:
@@ -176,7 +178,7 @@ def _is_local(failure: Failure) -> bool:
 
 
 def _final_status(failure: Failure) -> int | None:
-    """The status that had come before the response broke off, or turned out not to be HTTP."""
+    """The status of a response that broke off, or turned out not to be HTTP."""
     error: Any = failure.value
     while error is not None:
         response = getattr(error, "response", None)
@@ -196,7 +198,7 @@ def _headers(claim: Claim) -> Headers:
 
 
 def _problem(failure: Failure) -> str:
-    """A failure of an agent in one line: what is inside of Twisted's lists of reasons."""
+    """A failure of an agent in one line: the innermost one of Twisted's lists of reasons."""
     error = failure.value
     while not isinstance(error, ServerHangUp) and (reasons := getattr(error, "reasons", None)):
         error = reasons[0].value if isinstance(reasons[0], Failure) else reasons[0]

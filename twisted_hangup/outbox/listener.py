@@ -1,4 +1,4 @@
-"""Hears at once of what others have stored in transactions of their own, on PostgreSQL."""
+"""On PostgreSQL, notices at once what other processes have stored in transactions of their own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .database import PostgreSQL
 from .sql import CHANNEL
 from .thread import DatabaseThread
 
-#: How long one question waits; and how much longer it may take.
+#: How long one wait for notices takes, and how much longer it may take.
 _LISTEN_SECONDS: Final = 30.0
 _MARGIN_SECONDS: Final = 30.0
 
-#: How long to wait before listening again after the connection was lost.  What polls goes on.
+#: How long to wait after a lost connection before listening again.  Polling goes on meanwhile.
 _RETRY_SECONDS: Final = 1.0
 
 
 class Listener:
-    """Has a connection and a thread of its own, which do nothing but wait."""
+    """Waits for notices, on a connection and in a thread of its own."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class Listener:
         """
         Args:
             database: Where to listen.
-            reactor: For what the thread has to say.
-            clock: An ``IReactorTime`` that nobody can set.
-            begun: Called when a connection listens: what came before that was not heard.
-            heard: Called with the lanes into which something was stored.
+            reactor: Where the callbacks run.
+            clock: An ``IReactorTime`` on the monotonic clock.
+            begun: Called when a connection listens: earlier notices were missed.
+            heard: Called with the lanes in which something was stored.
         """
         self._database = database
         self._reactor = reactor
@@ -51,14 +51,14 @@ class Listener:
         self._listen()
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Stop listening."""
         self._closed = True
         if self._retry is not None:
             self._retry.cancel()
         self._thread.give_up("closed")
 
     def _prepare(self, cursor: Any) -> None:
-        """In the thread: a connection is there."""
+        """In the thread: there is a connection."""
         cursor.execute(f"LISTEN {CHANNEL}")
         cursor.execute("COMMIT")
         self._reactor.callFromThread(self._tell_begun)
@@ -82,6 +82,6 @@ class Listener:
             self._listen()
 
     def _eb_lost(self, failure: Failure) -> None:
-        """The writer tells of it, which has the same server."""
+        """Do nothing: the writer uses the same server, and reports it."""
         if not self._closed:
             self._retry = self._clock.callLater(_RETRY_SECONDS, self._listen)

@@ -1,18 +1,17 @@
 """The tables of the outbox, and what they promise.
 
 ``hangup_outbox_requests``
-    A row per request that is queued or dead; what was delivered is deleted.  Nobody sees a
-    queued row before its ``due_at``.  To claim a row is to set that to the end of a lease,
-    so a row whose claimer was killed comes back by itself.
+    One row for each request that is queued or dead; a delivered one is deleted.  Nobody sees a
+    queued row before its ``due_at``.  To claim a row is to set its ``due_at`` to the end of a
+    lease, so a row whose process was killed comes back by itself.
 
 ``hangup_outbox_lanes``
-    A row per lane that has queued requests: what a destination gets without an order, or
-    with one.  ``next_at`` is no later than the first of them is due.  So finding work costs
-    the same whether a thousand requests are queued for a destination that is down or a
-    million.
+    One row for each lane with queued requests: a destination, without an order or with one.
+    ``next_at`` is never later than the first request is due.  So finding work costs the same
+    whether a thousand or a million requests are queued for a destination that is down.
 
 ``hangup_outbox_destinations``
-    A row per destination whose last attempt has failed, or that somebody has paused by hand.
+    One row for each destination whose last attempt failed, or that was paused by hand.
 
 Times are seconds since the epoch.
 """
@@ -24,7 +23,7 @@ from typing import Any, Final
 from ..errors import OutboxUnavailable
 from .database import VERSION_TABLE, Database
 
-#: Of the tables below.
+#: The version of the tables below.
 VERSION: Final = 2
 
 _TABLES: Final = """
@@ -86,9 +85,9 @@ CREATE INDEX hangup_outbox_first ON hangup_outbox_requests (lane, {place})
     WHERE dead_at IS NULL AND ordered = 1
 """
 
-# On PostgreSQL transactions that insert run side by side, and ids are in the order of the inserts.
-# A place in an order is taken when a transaction is about to commit, so that what was committed
-# before has an earlier one; no lock is held for that, and nobody waits.
+# On PostgreSQL transactions insert at the same time, and ids are in the order of the inserts.  A
+# place in an order is taken when a transaction is about to commit, so that an earlier commit has an
+# earlier place; this takes no lock, and nobody waits.
 _PLACES: Final = (
     "CREATE SEQUENCE hangup_outbox_places OWNED BY hangup_outbox_requests.place",
     "SELECT setval('hangup_outbox_places', 1 + coalesce(max(id), 0)) FROM hangup_outbox_requests",
@@ -108,17 +107,17 @@ _PLACES: Final = (
     """,
 )
 
-#: What a process listens for that delivers: lanes into which `SEND_IN` has stored something.
+#: A delivering process listens to this channel: lanes in which `SEND_IN` has stored something.
 CHANNEL: Final = "hangup_outbox"
 
-#: Whether the tables are there, and of this version, for a transaction that is not ours: nothing
-#: in it can fail.
+#: Whether the tables exist in this version, for a transaction that is not ours: the statement
+#: cannot fail.
 HAS_PLACES: Final = """
 SELECT 1 FROM pg_attribute
 WHERE attrelid = to_regclass('hangup_outbox_requests') AND attname = 'place'
 """
-# It touches no lane: to wait for one that somebody's long transaction has locked would keep all
-# others waiting.  What listens wakes it.
+# It touches no lane: waiting for one that a long transaction has locked would keep all others
+# waiting.  The notice wakes the lane.
 SEND_IN: Final = f"""
 WITH stored AS (
     INSERT INTO hangup_outbox_requests
@@ -162,8 +161,8 @@ SELECT lane, ordered, method, url, headers, body FROM hangup_outbox_requests
 WHERE key = %(key)s
 """
 
-# A row that is there is not locked unless it changes, so that processes which queue for the
-# same destination do not wait for each other's commit.
+# A row that exists is not locked unless it changes, so that processes which queue for the same
+# destination do not wait for each other's commit.
 ADD_LANE: Final = """
 INSERT INTO hangup_outbox_lanes (name, destination, ordered, next_at)
 VALUES (%(name)s, %(destination)s, %(ordered)s, %(at)s)
@@ -182,7 +181,7 @@ LOCK_LANE: Final = """
 SELECT next_at FROM hangup_outbox_lanes WHERE name = %(name)s {skip_locked}
 """
 
-#: With what is known of their destinations.  Formatted with a condition on these.
+#: With what is known about their destinations.  Formatted with a condition on these.
 DUE_LANES: Final = """
 SELECT lane.name, destination, ordered, failures, paused_until, held
 FROM hangup_outbox_lanes AS lane
@@ -215,11 +214,11 @@ SELECT min(due_at) FROM hangup_outbox_requests
 WHERE lane = %(lane)s AND ordered = 0 AND dead_at IS NULL
 """
 
-#: What the longest wait doubles to with each attempt: see `DeliveryPolicy`.
+#: The bound of a wait, which doubles with each attempt: see `DeliveryPolicy`.
 _LONGEST: Final = "{least}(%(cap)s, %(base)s * (1 << {least}(attempts - 1, 30)))"
 
-# After the clock was set back, nothing that was stored in the old time may wait longer than it
-# could have been made to.  What was never tried waits for nothing but its lane.
+# After the clock was set back, nothing that was stored at the old time may wait longer than it
+# otherwise could have.  A request that was never tried waits only for its lane.
 WAIT_LESS: Final = f"""
 UPDATE hangup_outbox_requests
 SET due_at = %(now)s + CASE WHEN attempts = 0 THEN 0 ELSE {_LONGEST} END
@@ -234,13 +233,13 @@ PAUSE_LESS: Final = """
 UPDATE hangup_outbox_destinations SET paused_until = %(now)s WHERE paused_until > %(latest)s
 """
 LOOK_AT_ALL: Final = "UPDATE hangup_outbox_lanes SET next_at = %(now)s WHERE next_at > %(now)s"
-# And after it was set forward, a lease is renewed while its request is still under way.
+# After the clock was set forward, a lease is renewed while its request is still running.
 RENEW: Final = "UPDATE hangup_outbox_requests SET due_at = %(due_at)s WHERE id = %(id)s"
 
-# A file that was replaced by another has the same numbers again.
+# A file that was replaced by another one uses the same numbers again.
 DELIVERED: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s AND key = %(key)s"
 DELETE: Final = "DELETE FROM hangup_outbox_requests WHERE id = %(id)s"
-# Only while the claim is ours: past the lease, the row may be with somebody else.
+# Only while the claim is ours: after the lease another process may have the row.
 AGAIN: Final = """
 UPDATE hangup_outbox_requests SET due_at = %(at)s, claim = NULL, problem = %(problem)s
 WHERE id = %(id)s AND claim = %(claim)s
@@ -260,7 +259,7 @@ WHERE dead_at IS NULL AND expires_at <= %(now)s AND (claim IS NULL OR due_at <= 
 ORDER BY expires_at LIMIT %(limit)s {skip_locked}
 """
 
-# What was under way when a destination asked for a pause does not end that.
+# An attempt that was running when a destination asked for a pause does not end the pause.
 GOT_THROUGH: Final = """
 DELETE FROM hangup_outbox_destinations
 WHERE name = %(name)s AND held = 0 AND (failures > 0 OR paused_until <= %(now)s)
@@ -272,8 +271,8 @@ ON CONFLICT (name) DO UPDATE SET
     paused_until = excluded.paused_until, problem = excluded.problem
 WHERE hangup_outbox_destinations.paused_until < excluded.paused_until OR %(probe)s = 1
 """
-# While a destination is paused only its probe counts: the attempts that were under way when
-# it went down say nothing new.
+# While a destination is paused only its probe counts: the attempts that were running when it went
+# down say nothing new.
 FAILED: Final = """
 INSERT INTO hangup_outbox_destinations (name, failures, paused_until, problem)
 VALUES (%(name)s, 1, 0, %(problem)s)
@@ -289,8 +288,8 @@ PAUSE: Final = """
 UPDATE hangup_outbox_destinations SET paused_until = %(until)s WHERE name = %(name)s
 """
 
-#: Lanes that have queued requests, and that nobody will look at soon: a jump in an index
-#: from each to the next.  Formatted with 0 or 1: are they ordered?
+#: Lanes with queued requests that nobody will look at soon: a jump in an index from each to the
+#: next.  Formatted with 0 or 1 for unordered or ordered.
 NEGLECTED_LANES: Final = """
 WITH RECURSIVE used(lane) AS (
     SELECT min(lane) FROM hangup_outbox_requests WHERE dead_at IS NULL AND ordered = {ordered}
@@ -316,13 +315,13 @@ TRY_NOW: Final = """
 UPDATE hangup_outbox_destinations SET paused_until = 0 WHERE name = %(name)s
 """
 
-# For looking at the queue and changing it by hand.  ``{where}`` is one of the conditions on a
-# request, or none, with that on its destination or without.
+# To show and change the queue by hand.  ``{where}`` is a condition on a request, with or without
+# one on its destination.
 QUEUED: Final = "dead_at IS NULL"
 WAITING: Final = "dead_at IS NULL AND (claim IS NULL OR due_at <= %(now)s)"
 DEAD_LETTER: Final = "dead_at IS NOT NULL"
 ANY: Final = "1 = 1"
-#: A destination's lanes: its name, or that and something after a space.
+#: A destination's lanes: its name, or that and a tag after a space.
 TO_DESTINATION: Final = " AND (lane = %(lane)s OR (lane >= %(first)s AND lane < %(last)s))"
 
 COUNT_LANES: Final = "SELECT lane, count(*) FROM hangup_outbox_requests WHERE {where} GROUP BY lane"
@@ -357,10 +356,10 @@ RETRY_NOW: Final = "UPDATE hangup_outbox_requests SET due_at = %(now)s WHERE id 
 
 
 def create_tables(cursor: Any, database: Database) -> None:
-    """Create them, in a transaction of its own, if they are not there, or bring them up to date.
+    """Create the tables, or bring them up to date, in a transaction of its own.
 
     Raises:
-        OutboxUnavailable: The tables are of a version that this one does not know.
+        OutboxUnavailable: The tables have a version that this program does not know.
     """
     database.begin(cursor, write=False)
     if _missing(cursor, database):
@@ -374,7 +373,7 @@ def create_tables(cursor: Any, database: Database) -> None:
 
 
 def _missing(cursor: Any, database: Database) -> list[str]:
-    """The statements that make the tables what they should be, as far as those are known."""
+    """The statements that create the tables or bring them up to date."""
     places = _PLACES if database.shared_writes else ()
     if not database.has_tables(cursor):
         return [*_TABLES.split(";"), *places]
@@ -393,10 +392,10 @@ def _version(cursor: Any) -> int | None:
 
 
 def check_tables(cursor: Any, database: Database) -> None:
-    """See whether the tables are there, and are those of this version.
+    """Check that the tables exist in this version.
 
     Raises:
-        OutboxUnavailable: They are not.
+        OutboxUnavailable: They do not.
     """
     if not database.has_tables(cursor):
         raise OutboxUnavailable(f"{database.name} is no outbox")

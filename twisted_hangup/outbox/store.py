@@ -1,12 +1,14 @@
-"""One transaction of the outbox: what was sent goes in, what was tried is settled, more is claimed.
+"""One transaction of the outbox: it stores requests, stores results, and claims more.
 
-All of it blocks, and runs in a thread of the pool.  PostgreSQL's row locks are taken in one
-order (requests, lanes, destinations), and where that is impossible a locked row is skipped,
-so that two processes do not wait for each other.
+All of it blocks, and runs in a thread.  PostgreSQL's row locks are taken in one order (requests,
+lanes, destinations); where that is impossible, a locked row is skipped, so that two processes do
+not
+wait for each other.
 
-A claim is a lease: it ends by itself, and is long enough for one attempt.  In an ordered
-lane only the first request is ever claimed.  From a destination that is paused nothing is,
-and after the pause one request at a time, the probe.
+A claim is a lease: it ends by itself, and is long enough for one attempt.  In an ordered lane only
+the first request is claimed.  Nothing is claimed for a paused destination; after the pause one
+request
+at a time, the probe.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ from .database import Database, Session
 from .policy import Verdict
 from .request import NewRequest, destination_of
 
-#: Rows that one transaction buries because of their age, so that it stays short.
+#: Most requests that one transaction gives up because of their age, so that it stays short.
 _MOST_EXPIRED: Final = 500
 
-#: A lane that is not to be looked at before this is looked at earlier, to be sure.
+#: The longest time between two looks at a lane, to be sure.
 _LATE_SECONDS: Final = 60.0
 
-#: How often to store a request whose key is in use now and then.
+#: How often to try to store a request whose key is in use at times.
 _TRIES: Final = 3
 
-#: How long a lane is left alone whose destination is held; who lets it go wakes it.
+#: How long a lane whose destination is paused by hand waits; the end of the pause wakes it.
 _HELD_SECONDS: Final = 30.0
 
 #: When to look again at lanes that another process had locked.
@@ -46,16 +48,16 @@ class Demand:
     """What may be claimed.
 
     Attributes:
-        requests: How many, at most.
-        per_destination: How many may run for one destination at the same time.
-        running: Destination -> how many do already, in this process.
-        lease_seconds: How long they are ours.
-        failures_to_pause: After so many failures a destination is only probed.
-        held: What is running in this process, by `Claim.id`: its lease does not end before
-            it does, wherever the clock was set to.
-        max_attempts: What was claimed so often is dead.
-        windows: Destination -> how many may run there, where that is not *per_destination*.
-        spare: How many of *requests* are kept for destinations that have none running.
+        requests: Most requests.
+        per_destination: Most running requests for one destination.
+        running: Destination -> how many are running in this process.
+        lease_seconds: How long a claim lasts.
+        failures_to_pause: After this many failures a destination is only probed.
+        held: What is running in this process, by `Claim.id`: its lease does not end before it does,
+            however the clock was set.
+        max_attempts: A request that was claimed this often is given up.
+        windows: Destination -> how many may run there, if not *per_destination*.
+        spare: How many of *requests* are kept for destinations with none running.
     """
 
     requests: int
@@ -76,22 +78,22 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A request that is ours until its lease ends.
+    """A request that belongs to this process until its lease ends.
 
     Attributes:
-        id: Of its row.
+        id: The number of its row.
         key: Its ``Idempotency-Key``.
-        lane: What it queues in.
+        lane: The queue that it is in.
         destination: Scheme, host and port.
         ordered: Whether those after it in its lane wait for it.
-        method: Token.
+        method: The method, a token.
         url: Absolute, ASCII.
-        headers: A line for each field.
-        body: Its octets.
+        headers: One line for each header.
+        body: The bytes of its body.
         attempt: 1 for the first.
-        expires_at: When it is dead, in seconds since the epoch.
-        lease: Token that tells our lease from a later one.
-        probe: Whether it tells if a paused destination works again.
+        expires_at: When it is given up, in seconds since the epoch.
+        lease: A token that tells our lease from a later one.
+        probe: Whether it tests if a paused destination works again.
     """
 
     id: int
@@ -111,18 +113,18 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """What became of a request that was claimed.
+    """The result of an attempt for a claimed request.
 
     Attributes:
-        claim: Which.
-        verdict: Delivered, to be tried again, or dead.
-        problem: How the attempt ended, in one line; None if there was nothing wrong.
-        wait_seconds: Until it is tried again.
-        reached: Whether the destination has answered as one that works; None if the
-            attempt says nothing about that.
-        pause_seconds: At least so long it is to be left alone: if it is paused, or with
-            *reached* None in any case.
-        given_back: Whether the attempt was given up, so that the next one need not wait.
+        claim: The request.
+        verdict: Delivered, to be tried again, or given up.
+        problem: How the attempt ended, in one line; None if nothing was wrong.
+        wait_seconds: Until the next attempt.
+        reached: Whether the destination has answered as one that works; None if the attempt says
+            nothing about that.
+        pause_seconds: The least length of a pause: if the destination is paused, or with *reached*
+            None in any case.
+        given_back: Whether the attempt was cancelled, so that the next one need not wait.
     """
 
     claim: Claim
@@ -136,12 +138,12 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The longest waits, in seconds; what is stored may be no later than these from now.
+    """The longest waits, in seconds from now; no stored time may be later.
 
     Attributes:
         base: After one attempt; it doubles with each further one.
-        cap: What it grows to.
-        pause: Of a destination, and what a server can ask for.
+        cap: Its largest value.
+        pause: Of a destination's pause, and of what a server can ask for.
         lease: Of a claim.
     """
 
@@ -161,16 +163,16 @@ class Work:
     """What one transaction does.
 
     Attributes:
-        requests: To be stored, in this order.
-        settlements: To be written down.
-        rewake: Lanes into which the last transaction has stored something.
+        requests: Requests to store, in this order.
+        settlements: Results to store.
+        rewake: Lanes in which the last transaction has stored something.
         demand: What may be claimed, or None.
-        sweep: Whether to look for requests that are too old, and lanes nobody looks at.
-        pause: How many seconds to leave a destination alone after so many failures in a
-            row, or None; called in a thread.
-        bounds: To bring forward what is beyond them, and look at all lanes; None unless the
-            clock may have been set back.
-        seconds: Of a clock that nobody can set; called in a thread.
+        sweep: Whether to look for requests that are too old, and lanes that nobody looks at.
+        pause: Seconds to pause a destination after this many failures in a row, or None; called in
+            a thread.
+        bounds: Bring forward later times, and look at all lanes; None unless the clock may have
+            been set back.
+        seconds: The monotonic clock; called in a thread.
     """
 
     requests: Sequence[NewRequest] = ()
@@ -188,13 +190,13 @@ class Result:
     """What a transaction did.
 
     Attributes:
-        conflicts: Places in `Work.requests` of those that were not stored, because their
-            key belongs to another request.
-        pauses: Destinations that are left alone from now on, and for how many seconds.
-        expired: How many requests have died of age.
-        claims: In the order in which they are to go out; None without a demand.
+        conflicts: Indexes in `Work.requests` of those that were not stored, because their key
+            belongs to another request.
+        pauses: Destinations that are paused from now on, and for how many seconds.
+        expired: How many requests were given up because of their age.
+        claims: The claimed requests in the order in which to send them; None without a demand.
         look_again_seconds: When there may be more to claim; None if only an event can tell.
-        ahead: By how many seconds the database's clock is ahead of `Work.seconds`.
+        ahead: Seconds by which the database's clock is ahead of `Work.seconds`.
     """
 
     conflicts: set[int] = field(default_factory=set)
@@ -206,17 +208,17 @@ class Result:
 
 
 def run(cursor: Any, database: Database, work: Work) -> Result:
-    """Do *work*, all of it or, where this raises, nothing."""
+    """Do all of *work*; if this raises, nothing of it is done."""
     return _Transaction(Session(cursor, database), work).run()
 
 
 def store_in(cursor: Any, request: NewRequest) -> bool:
-    """Store *request* in a transaction of somebody else's, on PostgreSQL.
+    """Store *request* in a transaction of the application's, on PostgreSQL.
 
-    No statement fails for what is stored already: that would end the transaction.
+    No statement fails because the request is stored already: that would end the transaction.
 
     Returns:
-        Whether it is stored, by this or before; False where its key belongs to another.
+        Whether it is stored, now or before.  False if its key belongs to another request.
     """
     row = request._asdict()
     for _ in range(_TRIES):
@@ -229,19 +231,19 @@ def store_in(cursor: Any, request: NewRequest) -> bool:
         cursor.execute(sql.KEY_IS_STORED, row)
         if cursor.fetchone() is not None:
             return False
-        # What had the key has just been delivered.
+        # The request that had the key has just been delivered.
     return False
 
 
 class _Transaction:
-    """A piece of work under way."""
+    """A transaction in progress."""
 
     def __init__(self, session: Session, work: Work) -> None:
         self._session = session
         self._work = work
         self._now = session.now
         self._result = Result(ahead=self._now - work.seconds())
-        #: Lane -> when it is to be looked at.
+        #: Lane -> when to look at it.
         self._wakes: dict[str, float] = {}
 
     def run(self) -> Result:
@@ -279,8 +281,8 @@ class _Transaction:
         self._session.execute_all(sql.INSERT, rows)
         self._wakes.update((request.lane, now) for request in requests)
         if self._session.changed < len(requests):
-            # Most often the same request, sent again by somebody who did not hear that it was
-            # stored; that is what keys are for.
+            # Usually the same request, sent again by a caller who did not learn that it was
+            # stored; keys are for this.
             for place, request in enumerate(requests):
                 if self._session.row(sql.SAME_KEY, key=request.key) != _identity(request):
                     self._result.conflicts.add(place)
@@ -297,7 +299,7 @@ class _Transaction:
             elif settlement.verdict is Verdict.DEAD:
                 dead.append({**row, "now": now})
             else:
-                # At its end of life somebody has to look at it, too.
+                # At its end of life it has to be looked at, too.
                 wake_at = min(now + settlement.wait_seconds, max(now, claim.expires_at))
                 again.append({**row, "at": wake_at})
             if claim.ordered or settlement.verdict is Verdict.RETRY:
@@ -320,7 +322,7 @@ class _Transaction:
                 before = busy.get(name, settlement)
                 busy[name] = max(before, settlement, key=lambda one: one.pause_seconds)
         for name in sorted(reached | {*failed}):
-            # One that got through says more than those that did not.
+            # One request that got through says more than those that did not.
             if name in reached:
                 self._session.execute(sql.GOT_THROUGH, name=name, now=self._now)
                 if self._session.changed:
@@ -331,14 +333,14 @@ class _Transaction:
             self._leave_alone(name, busy[name])
 
     def _leave_alone(self, name: str, settlement: Settlement) -> None:
-        """Do as the destination asks, which is no failure of it."""
+        """Pause as the destination asks, which is not a failure of it."""
         until = self._now + settlement.pause_seconds
         row = {"name": name, "until": until, "problem": settlement.problem}
         self._session.execute(sql.LEAVE_ALONE, **row, probe=int(settlement.claim.probe))
         self._result.pauses[name] = settlement.pause_seconds
 
     def _count_failures(self, name: str, failed: Sequence[Settlement]) -> None:
-        """Count until the destination is paused: what was under way then says no more."""
+        """Count failures until the destination is paused; running attempts then say no more."""
         probe = int(any(settlement.claim.probe for settlement in failed))
         row = {"name": name, "problem": failed[-1].problem, "now": self._now, "probe": probe}
         for _ in failed:
@@ -366,13 +368,13 @@ class _Transaction:
 
 
 def bury(session: Session, now: float, ids: Sequence[int], why: str) -> None:
-    """Requests become dead letters that nobody has tried again."""
+    """Make dead letters of requests that are not running."""
     rows = [{"id": number, "now": now, "why": why} for number in ids]
     session.execute_all(sql.BURY, rows)
 
 
 def wake_lanes(session: Session, wakes: Mapping[str, float]) -> None:
-    """Let each lane be looked at no later than its time, also one that there was not."""
+    """Let each lane be looked at no later than its time; create lanes that do not exist."""
     rows: list[dict[str, object]] = [
         {
             "name": lane,
@@ -387,12 +389,12 @@ def wake_lanes(session: Session, wakes: Mapping[str, float]) -> None:
 
 
 def _identity(request: NewRequest) -> tuple[object, ...]:
-    """What two requests with one key must have in common: all but the key and the age."""
+    """What two requests with one key must have in common: everything but key and age."""
     return request[1:-1]
 
 
 class _Turn:
-    """One turn through the lanes: claims what a demand allows, longest waits first."""
+    """One turn through the lanes: it claims what a demand allows, the longest waits first."""
 
     def __init__(self, session: Session, now: float, demand: Demand, result: Result) -> None:
         self._session = session
@@ -414,14 +416,14 @@ class _Turn:
                 circuit = (failures or 0, paused_until)
                 self._claim_from(lane, destination, bool(ordered), *circuit)
         if len(lanes) == limit and len(self._claims) < limit:
-            result.look_again_seconds = 0.0  # there are lanes that were not looked at
+            result.look_again_seconds = 0.0  # some lanes were not looked at
         if result.look_again_seconds is None:
             (next_at,) = self._session.row(sql.NEXT_LANE, now=self._now)
             if next_at is not None:
                 result.look_again_seconds = next_at - self._now
 
     def _due_lanes(self, limit: int) -> list[tuple[Any, ...]]:
-        """Lane, destination, whether it is ordered; failures, end of the pause, held, if any."""
+        """Lane, destination, whether ordered; failures, end of pause, held, if known."""
         full = [name for name in self._demand.running if self._room(name) <= 0]
         names = {f"full{place}": name for place, name in enumerate(full)}
         condition = ""
@@ -473,7 +475,7 @@ class _Turn:
             self._contended()
 
     def _bury(self, rows: list[tuple[Any, ...]]) -> None:
-        """Of what is due, what is not to be tried any more."""
+        """Give up those of the due rows that may not be tried any more."""
         old = [row[0] for row in rows if row[-2] <= self._now]
         most = self._demand.max_attempts
         worn = [row[0] for row in rows if row[-2] > self._now and row[-3] >= most]
@@ -497,7 +499,7 @@ class _Turn:
         return self._session.rows(sql.DUE_ROWS, lane=lane, now=self._now, limit=limit)
 
     def _first_row(self, lane: str) -> list[tuple[Any, ...]]:
-        """The first of an ordered lane, unless a later one is on its way: this was requeued."""
+        """The first of an ordered lane, unless a later one is running: this one was requeued."""
         if self._running_until(lane) is not None:
             return []
         return self._session.rows(sql.FIRST_ROW, lane=lane)

@@ -1,7 +1,7 @@
-"""A connection to the database in a thread that can be given up: nothing else can be waited for.
+"""A connection to the database, in a thread that can be given up.
 
-A database that does not answer holds the thread that asks it, and no driver bounds that: a
-server that is stopped keeps its connections, and a disk that has gone may never come back.
+A database that does not answer blocks the thread that asks it, and no driver bounds that: a stopped
+server keeps its connections, and a disk that has gone may never come back.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .database import Database
 
 T = TypeVar("T")
 
-#: Threads that were given up and have not come back: with so many, no other is begun.
+#: Most threads that were given up and have not come back; then no other is started.
 _MOST_STUCK: Final = 4
 
 
 class NoAnswer(Exception):
-    """The database has not answered in time; whether it did what it was asked to is not known."""
+    """The database has not answered in time; it is unknown whether it did what it was asked."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A transaction that somebody waits for."""
+    """A transaction that a caller waits for."""
 
     function: Callable[[Any], Any]
     done: Deferred[Any]
@@ -39,11 +39,11 @@ class _Job:
 
 
 class DatabaseThread:
-    """Runs transactions one after the other, over a connection that it opens when there is none.
+    """Runs transactions one after the other, on a connection that it opens when there is none.
 
     Attributes:
-        reached: Whether the last transaction that failed may have got to the database; what
-            comes before that is the database's fault, whatever it looks like.
+        reached: Whether the last transaction that failed may have reached the database.  Anything
+            before that is the database's fault, whatever it looks like.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class DatabaseThread:
     ) -> None:
         """
         Args:
-            database: Where to connect to.
+            database: The database to connect to.
             prepare: Called with a cursor of each new connection, in the thread.
-            reactor: For what the thread has to say.
-            clock: An ``IReactorTime`` that nobody can set.
+            reactor: Where callbacks of the thread run.
+            clock: An ``IReactorTime`` on the monotonic clock.
         """
         self._database = database
         self._prepare = prepare
@@ -68,16 +68,17 @@ class DatabaseThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a transaction is under way, or waits."""
+        """Whether a transaction runs or waits."""
         return bool(self._jobs)
 
     def run(self, function: Callable[[Any], T], seconds: float) -> Deferred[T]:
         """Call *function* with a cursor, in the thread and in a transaction.
 
         Returns:
-            A Deferred that fires with its result once that is committed.  It fails with what
-            *function* or the database has raised, when all is rolled back; or, after so many
-            *seconds*, with `NoAnswer`: then the connection is shut, and the thread given up.
+            A Deferred that fires with its result once the transaction is committed.  It fails with
+            the error of *function* or of the database, after everything was rolled back.  After
+            this many *seconds* it fails with `NoAnswer`: the connection is shut, and the thread is
+            given up.
         """
         if self._thread is None:
             if len(self._stuck) >= _MOST_STUCK:
@@ -92,7 +93,7 @@ class DatabaseThread:
         return job.done
 
     def give_up(self, why: str) -> None:
-        """Wait no longer: what is under way fails with `NoAnswer`, and what waits for it."""
+        """Stop waiting: running and waiting transactions fail with `NoAnswer`."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -104,7 +105,7 @@ class DatabaseThread:
         self._tell_closed()
 
     def close(self) -> Deferred[None]:
-        """Run what waits, and end.
+        """Run the transactions that wait, and end.
 
         Returns:
             A Deferred that fires when the thread has ended, or was given up.
@@ -148,7 +149,7 @@ class DatabaseThread:
 
 
 class _Thread:
-    """A thread, which keeps nobody's process alive, and its connection."""
+    """A thread with its connection; it does not keep the process alive."""
 
     def __init__(
         self, database: Database, prepare: Callable[[Any], None], owner: DatabaseThread
@@ -159,12 +160,12 @@ class _Thread:
         self._owner = owner
         self._connection: Any = None
         self._abandoned = False
-        #: Held by whoever closes the connection, or shuts it from outside.
+        #: Held while the connection is being closed, or shut from outside.
         self._shutting = Lock()
         Thread(target=self._work, name="twisted_hangup outbox", daemon=True).start()
 
     def abandon(self) -> None:
-        """Called in the reactor: shut the connection, and end when that is noticed."""
+        """Called in the reactor: shut the connection; the thread ends when it notices."""
         self._abandoned = True
         self.jobs.put(None)
         if self._shutting.acquire(blocking=False):  # else it is being closed
@@ -189,7 +190,7 @@ class _Thread:
             result = Failure()
             try:
                 self._connection.rollback()
-            except Exception:  # the error that led here is the one to tell
+            except Exception:  # the error that led here is reported instead
                 self._disconnect()
             if self._database.is_stale(error):
                 self._disconnect()

@@ -1,7 +1,6 @@
-"""The one writer of a process: what happens at the same time is stored in one transaction.
+"""The one writer of a process: it stores what happens at the same time in one transaction.
 
-A commit waits for the disk; while it does, requests, settlements and claims gather for the
-next one.
+A commit waits for the disk.  Meanwhile requests, results and claims gather for the next one.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from .request import NewRequest, OutboxLimits
 from .store import Bounds, Demand, Pause, Result, Settlement, Work, run
 from .thread import DatabaseThread, NoAnswer
 
-#: What one transaction stores at most, so that none takes long.
+#: Most that one transaction stores, so that it stays short.
 _BATCH_REQUESTS: Final = 1000
 _BATCH_BYTES: Final = 8 * MIB
 
-#: How long to wait before trying a database again that is away, at most; and in how many parts
-#: that divides the time of a ``send()``, so that one which is back by then takes it.
+#: The longest wait before trying a database again that is away; and into how many parts this
+#: divides the time of a ``send()``, so that a database which is back by then stores its request.
 _RETRY_SECONDS: Final = 0.1
 _MOST_RETRY_SECONDS: Final = 5.0
 _TRIES: Final = 4
 
-#: How long the database may take for a transaction: as long as a ``send()`` may, but at least so
-#: many seconds; and twice as long after each that was too slow.
+#: How long a transaction may take: as long as a ``send()`` may, but at least this many seconds; and
+#: twice as long after each that was too slow.
 _LEAST_ANSWER_SECONDS: Final = 1.0
 _MOST_ANSWER_SECONDS: Final = 60.0
 
-#: So many seconds back are a step of the database's clock: less may be how long a server takes
-#: to say what time it is, and a delivery is late by no more than that.
+#: A change of this many seconds is a step of the database's clock.  A smaller one may be the time
+#: that the server takes to answer, and delays a delivery by no more than that.
 _STEP_SECONDS: Final = 5.0
 
 _log = Logger()
@@ -48,7 +47,7 @@ _log = Logger()
 
 @dataclass(slots=True, eq=False)
 class _Send:
-    """A ``send()`` whose request is not stored yet, for all that is known."""
+    """A ``send()`` whose request is not stored yet, as far as is known."""
 
     request: NewRequest
     cost: int
@@ -68,14 +67,14 @@ class _Send:
 
 @dataclass(slots=True)
 class _Batch:
-    """What one transaction is about."""
+    """The content of one transaction."""
 
     sends: list[_Send] = field(default_factory=list)
     settlements: list[Settlement] = field(default_factory=list)
     work: Work = field(default_factory=Work)
 
     def parts(self) -> Iterator[_Batch]:
-        """One batch for each thing that can fail by itself."""
+        """One batch for each part that can fail by itself."""
         for send in self.sends:
             work = Work(requests=[send.request], seconds=self.work.seconds)
             yield _Batch([send], work=work)
@@ -88,7 +87,7 @@ class _Batch:
 
 
 class Writer:
-    """Stores what it is given, and tells what it has claimed."""
+    """Stores requests and results, and reports the requests that it has claimed."""
 
     def __init__(
         self,
@@ -104,13 +103,13 @@ class Writer:
     ) -> None:
         """
         Args:
-            thread: Of its own, with a connection to *database*.
-            database: Where it goes.
-            clock: An ``IReactorTime`` that nobody can set.
+            thread: The writer's own thread, with a connection to *database*.
+            database: The database.
+            clock: An ``IReactorTime`` on the monotonic clock.
             limits: How much may wait, and how long.
-            pause: As `Work` has it.
-            demand: What may be claimed right now; asked before each transaction.
-            bounds: The longest waits; None where this process claims nothing.
+            pause: See `Work`.
+            demand: Returns what may be claimed right now; called before each transaction.
+            bounds: The longest waits; None if this process claims nothing.
             committed: Called with the result of each transaction.
         """
         self._thread = thread
@@ -121,8 +120,7 @@ class Writer:
         self._demand = demand
         self._bounds = bounds
         self._committed = committed
-        #: Whether what is stored may be later than that: an earlier process may have left
-        #: it so.
+        #: Whether stored times may be later than that: an earlier process may have left such.
         self._beyond = bounds is not None
         self._ahead: float | None = None
         self._sends: deque[_Send] = deque()
@@ -137,7 +135,7 @@ class Writer:
         self._retry: IDelayedCall | None = None
         self._retry_seconds = 0.0
         self._answer_seconds = 0.0
-        #: Why the last transaction has failed; None where it has not.
+        #: Why the last transaction failed; None if it did not.
         self._trouble: str | None = None
         self._idle: list[Deferred[None]] = []
 
@@ -145,10 +143,9 @@ class Writer:
         """Store *request*.
 
         Returns:
-            A Deferred that fires with its key once it is on the disk, and fails with
-            `KeyInUse`, or after `OutboxLimits.store_seconds` at the latest with
-            `OutboxUnavailable`.  To cancel it withdraws the request, unless it is being
-            stored right then.
+            A Deferred that fires with its key once it is on the disk.  It fails with `KeyInUse`, or
+            with `OutboxUnavailable` after `OutboxLimits.store_seconds` at the latest.  Cancelling
+            it withdraws the request, unless it is being stored at that moment.
 
         Raises:
             OutboxUnavailable: Too much waits already.
@@ -168,27 +165,27 @@ class Writer:
         return send.stored
 
     def settle(self, settlement: Settlement) -> None:
-        """Write down what became of a request, however long that takes."""
+        """Store the result of an attempt, however long that takes."""
         self._settlements.append(settlement)
         self._work_soon()
 
     def look(self, *, sweep: bool = False) -> None:
-        """See what can be claimed; with *sweep*, also what is too old or was overlooked."""
+        """Look for requests to claim; with *sweep* also for old or overlooked ones."""
         self._look = True
         self._sweep = self._sweep or sweep
         self._work_soon()
 
     def wake(self, lanes: Iterable[str]) -> None:
-        """Somebody else has stored something in *lanes*."""
+        """Another process has stored something in *lanes*."""
         self._rewake.update(lanes)
         self.look()
 
     def close(self) -> Deferred[None]:
-        """Store what there is, and end.
+        """Store what waits, and end.
 
         Returns:
-            A Deferred that fires when the thread has ended, or was given up.  What a database
-            that is away did not take fails; leases that could not be given back end by
+            A Deferred that fires when the thread has ended, or was given up.  If the database is
+            away, what it could not store fails; leases that could not be given back end by
             themselves.
         """
         self._closing = True
@@ -201,11 +198,11 @@ class Writer:
         return idle.addCallback(lambda _: self._thread.close())
 
     def give_up(self, why: str) -> None:
-        """Wait for the database no longer."""
+        """Stop waiting for the database."""
         self._thread.give_up(why)
 
     def _fail_overdue(self) -> None:
-        """The time is up for the oldest, whatever the database is doing."""
+        """The oldest request's time is up, whatever the database is doing."""
         self._overdue = None
         now = self._clock.seconds()
         why = self._trouble or f"does not answer within {self._limits.store_seconds:g} s"
@@ -219,7 +216,7 @@ class Writer:
                 f"not stored in {self._database.name}: {why}"
             )
         waiting = [send for send in storing if send.deadline > now] or self._sends
-        if waiting and self._overdue is None:  # who heard of it may have sent something else
+        if waiting and self._overdue is None:  # a callback above may have sent another request
             self._overdue = self._clock.callLater(waiting[0].deadline - now, self._fail_overdue)
 
     def _give_back(self, send: _Send) -> _Send:
@@ -232,7 +229,7 @@ class Writer:
             self._sends.remove(self._give_back(send))
 
     def _work_soon(self) -> None:
-        """In the next turn, together with what else this one brings."""
+        """Begin in the next turn, with everything else that this turn brings."""
         if self._retry is None and not self._running:
             self._retry = self._clock.callLater(0, self._work)
 
@@ -303,7 +300,7 @@ class Writer:
         self._committed(result)
 
     def _eb_failed(self, failure: Failure, batch: _Batch) -> Failure | None:
-        """Keep what may work later, and pass on what is wrong with the work itself."""
+        """Keep what may work later, and fail what is wrong with the work itself."""
         cause = failure.value
         assert cause is not None
         silent = isinstance(cause, NoAnswer)
@@ -339,7 +336,7 @@ class Writer:
         return self._run(batch)
 
     def _eb_split(self, failure: Failure, batch: _Batch) -> Any:
-        """One thing spoils the rest: do each by itself, and give up what fails alone."""
+        """One part spoils the rest: do each part alone, and fail those that fail alone."""
         parts = [*batch.parts()]
         if len(parts) > 1:
             one_by_one: Deferred[Any] = Deferred()
