@@ -73,16 +73,16 @@ def writes(*pieces: bytes, result: object = None, finish: bool = False) -> Calla
 CHUNKED: Final = b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
 HTML: Final = b"text/html"
 
-#: work -> (length, type, bytes behind the head)
+#: work -> (length, type, bytes after the head)
 RESULTS: Final[dict[str, tuple[Callable[[Any], Any], bytes | None, bytes, bytes]]] = {
     "bytes": (lambda _: b"body", b"4", HTML, b"body"),
     "no bytes": (lambda _: b"", b"0", b"", b""),
     "str": (lambda _: "grüß", b"6", b"text/html; charset=utf-8", "grüß".encode()),
     "Deferred": (lambda _: succeed(b"body"), b"4", HTML, b"body"),
     "None": (lambda _: None, None, HTML, b"0\r\n\r\n"),
-    "None behind writes": (writes(b"a", b"b"), None, HTML, CHUNKED),
+    "None after writes": (writes(b"a", b"b"), None, HTML, CHUNKED),
     "None, finished": (writes(b"a", b"b", finish=True), None, HTML, CHUNKED),
-    "bytes behind writes": (writes(b"a", result=b"b"), None, HTML, CHUNKED),
+    "bytes after writes": (writes(b"a", result=b"b"), None, HTML, CHUNKED),
 }
 
 

@@ -15,9 +15,9 @@ class Case(NamedTuple):
         why: What it shows; the name of the case.
         stream: All that comes back, up to the end of input.
         outcome: What has to come of it: the status of each message and its body, ``close``
-            behind it if the connection does not outlive it, ``upgrade`` if it is not HTTP's
+            after it if the connection does not outlive it, ``upgrade`` if it is not HTTP's
             any more; or code, reason and offset of the error.
-        method: What was asked; ``+`` behind it stands for an Upgrade.
+        method: The request's method; ``+`` after it stands for an Upgrade.
         deviation: Where Node decides otherwise, its name in docs/deviations.md.
     """
 

@@ -6,7 +6,7 @@
 //             what comes back; each read is one execute() of a fresh parser, as one read of
 //             a socket would be.
 // A line out: JSON {"messages": [...], "error": {"code", "reason", "offset"} or null,
-//             "end": index behind the last byte of the response, or null}
+//             "end": index after the last byte of the response, or null}
 //             Offsets count from the first byte of all.  An error of the end of input has
 //             none.  Messages are any number of informational ones, and then one.
 'use strict';
@@ -87,7 +87,7 @@ function judge(method, reads) {
   return { messages, error, end: over ? before : null };
 }
 
-// The end is the first byte behind which all is complete: where every byte is a read.
+// The end is the first byte after which all is complete: where every byte is a read.
 function judgeWithEnd(method, reads) {
   const verdict = judge(method, reads);
   if (verdict.end !== null && verdict.messages.at(-1).complete) {

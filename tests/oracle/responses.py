@@ -245,7 +245,7 @@ def name_of(stream: Stream, our: Verdict, their: Verdict) -> str | None:
         return "no-response" if nothing and their.error is None else None
     name = REFUSALS.get(our.error[:2])
     if their.error and their.error.offset is not None:
-        # Behind the byte, where Node may point at the byte itself, for another reason.
+        # After the byte, where Node may point at the byte itself, for another reason.
         same_byte = our.error.offset - (name == "te-single-chunked")
         if their.error.offset < same_byte:
             return None

@@ -142,7 +142,7 @@ def test_connect_is_an_upgrade() -> None:
 
 
 def test_nothing_is_parsed_after_the_last_request() -> None:
-    """Behind a request that is the last one, bytes are dropped and no error."""
+    """After a request that is the last one, bytes are dropped and no error."""
     last = GET.replace(b"Host", b"Connection: close\r\nHost")
     parser = fed(last + b"\x16\x03", b"\x01")
     assert len(drain(parser)) == 2

@@ -561,7 +561,7 @@ def test_trailer_line_that_broke_is_shown_as_a_field(cut: int) -> None:
 
 
 def test_what_follows_the_trailers_is_no_trailer() -> None:
-    """Behind the empty line that ends broken trailers everything is hidden again."""
+    """After the empty line that ends broken trailers everything is hidden again."""
     error = broken(HEAD + b"0\r\nA: \x01 and so on and so on\r\n\r\nsecret: s\r\n")
     expected = HEAD_MASKED + b"*\r\nA: \x01 and so on and so on\r\n\r\n*********\r\n"
     assert masked(error) == expected
@@ -603,7 +603,7 @@ def test_wrapped_credential_is_hidden_with_the_name_it_seems_to_be() -> None:
 @pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n"])
 @pytest.mark.parametrize("name", [b"Cookie", b"Coo kie", b"Cookie\x00"])
 def test_name_torn_from_its_colon_still_names_a_secret(name: bytes, end: bytes) -> None:
-    """Behind an error a line may end between the name and the colon; the value is hidden."""
+    """After an error a line may end between the name and the colon; the value is hidden."""
     error = broken(b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b": a=SECRET\r\nHost: a\r\n")
     expected = b"GET / HTTP/1.1\r\nX: \x01\r\n" + name + end + b"**********\r\nHost: a\r\n"
     assert masked(error) == expected

@@ -254,7 +254,7 @@ class ClosesTransport(Resource):
 
 @pytest_twisted.ensureDeferred
 async def test_application_that_closes_the_transport(serve: Serve) -> None:
-    """Its answer is delivered, and nothing pipelined behind it is run."""
+    """Its answer is delivered, and nothing pipelined after it is run."""
     for context in (None, server_context()):
         served = serve(Paths(bye=ClosesTransport()), tls=context)
         wire = b"GET /bye HTTP/1.1\r\nHost: a\r\n\r\n" + GOOD

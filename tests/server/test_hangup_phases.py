@@ -107,7 +107,7 @@ SENT: Final[dict[str, tuple[bytes, bytes]]] = {
     "producer that finishes": (get(b"finishing"), b"begun\r\n"),
     "producer that finishes, not read": (get(b"finishingmuch"), b""),
     "finished, not read": (get(b"much"), b""),
-    "finished, not read, another behind": (get(b"much") + GOOD, b""),
+    "finished, not read, another after it": (get(b"much") + GOOD, b""),
     "finished and closed, not read": (get(b"much")[:-2] + b"Connection: close\r\n\r\n", b""),
     "an error's handler waits": (BAD, b""),
 }
@@ -216,7 +216,7 @@ RESET: Final[dict[str, tuple[str, str | None]]] = {
     "producer that finishes": ("response", None),
     "producer that finishes, not read": ("response", None),
     "finished, not read": ("response", None),
-    "finished, not read, another behind": ("response", None),
+    "finished, not read, another after it": ("response", None),
     "finished and closed, not read": ("response", None),
 }
 
@@ -316,7 +316,7 @@ FIN: Final[dict[str, Ended]] = {
     "producer that finishes": Ended(ClientHangUp, "response", lambda read: True),
     "producer that finishes, not read": Ended(ClientHangUp, "response", lambda read: True),
     "finished, not read": Ended(None, None, whole),
-    "finished, not read, another behind": Ended(ClientHangUp, "response", whole),
+    "finished, not read, another after it": Ended(ClientHangUp, "response", whole),
     "finished and closed, not read": Ended(None, None, whole),
 }
 

@@ -396,6 +396,6 @@ class RefusesUpgrade(Resource):
 
 @pytest_twisted.ensureDeferred
 async def test_upgrade_that_is_refused(serve: Serve) -> None:
-    """What is behind an upgrade that does not come is HTTP, and is answered."""
+    """The bytes after an upgrade that does not come are HTTP, and are answered."""
     served = serve(Paths(chat=RefusesUpgrade()))
     assert statuses(await talk(served.port, UPGRADE + GOOD + BAD)) == [426, 200, 400]

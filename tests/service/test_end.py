@@ -153,7 +153,7 @@ def test_more_calls_than_threads(start: Start) -> None:
 
 
 def test_call_whose_client_has_left_has_the_grace_too(start: Start) -> None:
-    """The work behind a request often must be finished, and the process waits for it."""
+    """The work for a request often must be finished, and the process waits for it."""
     program = start("--wsgi=apps.brief", "--grace=30")
     program.connect().close()
     assert program.seconds_to_end() < 1 + END

@@ -25,7 +25,7 @@ class Recorder:
     Attributes:
         server: Where it listens.
         requests: The complete ones, in the order in which they ended.
-        streams: The bytes of each connection; a new one begins behind a request for an
+        streams: The bytes of each connection; a new one begins after a request for an
             upgrade, where parsers stop.
     """
 

@@ -188,7 +188,7 @@ async def test_broken_preface(serve_h2: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nothing_behind_the_error_is_run(serve_h2: Serve) -> None:
-    """Requests behind a connection error are not run, in whichever read they come."""
+    """Requests after a connection error are not run, in whichever read they come."""
     served = serve_h2()
 
     def run(client: H2Client) -> H2Client:
@@ -292,7 +292,7 @@ async def test_handler_that_waits(serve_h2: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_what_was_sent_before_is_not_lost(serve_h2: Serve) -> None:
-    """A response on its way arrives, though the client sends much behind its own mistake."""
+    """A response on its way arrives, though the client sends much after its own mistake."""
     page = bytes(range(256)) * 128
     served = serve_h2(Paths(page=Data(page, "text/plain")))
 

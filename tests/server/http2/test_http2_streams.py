@@ -108,7 +108,7 @@ BAD = [
         b":path",
     ),
     Bad(
-        "pseudo-field behind a field",
+        "pseudo-field after a field",
         without(b":path", (b"a", b"b"), (b":path", b"/fast")),
         "ERR_HTTP2_INVALID_PSEUDOHEADER",
         b":path",
@@ -158,7 +158,7 @@ BAD = [
     with_field("line end in a value", b"a", b"b\r\nc: d"),
     with_field("control byte in a value", b"a", b"b\x01"),
     with_field("white space before a value", b"a", b" b"),
-    with_field("white space behind a value", b"a", b"b\t"),
+    with_field("white space after a value", b"a", b"b\t"),
     with_field("Connection", b"connection", b"close", "ERR_HTTP2_INVALID_CONNECTION_HEADERS"),
     with_field(
         "Transfer-Encoding",
@@ -826,7 +826,7 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
 
 
 class Fails(Resource):
-    """Raises, at once or behind its first write."""
+    """Raises, at once or after its first write."""
 
     isLeaf = True
 
@@ -886,7 +886,7 @@ async def test_request_class_that_raises(serve_h2: Serve, expected_errors: Logge
 
 @pytest_twisted.ensureDeferred
 async def test_late_writes(serve_h2: Serve) -> None:
-    """write() and finish() behind the end of the connection do nothing."""
+    """write() and finish() after the end of the connection do nothing."""
     served = serve_h2()
 
     def run(client: H2Client) -> None:
