@@ -15,10 +15,19 @@ from twisted_hangup.service.options import LIMITS, PROXY_TIMEOUTS, TIMEOUTS, Opt
 _HEAD: Final = f"""\
 # Command line
 
-Every option of `twistd hangup`, and of the other commands. Serve a directory on port 8000:
+Every option of `twistd hangup`, and of the other commands.
 
 ```sh
+# The files of a directory
 twistd -n hangup --port 8000 --path ./public
+# A resource over HTTPS, with the certificates in a directory
+twistd -n hangup --port tls:./certificates:port=8443 --resource mysite.root
+# A WSGI application, with bodies of at most 1 GiB
+twistd -n hangup --port 8000 --wsgi mysite.application --max-body-size 1g
+# Another server, which may take two minutes to answer
+twistd -n hangup --port 8000 --proxy http://127.0.0.1:9000 --proxy-timeout 2m
+# A log of client errors, and a page that shows them as they happen
+twistd -n hangup --port 8000 --path . --error-log errors.log --status 9000
 ```
 
 `-n` belongs to `twistd`: the server stays in the foreground. `twistd hangup --help` shows the
@@ -33,6 +42,15 @@ _OTHERS: Final = """
 ## python -m twisted_hangup
 
 Commands besides serving. `--help` after any of them shows the same.
+
+```sh
+# What does this code mean?
+python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
+# What would the server say to these bytes?
+python -m twisted_hangup explain packet.bin
+# What is in the outbox?
+python -m twisted_hangup outbox queue.db list
+```
 """
 
 #: Option -> the attribute that sets the same in a program.

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ import pytest
 from support.wire import PATIENCE
 
 import twisted_hangup
+from twisted_hangup.__main__ import command_parser
 from twisted_hangup.service.options import Options
 
 ROOT: Final = Path(__file__).parents[2]
@@ -119,13 +121,13 @@ def test_version_in_the_header(site: Path) -> None:
 
 
 def test_entries_on_the_site(site: Path) -> None:
-    """Every entry has an anchor, no private name has one, and no reStructuredText is left."""
+    """Every entry has an anchor, no private name has one, and no markup is left."""
     text = "".join(page.read_text() for page in (site / "api").glob("*.html"))
     anchors = {*re.findall(r'id="(twisted_hangup\.[\w.]+)"', text)}
     assert {*ENTRIES} <= anchors
     assert not [anchor for anchor in anchors if re.search(r"\._", anchor)]
     prose = re.sub(r"<(code|pre)\b.*?</\1>", "", text, flags=re.DOTALL)
-    assert not re.findall(r".*(?:::$|::<|`|====|:class:).*", prose, re.M)
+    assert not re.findall(r"^- .*|.*(?:::$|::<|`|====|:class:).*", prose, re.M)
 
 
 def test_pages_of_other_files(site: Path) -> None:
@@ -155,6 +157,22 @@ QUESTIONS: Final = {
     "HPE_INVALID_HEADER_TOKEN": "codes.html",
     "RetryPolicy": "api/client.html",
 }
+
+
+#: The commands that the page of all options shows.
+COMMANDS: Final = re.findall(
+    r"^(?:twistd|python) .*", (ROOT / "docs" / "command_line.py").read_text(), re.M
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_understood(line: str) -> None:
+    """Whatever the page of all options shows is accepted."""
+    words = shlex.split(line)
+    if words[0] == "twistd":
+        Options().parseOptions(words[words.index("hangup") + 1 :])
+    else:
+        assert command_parser().parse_args(words[3:]).run
 
 
 class Quiet(SimpleHTTPRequestHandler):
