@@ -21,18 +21,17 @@ from ..report.text import visible
 from .hexdump import Paint
 from .problem import CommandError
 
-#: What is no errno name of this system, and means the same on all.
-_NODES_ERRNOS: Final = {"ENOTFOUND": "Name or service not known"}
-
+#: The operating system's errno names, and Node's for a host name that DNS does not know.
 _ERRNOS: Final = {
-    name: os.strerror(number) for number, name in errno.errorcode.items()
-} | _NODES_ERRNOS
+    **{name: os.strerror(number) for number, name in errno.errorcode.items()},
+    "ENOTFOUND": "Name or service not known",
+}
 
 #: Names that have an entry.
 _NAMES: Final = (*REMEDIES, *LOOKALIKES)
 
-#: How much like a name a slip is, as `difflib` counts.  Errno names are short and many; and of
-#: some families most names are in no table of ours, so that only a letter or two is a slip.
+#: How much a slip is like the name that was meant, as `difflib` counts.  Errno names are short and
+#: many.  Most names of some families are in no table of ours: there a slip is a letter or two.
 _ALIKE: Final = 0.6
 _ALIKE_ERRNO: Final = 0.8
 _ALIKE_IN_FAMILY: Final = 0.9
@@ -45,13 +44,13 @@ def add_code_command(commands: Any) -> None:
         "code",
         help="say what a code means, and what to do about it",
         description="Say what each CODE means, what the client gets, the usual cause and the "
-        "cure. Without a CODE, list them all. The exit status is 2 where there is no such code.",
+        "cure. Without a CODE, list them all. The exit status is 2 if there is no such code.",
     )
     parser.add_argument(
         "codes",
         metavar="CODE",
         nargs="*",
-        help="as a log has it, such as HPE_STRICT, ECONNRESET or, of looks_like, tls-hello",
+        help="a code, such as HPE_STRICT or ECONNRESET, or a name in looks_like, such as tls-hello",
     )
     parser.set_defaults(run=_run)
 
@@ -110,14 +109,14 @@ def _explained(code: str, paint: Paint) -> Iterator[str]:
 
 
 def unknown(code: str) -> CommandError:
-    """Say that *code* is none, and which one may be meant."""
+    """The error for a *code* that does not exist, with the one that may be meant."""
     meant = _meant(code)
     hint = f": did you mean {meant}?" if meant else f"; {COMMAND} lists them all"
     return CommandError(f"no code is called {visible(code)}{hint}")
 
 
 def _meant(code: str) -> str | None:
-    """The name that *code* is a slip of, or None."""
+    """The name that *code* is probably a slip of, or None."""
     word = code.lower()
     alike = _ALIKE_IN_FAMILY if word.startswith(_FAMILIES) else _ALIKE
     for names, least in ((_ERRNOS, _ALIKE_ERRNO), (_NAMES, alike)):

@@ -1,4 +1,4 @@
-"""The entry of each code, in one place for all who show it: command line, web page and docs.
+"""The entry of each code, in one place for command line, status page and docs.
 
 An entry says what a code means, what the client gets, the usual cause, what to do, and shows an
 example.  Where a reason of that code has a rule or a cause of its own, it says that too.
@@ -20,12 +20,12 @@ About: TypeAlias = Literal["request", "response"]
 
 
 class Variant(NamedTuple):
-    """What some reasons of a code mean, where that is not what the code means.
+    """What some reasons of a code mean, if they have a rule or a remedy of their own.
 
     Attributes:
         reasons: As `RecordedError.reason` has them.
-        about: What is refused for them.
-        rule: What was expected; None where it is that of the code.
+        about: Whether a request or a response is refused for them.
+        rule: What was expected; None if it is the rule of the code.
         remedy: Cause and cure; None likewise.
     """
 
@@ -42,10 +42,10 @@ class Entry(NamedTuple):
         name: The code; of a family, its start and ``*``.
         meaning: What happened, in a few words.
         answer: What the client gets: a status first, if it gets one.
-        rule: What was expected, for every reason that is in no variant; None where no rule is.
-        remedy: Cause and cure, for the same.
-        example: Lines that show bytes or a command; none where there is no good example.
-        variants: For other reasons.
+        rule: What was expected, for every reason that is in no variant; None if there is no rule.
+        remedy: Cause and cure, for the same reasons.
+        example: Lines that show bytes or a command; none if there is no good example.
+        variants: The other reasons.
     """
 
     name: str
@@ -135,14 +135,14 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 
 _MEANINGS: Final = {code: words for group in GROUPS.values() for code, words in group.items()}
 
-#: About a server; what the client of a proxy gets then.
+#: Codes about a server -> the status that the client of a proxy gets.
 _OF_PROXY: Final = {
     **dict.fromkeys(GROUPS["Responses"], 502),
     **dict.fromkeys(GROUPS["Servers behind a proxy"], 502),
     "ERR_UPSTREAM_TIMEOUT": 504,
 }
 
-#: What has no default answer of its own.
+#: How codes begin that have no default answer.
 _UNANSWERED: Final = ("ERR_SSL_", "ERR_TLS_", "ERR_HTTP2_ENHANCE_YOUR_CALM", "ERR_HTTP2_*")
 
 _ANSWERS: Final = {
@@ -158,18 +158,18 @@ _ANSWERS: Final = {
 
 def entry_named(name: str) -> Entry | None:
     """The entry for a code, such as ``HPE_STRICT`` or ``ERR_SSL_NO_SHARED_CIPHER``, or for a
-    family, such as ``ERR_SSL_*``; None where there is none."""
-    found = entry_of(name)
-    if found is None:
+    family, such as ``ERR_SSL_*``; None if there is none."""
+    code = entry_of(name)
+    if code is None:
         return None
     return Entry(
-        found,
-        _MEANINGS[found],
-        _answer(found),
-        rule_of(found.rstrip("*"), "") if _has_rule(found) else None,
-        REMEDIES[found],
-        example_of(found),
-        [*_variants(found)],
+        code,
+        _MEANINGS[code],
+        _answer(code),
+        rule_of(code.rstrip("*"), "") if _has_rule(code) else None,
+        REMEDIES[code],
+        example_of(code),
+        [*_variants(code)],
     )
 
 

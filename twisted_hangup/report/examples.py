@@ -53,7 +53,7 @@ REQUESTS: Final[Mapping[str, bytes]] = MappingProxyType(
     }
 )
 
-#: The same of a server that was asked with GET, or not asked at all.
+#: Code -> what a server sends after a GET, or after no request.
 _RESPONSES: Final = {
     "HPE_INVALID_STATUS": b"HTTP/1.1 2x0 OK\r\n",
     "ERR_HTTP_INVALID_UPGRADE": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
@@ -61,7 +61,7 @@ _RESPONSES: Final = {
     "ERR_HTTP_UNREQUESTED_RESPONSE": b"HTTP/1.1 408 Request Timeout\r\n\r\n",
 }
 
-#: What cannot be shown as such bytes.
+#: Code -> a command that causes it, or text where bytes alone do not show it.
 _TEXTS: Final = {
     "HPE_CLOSED_CONNECTION": r"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\nx",
     "HPE_INVALID_EOF_STATE": r"printf 'GET / HTTP/1.1\r\nHost: a\r\n' | nc -N 127.0.0.1 8000",
@@ -82,15 +82,15 @@ _TEXTS: Final = {
     "ERR_UPSTREAM_RESPONSE": "twistd -n hangup --proxy http://127.0.0.1:22   # an SSH server",
 }
 
-#: Columns of a line, and of its end where it has to be cut.
+#: Columns of a line, and of its end if it is cut.
 _COLUMNS: Final = 64
 _TAIL: Final = 12
 
 
 def example_of(code: str) -> list[str]:
-    """Lines of printable ASCII with an example of *code*; none where there is no good one.
+    """Lines of printable ASCII with an example of *code*; none if there is no good one.
 
-    Bytes have a line for each of theirs, and a caret under the one that is refused.
+    Bytes are shown line by line, with a caret under the byte that is refused.
     """
     if code in REQUESTS:
         note = ["# with --max-body-size 1m"] if code == BODY_TOO_LARGE.code else []
@@ -123,7 +123,7 @@ def _drawn(data: bytes, parser: RequestParser | ResponseParser) -> Iterator[str]
 
 
 def _culprit(data: bytes, parser: RequestParser | ResponseParser) -> int | None:
-    """Index of the byte that *parser* blames; None where it blames none of them."""
+    """Index of the byte that *parser* blames; None if it blames a whole line, or nothing."""
     parser.receive(data)
     try:
         while parser.next_event() is not NEED_DATA:

@@ -32,7 +32,8 @@ def _section(code: str) -> str:
         *_remedy(one.remedy),
     ]
     if one.example:
-        lines.append(f'<pre tabindex="0">{escape(chr(10).join(one.example))}</pre>')
+        example = escape("\n".join(one.example))
+        lines.append(f'<pre tabindex="0">{example}</pre>')
     for variant in one.variants:
         reasons = ", ".join(f"“{escape(reason)}”" for reason in variant.reasons)
         whose = " of a response" if variant.about == "response" else ""
