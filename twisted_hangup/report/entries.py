@@ -118,7 +118,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "ERR_HTTP_UNREQUESTED_RESPONSE": "bytes that no request asked for",
             "ERR_TLS_CERT_ALTNAME_INVALID": "a server's certificate for another name",
             "ERR_HTTP_TOO_MANY_INTERIM_RESPONSES": "1xx responses without end",
-            "ERR_HTTP_INVALID_RESPONSE": "a response that cannot be passed on",
+            "ERR_HTTP_INVALID_RESPONSE": "a response that Twisted cannot read",
         },
         "Servers behind a proxy": {
             "ERR_UPSTREAM_REFUSED": "no connection to the server",
@@ -153,6 +153,7 @@ _ANSWERS: Final = {
     "ERR_HTTP_REQUEST_TIMEOUT": f"{DEFAULT_STATUS['ERR_HTTP_REQUEST_TIMEOUT']}, or no response if"
     " it sent nothing but empty lines",
     "ERR_SSL_HTTP_REQUEST": "400, in plain text",
+    "ERR_HTTP_INVALID_RESPONSE": "what your program answers: this is an error of HangupAgent",
 }
 
 

@@ -78,7 +78,10 @@ _TEXTS: Final = {
     "ERR_HTTP2_INVALID_PSEUDOHEADER": ":method: GET, :scheme: https, :path: /, :path: /",
     "ERR_HTTP2_INVALID_CONNECTION_HEADERS": ":method: GET, :scheme: https, :authority:"
     " example.org, :path: /, connection: close",
+    "ERR_HTTP_TOO_MANY_INTERIM_RESPONSES": r"HTTP/1.1 102 Processing\r\n\r\n   (again and again)",
     "ERR_UPSTREAM_REFUSED": "twistd -n hangup --proxy http://127.0.0.1:9   # nothing listens there",
+    "ERR_UPSTREAM_RESET": "nc -Nl 127.0.0.1 9000 </dev/null   # with --proxy http://127.0.0.1:9000",
+    "ERR_UPSTREAM_TIMEOUT": "nc -l 127.0.0.1 9000   # with --proxy http://127.0.0.1:9000",
     "ERR_UPSTREAM_RESPONSE": "twistd -n hangup --proxy http://127.0.0.1:22   # an SSH server",
 }
 

@@ -321,8 +321,8 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "Correct the server: one 103 is enough.",
         ),
         "ERR_HTTP_INVALID_RESPONSE": Remedy(
-            "The client's protocol has no way to express the server's HTTP/1.1 response.",
-            "Correct the server's response. The reason names the part.",
+            "HangupAgent uses Twisted's HTTP client, which cannot read the server's response.",
+            "Correct the server's response. The reason says what Twisted could not read.",
         ),
         # A proxy's servers.
         "ERR_UPSTREAM_REFUSED": Remedy(
