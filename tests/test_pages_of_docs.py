@@ -281,6 +281,22 @@ def test_names_of_a_request_that_are_taken() -> None:
     assert own <= {*re.findall(r"`(\w+)`", TEXTS["subclass"])}, own
 
 
+def test_forms() -> None:
+    """The programs of docs/forms.md greet by a form of either kind, and count an upload."""
+    page = run("forms")
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
+    part = b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nAda\r\n--b--\r\n'
+    kinds = {
+        b"application/x-www-form-urlencoded": b"name=Ada",
+        b"multipart/form-data; boundary=b": part,
+    }
+    for kind, form in kinds.items():
+        wire = head % (kind, len(form), form)
+        assert feed(page["greeting"], wire).received.endswith(b"\r\n\r\nHello, Ada!\n")
+        counted = feed(page["uploads"], wire).received
+        assert counted.endswith(b"\r\n\r\n%d bytes\n" % len(form))
+
+
 @pytest_twisted.ensureDeferred
 async def test_subclass(serve: Serve) -> None:
     """Scanners get no answer, others do; so on all three kinds of site."""
