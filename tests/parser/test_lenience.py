@@ -194,7 +194,7 @@ def test_command_line() -> None:
     options.parseOptions(["--lenient", "bare-lf", "--lenient", "obs-fold"])
     assert options.limits.lenience == Lenience(bare_lf=True, obs_fold=True)
     names = ", ".join(name.replace("_", "-") for name in SWITCHES)
-    assert f"Accept {names} (risky)." in options.getUsage(width=1000)
+    assert f"Accept what HTTP/1.1 forbids (risky): {names}." in options.getUsage(width=1000)
 
 
 @pytest.mark.parametrize("name", SWITCHES)
