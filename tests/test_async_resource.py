@@ -200,7 +200,7 @@ async def test_error(serve: Serve, kind: type[Does], expected_errors: LoggedErro
 
 
 @pytest_twisted.ensureDeferred
-async def test_error_behind_writes(serve: Serve, expected_errors: LoggedErrors) -> None:
+async def test_error_after_writes(serve: Serve, expected_errors: LoggedErrors) -> None:
     """An exception after it cuts the response short, so that the client can tell."""
     status, _, body = await answer(serve, Does(fails(b"a")))
     assert (status, body) == (200, b"1\r\na\r\n")
@@ -208,7 +208,7 @@ async def test_error_behind_writes(serve: Serve, expected_errors: LoggedErrors) 
 
 
 @pytest_twisted.ensureDeferred
-async def test_error_behind_finish(serve: Serve, expected_errors: LoggedErrors) -> None:
+async def test_error_after_finish(serve: Serve, expected_errors: LoggedErrors) -> None:
     """An exception after the end is logged, and changes nothing."""
 
     def work(request: Any) -> None:

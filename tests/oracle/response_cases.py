@@ -39,7 +39,7 @@ _EOF: Final = "HPE_INVALID_EOF_STATE: Invalid EOF state"
 _START: Final = "HPE_INVALID_CONSTANT: Expected HTTP/, RTSP/ or ICE/"
 _VERSION: Final = "HPE_INVALID_VERSION: Invalid HTTP version"
 _STATUS: Final = "HPE_INVALID_STATUS: Invalid status code"
-_BEHIND: Final = "HPE_INVALID_STATUS: Invalid response status"
+_AFTER_STATUS: Final = "HPE_INVALID_STATUS: Invalid response status"
 _TOKEN: Final = "HPE_INVALID_HEADER_TOKEN: Invalid header token"
 _TE: Final = "HPE_INVALID_TRANSFER_ENCODING"
 _ONLY: Final = f"{_TE}: Transfer-Encoding other than a single `chunked`"
@@ -86,7 +86,7 @@ CASES: Final = [
     ),
     Case("101", head(*_SWITCH, status=b"101 S") + b"rest", "101 -, upgrade", "GET+"),
     Case(
-        "101 behind 100",
+        "101 after 100",
         head(status=b"100 C") + head(*_SWITCH, status=b"101 S"),
         "100 - | 101 -, upgrade",
         "GET+",
@@ -165,7 +165,7 @@ CASES: Final = [
     ),
     Case("two spaces", b"HTTP/1.1  200 OK\r\n\r\n", f"{_STATUS} at 9"),
     Case("two digits", head(status=b"20 OK"), f"{_STATUS} at 11"),
-    Case("four digits", head(status=b"2000 OK"), f"{_BEHIND} at 12"),
+    Case("four digits", head(status=b"2000 OK"), f"{_AFTER_STATUS} at 12"),
     Case("no number", head(status=b"OK"), f"{_STATUS} at 9"),
     Case(
         "status 099",
@@ -173,10 +173,10 @@ CASES: Final = [
         "HPE_INVALID_STATUS: Status code below 100 at 12",
         deviation="status-below-100",
     ),
-    Case("a tab behind the status", head(status=b"200\tOK"), f"{_BEHIND} at 12"),
-    Case("LF behind the status", b"HTTP/1.1 200\n\n", f"{_BEHIND} at 13"),
+    Case("a tab after the status", head(status=b"200\tOK"), f"{_AFTER_STATUS} at 12"),
+    Case("LF after the status", b"HTTP/1.1 200\n\n", f"{_AFTER_STATUS} at 13"),
     Case(
-        "LF behind the reason",
+        "LF after the reason",
         b"HTTP/1.1 200 OK\n\n",
         "HPE_CR_EXPECTED: Missing expected CR after response line at 16",
     ),
@@ -210,7 +210,7 @@ CASES: Final = [
     ),
     Case("obs-text in a value", head(b"A: \x80\xff", b"Content-Length: 0"), "200 -"),
     Case(
-        "LF behind a value",
+        "LF after a value",
         head(b"A: b\nC: d"),
         "HPE_CR_EXPECTED: Missing expected CR after header value at 21",
     ),
@@ -376,7 +376,7 @@ CASES: Final = [
         "200 - | HPE_INVALID_CHUNK_SIZE: Invalid character in chunk size at 47",
     ),
     Case(
-        "a space behind the size",
+        "a space after the size",
         _CHUNKED + b"1 \r\nx\r\n",
         "200 - | HPE_INVALID_CHUNK_SIZE: Invalid character in chunk size at 49",
     ),
@@ -392,7 +392,7 @@ CASES: Final = [
         "200 x | HPE_STRICT: Expected LF after chunk data at 51",
     ),
     Case(
-        "LF behind a chunk",
+        "LF after a chunk",
         _CHUNKED + b"1\r\nx\n0\r\n\r\n",
         "200 x | HPE_CR_EXPECTED: Missing expected CR after chunk data at 52",
     ),

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from oracle import ours
 from oracle.node import Message
 from support.messages import (
+    AFTER_VALUE,
     BEFORE_VALUE,
-    BEHIND_VALUE,
     EXTENSIONS,
     ascii_text,
     fields,
@@ -67,7 +67,7 @@ def _section(draw: st.DrawFn, lines: list[tuple[bytes, bytes]]) -> bytes:
     """A field section; around a value may stand white space."""
     wire = b""
     for name, value in lines:
-        wire += name + b":" + draw(BEFORE_VALUE) + value + draw(BEHIND_VALUE) + b"\r\n"
+        wire += name + b":" + draw(BEFORE_VALUE) + value + draw(AFTER_VALUE) + b"\r\n"
     return wire + b"\r\n"
 
 

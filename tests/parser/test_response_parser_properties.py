@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oracle import fuzz, responses
 from oracle.response_cases import CASES
 from oracle.responses import Message, Stream
-from support.messages import BEFORE_VALUE, BEHIND_VALUE, EXTENSIONS, fields
+from support.messages import AFTER_VALUE, BEFORE_VALUE, EXTENSIONS, fields
 from support.parsing import own_size
 
 from twisted_hangup.errors import ResponseParseError
@@ -148,7 +148,7 @@ def _section(draw: st.DrawFn, lines: list[tuple[bytes, bytes]]) -> bytes:
     """A field section; around a value may stand white space."""
     wire = b""
     for name, value in lines:
-        wire += name + b":" + draw(BEFORE_VALUE) + value + draw(BEHIND_VALUE) + b"\r\n"
+        wire += name + b":" + draw(BEFORE_VALUE) + value + draw(AFTER_VALUE) + b"\r\n"
     return wire + b"\r\n"
 
 

@@ -28,7 +28,7 @@ def fields() -> st.SearchStrategy[list[tuple[bytes, bytes]]]:
 BEFORE_VALUE: Final = st.sampled_from([b"", b" ", b"\t", b" \t  "])
 
 
-BEHIND_VALUE: Final = st.sampled_from([b"", b" "])  # llhttp takes no HTAB behind "chunked"
+AFTER_VALUE: Final = st.sampled_from([b"", b" "])  # llhttp takes no HTAB after "chunked"
 
 
 EXTENSIONS: Final = st.sampled_from([b"", b";a", b";a=b", b';a="\\"b;\\\\"', b";a;b=c"])

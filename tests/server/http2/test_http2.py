@@ -187,7 +187,7 @@ async def test_broken_preface(serve_h2: Serve) -> None:
 
 
 @pytest_twisted.ensureDeferred
-async def test_nothing_behind_the_error_is_run(serve_h2: Serve) -> None:
+async def test_nothing_after_the_error_is_run(serve_h2: Serve) -> None:
     """Requests after a connection error are not run, in whichever read they come."""
     served = serve_h2()
 
