@@ -84,14 +84,14 @@ def test_lines_of_the_log(wire: bytes) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "(below port 1024 one needs CAP_NET_BIND_SERVICE; or use 8080)",
+        "(a port below 1024 needs CAP_NET_BIND_SERVICE; or use 8080)",
         "connections, as many as one address may have; more are closed",
         "metrics need prometheus_client: pip install 'twisted_hangup[metrics]'",
         "returned None, but neither answered nor closed within",
         "call forward_client_errors(site) first, or listen with HangupSite(resource)",
         "Missing PROXY protocol header",
         "no answer in time",
-        "This page is reached by its address, and under no other name: open ",
+        "This page answers only under its address: open ",
     ],
 )
 def test_words_of_the_source(words: str) -> None:
