@@ -75,6 +75,33 @@ def test_entries_are_names(name: str, times: int) -> None:
     assert not re.search(r"\._", name)
 
 
+def misread() -> Iterator[tuple[str, str]]:
+    """Names and types of the API's docstrings that are none: whose docstring, and what it is."""
+    options = {"returns_multiple_items": False, "returns_named_value": False}
+    griffe = pytest.importorskip("griffe")
+    package = griffe.load(
+        "twisted_hangup", search_paths=[ROOT], docstring_parser="google", docstring_options=options
+    )
+    for name in ENTRIES:
+        entry = package.modules_collection[name]
+        for thing in (entry, *entry.members.values()):
+            for section in thing.docstring.parsed if thing.docstring else ():
+                if section.kind.value in ("attributes", "parameters"):
+                    words = [item.name for item in section.value]
+                elif section.kind.value == "raises":
+                    words = [str(item.annotation) for item in section.value]
+                elif section.kind.value == "returns":  # text where it is not the annotation's
+                    words = [it.annotation for it in section.value if type(it.annotation) is str]
+                else:
+                    continue
+                yield from ((thing.path, word) for word in words if not word.isidentifier())
+
+
+def test_docstrings_are_read_as_they_are_meant() -> None:
+    """A colon in the first line of Returns makes a type of it, a comma makes one name of two."""
+    assert not [*misread()]
+
+
 PROGRAMS: Final = [
     program
     for text in API.values()
