@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from support.certificates import certificate_and_key
 from support.wire import Client, in_thread, pause, until
 from twisted.internet.testing import MemoryReactorClock
@@ -187,6 +192,39 @@ async def test_read_at_once(run: Run, tmp_path: Path) -> None:
     renew(tmp_path, 2)
     service.read_certificates()
     assert await serial_for(number_of(status)) == 2
+
+
+@pytest.mark.parametrize(
+    "chain, root",
+    [("LIR", None), ("LRR", "2"), ("LIRR", "3"), ("LABA", "2"), ("LIABA", "3"), ("LL", None)],
+)
+def test_root_in_a_directory(run: Run, tmp_path: Path, chain: str, root: str | None) -> None:
+    """Each letter of *chain* is certified by the next; a circle is refused, and named."""
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in chain}
+    names = {
+        name: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in chain
+    }
+    now = datetime.datetime.now(datetime.timezone.utc)
+    for number, (subject, issuer) in enumerate(pairwise(chain), 1):
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(names[subject])
+            .issuer_name(names[issuer])
+            .public_key(keys[subject].public_key())
+            .serial_number(number)
+            .not_valid_before(now)
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+            .sign(keys[issuer], hashes.SHA256())
+        )
+        (tmp_path / f"{number}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    key = keys["L"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "key.pem").write_bytes(key)
+    if root is None:
+        run(f"tls:{tmp_path}:0")
+        return
+    with pytest.raises(UsageError, match=rf"{root}\.pem has a root certificate"):
+        run(f"tls:{tmp_path}:0")
 
 
 @pytest.mark.parametrize("directory", ["empty", "certificate", "key"])

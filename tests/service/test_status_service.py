@@ -179,7 +179,7 @@ def test_a_number_is_loopback() -> None:
     [
         (["--status", "99999"], "--status: 99999 is not a port number"),
         (["--status", "here"], "--status: 'here' is neither a port number nor an endpoint"),
-        (["--status", "nonsense:1"], "--status: 'nonsense:1': 'nonsense' is no kind of"),
+        (["--status", "nonsense:1"], "--status: 'nonsense:1': 'nonsense' is not a kind of"),
         (["--status", "haproxy:tcp:9000"], "--status: cannot be used with the PROXY protocol"),
         (["--status-token-file", "x"], "--status-token-file needs --status"),
         ([*LOCAL, "--status-token-file", "/nowhere"], "cannot read '/nowhere': No such file"),

@@ -6,6 +6,7 @@ A connection keeps the certificate of its handshake; the next one gets the new o
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -41,7 +42,14 @@ _FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
 #: What shows that a file has changed.
 _State: TypeAlias = list[tuple[str, int, int, int]]
 
+#: What a certificate calls its subject, or its issuer.
+_Name: TypeAlias = frozenset[tuple[str, bytes]]
+
 _log = Logger()
+
+
+class RootCertificate(ValueError):
+    """A directory of certificates holds a root."""
 
 
 def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IStreamServerEndpoint:
@@ -72,6 +80,18 @@ def renewed(description: str, endpoint: Any, outer: IStreamServerEndpoint) -> IS
         endpoint.connectionCreator = renewing
         return renewing
     return outer
+
+
+def root_in_directory(description: str) -> str | None:
+    """Why the directory of a ``tls:`` endpoint would stop Twisted from ever reading it, or None."""
+    arguments, keywords = endpoints._parse(description)
+    try:
+        _pems_in(_directory(arguments, keywords))
+    except RootCertificate as error:
+        return str(error)
+    except (IndexError, ValueError):
+        pass  # Twisted stops at these
+    return None
 
 
 def unusable_file(description: str) -> str | None:
@@ -225,6 +245,7 @@ def _pems_in(path: str) -> PEMObjects:
     """What Twisted's ``fromDirectory`` reads; an error names the file.
 
     Raises:
+        RootCertificate: CAs in it certify themselves.
         ValueError: A file cannot be read, or *path* is not a directory.
     """
     if not os.path.isdir(path):
@@ -238,7 +259,39 @@ def _pems_in(path: str) -> PEMObjects:
                 raise ValueError(f"cannot read {file.path}: {_words(error)}") from error
             pems._certificates += one._certificates
             pems._keyPairs += one._keyPairs
+    _refuse_circles(pems)
     return pems
+
+
+def _refuse_circles(pems: PEMObjects) -> None:
+    """Raise RootCertificate if a CA of a certificate in *pems* certifies itself, as a root does.
+
+    Twisted looks for the issuer of each CA, and would never stop.  CAs may certify each other, too.
+    """
+    keys = {pair.keyHash() for _, pair in pems._keyPairs}
+    issuers: defaultdict[_Name, set[_Name]] = defaultdict(set)
+    files = {}
+    used = set[_Name]()
+    for file, certificate in pems._certificates:
+        issuer = frozenset(certificate.getIssuer().items())
+        if certificate.getPublicKey().keyHash() in keys:
+            used.add(issuer)
+        else:
+            subject = frozenset(certificate.getSubject().items())
+            issuers[subject].add(issuer)
+            files[subject] = file.path
+    for subject in _above(used, issuers):
+        if subject in _above(issuers.get(subject, set()), issuers):
+            words = "has a root certificate, which clients have: leave it out"
+            raise RootCertificate(f"{files[subject]} {words}")
+
+
+def _above(names: set[_Name], issuers: Mapping[_Name, set[_Name]]) -> list[_Name]:
+    """*names*, and all that certify them, the nearest first."""
+    found = [*names]
+    for name in found:
+        found += issuers.get(name, set()).difference(found)
+    return found
 
 
 def _words(error: Exception) -> str:

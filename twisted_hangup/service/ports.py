@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.python.usage import UsageError
 
 from ..transport.endpoint import hangup_endpoint
-from .certificates import renewed, unusable_file
+from .certificates import renewed, root_in_directory, unusable_file
 
 #: Most connections that wait to be accepted: nginx's number.  After that the kernel drops a
 #: client's SYN, and the client tries again a second later.
@@ -32,6 +32,8 @@ def endpoint(description: str, reactor: Any, option: str = "--port") -> IStreamS
     try:
         if re.fullmatch(r"unix:(address=)?(:.*)?", description):
             raise ValueError("the path of the socket is missing, as in unix:/run/web.sock")
+        if description.startswith("tls:") and (words := root_in_directory(description)):
+            raise ValueError(words)
         port = _listening(description, reactor)
         return renewed(description, port, hangup_endpoint(port))
     except Exception as error:  # a parser of endpoints may raise anything
