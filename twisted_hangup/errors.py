@@ -221,8 +221,8 @@ class UnexpectedEOF(ParseError):
 class ResponseParseError(ParseError):
     """A server's response breaks RFC 9112, or a limit.  Its codes are those of a `ParseError`.
 
-    ``HPE_INVALID_STATUS`` and a few codes of our own come in addition, for responses that no
-    request asked for.  *request* and *status* are None.
+    In addition there are ``HPE_INVALID_STATUS`` and a few codes of our own, such as
+    ``ERR_HTTP_UNREQUESTED_RESPONSE``.  *request* and *status* are None.
 
     Attributes:
         response: Status and header received so far; None before the status was complete.
@@ -346,7 +346,7 @@ class UpstreamError(RecordedError):
 
     *status* is None if the client has got a part of the response: the proxy then cuts the client's
     connection, so that the client cannot take the part for the whole.  ``__cause__`` is the
-    `ServerHangUp` or `ResponseParseError`.
+    `ServerHangUp`, the `ResponseParseError`, or an endpoint's own error.
 
     Attributes:
         upstream: The server's URL.

@@ -237,8 +237,7 @@ LIMITS: Final = [
         "linger_bytes",
         size,
         "After the answer to a refused request: most bytes to read and drop. 0 = none; the "
-        "client may "
-        "then lose the answer.",
+        "client may then lose the answer.",
     ),
 ]
 
@@ -284,8 +283,7 @@ TIMEOUTS: Final = [
         "linger_seconds",
         seconds,
         "After the answer to a refused request: seconds to read and drop input, in all. 0 = "
-        "none; the "
-        "client may then lose the answer.",
+        "none; the client may then lose the answer.",
     ),
     Setting(
         "linger-silence",
@@ -346,8 +344,7 @@ class Options(UsageOptions):
             None,
             None,
             "Serve this IResource, or the one that this callable returns: a dotted Python name "
-            "such "
-            "as mysite.root. The current directory is on the path.",
+            "such as mysite.root. The current directory is on the path.",
         ],
         ["wsgi", None, None, "Serve this WSGI application, named as for --resource."],
         [
@@ -375,8 +372,7 @@ class Options(UsageOptions):
             None,
             "replace",
             "With --proxy: what to do with Forwarded and X-Forwarded-*: replace them, append to "
-            "them "
-            "(only behind a proxy that you trust), or drop them (off).",
+            "them (only behind a proxy that you trust), or drop them (off).",
             one_of("proxy-forwarded", get_args(ForwardedChoice)),
         ],
         [
@@ -399,8 +395,7 @@ class Options(UsageOptions):
             None,
             "plain",
             "The body of error answers: plain (a sentence, as a page for browsers), none (no "
-            "body, as "
-            "in Node), or a directory with pages named 404.html or 404.txt.",
+            "body, as in Node), or a directory with pages named 404.html or 404.txt.",
         ],
         ["access-log", None, None, "Write one line per request to this file (- is stdout)."],
         [
@@ -417,8 +412,7 @@ class Options(UsageOptions):
             None,
             DEFAULT_ERRORS_PER_SECOND,
             "With --error-log: most errors written each second. The first error of each new code "
-            "(up "
-            "to 10) and up to 10 lines with counts come in addition. 0 = all errors.",
+            "(up to 10) and up to 10 lines with counts come in addition. 0 = all errors.",
             count("error-log-per-second"),
         ],
         [
@@ -434,8 +428,7 @@ class Options(UsageOptions):
             None,
             None,
             "Most connections of one address at a time (IPv6: of one /64); more are closed at "
-            "once. "
-            "By default a quarter of --max-connections. 0 = no limit per address.",
+            "once. By default a quarter of all that may be open. 0 = no limit per address.",
             count("max-connections-per-address"),
         ],
         [
