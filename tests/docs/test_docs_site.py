@@ -180,8 +180,10 @@ QUESTIONS: Final = {
     "django": "serve.html",
     "gunicorn": "compare.html",
     "letsencrypt": "cookbook/tls.html",
-    "max-header-size": "command-line.html",
+    "let's encrypt": "cookbook/tls.html",
+    "--max-header-size": "command-line.html",
     "HPE_INVALID_HEADER_TOKEN": "codes.html",
+    "PROXY protocol": "balancer.html",
     "RetryPolicy": "api/client.html",
 }
 
