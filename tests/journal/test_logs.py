@@ -183,24 +183,6 @@ def test_json_of_twist(tmp_path: Path) -> None:
     assert {*table("Events")} - {"suppressed"} <= {*event}
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd")
-@pytest.mark.parametrize("unit", ["hangup.service"])
-def test_units_are_systemds(tmp_path: Path, unit: str) -> None:
-    """systemd has nothing to say against the unit file that the page shows."""
-    program = tmp_path / "twistd"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    (tmp_path / unit).write_text(block(unit).replace("/srv/hangup/.venv/bin/twist", str(program)))
-    checked = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", tmp_path / unit],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    mine = [line for line in checked.stderr.splitlines() if unit in line]
-    assert not mine
-
-
 @pytest.mark.skipif(not shutil.which("rsyslogd"), reason="no rsyslog")
 def test_rsyslog_ships_the_error_log(tmp_path: Path) -> None:
     """With the page's configuration rsyslog reads each line as JSON, and hands it on."""
