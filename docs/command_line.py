@@ -49,7 +49,7 @@ python -m twisted_hangup code HPE_INVALID_HEADER_TOKEN
 # What would the server say to these bytes?
 python -m twisted_hangup explain packet.bin
 # What is in the outbox?
-python -m twisted_hangup outbox queue.db list
+python -m twisted_hangup outbox outbox.sqlite list
 ```
 """
 
