@@ -286,9 +286,8 @@ class ServerHangUp(HangupError):
     """A server hung up on us, the client: Node's "socket hang up".
 
     `HangupAgent` raises it for every way in which a server goes away.  The error is also an
-    instance of
-    Twisted's own class for that phase, so code that traps those goes on working: `ConnectError`
-    (or `ConnectionRefusedError`, `TimeoutError`, `DNSLookupError`) while connecting,
+    instance of Twisted's own class for that phase, so code that traps those goes on working:
+    `ConnectError` (or `ConnectionRefusedError`, `TimeoutError`, `DNSLookupError`) while connecting,
     `RequestTransmissionFailed`, `ResponseNeverReceived`, and `ResponseFailed` in head and body.
 
     Attributes:
