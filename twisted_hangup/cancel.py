@@ -1,10 +1,8 @@
 """Ends an application's work when its client leaves, if the application asks for that.
 
 Nothing is cancelled by default, because work that has begun to change something often has to
-finish.
-`cancellable` and `cancel_on_hangup` mark work that may end early.  `shield` marks work inside it
-that
-may not.
+finish.  `cancellable` and `cancel_on_hangup` mark work that may end early.  `shield` marks work
+inside it that may not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """What the parsers return: small records, named after RFC 9110 and 9112.
 
 They hold bytes as the peer sent them.  They are slotted dataclasses and not frozen: the parser
-builds
-two or three per request, and a frozen one takes three times as long to build.  Treat them as
+builds two or three per request, and a frozen one takes three times as long to build.  Treat them as
 read-only.
 """
 

@@ -21,8 +21,8 @@ The names are an interface: they are never renamed.  Each record has all of them
 
 Nothing leaves this module unmasked or unescaped.  Secrets are hidden as
 `twisted_hangup.report.masking` describes.  In text, bytes outside 0x20-0x7e are written as
-``\\x01``
-and backslashes are doubled; text longer than 1,024 characters is cut in the middle (``...``).
+``\\x01`` and backslashes are doubled; text longer than 1,024 characters is cut in the middle
+(``...``).
 """
 
 from __future__ import annotations

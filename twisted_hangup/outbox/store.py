@@ -2,13 +2,11 @@
 
 All of it blocks, and runs in a thread.  PostgreSQL's row locks are taken in one order (requests,
 lanes, destinations); where that is impossible, a locked row is skipped, so that two processes do
-not
-wait for each other.
+not wait for each other.
 
 A claim is a lease: it ends by itself, and is long enough for one attempt.  In an ordered lane only
 the first request is claimed.  Nothing is claimed for a paused destination; after the pause one
-request
-at a time, the probe.
+request at a time, the probe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Reads a whole header section in one pattern match, if it is an ordinary one.
 
 It returns the section's meaning, or nothing.  Anything unusual or wrong is left to the exact
-reader,
-which alone refuses.  So the two cannot disagree.
+reader, which alone refuses.  So the two cannot disagree.
 """
 
 from __future__ import annotations

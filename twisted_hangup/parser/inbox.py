@@ -30,8 +30,7 @@ class RequestInbox(RequestParser):
     """A `RequestParser` that judges ahead while a request is being answered.
 
     Call `judge_ahead` until it returns `NEED_DATA`, so that a broken message is known at once.
-    Stop
-    reading from the connection while it is `full`.  `next_event` returns the events that were
+    Stop reading from the connection while it is `full`.  `next_event` returns the events that were
     judged, each in its turn, and then goes on like any parser.  `phase`, `pending_request`,
     `buffered` and `finish` are about the bytes after the events that wait.
     """

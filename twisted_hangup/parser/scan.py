@@ -7,8 +7,7 @@ knows none of them.
 
 Bytes of earlier reads are never judged again.  Within one read, a line that cannot be taken in one
 step is read once more.  Only the unfinished line is kept from earlier reads: for the field or
-target
-that it becomes, and for the report if it breaks.
+target that it becomes, and for the report if it breaks.
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ It replaces each byte of these by ``*``:
 
 It judges by the look of the lines alone, because the bytes are broken anyway.  A name counts in any
 case, with junk around it or in it, even line ends.  A line ends at CR LF, LF or CR.  If two
-readings
-are possible, a byte is hidden if either says so.  The byte that broke the message is never hidden.
-Lengths and offsets do not change.
+readings are possible, a byte is hidden if either says so.  The byte that broke the message is never
+hidden.  Lengths and offsets do not change.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 The text is made from the parser's state (`Break`), not from reads, so it is the same however the
 network cut the bytes.  For the same reason it shows nothing that comes after the byte that broke
-the
-request.  One exception: `lookalikes` looks at the whole read for bytes that are not HTTP.
+the request.  One exception: `lookalikes` looks at the whole read for bytes that are not HTTP.
 """
 
 from __future__ import annotations

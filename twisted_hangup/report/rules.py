@@ -1,8 +1,7 @@
 """The rule for every code and reason, and the rows of errors that no parser finds.
 
 `twisted_hangup.parser.refusals` has the parsers' rows.  Here are those of time and network, and
-those
-for all reasons of a code, or a whole family of codes, whose words are the operating system's,
+those for all reasons of a code, or a whole family of codes, whose words are the operating system's,
 OpenSSL's or h2's.
 """
 

@@ -1,9 +1,8 @@
 """`ClientSocket`: how a handler answers a client that went wrong, and closes the connection.
 
 It closes so that the client can read the answer (RFC 9112, section 9.6).  If the server closes a
-TCP
-connection with input unread, or still arriving, the kernel sends a reset, and the reset may destroy
-an answer that the client has not read yet.
+TCP connection with input unread, or still arriving, the kernel sends a reset, and the reset may
+destroy an answer that the client has not read yet.
 """
 
 from __future__ import annotations

@@ -164,9 +164,8 @@ class LeanRequest(Request):
         """Answer a complete request without a body, whose target is a path.
 
         It does what the calls below do, one after the other, for a class that `is_plain`: nothing
-        else
-        may have touched the request before.  It tests no attribute for existence: that would make
-        Python keep the attributes in a dictionary, where each takes longer to reach.
+        else may have touched the request before.  It tests no attribute for existence: that would
+        make Python keep the attributes in a dictionary, where each takes longer to reach.
 
         Args:
             persistent: Whether the connection goes on after the response.

@@ -2,8 +2,7 @@
 
 A connection too many waits in the kernel's queue, as in HAProxy at its ``maxconn``; Node accepts it
 and closes it again.  So a client that did nothing wrong is served a moment later and gets no error,
-a
-flood costs nothing, and a load balancer sees the queue fill.  Idle connections end by their
+a flood costs nothing, and a load balancer sees the queue fill.  Idle connections end by their
 deadlines, and earlier if clients wait (`Room`), so that the queue always moves.
 
 One address cannot take all places.  Connections beyond its share are accepted and closed at once,

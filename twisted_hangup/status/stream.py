@@ -1,10 +1,8 @@
 """Server-sent events: the snapshot first, then what changes, for each reader.
 
 In a flood a reader does not get every error, but the recent ones, at most twice a second.  Nothing
-is
-kept for a browser that does not read: it gets a new snapshot when it reads on.  So a reader costs
-no
-more than the send buffer of its connection.
+is kept for a browser that does not read: it gets a new snapshot when it reads on.  So a reader
+costs no more than the send buffer of its connection.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 Twisted reads until an exception of OpenSSL says that there is no more, and asks in the same way for
 what there is to send.  It lets one turn of the reactor pass before it encrypts what was written,
-and
-another one before it sends that.  This is half of what TLS costs a small request.
+and another one before it sends that.  This is half of what TLS costs a small request.
 """
 
 from __future__ import annotations
