@@ -115,7 +115,7 @@ async def test_upload(proxied: Callable[..., Proxied], size: int, chunked: bool)
         connection.send(OK)
         connection.read_head()
 
-    there = proxied(script)
+    there = proxied(script, buffer_requests=True)
     body = bytes(range(256)) * (size // 256 + 1)
     body = body[:size]
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size

@@ -269,7 +269,7 @@ async def test_long_upload_over_a_kept_connection(proxied: Callable[..., Proxied
         taken.append(len(connection.read(19_000_000)))
         connection.send(OK)
 
-    there = proxied(script)
+    there = proxied(script, buffer_requests=True)
     await talk(there.port, LAST)
     received = talk(there.port, POST % 20_000_000, b"x" * 20_000_000)
     await until(lambda: taken)

@@ -45,6 +45,10 @@ def fields_of(
     ]
 
 
+#: RFC 9113, section 6.9.2.
+FIRST_WINDOW = 65_535
+
+
 class Stream:
     """What has come on one stream."""
 
@@ -91,6 +95,8 @@ class H2Client:
         self.settings: dict[int, int] = {}
         self.pings: list[bytes] = []
         self.pinged = 0
+        #: What may still be sent of DATA, of each stream and with 0 of the connection.
+        self.room_for: dict[int, int] = {}
         self.closed = ""
         self._input = b""
         self._windows = windows
@@ -103,6 +109,10 @@ class H2Client:
         return self
 
     def send(self, *frames: Frame) -> H2Client:
+        for frame in frames:
+            if isinstance(frame, DataFrame):
+                self._open(0, -len(frame.data))
+                self._open(frame.stream_id, -len(frame.data))
         return self.raw(b"".join(frame.serialize() for frame in frames))
 
     def headers(self, fields: Fields, end: bool = True, stream: int | None = None) -> HeadersFrame:
@@ -126,6 +136,13 @@ class H2Client:
         if end:
             frame.flags.add("END_STREAM")
         return self.send(frame)
+
+    def room(self, stream_id: int) -> int:
+        """How many bytes of DATA may be sent on the stream now."""
+        return min(self.room_for.get(each, FIRST_WINDOW) for each in (0, stream_id))
+
+    def _open(self, stream_id: int, count: int) -> None:
+        self.room_for[stream_id] = self.room_for.get(stream_id, FIRST_WINDOW) + count
 
     def stream(self, stream_id: int) -> Stream:
         return self.streams.setdefault(stream_id, Stream())
@@ -190,6 +207,8 @@ class H2Client:
             self.goaways.append((frame.error_code, frame.last_stream_id))
         elif isinstance(frame, SettingsFrame):
             self.settings.update(frame.settings)
+        elif isinstance(frame, WindowUpdateFrame):
+            self._open(frame.stream_id, frame.window_increment)
         elif isinstance(frame, PingFrame):
             if "ACK" in frame.flags:
                 self.pings.append(frame.opaque_data)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import FileSender
@@ -159,8 +159,7 @@ class OutboundConnection(TwistedProtocol):
         else:
             self.transport.write(head)
             self._sending = True
-            self._send_watch.start()
-            sending = _send_body(self.transport, body, length)
+            sending = self._send_body(body, length)
             sending.addCallback(self._cb_sent)
             # A file only fails with its connection, which has its own report.
             sending.addErrback(self._eb_not_produced if produced else lambda _: None)
@@ -340,6 +339,21 @@ class OutboundConnection(TwistedProtocol):
         deadlines = self._pool.deadlines
         deadlines.set(self._deadline, deadlines.seconds() + (seconds or inf))
 
+    def _send_body(self, body: Any, length: int | None) -> Deferred[Any]:
+        """Write *body*, no faster than the server takes it; see `produced`."""
+        if not IBodyProducer.providedBy(body):
+            self._send_watch.start()
+            sending: Deferred[Any] = FileSender().beginFileTransfer(body, self.transport)
+            return sending
+        # The server is not to blame for a producer that takes its time.
+        self.transport.registerProducer(_Watched(body, self._send_watch), True)
+
+        def unregister(result: Any) -> Any:
+            self.transport.unregisterProducer()
+            return result
+
+        return produced(body, self.transport, length).addBoth(unregister)
+
     def _cb_sent(self, result: object) -> None:
         """The transport has the body, or the connection has been lost."""
         self._sending = False
@@ -385,15 +399,21 @@ class OutboundConnection(TwistedProtocol):
         self._fail(hang_up_of(failure, self.phase, reused=self.reused, bytes_received=came))
 
 
-def _send_body(transport: Any, body: BinaryIO | IBodyProducer, length: int | None) -> Deferred[Any]:
-    """Write *body* to *transport*, no faster than the transport takes it; see `produced`."""
-    if not IBodyProducer.providedBy(body):
-        sending: Deferred[Any] = FileSender().beginFileTransfer(body, transport)
-        return sending
-    transport.registerProducer(body, True)
+@implementer(IPushProducer)
+class _Watched:
+    """A body's producer, with a watch on the server while the server takes no more of it."""
 
-    def unregister(result: Any) -> Any:
-        transport.unregisterProducer()
-        return result
+    def __init__(self, producer: Any, watch: SendWatch) -> None:
+        self._producer = producer
+        self._watch = watch
 
-    return produced(body, transport, length).addBoth(unregister)
+    def pauseProducing(self) -> None:
+        self._watch.start()
+        self._producer.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._watch.stop()
+        self._producer.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._producer.stopProducing()

@@ -151,6 +151,7 @@ def request_fields(
     authority: bytes,
     forwarding: Forwarding,
     content_length: int | None,
+    chunked: bool = False,
     upgrade: bool = False,
 ) -> list[Field]:
     """The header of the request to the upstream server.
@@ -161,7 +162,8 @@ def request_fields(
         client: Who sent it.
         authority: Host and port of the upstream server.
         forwarding: The operator's choices.
-        content_length: Bytes of the body, which has arrived completely; None without a body.
+        content_length: Bytes of the body; None without a body, or for one in chunks.
+        chunked: Whether the body is sent in chunks, because its length is not known.
         upgrade: Whether the client may change the protocol.
 
     Returns:
@@ -173,7 +175,9 @@ def request_fields(
     trusted = forwarding.forwarded == "append"
     lines = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
     lines += [field for field in fields if not _is_dropped(field[0].lower(), dropped, trusted)]
-    if content_length or method in CONTENT_METHODS:
+    if chunked:
+        lines.append((b"Transfer-Encoding", b"chunked"))
+    elif content_length or method in CONTENT_METHODS:
         lines.append((b"Content-Length", b"%d" % (content_length or 0)))
     if upgrade:
         lines += [field for field in fields if field[0].lower() == b"upgrade"]

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http import HTTPChannel
+from twisted.web.iweb import UNKNOWN_LENGTH
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
@@ -27,6 +28,7 @@ from ..errors import ParseError, ServerHangUp, UpstreamError
 from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
 from ..limits import IDEMPOTENT_METHODS, Limits, OutboundTimeouts
+from ..server.bodies import StreamedBody
 from ..server.headers import fields_of, headers_of
 from ..server.pages import error_page
 from ..server.request import Carrier, UpgradableCarrier
@@ -55,10 +57,12 @@ class ProxyResource(Resource):
 
         site = HangupSite(ProxyResource("http://127.0.0.1:9000"))
 
-    The body of a request arrives completely before it is passed on.  Twisted keeps it in memory up
-    to 100,000 bytes, and in a temporary file beyond (``Site.getContentFile``);
-    ``Limits.body_bytes`` bounds it.  The body of a response is passed on as it arrives, no faster
-    than the client reads it.
+    A request body of more than 64 KiB is passed on while it arrives, if Twisted is sure to find
+    this resource: at the root of a site, or put there by ``putChild`` alone.  Any other body, and
+    every one with *buffer_requests*, arrives completely before it is passed on.  Twisted keeps it
+    in memory up to 100,000 bytes, and in a temporary file beyond.  ``Limits.body_bytes`` bounds both.
+    The body of a response is passed on as it arrives.  Nothing is passed on faster than the other
+    side takes it.
 
     If the client hangs up, the upstream request is aborted at once.  If the upstream server fails,
     the client gets a 502 or 504; once a part of the response has been sent, the client's connection
@@ -74,6 +78,11 @@ class ProxyResource(Resource):
         forwarding: What the server is told about the client.
         timeouts: How long the server may take.
         limits: What its responses may cost; only ``head_*`` and ``chunk_*`` count.
+        buffer_requests: Pass no request on before its body is complete.  A client that sends
+            slowly then occupies no connection to the server, and a broken upload never gets there.
+
+    Attributes:
+        takes_bodies: Whether it may be asked before the body of a request is complete.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -91,6 +100,7 @@ class ProxyResource(Resource):
         forwarding: Forwarding | None = None,
         timeouts: OutboundTimeouts | None = None,
         limits: Limits | None = None,
+        buffer_requests: bool = False,
     ) -> None:
         super().__init__()
         if reactor is None:
@@ -103,6 +113,8 @@ class ProxyResource(Resource):
         none = type(None)
         must_be("forwarding", forwarding, (Forwarding, none), "Forwarding(host=...)")
         check_bounds(timeouts, limits)
+        must_be("buffer_requests", buffer_requests, bool)
+        self.takes_bodies = not buffer_requests
         self.upstream = upstream
         self.forwarding = forwarding or Forwarding()
         self.pool = OutboundPool(
@@ -145,6 +157,8 @@ class _Relay:
     def __init__(self, proxy: ProxyResource, request: Any) -> None:
         self._proxy = proxy
         self._request = request
+        #: The body while it comes; None where all of it is there.
+        self._streamed: StreamedBody | None = getattr(request, "_hangup_streamed", None)
         self._outbound = self._make_outbound()
         self._exchange: Exchange | None = None
         self._retried = False
@@ -154,7 +168,8 @@ class _Relay:
     def start(self) -> None:
         """Send the request."""
         self._request.notifyFinish().addErrback(self._eb_client_left)
-        self._send(fresh=False)
+        # What is not kept cannot be sent again where an idle connection turns out to be closed.
+        self._send(fresh=self._streamed is not None)
 
     def _send(self, fresh: bool) -> None:
         self._exchange = self._proxy.pool.request(self._outbound, self, fresh=fresh)
@@ -163,13 +178,19 @@ class _Relay:
 
     def _make_outbound(self) -> OutboundRequest:
         request, proxy = self._request, self._proxy
-        length = request.content.seek(0, 2)
-        request.content.seek(0)
+        body: Any = request.content
+        length: int | None
+        if self._streamed is None:
+            length = body.seek(0, 2)
+            body.seek(0)
+        else:
+            body = self._streamed
+            length = None if body.length is UNKNOWN_LENGTH else body.length
         fields = fields_of(request.requestHeaders)
         version = request.clientproto.removeprefix(b"HTTP/")
         upgrade = (
             version == b"1.1"
-            and not length
+            and length == 0
             and asks_for_tunnel(fields)
             and isinstance(request.channel, UpgradableCarrier)
         )
@@ -188,13 +209,14 @@ class _Relay:
             authority=proxy.upstream.authority,
             forwarding=proxy.forwarding,
             content_length=length or None,
+            chunked=length is None,
             upgrade=upgrade,
         )
         target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
         return OutboundRequest(
             request.method,
             request_head(request.method, target, fields),
-            request.content if length else None,
+            None if length == 0 else body,
             length,
             upgrade,
         )
@@ -254,6 +276,8 @@ class _Relay:
             self._send(fresh=True)
             return
         request = self._request
+        if self._over:
+            return  # the body was broken, which is the client's affair
         self._release()
         failure = _upstream_error(error, self._proxy.upstream.url, request)
         _tell(failure, request)
@@ -268,6 +292,7 @@ class _Relay:
         return (
             isinstance(error, ServerHangUp)
             and not self._retried
+            and self._streamed is None
             and bool(error.reused)
             and not error.bytes_received
             and error.phase in ("request", "waiting")

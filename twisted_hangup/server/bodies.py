@@ -1,4 +1,8 @@
-"""Bodies: where a request's body is kept, whether it is a form, how long a response's is."""
+"""Bodies: where a request's body is kept, whether it is a form, how long a response's is.
+
+Twisted asks a resource when a request is complete.  A resource that can use a body while it is
+still arriving is asked as soon as that body is known to be large.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,29 @@ import tempfile
 from contextlib import suppress
 from io import BytesIO
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from urllib.parse import unquote_to_bytes
 
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.http import NO_BODY_CODES, Request
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+from zope.interface import implementer
 
 from ..errors import NO_RESPONSE
-from ..limits import MIB
+from ..limits import KIB, MIB
+from ..parser.target import host_and_path
 from .forms import Form, FormRefused, TooManyForms
 
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
+
+#: The largest body that is held until it is complete, in bytes, if a resource takes bodies as
+#: they arrive.
+LARGEST_HELD: Final = 64 * KIB
 
 #: Calls that `BodyRequest.finish` replaces, if they are Twisted's.
 _FINISH: Final = (Request.finish, server.Request.finish)
@@ -54,6 +69,132 @@ class BodiesInMemory:
         self.bytes -= self._sizes.pop(request, 0)
 
 
+class BodySource(Protocol):
+    """The connection, or stream, that a body arrives on."""
+
+    def pause_body(self) -> None:
+        """Read no more of the body until `resume_body`; the client has all the time it needs."""
+
+    def resume_body(self) -> None:
+        """Read on."""
+
+
+@implementer(IBodyProducer)
+class StreamedBody:
+    """The body of a request whose resource is asked while it arrives.
+
+    It is read no faster than the consumer takes it.  Before `startProducing`, and while paused,
+    the client has to wait.
+
+    Args:
+        source: Where it arrives.
+        length: Bytes that the client has announced; None for chunks.
+        held: What has arrived so far.
+
+    Attributes:
+        length: As `IBodyProducer` has it: ``UNKNOWN_LENGTH`` for chunks.
+        complete: Whether all of it has arrived.
+        paused: Whether nothing more of it is read for now.
+    """
+
+    def __init__(self, source: BodySource, length: int | None, held: bytes) -> None:
+        self.length: Any = UNKNOWN_LENGTH if length is None else length
+        self.complete = self.paused = False
+        self._source = source
+        self._held = [held]
+        self._consumer: Any = None
+        #: Whether the consumer wants no more for now.
+        self._full = True
+        self._unwanted = False
+        self._done: Deferred[None] = Deferred(lambda _: self.stopProducing())
+
+    def __repr__(self) -> str:
+        return f"<StreamedBody length={self.length} complete={self.complete}>"
+
+    # What the source calls.
+
+    def data(self, data: bytes) -> None:
+        """Some more of it has arrived."""
+        if self._unwanted:
+            return
+        if self._consumer is None:
+            self._held.append(data)
+            self.pauseProducing()
+        else:
+            self._consumer.write(data)
+
+    def end(self) -> None:
+        """All of it has arrived."""
+        self.complete = True
+        self._finish()
+
+    # What the consumer calls.
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """Write all of it to *consumer*.
+
+        Returns:
+            A Deferred that fires with None after the last byte.  It never fires if the body is
+            stopped, or the client leaves.
+        """
+        self._consumer = consumer
+        self._full = False
+        held, self._held = self._held, []
+        for data in held:
+            consumer.write(data)
+        if not self._full:
+            self.resumeProducing()
+        self._finish()
+        return self._done
+
+    def pauseProducing(self) -> None:
+        """Read no more of it for now."""
+        self._full = True
+        if not (self.paused or self.complete or self._unwanted):
+            self.paused = True
+            self._source.pause_body()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        self._full = False
+        if self.paused:
+            self.paused = False
+            self._source.resume_body()
+
+    def stopProducing(self) -> None:
+        """Drop what still arrives: nobody wants it any more."""
+        self._unwanted = True
+        self._held = []
+        self.resumeProducing()
+
+    def _finish(self) -> None:
+        wanted = self._consumer is not None and not self._unwanted
+        if self.complete and wanted and not self._done.called:
+            self._done.callback(None)
+
+
+def takes_bodies(site: Any, target: bytes) -> bool:
+    """Whether *target* is sure to lead to a resource that takes bodies while they arrive.
+
+    Such a resource has a true attribute ``takes_bodies``.  Only the way is followed that Twisted
+    goes without asking application code: `Resource.getChildWithDefault` and ``putChild``.
+    """
+    if not isinstance(site, Site) or type(site).getResourceFor is not Site.getResourceFor:
+        return False
+    absolute = None if target.startswith(b"/") else host_and_path(target)
+    path = target.partition(b"?")[0] if absolute is None else absolute[1]
+    resource: Any = site.resource
+    for segment in path.split(b"/")[1:]:
+        if resource.isLeaf:
+            break
+        if getattr(type(resource), "getChildWithDefault", None) is not Resource.getChildWithDefault:
+            return False
+        resource = resource.children.get(unquote_to_bytes(segment))
+        if resource is None:
+            return False
+    return bool(resource.isLeaf and getattr(resource, "takes_bodies", False))
+
+
 class BodyRequest(Request):
     """A base class that comes before `twisted.web.http.Request` and after the application's
     classes.
@@ -67,6 +208,8 @@ class BodyRequest(Request):
 
     #: Whether *content* is our file, and not one of the application's.
     __keeps_body = False
+    #: The body, if the resource takes it while it arrives.
+    _hangup_streamed: StreamedBody | None = None
     #: The body as a form; None if Twisted would not look for one.
     _hangup_form: Form | None = None
     #: Bytes of the response's body that its head announced and that are not written yet.  Infinite
@@ -75,15 +218,23 @@ class BodyRequest(Request):
     _encoder: Any = None
     _inFakeHead = False
     __dropped = False
+    __length: int | None = None
 
     def gotLength(self, length: int | None) -> None:
         """Keep the body in memory, whatever its announced length: a file costs a descriptor."""
+        self.__length = length
         self.__keeps_body = not hasattr(getattr(self.channel, "site", None), "getContentFile")
         small = length is not None and length < LARGEST_IN_MEMORY
         super().gotLength(length if small or not self.__keeps_body else 0)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Keep *data*.  If there is no room for it, the request is answered 503."""
+        """Keep *data*, or pass it on.
+
+        If there is no room for it, the request is answered 503.
+        """
+        if self._hangup_streamed is not None:
+            self._hangup_streamed.data(data)
+            return
         try:
             super().handleContentChunk(data)
         except OSError as error:
@@ -95,13 +246,18 @@ class BodyRequest(Request):
         if self.__keeps_body and content.__class__ is BytesIO:
             size = content.tell()
             bodies: BodiesInMemory | None = self.channel.bodies
-            if size >= LARGEST_IN_MEMORY:
+            if (size > LARGEST_HELD or (self.__length or 0) > LARGEST_HELD) and self.__is_taken():
+                self.__stream()
+            elif size >= LARGEST_IN_MEMORY:
                 self.move_body_to_file()
             elif bodies is not None:
                 bodies.grew(self, size)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is complete: read its form, if it has one, in place of Twisted."""
+        if self._hangup_streamed is not None:
+            self._hangup_streamed.end()
+            return
         if self.__keeps_body and self.content.__class__ is not BytesIO:
             try:
                 self.content.flush()
@@ -121,6 +277,20 @@ class BodyRequest(Request):
                 done.addErrback(self.__eb_form)
                 return
         super().requestReceived(command, path, version)
+
+    def __is_taken(self) -> bool:
+        """Whether the resource takes the body while it arrives, and no form is read from it."""
+        method, target, _ = self.channel.request_line
+        is_form = method == b"POST" and self._parsePOSTFormSubmission
+        return not is_form and takes_bodies(self.channel.site, target)
+
+    def __stream(self) -> None:
+        """Ask the resource now; it gets what has arrived and what arrives from now on."""
+        self.__forget_body()
+        held, self.content = self.content.getvalue(), BytesIO()
+        self._hangup_streamed = StreamedBody(self.channel, self.__length, held)
+        self.channel.streaming(self)
+        super().requestReceived(*self.channel.request_line)
 
     def take_form(self, form: Form) -> None:
         """Put the fields of *form* into ``args``, as Twisted does."""

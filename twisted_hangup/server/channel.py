@@ -114,7 +114,7 @@ class HangupChannel(HTTPChannel):
     __slots__ = (
         *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "host"),
         *("_inbox", "_meter", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire"),
-        *("_undelivered", "context"),
+        *("_streamed", "_undelivered", "context"),
     )
 
     def __init__(self) -> None:
@@ -132,6 +132,8 @@ class HangupChannel(HTTPChannel):
         self._meter: Meter | None = None
         self._undelivered: Undelivered | None = None
         self._head: RequestHead | None = None
+        #: The request that is being answered while its body comes.
+        self._streamed: Any = None
         self._peer: Any = None
         #: Bytes after an upgrade request, until the new protocol is ready for them.
         self._after_upgrade: Sequence[bytes] = ()
@@ -388,7 +390,7 @@ class HangupChannel(HTTPChannel):
                 if getattr(self.transport, "disconnecting", False):
                     self.loseConnection()  # the application has closed the transport
                     break
-                if self._waitingForTransport:
+                if self._waitingForTransport and self._streamed is None:
                     break  # responses wait: no more of them than the client has room for
                 event = self._inbox.next_event()
                 if event is NEED_DATA:
@@ -474,6 +476,8 @@ class HangupChannel(HTTPChannel):
         """Set the deadline, or the back-pressure, for the place where the events have stopped."""
         if self._stage >= CLOSING:
             return
+        if self._body_paused:
+            return
         if not (self._handlingRequest or self._waitingForTransport):
             self._clock.waiting(self._inbox.phase)
             if self._ending.due:
@@ -503,6 +507,8 @@ class HangupChannel(HTTPChannel):
             self.requests[-1].handleContentChunk(event.data)
         else:
             self._note_message_read()
+            if self._streamed is not None:
+                self._body_complete()
             self._run(self.allContentReceived)
 
     def _note_message_read(self) -> None:
@@ -654,6 +660,41 @@ class HangupChannel(HTTPChannel):
         request."""
         self._protocolUpgradeForWebsockets(protocol)
 
+    def streaming(self, request: Any) -> None:
+        """The resource of *request* is about to be asked, though its body is still coming.
+
+        A response that is complete before that is the last one: the rest of the body, which
+        nobody reads any more, is in the way of the next request.
+        """
+        self._streamed = request
+        self.persistent = False
+        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+
+    def pause_body(self) -> None:
+        """Read no more of the body until `resume_body`; the client's time stands."""
+        self._clock.stand()
+        self._networkProducer.pauseProducing()
+        self._paused = self.context.paused.add(self.transport, self._client_gone)
+
+    def resume_body(self) -> None:
+        """Read on."""
+        if self._streamed is not None:
+            self._read_again()
+            self._networkProducer.resumeProducing()
+            self._go_on()
+
+    @property
+    def _body_paused(self) -> bool:
+        """Whether whoever takes the body of the running request has enough of it for now."""
+        return self._streamed is not None and bool(self._streamed._hangup_streamed.paused)
+
+    def _body_complete(self) -> None:
+        """The request that is being answered is complete: others may follow it."""
+        request, self._streamed = self._streamed, None
+        if not request.startedWriting:
+            request.responseHeaders.removeHeader(b"Connection")
+            self.persistent = self.checkPersistence(request, self._version)
+
     def cut_response(self, request: Any) -> None:
         """Break off *request*'s response so that the client sees that it is incomplete.
 
@@ -750,13 +791,23 @@ class HangupChannel(HTTPChannel):
 
     def pauseProducing(self) -> None:
         """The client reads more slowly than we write."""
-        super().pauseProducing()
+        if self._streamed is None:
+            super().pauseProducing()
+        else:  # a client may read its response only after it has sent its body
+            self._waitingForTransport = True
+            if self._requestProducer is not None:
+                self._requestProducer.pauseProducing()
         self.watch_sending()
 
     def resumeProducing(self) -> None:
         """The client has read what was written: go on with its next request."""
         if self._send_watch is not None:
             self._send_watch.stop()  # first: a producer may fill the buffer again at once
+        if self._body_paused:
+            self._waitingForTransport = False
+            if self._requestProducer is not None:
+                self._requestProducer.resumeProducing()
+            return
         self._read_again()
         super().resumeProducing()
         self._go_on()
@@ -803,6 +854,7 @@ class HangupChannel(HTTPChannel):
     def closing_with(self, socket: ClientSocket) -> None:
         """Ignore further input and stop requests: only *socket* uses the connection from now on."""
         self._rise(CLOSING)
+        self._streamed = None
         self._read_again()
         self._clock.stop()
         for request in self.requests:
@@ -817,7 +869,8 @@ class HangupChannel(HTTPChannel):
             self._undelivered.mark()
         if socket.secure and error.phase == "handshake":
             socket.peer_left()  # the client could not read an answer yet
-        socket.headers_sent = bool(self.requests) and bool(self.requests[-1].startedWriting)
+        if self.requests:
+            socket.headers_sent = bool(self.requests[-1].startedWriting)
 
     def release_transport(self) -> None:
         """Unregister as producer: until then a transport does not close."""
@@ -836,11 +889,13 @@ class HangupChannel(HTTPChannel):
         """Record the one client error of this connection, and answer it in its turn."""
         self._ending.found(error)
         self._inbox.drop_incomplete()  # events wait here only while a request is answered
-        if self._answering:
+        if self._streamed is not None:
+            self._end_streamed(error)
+        elif self._answering:
             self._clock.answering()
             self._networkProducer.resumeProducing()  # only to notice when the client leaves
-        else:
-            self._ending.answer()
+            return
+        self._ending.answer()
 
     def _end_of_input(self) -> None:
         """If the client's input has ended, act on what that means here."""
@@ -871,6 +926,13 @@ class HangupChannel(HTTPChannel):
             self._fail(error)
         else:
             super().loseConnection()
+
+    def _end_streamed(self, error: ClientError) -> None:
+        """The request that is being answered while its body comes is never going to be complete."""
+        begun = bool(self._streamed.startedWriting)
+        self._ending.open_socket().headers_sent = begun
+        self._stop_producers()
+        self._abandon_requests(error)
 
     def _client_gone(self, errno: int) -> None:
         """The client hung up while we had paused reading; *errno* is 0 for a FIN."""

@@ -88,6 +88,15 @@ class Carrier(Protocol):
     def request_failed(self, failure: Failure) -> None:
         """The last request raised outside of its resource."""
 
+    def streaming(self, request: Any) -> None:
+        """The resource of *request* is about to be asked, though its body is still coming."""
+
+    def pause_body(self) -> None:
+        """Read no more of that body until `resume_body`; the client has all the time it needs."""
+
+    def resume_body(self) -> None:
+        """Read on."""
+
     def rendered(self, transport: Any) -> None:
         """A resource was rendered; *transport* is our transport before that."""
 

@@ -46,7 +46,7 @@ from ..ending import Ending, Place, hang_up, reason_of_loss, request_timeout
 from ..lean import is_stock
 from ..request import Undelivered, hangup_class, hangup_factory, log
 from ..room import Spare
-from .frames import MOST_STREAMS, Budget, FrameInbox, does_nothing, server_frames
+from .frames import MOST_STREAMS, MOST_UNREAD, Budget, FrameInbox, does_nothing, server_frames
 from .head import judge_head, judge_length, largest_list_bytes
 from .refused import RefusedStream
 from .stream import HangupStream
@@ -211,6 +211,10 @@ class HangupHTTP2(H2Connection):
         if wire is not None and self._meter is not None:
             wire.deliveries = self._undelivered = Undelivered(self._meter)
         super().connectionMade()
+        # A body of one stream that nobody takes must not hold up those of the others.
+        window = self.conn.inbound_flow_control_window
+        self.conn.increment_flow_control_window(MOST_UNREAD - window)
+        self._tryToWriteControlData()
         self._begin_idle(self.context.timeouts.head_seconds)
 
     def dataReceived(self, data: bytes) -> None:

@@ -23,7 +23,7 @@ from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream
 
 from ...events import Field
-from ...limits import KIB, Limits
+from ...limits import KIB, MIB, Limits
 from .head import announced_list_bytes, largest_list_bytes
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -67,6 +67,10 @@ _LARGEST_TABLE: Final = 4096
 #: frames, and Twisted's for resets.
 _AT_ONCE: Final = 1000
 _PER_SECOND: Final = 33
+
+#: Most bytes of bodies that wait to be read on a connection, and so its window.  The window of each
+#: stream is RFC 9113's 65,535 bytes.
+MOST_UNREAD: Final = MIB
 
 #: Most frames that a client can earn.
 _MOST_EARNED: Final = 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from h2.errors import ErrorCodes
@@ -63,6 +64,8 @@ class HangupStream(H2Stream):
         self._bodiless = bodiless
         self._received = 0
         self._has_place = True
+        #: Of the time that the client has for its request, while that stands.
+        self._time_left = inf
         self.deadline = Deadline(self._out_of_time)
         factory = connection.factory
         super().__init__(stream_id, connection, head, request_factory, connection.site, factory)
@@ -244,6 +247,22 @@ class HangupStream(H2Stream):
 
     def rendered(self, transport: Any) -> None:
         """A resource was rendered; a stream cannot be upgraded."""
+
+    def streaming(self, request: Any) -> None:
+        """The resource of *request* is about to be asked, though its body is still coming."""
+
+    def pause_body(self) -> None:
+        """Give the client no window for more of the body until `resume_body`; its time stands."""
+        self.pauseProducing()
+        self._time_left = self.deadline.due - self.context.deadlines.seconds()
+        self.deadline.due = inf
+
+    def resume_body(self) -> None:
+        """Read on."""
+        deadlines = self.context.deadlines
+        if self._is_open and not self.complete:
+            deadlines.set(self.deadline, deadlines.seconds() + self._time_left)
+        self.resumeProducing()
 
     def cut_response(self, request: Any) -> None:
         """Break off the response with a reset, so that the client sees it."""
