@@ -342,6 +342,7 @@ class UpstreamError(RecordedError):
     - ``ERR_UPSTREAM_RESET``: it hung up before its response was complete; 502.
     - ``ERR_UPSTREAM_RESPONSE``: its response is not HTTP; 502.
     - ``ERR_UPSTREAM_TIMEOUT``: it took too long; 504.
+    - ``ERR_UPSTREAM_BUSY``: all connections to it are in use; 503.
 
     *status* is None if the client has got a part of the response: the proxy then cuts the client's
     connection, so that the client cannot take the part for the whole.  ``__cause__`` is the

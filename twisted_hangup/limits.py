@@ -211,7 +211,7 @@ CONTENT_METHODS: Final = frozenset({b"PATCH", b"POST", b"PUT"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboundTimeouts:
-    """How long another server may take, in seconds; 0 turns a deadline off.
+    """How long another server may take, in seconds; 0 turns a deadline off, except the last.
 
     `HangupAgent` and `ProxyResource` take these.
 
@@ -224,7 +224,9 @@ class OutboundTimeouts:
             not count.  In a tunnel: of silence from either end.  nginx's ``proxy_read_timeout``:
             60.
         idle_seconds: How long a connection is kept for the next request.  Shorter than the 5
-            seconds of Node's servers before Node 26, so that the server seldom closes first.
+            seconds of Node's servers before Node 26, so that the server seldom closes first; and
+            shorter than the server's ``Keep-Alive: timeout``, by a second.  0: no connection is
+            kept.
     """
 
     connect_seconds: float = 10.0

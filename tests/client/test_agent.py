@@ -59,7 +59,7 @@ CLIENT: Final = Path(__file__).parents[1] / "oracle" / "client.js"
 
 #: No deadlines: what a test sees is no work of theirs.
 PATIENT: Final = OutboundTimeouts(
-    connect_seconds=0, head_seconds=0, silence_seconds=0, idle_seconds=0
+    connect_seconds=0, head_seconds=0, silence_seconds=0, idle_seconds=3600
 )
 
 Script = Callable[[Connection], object]

@@ -7,8 +7,9 @@ closes the connection at once.
 
 from __future__ import annotations
 
+import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Any, BinaryIO, Final, Protocol
@@ -40,6 +41,13 @@ _SMALL_BODY: Final = 64 * KIB
 
 #: Most interim responses before the response itself.
 _MOST_INTERIM: Final = 32
+
+#: The time in Keep-Alive (RFC 2068, section 19.7.1.1), which Node's servers announce.
+_KEEP_ALIVE: Final = re.compile(rb"(?i)(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
+
+#: Seconds before a server closes an idle connection in which it is not used any more: the request
+#: and the end of the connection would cross.
+_CLOSE_EARLY: Final = 1.0
 
 #: Bytes read at a time: a large body takes fewer turns of the reactor.
 _READ_BYTES: Final = 256 * KIB
@@ -113,20 +121,23 @@ class OutboundConnection(TwistedProtocol):
     Attributes:
         ready: Fires with the connection when a request can be sent (over TLS, after the handshake).
             It fails if the connection is lost before that.  Cancelling it closes the connection.
+        opened_for: What the pool has opened it for.
         reused: Whether a response has come over it before.
         bytes_received: Bytes of the running response so far.
     """
 
     transport: Any
 
-    def __init__(self, pool: Keeper) -> None:
+    def __init__(self, pool: Keeper, opened_for: object = None) -> None:
         self._pool = pool
+        self.opened_for = opened_for
         self._parser = ResponseParser(pool.limits)
         self._receiver: Receiver | None = None
         self._deadline = Deadline(self._out_of_time)
         self._sending = False
         self._answered = False
-        self._keep = False
+        #: How long it is kept after this response.
+        self._idle_seconds = 0.0
         self._for_head = False
         self._paused = False
         self._lost = False
@@ -144,7 +155,8 @@ class OutboundConnection(TwistedProtocol):
     def send(self, request: OutboundRequest, receiver: Receiver) -> None:
         """Send *request*; *receiver* gets the response."""
         self._receiver = receiver
-        self._answered = self._keep = self._paused = False
+        self._answered = self._paused = False
+        self._idle_seconds = 0.0
         self._interim = self._body_bytes = self.bytes_received = 0
         self._deadline.due = inf  # the deadline of the idle connection
         self._for_head = request.method == b"HEAD"
@@ -280,7 +292,9 @@ class OutboundConnection(TwistedProtocol):
                         self._answered = True
                         # A server that does not frame its body may send the end of it.
                         unframed = event.chunked and not (event.has_body or self._for_head)
-                        self._keep = event.keep_alive and not unframed
+                        if event.keep_alive and not unframed:
+                            most = self._pool.timeouts.idle_seconds
+                            self._idle_seconds = idle_seconds(event.fields, most)
                     receiver.head(event)
                 else:
                     self._complete(receiver, event.trailers)
@@ -371,10 +385,10 @@ class OutboundConnection(TwistedProtocol):
         """The response is complete; the connection is free if both sides keep it open."""
         self._deadline.due = inf
         self._receiver = None
-        if self._keep and not self._sending and not self._parser.buffered:
+        if self._idle_seconds > 0 and not self._sending and not self._parser.buffered:
             self.resume()
             self.reused = True
-            self._wait(self._pool.timeouts.idle_seconds)
+            self._wait(self._idle_seconds)
             self._pool.free(self)
         else:
             self.transport.abortConnection() if self._sending else self.transport.loseConnection()
@@ -397,6 +411,20 @@ class OutboundConnection(TwistedProtocol):
         """The running request has failed with the connection."""
         came = self._body_bytes if self._answered else self.bytes_received
         self._fail(hang_up_of(failure, self.phase, reused=self.reused, bytes_received=came))
+
+
+def idle_seconds(fields: Iterable[Field], most: float) -> float:
+    """How long a connection may be kept after a response with these header *fields*.
+
+    Args:
+        most: Seconds that it is kept at most.
+    """
+    announced = [
+        int(found[1])
+        for name, value in fields
+        if name.lower() == b"keep-alive" and (found := _KEEP_ALIVE.search(value))
+    ]
+    return min([most, *(seconds - _CLOSE_EARLY for seconds in announced)])
 
 
 @implementer(IPushProducer)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
@@ -19,11 +21,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
-from .._arguments import must_be, must_be_reactor, must_have
+from .._arguments import must_be, must_be_number, must_be_reactor, must_have
 from ..client.agent import check_bounds
 from ..client.connection import OutboundRequest
 from ..client.named import named_endpoint
-from ..client.pool import Exchange, OutboundPool
+from ..client.pool import Exchange, OutboundPool, PoolBusy
 from ..errors import ParseError, ServerHangUp, UpstreamError
 from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
@@ -44,6 +46,9 @@ from .forwarding import (
 from .tunnel import Tunnel
 from .upstream import CannotForward, Upstream, host_asked_for, request_head
 
+#: After how many seconds a client may ask again if all connections to the server are in use.
+BUSY_SECONDS: Final = 1
+
 #: The longest Max-Forwards, in digits; a longer one counts as endless.
 _COUNT: Final = re.compile(rb"[0-9]{1,9}")
 
@@ -60,9 +65,9 @@ class ProxyResource(Resource):
     A request body of more than 64 KiB is passed on while it arrives, if Twisted is sure to find
     this resource: at the root of a site, or put there by ``putChild`` alone.  Any other body, and
     every one with *buffer_requests*, arrives completely before it is passed on.  Twisted keeps it
-    in memory up to 100,000 bytes, and in a temporary file beyond.  ``Limits.body_bytes`` bounds both.
-    The body of a response is passed on as it arrives.  Nothing is passed on faster than the other
-    side takes it.
+    in memory up to 100,000 bytes, and in a temporary file beyond.  ``Limits.body_bytes`` bounds
+    both.  The body of a response is passed on as it arrives.  Nothing is passed on faster than the
+    other side takes it.
 
     If the client hangs up, the upstream request is aborted at once.  If the upstream server fails,
     the client gets a 502 or 504; once a part of the response has been sent, the client's connection
@@ -72,12 +77,18 @@ class ProxyResource(Resource):
 
     Args:
         url: The URL of the upstream server.  Without a path, requests keep their target.  A path
-            replaces the path at which this resource stands.
+            replaces the path at which this resource stands.  ``unix:/run/app.sock`` is a server on
+            a UNIX socket.
         reactor: Makes connections, and gives the time; the installed one by default.
-        endpoint: How to reach the server, if the URL does not say (a UNIX socket).
+        endpoint: How to reach the server, if the URL does not say.
         forwarding: What the server is told about the client.
         timeouts: How long the server may take.
         limits: What its responses may cost; only ``head_*`` and ``chunk_*`` count.
+        trust_root: Which certificates to trust if the URL is ``https``, as Twisted's
+            ``trustRootFromCertificates`` returns it; the system's by default.
+        most_connections: Most connections to the server at a time; 0 = no limit.  Beyond them, as
+            many requests again wait, each for at most ``timeouts.connect_seconds``.  Others are
+            answered 503 with a Retry-After.
         buffer_requests: Pass no request on before its body is complete.  A client that sends
             slowly then occupies no connection to the server, and a broken upload never gets there.
 
@@ -86,7 +97,8 @@ class ProxyResource(Resource):
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: *url* is not an ``http`` or ``https`` URL with a host.
+        ValueError: *url* is not an ``http`` or ``https`` URL with a host, nor ``unix:`` and a path;
+            or there is a *trust_root* for a URL that is not ``https``.
     """
 
     isLeaf = True
@@ -100,6 +112,8 @@ class ProxyResource(Resource):
         forwarding: Forwarding | None = None,
         timeouts: OutboundTimeouts | None = None,
         limits: Limits | None = None,
+        trust_root: Any = None,
+        most_connections: int = 0,
         buffer_requests: bool = False,
     ) -> None:
         super().__init__()
@@ -113,12 +127,21 @@ class ProxyResource(Resource):
         none = type(None)
         must_be("forwarding", forwarding, (Forwarding, none), "Forwarding(host=...)")
         check_bounds(timeouts, limits)
+        if trust_root is not None:
+            _check_trust_root(trust_root)
+            if not upstream.secure:
+                raise ValueError(f"trust_root is for https: URLs, and not for {url}")
+        must_be_number("most_connections", most_connections, whole=True)
         must_be("buffer_requests", buffer_requests, bool)
         self.takes_bodies = not buffer_requests
         self.upstream = upstream
         self.forwarding = forwarding or Forwarding()
         self.pool = OutboundPool(
-            endpoint or _endpoint(upstream, reactor), reactor, timeouts=timeouts, limits=limits
+            endpoint or _endpoint(upstream, reactor, trust_root),
+            reactor,
+            timeouts=timeouts,
+            limits=limits,
+            most_connections=most_connections,
         )
 
     def render(self, request: Any) -> int:
@@ -285,6 +308,8 @@ class _Relay:
             _cut(request)
             return
         words = _FAILURES[failure.code][1]
+        if failure.code == "ERR_UPSTREAM_BUSY":
+            request.setHeader(b"Retry-After", b"%d" % BUSY_SECONDS)
         _answer(request, failure.status, f"The server behind this proxy failed: {words}.")
 
     def _may_be_sent_again(self, error: Exception) -> bool:
@@ -364,9 +389,24 @@ class _Relay:
             self._request.unregisterProducer()
 
 
-def _endpoint(upstream: Upstream, reactor: Any) -> IStreamClientEndpoint:
+def _check_trust_root(trust_root: Any) -> None:
+    """Raise TypeError unless Twisted can use it."""
+    try:
+        optionsForClientTLS("localhost", trustRoot=trust_root)
+    except TypeError:
+        came = type(trust_root).__name__
+        raise TypeError(
+            "trust_root must be what twisted.internet.ssl.trustRootFromCertificates([...])"
+            f" returns, and is {came}"
+        ) from None
+
+
+def _endpoint(upstream: Upstream, reactor: Any, trust_root: Any) -> IStreamClientEndpoint:
     """How to connect to *upstream*."""
-    policy = BrowserLikePolicyForHTTPS() if upstream.secure else None
+    if upstream.socket is not None:
+        endpoint: Any = UNIXClientEndpoint(reactor, upstream.socket, timeout=None)
+        return endpoint  # type: ignore[no-any-return]
+    policy = BrowserLikePolicyForHTTPS(trust_root) if upstream.secure else None
     return named_endpoint(reactor, upstream.host, upstream.port, policy)
 
 
@@ -382,6 +422,7 @@ _FAILURES: Final = {
     "ERR_UPSTREAM_RESET": (502, "it hung up before its answer was complete"),
     "ERR_UPSTREAM_RESPONSE": (502, "its answer is not HTTP"),
     "ERR_UPSTREAM_TIMEOUT": (504, "it took too long to answer"),
+    "ERR_UPSTREAM_BUSY": (503, "it is busy"),
 }
 
 
@@ -389,6 +430,8 @@ def _upstream_error(cause: Exception, url: str, request: Any) -> UpstreamError:
     """The `UpstreamError` for *cause*."""
     if isinstance(cause, ParseError):
         code, words = "ERR_UPSTREAM_RESPONSE", f"{cause.code}: {cause.reason}"
+    elif isinstance(cause, PoolBusy):
+        code, words = "ERR_UPSTREAM_BUSY", str(cause)
     elif not isinstance(cause, ServerHangUp):  # the endpoint's own error
         code, words = "ERR_UPSTREAM_REFUSED", f"{type(cause).__name__}: {cause}"
     else:

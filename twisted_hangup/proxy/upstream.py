@@ -25,6 +25,9 @@ _UPWARDS: Final = re.compile(rb"(?:^|[/\\])\.\.(?:[/\\;]|$)")
 
 _USERINFO: Final = re.compile(r"\s*(?:[^/?#]*:)?//[^/?#]*@")
 
+#: What the URL of a server on a UNIX socket begins with; its path follows, relative or absolute.
+_UNIX: Final = "unix:"
+
 _PATH: Final = re.compile(r"(?:/[!-~]*)?")
 
 #: Nothing laxer than this is sent to other parsers.  No "#" in the target: for one server a part
@@ -89,15 +92,33 @@ class Upstream:
         host: Name or address to connect to.
         port: The port to connect to.
         secure: Whether to use TLS.
+        socket: The path of the UNIX socket to connect to, in place of host and port; or None.
         authority: Host and port, for the Host header.
 
     Raises:
-        ValueError: *url* is not an ``http`` or ``https`` URL of scheme, host, port and path, or its
-            host cannot exist.  The message shows no password in it.
+        ValueError: *url* is not an ``http`` or ``https`` URL of scheme, host, port and path, nor
+            ``unix:`` and a path; or its host cannot exist.  The message shows no password in it.
     """
 
     def __init__(self, url: str) -> None:
         must_be("url", url, str)
+        self.url = url
+        self.socket: str | None = None
+        if url.startswith(_UNIX):
+            self._take_socket(url.removeprefix(_UNIX))
+        else:
+            self._take_url(url)
+
+    def _take_socket(self, path: str) -> None:
+        if not path or "\0" in path:
+            raise ValueError(f"{self.url!r} names no UNIX socket, as unix:/run/app.sock does")
+        if path.startswith("//"):
+            raise ValueError(f"{self.url!r} has slashes of a URL: write unix:/run/app.sock")
+        self.socket = path
+        self.host, self.port, self.secure = "localhost", 0, False
+        self.authority, self._path = b"localhost", b""
+
+    def _take_url(self, url: str) -> None:
         if _USERINFO.match(url):
             words = "the URL has more than a scheme, a host, a port and a path"
             raise ValueError(f"{words}, as http://127.0.0.1:9000 has: userinfo, not shown here")
@@ -122,7 +143,6 @@ class Upstream:
             host, _ = host_and_port(self.authority)
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from None
-        self.url = url
         self.host = host.decode("ascii").lower()
         self.secure = parts.scheme == "https"
         self.port = port or DEFAULT_PORTS[parts.scheme.encode()]

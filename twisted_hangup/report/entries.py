@@ -125,6 +125,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "ERR_UPSTREAM_RESET": "the server hung up",
             "ERR_UPSTREAM_RESPONSE": "the server sent something other than HTTP",
             "ERR_UPSTREAM_TIMEOUT": "the server took too long",
+            "ERR_UPSTREAM_BUSY": "all connections to the server are in use",
         },
         "All others": {
             "HPE_*": "bytes that are not HTTP/1.1",
@@ -140,6 +141,7 @@ _OF_PROXY: Final = {
     **dict.fromkeys(GROUPS["Responses"], 502),
     **dict.fromkeys(GROUPS["Servers behind a proxy"], 502),
     "ERR_UPSTREAM_TIMEOUT": 504,
+    "ERR_UPSTREAM_BUSY": 503,
 }
 
 #: How codes begin that have no default answer.

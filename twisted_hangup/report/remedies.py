@@ -346,6 +346,11 @@ REMEDIES: Final[Mapping[str, Remedy]] = MappingProxyType(
             "The server in --proxy took too long.",
             "Find out what it waits for, or raise --proxy-timeout or --proxy-silence-timeout.",
         ),
+        "ERR_UPSTREAM_BUSY": Remedy(
+            "All connections that --proxy-max-connections allows are in use, and as many requests"
+            " wait; or this one has waited for --proxy-connect-timeout.",
+            "Find out why the server in --proxy answers slowly, or raise --proxy-max-connections.",
+        ),
         # What else begins so.
         "HPE_*": Remedy("The bytes are not HTTP/1.1.", "Look at the byte that the report shows."),
         "ERR_HTTP_*": Remedy(

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from OpenSSL.crypto import Error as OpenSSLError
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.reflect import ModuleNotFound, ObjectNotFound, namedAny
 from twisted.python.threadpool import ThreadPool
 from twisted.python.usage import UsageError
@@ -20,12 +22,15 @@ from twisted.web.resource import IResource
 
 from .._arguments import must_take
 from ..journal.flood import ThrottledWarning
-from ..limits import Limits, OutboundTimeouts
-from ..proxy.forwarding import Forwarding
 from ..proxy.resource import ProxyResource
 from ..server.pages import ErrorPages
 from ..wsgi import HangupWSGIResource, must_be_wsgi
 from .static import StaticFiles
+
+#: One certificate in a PEM file.
+_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL
+)
 
 #: The name of an operator's page.
 _PAGE: Final = re.compile(r"[45][0-9]{2}\.(html|txt)")
@@ -104,20 +109,38 @@ def handler(name: str) -> Callable[..., Any]:
     return value
 
 
-def proxy(
-    url: str, *, reactor: Any, forwarding: Forwarding, timeouts: OutboundTimeouts, limits: Limits
-) -> ProxyResource:
+def proxy(url: str, *, ca: str | None, **arguments: Any) -> ProxyResource:
     """The server at *url*.
 
+    Args:
+        ca: The file with the certificates to trust; None for the system's.
+        arguments: The others of `ProxyResource`.
+
     Raises:
-        UsageError: It is not the URL of a server.
+        UsageError: It is not the URL of a server, or *ca* holds no certificate.
     """
+    if ca is not None and not url.lower().startswith("https:"):
+        raise UsageError("--proxy-ca needs a --proxy that begins with https:")
+    trust_root = None if ca is None else _trusted("--proxy-ca", ca)
     try:
-        return ProxyResource(
-            url, reactor=reactor, forwarding=forwarding, timeouts=timeouts, limits=limits
-        )
+        return ProxyResource(url, trust_root=trust_root, **arguments)
     except ValueError as error:
         raise UsageError(f"--proxy: {error}") from error
+
+
+def _trusted(option: str, path: str) -> Any:
+    """The certificates in the PEM file at *path*, which is the value of *option*."""
+    try:
+        pieces = _CERTIFICATE.findall(Path(path).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{option}: {path!r} cannot be read: {error.strerror}") from error
+    try:
+        certificates = [Certificate.loadPEM(piece) for piece in pieces]
+    except OpenSSLError as error:
+        raise UsageError(f"{option}: {path!r} has a broken certificate") from error
+    if not certificates:
+        raise UsageError(f"{option}: {path!r} has no PEM certificate")
+    return trustRootFromCertificates(certificates)
 
 
 def error_pages(choice: str) -> ErrorPages | None:

@@ -79,7 +79,8 @@ GROUPS: Final = [
             "--trust-forwarded ADDRESS": "trust the proxy at this address to name the client",
         },
         "proxy-host proxy-forwarded proxy-via proxy-drop-field proxy-connect-timeout "
-        "proxy-silence-timeout forwarded-field trusted-proxy",
+        "proxy-silence-timeout proxy-keep-alive proxy-max-connections proxy-buffer-requests "
+        "proxy-ca forwarded-field trusted-proxy",
     ),
     Group(
         "Logs and status",

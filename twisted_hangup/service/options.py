@@ -315,6 +315,12 @@ PROXY_TIMEOUTS: Final = [
         "Seconds that the --proxy server may be silent in the middle of its response. 0 = no "
         "limit.",
     ),
+    Setting(
+        "proxy-keep-alive",
+        "idle_seconds",
+        seconds,
+        "Seconds to keep an idle connection to the --proxy server. 0 = none is kept.",
+    ),
 ]
 
 
@@ -382,6 +388,20 @@ class Options(UsageOptions):
             "With --proxy: whether to add a Via header (on or off). With Via, nginx by default "
             "compresses nothing.",
             one_of("proxy-via", ("on", "off")),
+        ],
+        [
+            "proxy-ca",
+            None,
+            None,
+            "With --proxy https://...: trust the certificates in this PEM file, and no others.",
+        ],
+        [
+            "proxy-max-connections",
+            None,
+            0,
+            "With --proxy: most connections to the server at a time. As many requests again wait; "
+            "more are answered 503. 0 = no limit.",
+            count("proxy-max-connections"),
         ],
         *_parameters(PROXY_TIMEOUTS, OutboundTimeouts()),
         [
@@ -452,6 +472,11 @@ class Options(UsageOptions):
             "follow-symlinks",
             None,
             "With --path: also serve symbolic links that lead out of the directory.",
+        ],
+        [
+            "proxy-buffer-requests",
+            None,
+            "With --proxy: pass no request on before its body is complete.",
         ],
         ["no-require-host", None, "Accept requests without a valid Host header, or with several."],
         ["any-method", None, "Accept any method; the content decides what it means."],
@@ -591,7 +616,10 @@ class Options(UsageOptions):
         for flag in ("dotfiles", "follow-symlinks"):
             if self[flag] and self["path"] is None:
                 raise UsageError(f"--{flag} needs --path")
-        proxying = ("proxy-host", "proxy-forwarded", "proxy-via")
+        proxying = (
+            *("proxy-host", "proxy-forwarded", "proxy-via", "proxy-ca", "proxy-max-connections"),
+            "proxy-buffer-requests",
+        )
         for option in (*proxying, *(one.option for one in PROXY_TIMEOUTS)):
             if self[option] != self._given_nothing[option] and self["proxy"] is None:
                 raise UsageError(f"--{option} needs --proxy")

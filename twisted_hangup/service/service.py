@@ -142,6 +142,9 @@ def _content_of(
     if options["proxy"] is not None:
         return _content.proxy(
             options["proxy"],
+            ca=options["proxy-ca"],
+            most_connections=options["proxy-max-connections"],
+            buffer_requests=bool(options["proxy-buffer-requests"]),
             reactor=reactor,
             forwarding=options.forwarding,
             timeouts=options.proxy_timeouts,
