@@ -134,7 +134,7 @@ class OutboundConnection(TwistedProtocol):
         self._parser = ResponseParser(pool.limits)
         self._receiver: Receiver | None = None
         self._deadline = Deadline(self._out_of_time)
-        self._sending = False
+        self._sending = self._sending_file = False
         self._answered = False
         #: How long it is kept after this response.
         self._idle_seconds = 0.0
@@ -202,7 +202,7 @@ class OutboundConnection(TwistedProtocol):
             self._receiver = None
             self._gone = gone
             if not self._lost:
-                self.transport.abortConnection()
+                self._abort()
 
     def close(self) -> None:
         """Close it at once; its request is cancelled."""
@@ -249,6 +249,8 @@ class OutboundConnection(TwistedProtocol):
     def connectionMade(self) -> None:
         beneath = transport_beneath(self.transport)
         self._socket = adopted(beneath)
+        if self._socket is not None:
+            self._socket.reads_first = True  # an early answer, before the end of the upload
         pool = self._pool
         self._send_watch = SendWatch(
             beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time
@@ -301,16 +303,17 @@ class OutboundConnection(TwistedProtocol):
                     return
         except ParseError as error:
             self._fail(error)
-            self.transport.abortConnection()
+            self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True
         self._send_watch.forget()
         self._pool.deadlines.forget(self._deadline)
         self._pool.lost(self)
+        in_order = reason.check(ConnectionDone)
         broken = None if self._socket is None else self._socket.failure
-        if broken is not None and reason.check(ConnectionLost):
-            reason = Failure(broken)  # TLS reports less
+        if broken is not None and reason.check(ConnectionLost, ConnectionDone):
+            reason = Failure(broken)  # TLS reports less, and what came before a reset may be whole
         if not self.ready.called:
             cut = broken is None and reason.check(ConnectionClosed)
             self.ready.errback(Failure(HandshakeCut()) if cut else reason)
@@ -323,7 +326,7 @@ class OutboundConnection(TwistedProtocol):
             if self._gone is not None:
                 self._gone()
             return
-        if reason.check(ConnectionDone) and self._answered:
+        if in_order and self._answered:
             try:
                 end = self._parser.finish()
             except ParseError:
@@ -335,6 +338,12 @@ class OutboundConnection(TwistedProtocol):
         self._hang_up(reason)
 
     # Inside.
+
+    def _abort(self) -> None:
+        """Close at once; the file with the body, if it has one, is not read any more."""
+        if self._sending_file:
+            self.transport.unregisterProducer()  # over TLS it would go on for a turn
+        self.transport.abortConnection()
 
     def _give_up_tls(self, ready: Deferred[Any]) -> None:
         self.transport.abortConnection()
@@ -357,6 +366,7 @@ class OutboundConnection(TwistedProtocol):
         """Write *body*, no faster than the server takes it; see `produced`."""
         if not IBodyProducer.providedBy(body):
             self._send_watch.start()
+            self._sending_file = True
             sending: Deferred[Any] = FileSender().beginFileTransfer(body, self.transport)
             return sending
         # The server is not to blame for a producer that takes its time.
@@ -370,7 +380,7 @@ class OutboundConnection(TwistedProtocol):
 
     def _cb_sent(self, result: object) -> None:
         """The transport has the body, or the connection has been lost."""
-        self._sending = False
+        self._sending = self._sending_file = False
         self._send_watch.stop()
         if self._receiver is not None and not self._answered and not self._lost:
             self._wait(self._pool.timeouts.head_seconds)
@@ -391,7 +401,7 @@ class OutboundConnection(TwistedProtocol):
             self._wait(self._idle_seconds)
             self._pool.free(self)
         else:
-            self.transport.abortConnection() if self._sending else self.transport.loseConnection()
+            self._abort() if self._sending else self.transport.loseConnection()
         receiver.end(trailers)
 
     def _fail(self, error: Any) -> None:
@@ -405,7 +415,7 @@ class OutboundConnection(TwistedProtocol):
             self.transport.loseConnection()  # it was idle for too long
             return
         self._hang_up(Failure(ConnectTimeout(string=NO_ANSWER[0])))
-        self.transport.abortConnection()
+        self._abort()
 
     def _hang_up(self, failure: Failure) -> None:
         """The running request has failed with the connection."""

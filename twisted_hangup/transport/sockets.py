@@ -126,6 +126,10 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     taken = 0
     #: Informed of them while it waits for some.
     deliveries: Deliveries | None = None
+    #: Whether all that the peer has sent is read before the failure of a write is reported.  The
+    #: kernel keeps it, and it may be the answer that says why.  A server drops what a client that
+    #: has left still asks for.
+    reads_first = False
 
     def doRead(self) -> Any:
         """Read what there is, as Twisted does; a failure has its cause."""
@@ -135,7 +139,13 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             return None
         except OSError as error:
             return self._failed(error.errno or errno.ECONNRESET, "read")
-        return self.protocol.dataReceived(data) if data else self.failure or CONNECTION_DONE
+        if data:
+            return self.protocol.dataReceived(data)
+        failure = self.failure
+        # Linux refuses a write after a FIN and a reset with EPIPE, and after a reset alone not.
+        if failure is None or (self.reads_first and failure.errno == errno.EPIPE):
+            return CONNECTION_DONE
+        return failure
 
     def writeSomeData(self, data: Any) -> Any:
         """Write what there is room for, as Twisted does; a failure has its cause."""
@@ -162,6 +172,9 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     def doWrite(self) -> Any:
         """Write what there is room for, and report it."""
         outcome = super().doWrite()
+        if outcome is not None and outcome is self.failure and self._has_to_read:
+            self.stopWriting()
+            outcome = None
         if self.deliveries is not None and self.deliveries.undelivered and not self._aborting:
             self.deliveries.bytes_sent()
         return outcome
@@ -177,6 +190,13 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             return
         self._input_over = True
         super().readConnectionLost(reason)
+        if self.failure is not None and self.connected:
+            self.startWriting()  # which fails again, and is reported now
+
+    @property
+    def _has_to_read(self) -> bool:
+        """Whether a failed write has to wait for what the peer has sent."""
+        return self.reads_first and not (self._input_over or self.disconnecting)
 
     def connectionLost(self, reason: Failure) -> None:
         """Ask the kernel for the cause if the reactor only saw that the socket has failed.
@@ -185,9 +205,11 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         has ended its input before, and there is no error.
         """
         if hasattr(self, "socket"):  # it is gone in a second call, which does nothing
-            if reason.type is ConnectionLost and (number := socket_error(self)):
-                self._failed(number, "read")
             if reason.type is ConnectionLost:
+                if number := socket_error(self):
+                    self._failed(number, "read")
+                if self.reading_paused and self._has_to_read:
+                    return  # `doRead` reports it when reading is resumed
                 if self.failure is not None:
                     reason = Failure(self.failure)
                 elif self._input_over:
