@@ -1,15 +1,22 @@
 """Whatever a client sends, what the proxy sends on is well-formed, and the same requests.
 
 Every byte that reaches the server is kept and read again by strict parsers: ours, and Node's
-where ``NODE`` names one.
+where ``NODE`` names one.  Every test runs twice: bodies are held, and they are passed on while
+they come, however small.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import socket
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
+from ssl import SSLError
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pytest
@@ -19,12 +26,13 @@ from oracle.node import Message
 from support.certificates import server_context
 from support.http2_client import H2Client
 from support.recording import Recorder, value
-from support.wire import Client, Serve, in_thread, settled, until
+from support.wire import Client, Serve, in_thread, settled, until, wait_for
 from twisted.web.server import Site
 
 from twisted_hangup.limits import NODE_METHODS, Lenience, Limits
 from twisted_hangup.parser.grammar import HOST
 from twisted_hangup.proxy import ProxyResource
+from twisted_hangup.server import bodies
 
 MUTANTS: Final = 2000
 
@@ -50,11 +58,28 @@ class Counted(ProxyResource):
 
 
 class Behind:
-    """A proxy and the recorder behind it."""
+    """A proxy and the recorder behind it.
 
-    def __init__(self, serve: Serve, stock: bool = False, **arguments: Any) -> None:
+    Args:
+        streams: Whether bodies go on while they come.
+        nginx: Whether there is an nginx between the two.
+    """
+
+    def __init__(
+        self,
+        serve: Serve,
+        streams: bool,
+        nginx: bool = False,
+        stock: bool = False,
+        **arguments: Any,
+    ) -> None:
+        self.streams, self.tls = streams, "tls" in arguments
         self.recorder = Recorder()
-        self.proxy = Counted(self.recorder.server.url)
+        self._stop = ExitStack()
+        url = self.recorder.server.url
+        if nginx:
+            url = self._stop.enter_context(nginx_before(url))
+        self.proxy = Counted(url, buffer_requests=not streams)
         site = Site(self.proxy) if stock else self.proxy
         if stock:
             # A connection each: some methods that it lets pass are unknown to the judges.
@@ -63,11 +88,34 @@ class Behind:
             arguments.setdefault("parsePOSTFormSubmission", False)
         self.served = serve(site, **arguments)
 
-    async def replay(self, reads: Sequence[bytes]) -> list[Message]:
-        """Send *reads* over a connection of their own; the requests that came out behind."""
-        before = len(self.recorder.requests)
-        await in_thread(lambda: send(self.served.port, reads))
-        return self.recorder.requests[before:]
+    async def replay(self, reads: Sequence[bytes], waits: int = 0) -> list[Message]:
+        """Send *reads* over a connection of their own; the requests that came out behind.
+
+        The last may lack its end.
+
+        Args:
+            waits: After how many reads a request has to begin before the rest is sent.
+        """
+        recorder = self.recorder
+        before = len(recorder.begun)
+
+        def run() -> None:
+            client = Client(self.served.port, tls=self.tls)
+            # A refusal may come, and the end of the connection, before all is sent.
+            with suppress(ConnectionError, SSLError):
+                client.send(*reads[:waits])
+                if waits:
+                    wait_for(lambda: len(recorder.begun) > before)
+                client.send(*reads[waits:])
+                if not self.tls:
+                    client.end()
+            with suppress(ConnectionError, SSLError):
+                client.read_all()
+            client.close()
+
+        await in_thread(run)
+        await until(lambda: not recorder.reading)
+        return recorder.begun[before:]
 
     async def quiet(self) -> None:
         """Let the reactor run until all is answered that has been sent to the proxy."""
@@ -79,34 +127,66 @@ class Behind:
 
     def judge(self) -> None:
         """All that arrived is well-formed."""
-        refused = self.recorder.refused(node.find_node())
+        refused = self.recorder.refused(node.find_node(), cut=self.streams)
         assert not refused, "\n".join(refused)
 
+    def close(self) -> None:
+        pytest_twisted.blockon(self.proxy.pool.close())
+        self._stop.close()
+        self.recorder.server.close()
 
-@pytest.fixture
-def behind(serve: Serve) -> Iterator[Callable[..., Behind]]:
-    made: list[Behind] = []
+
+@contextmanager
+def nginx_before(url: str) -> Iterator[str]:
+    """An nginx before *url* that passes bodies on while they come; its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as probe, TemporaryDirectory() as folder:
+        port = probe.getsockname()[1]
+        probe.close()
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        settings = Path(folder, "nginx.conf")
+        settings.write_text(
+            f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log crit;"
+            "events {} http { access_log off; proxy_request_buffering off; proxy_http_version 1.1;"
+            f"{''.join(f'{kind}_temp_path {folder};' for kind in kinds)}"
+            "large_client_header_buffers 4 32k; client_max_body_size 0; proxy_next_upstream off;"
+            "proxy_set_header Host $http_host;"
+            f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {url}; }} }} }}"
+        )
+        command = ["nginx", "-e", "stderr", "-c", str(settings)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+            try:
+                wait_for(lambda: can_connect(port))
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                running.terminate()
+
+
+def can_connect(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+@pytest.fixture(params=["held", "streamed"])
+def behind(
+    serve: Serve, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Behind]]:
+    all_made: list[Behind] = []
+    streams = request.param == "streamed"
+    if streams:
+        monkeypatch.setattr(bodies, "LARGEST_HELD", 0)
 
     def make(**arguments: Any) -> Behind:
-        made.append(Behind(serve, **arguments))
-        return made[-1]
+        all_made.append(Behind(serve, streams, **arguments))
+        return all_made[-1]
 
     yield make
-    for one in made:
-        pytest_twisted.blockon(one.proxy.pool.close())
-        one.recorder.server.close()
+    for one in all_made:
+        one.close()
 
 
-def send(port: int, reads: Sequence[bytes]) -> bytes:
-    client = Client(port)
-    received = b""
-    # A refusal may come, and the end of the connection, before all is sent.
-    with suppress(ConnectionError):
-        client.send(*reads).end()
-    with suppress(ConnectionError):
-        received = client.read_all()
-    client.close()
-    return received
+#: Ends a connection, where no FIN does without an end of TLS.
+LAST: Final = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 #: Expectations that the front meets, as the cases and mutants write them.
@@ -151,26 +231,60 @@ def outline(message: Message, authority: bytes) -> tuple[bytes, ...]:
     return message.method, target, host_of(message) or authority, message.body
 
 
-def difference(reads: Sequence[bytes], arrived: list[Message], authority: bytes) -> str:
-    """What is wrong with what *arrived* of *reads*, or nothing."""
+def difference(
+    reads: Sequence[bytes], begun: list[Message], authority: bytes, streams: bool
+) -> str:
+    """What is wrong with what has *begun* to arrive of *reads*, or nothing."""
     asked, all_told = expected(reads)
+    arrived = [message for message in begun if message.complete or message.upgrade]
     wanted = [outline(message, authority) for message in asked]
     got = [outline(message, authority) for message in arrived]
+    if wrong := wrong_part(reads, begun, authority, streams):
+        return wrong
     if not all_told:  # of a request for an upgrade our judge has read no body
         got = got[: len(wanted)]
         wanted, got = ([*one[:-1], *(last[:3] for last in one[-1:])] for one in (wanted, got))
     if wanted != got:
         return f"{list(reads)!r}\n  asked   {wanted}\n  arrived {got}"
-    for message in arrived:
-        framing = [value(message, b"content-length"), value(message, b"transfer-encoding")]
-        if framing[1] is not None or (message.body and not framing[0]):
-            return f"{list(reads)!r}: framed by {framing}"
+    for message in begun:
+        length, coding = value(message, b"content-length"), value(message, b"transfer-encoding")
+        chunked = coding == b"chunked" and streams
+        if (coding is not None and not chunked) or (length and coding):
+            return f"{list(reads)!r}: framed by {length!r} and {coding!r}"
+        if message.body and not (length or coding):
+            return f"{list(reads)!r}: not framed"
+    return ""
+
+
+def wrong_part(
+    reads: Sequence[bytes], begun: list[Message], authority: bytes, streams: bool
+) -> str:
+    """What is wrong with the request that has no end, or nothing.
+
+    It is the beginning of the one that the client has not ended, or has broken.
+    """
+    parts = [message for message in begun if not (message.complete or message.upgrade)]
+    if not parts:
+        return ""
+    if not streams or parts != begun[-1:]:
+        return f"{list(reads)!r}: begun in vain: {parts}"
+    *same, body = outline(parts[0], authority)
+    sent = [
+        outline(message, authority)
+        for message in ours.judge(reads, Limits()).messages
+        if not message.complete
+    ]
+    if not any([*one[:-1]] == same and one[-1].startswith(body) for one in sent):
+        return f"{list(reads)!r}\n  sent {sent}\n  begun {parts}"
     return ""
 
 
 async def replay_all(behind: Behind, streams: Sequence[Sequence[bytes]]) -> None:
-    authority = b"127.0.0.1:%d" % behind.recorder.server.port
-    told = [difference(reads, await behind.replay(reads), authority) for reads in streams]
+    authority = behind.proxy.upstream.authority
+    told = [
+        difference(reads, await behind.replay(reads), authority, behind.streams)
+        for reads in streams
+    ]
     assert not any(told), "\n".join(filter(None, told))
     assert behind.recorder.requests
     behind.judge()
@@ -251,6 +365,32 @@ SHAPES: Final = {
         b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
         1,
     ),
+    "HTTP/0.9": (b"GET /\r\n\r\n" + EVIL, 0),
+    "HTTP/1.10": (b"GET / HTTP/1.10\r\nHost: a\r\n\r\n", 0),
+    "LF in the request line": (b"GET /\nHTTP/1.1\r\nHost: a\r\n\r\n", 0),
+    "no colon": (post(b"Content-Length 3", body=b"abc"), 0),
+    "name over two lines": (post(b"Transfer-", b"Encoding: chunked", body=b"0\r\n\r\n"), 0),
+    "no name": (post(b": x", b"Content-Length: 3", body=b"abc"), 0),
+    "neither name nor value": (post(b":", CHUNKED, body=b"0\r\n\r\n"), 0),
+    "first name indented": (b"POST / HTTP/1.1\r\n\tHost: a\r\nContent-Length: 1\r\n\r\nX", 0),
+    "CR before a name": (b"GET / HTTP/1.1\r\nHost: a\r\n\rZGET /evil: HTTP/1.1\r\n\r\n", 0),
+    "TE with obs-text": (post(b"Transfer-Encoding: \xa0chunked\x85", body=b"0\r\n\r\n"), 0),
+    "TE after a comma": (post(b"Transfer-Encoding: ,chunked", body=b"0\r\n\r\n"), 0),
+    "TE unknown": (post(b"Transfer-Encoding: cow", body=b"1\r\na\r\n0\r\n\r\n"), 0),
+    "TE identity": (post(b"Transfer-Encoding: identity", b"Content-Length: 3", body=b"abc"), 0),
+    "TE twice": (post(CHUNKED, CHUNKED, body=b"1\r\na\r\n0\r\n\r\n"), 0),
+    "CL empty": (post(b"Content-Length: ", b"Content-Length: 31", body=EVIL), 0),
+    "CL with obs-text": (post(b"Content-Length\x85: 31", body=EVIL), 0),
+    "CL hexadecimal": (post(b"Content-Length: 0x3", body=b"abc"), 0),
+    "CL underscore": (post(b"Content-Length: 3_1", body=EVIL), 0),
+    "CL minus": (post(b"Content-Length: -1", body=EVIL), 0),
+    "CL with a zero": (post(b"Content-Length: 031", body=EVIL), 1),
+    "CL with a tail": (post(b"Content-Length: 3x", body=b"abc"), 0),
+    "NUL in Host": (b"GET / HTTP/1.1\r\nHost: a\0.b\r\n\r\n", 0),
+    "Expect and pipelined": (
+        post(b"Expect: 100-continue", b"Content-Length: 3", body=b"abc" + EVIL),
+        2,
+    ),
     "a huge Max-Forwards": (
         b"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: %b\r\n\r\n" % (b"9" * 9000),
         1,
@@ -258,21 +398,109 @@ SHAPES: Final = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest_twisted.ensureDeferred
-async def test_smuggling(behind: Callable[..., Behind], shape: str) -> None:
-    """Nothing that has two readings arrives; what arrives has the framing that we give it."""
-    stream, arrive = SHAPES[shape]
-    there = behind(limits=HALF_OPEN)
-    arrived = await there.replay([stream])
-    assert len(arrived) == arrive
-    told = difference([stream], arrived, b"127.0.0.1:%d" % there.recorder.server.port)
+#: More than is held.
+LARGE: Final = b"x" * (bodies.LARGEST_HELD + 1)
+ALL: Final = b"0\r\n\r\n"
+
+#: Of these more has to come.
+UNENDED: Final = (b"", b"1f\r\nGET", b"100000003\r\nabc\r\n" + ALL, b"0\r\n", b"0\r\nX: y")
+
+#: What comes after a first chunk that was passed on, and whether the request is then whole.
+LATE: Final = {
+    "the end": (ALL, True),
+    "another chunk": (b"3\r\nabc\r\n" + ALL, True),
+    "leading zeros": (b"00000003\r\nabc\r\n0000\r\n\r\n", True),
+    "an extension": (b'3;a=b;c="d;\\""\r\nabc\r\n0;e\r\n\r\n', True),
+    "trailers": (b"0\r\nX: y\r\nHost: b\r\nAuthorization: z\r\n\r\n", True),
+    "a request in a chunk": (b"1f\r\n" + EVIL + b"\r\n" + ALL, True),
+    "an end in a chunk": (b"5\r\n0\r\n\r\n\r\n" + ALL, True),
+    **{f"FIN after {tail!r}": (tail, False) for tail in UNENDED},
+    "0x": (b"0x3\r\nabc\r\n" + ALL, False),
+    "an underscore": (b"0_2e\r\n\r\n" + EVIL + ALL, False),
+    "a plus": (b"+3\r\nabc\r\n" + ALL, False),
+    "a minus": (b"-3\r\nabc\r\n" + ALL, False),
+    "a space before": (b" 3\r\nabc\r\n" + ALL, False),
+    "a space after": (b"3 \r\nabc\r\n" + ALL, False),
+    "a tab after": (b"0\t\r\n\r\n", False),
+    "a vertical tab": (b"\x0b3\r\nabc\r\n" + ALL, False),
+    "a NUL": (b"3\0\r\nabc\r\n" + ALL, False),
+    "no size": (b"\r\n\r\n" + ALL, False),
+    "no digit": (b"xyz\r\n" + EVIL, False),
+    "an extension without a size": (b";a\r\nabc\r\n" + ALL, False),
+    "64 bits too many": (b"10000000000000003\r\nabc\r\n" + ALL, False),
+    "more digits than anybody reads": (b"0" * 10_000 + b"3\r\nabc\r\n" + ALL, False),
+    "LF after the size": (b"3\nabc\r\n" + ALL, False),
+    "CR after the size": (b"3\rabc\r\n" + ALL, False),
+    "CR CR": (b"2\r\r;a\r\n02\r\n41\r\n" + ALL + EVIL, False),
+    "CR in an extension": (b"1;a\rb\r\nX\r\n" + ALL, False),
+    "LF in an extension": (b"1;a\nX\r\n" + ALL, False),
+    "NUL in an extension": (b"1;a\0\r\nX\r\n" + ALL, False),
+    "LF after the data": (b"3\r\nabc\n" + ALL, False),
+    "nothing after the data": (b"3\r\nabc" + ALL, False),
+    "data that is too long": (b"3\r\nabcd\r\n" + ALL, False),
+    "data that is too short": (b"5\r\nabc\r\n" + ALL + EVIL, False),
+    "an end with LF": (b"0\n\r\n", False),
+    "an end with LF LF": (b"0\r\n\n" + EVIL, False),
+    "an end with two bytes": (b"0\r\nXX" + EVIL, False),
+    "a trailer that frames": (b"0\r\nTransfer-Encoding: chunked\r\n\r\n", False),
+    "a trailer that has a length": (b"0\r\nContent-Length: 31\r\n\r\n" + EVIL, False),
+    "a folded trailer": (b"0\r\nX: y\r\n z\r\n\r\n", False),
+    "a trailer with LF": (b"0\r\nX: y\nZ: 1\r\n\r\n", False),
+    "a trailer that is a request": (b"0\r\nGET /evil HTTP/1.1\r\n\r\n", False),
+}
+
+
+#: Where a client's bytes come in, and what takes what the proxy sends on.
+WAYS: Final = pytest.mark.parametrize("way", ["tcp", "tls", "nginx"])
+
+
+def on_way(behind: Callable[..., Behind], way: str) -> Behind:
+    if way == "tls":
+        return behind(tls=server_context())
+    if way == "nginx" and shutil.which("nginx") is None:
+        pytest.skip("no nginx (Debian: apt-get install nginx-light)")
+    return behind(limits=HALF_OPEN, nginx=way == "nginx")
+
+
+async def arrived(there: Behind, *reads: bytes, waits: int = 0) -> list[Message]:
+    """What begins to arrive of *reads*, in which there is nothing wrong."""
+    sent = [*reads, LAST] if there.tls else [*reads]
+    begun = await there.replay(sent, waits)
+    told = difference(sent, begun, there.proxy.upstream.authority, there.streams)
     assert not told, told
-    for message in arrived:
+    for message in begun:
         assert not message.upgrade
         assert value(message, b"transfer_encoding") is None
         assert value(message, b"http2-settings") is None
     there.judge()
+    return [message for message in begun if message.target != b"/last"]
+
+
+@WAYS
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest_twisted.ensureDeferred
+async def test_smuggling(behind: Callable[..., Behind], shape: str, way: str) -> None:
+    """Nothing that has two readings arrives; what arrives has the framing that we give it."""
+    stream, arrive = SHAPES[shape]
+    begun = await arrived(on_way(behind, way), stream)
+    assert sum(message.complete for message in begun) == arrive
+
+
+@WAYS
+@pytest_twisted.ensureDeferred
+async def test_late_smuggling(behind: Callable[..., Behind], way: str) -> None:
+    """A body that breaks after a part of it was passed on has no end at the server."""
+    there = on_way(behind, way)
+    for name, (tail, whole) in LATE.items():
+        if there.tls and tail in UNENDED:
+            continue  # no FIN ends it
+        head = post(CHUNKED, body=b"%x\r\n" % len(LARGE))
+        waits = 2 if there.streams else 0
+        begun = await arrived(there, head, LARGE, b"\r\n" + tail, waits=waits)
+        if there.streams or whole:
+            assert [message.complete for message in begun] == [whole], name
+        else:
+            assert begun == [], name
 
 
 @pytest_twisted.ensureDeferred
@@ -379,6 +607,40 @@ async def test_downgrade(serve: Serve, behind: Callable[..., Behind], stock: boo
     there.judge()
 
 
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest_twisted.ensureDeferred
+async def test_length_over_http2(behind: Callable[..., Behind], more: int) -> None:
+    """A body of another length than was announced has no end at the server; nor has it trailers."""
+    there = behind(tls=server_context())
+    recorder = there.recorder
+    announced = (b"content-length", b"%d" % (len(LARGE) + 10))
+
+    def run() -> bool:
+        upload = H2Client(there.served.port)
+        head = upload.headers(h2(announced, method=b"POST"), end=False)
+        upload.send(head)
+        for start in range(0, len(LARGE), 16_000):
+            upload.until(lambda: upload.room(head.stream_id) >= 16_000)
+            upload.data(head.stream_id, LARGE[start : start + 16_000], end=False)
+        if there.streams:
+            wait_for(lambda: recorder.begun)
+        upload.data(head.stream_id, b"y" * (10 + more), end=False)
+        upload.send(upload.headers([(b"x", b"y")], stream=head.stream_id))
+        status = upload.answer(head.stream_id).status
+        upload.close()
+        return status == 200
+
+    assert await in_thread(run) == (more == 0)
+    await until(lambda: not recorder.reading)
+    if there.streams or not more:
+        (message,) = recorder.begun
+        assert message.complete == (more == 0) and not message.trailers
+        assert (LARGE + b"y" * 10).startswith(message.body)
+    else:
+        assert recorder.begun == []
+    there.judge()
+
+
 LENIENT: Final = {
     "control bytes": (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x0bb\r\n\r\n", 0),
     "folded": (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n", 1),
@@ -397,5 +659,5 @@ async def test_lenient_front(behind: Callable[..., Behind], shape: str) -> None:
     stream, arrive = LENIENT[shape]
     every = Lenience(bare_lf=True, control_bytes=True, obs_fold=True, spaces_after_chunk_size=True)
     there = behind(limits=Limits(require_host=False, lenience=every, allow_half_open=True))
-    assert len(await there.replay([stream])) == arrive
+    assert sum(message.complete for message in await there.replay([stream])) == arrive
     there.judge()

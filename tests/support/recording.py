@@ -24,21 +24,26 @@ class Recorder:
 
     Attributes:
         server: Where it listens.
+        begun: All of them, in the order of their heads.
         requests: The complete ones, in the order in which they ended.
+        reading: How many have begun and have not ended, nor has their connection.
         streams: The bytes of each connection; a new one begins after a request for an
             upgrade, where parsers stop.
     """
 
     def __init__(self) -> None:
+        self.begun: list[Message] = []
         self.requests: list[Message] = []
+        self.reading = 0
         self.streams: list[bytearray] = []
         self.server = RawServer(self._serve)
 
-    def refused(self, command: str | None) -> list[str]:
+    def refused(self, command: str | None, *, cut: bool = False) -> list[str]:
         """What of the streams is not a whole number of well-formed requests.
 
         Args:
             command: A node that judges, too; without one our parser does alone.
+            cut: Whether the last request of a stream may lack its end.
         """
         streams = [[bytes(stream)] for stream in self.streams if stream]
         judges = {"ours": [ours.judge(reads, _STRICT) for reads in streams]}
@@ -48,7 +53,7 @@ class Recorder:
             f"{name}: {verdict.error} in {reads[0]!r}"
             for name, verdicts in judges.items()
             for reads, verdict in zip(streams, verdicts, strict=True)
-            if verdict.error is not None or not _whole(verdict)
+            if not _is_whole(verdict, cut)
         ]
         if command is not None and not wrong:
             for reads, mine, theirs in zip(streams, *judges.values(), strict=True):
@@ -58,17 +63,22 @@ class Recorder:
 
     def _serve(self, connection: Connection) -> None:
         reader = _Reader(self)
-        while data := connection.socket.recv(65536):
-            try:
+        try:
+            while data := connection.socket.recv(65536):
                 answer = reader.read(data)
-            except ParseError:
-                return  # `refused` tells
-            with suppress(OSError):
-                connection.send(answer)
+                with suppress(OSError):
+                    connection.send(answer)
+        except ParseError:
+            pass  # `refused` tells
+        finally:
+            reader.leave()
 
 
-def _whole(verdict: Verdict) -> bool:
-    return all(message.complete or message.upgrade for message in verdict.messages)
+def _is_whole(verdict: Verdict, cut: bool) -> bool:
+    """Whether only whole requests came; if *cut*, the last one's end may be missing."""
+    parts = [one for one in verdict.messages if not (one.complete or one.upgrade)]
+    ended = verdict.error is None or (cut and verdict.error.offset is None)
+    return ended and (not parts or (cut and parts == verdict.messages[-1:]))
 
 
 class _Reader:
@@ -76,7 +86,13 @@ class _Reader:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self._midway = False
         self._begin()
+
+    def leave(self) -> None:
+        """The connection has ended."""
+        self._recorder.reading -= self._midway
+        self._midway = False
 
     def _begin(self) -> None:
         self._parser = RequestParser(_STRICT)
@@ -95,6 +111,9 @@ class _Reader:
         while (event := self._parser.next_event()) is not NEED_DATA:
             if isinstance(event, RequestHead):
                 self._message = _message(event)
+                self._recorder.begun.append(self._message)
+                self._recorder.reading += 1
+                self._midway = True
                 if event.upgrade:
                     answer += self._end()
                     rest = b"".join(self._parser.unread())
@@ -108,7 +127,9 @@ class _Reader:
         return answer
 
     def _end(self) -> bytes:
+        self._message.complete = not self._message.upgrade
         self._recorder.requests.append(self._message)
+        self.leave()
         return _OK_TO_HEAD if self._message.method == b"HEAD" else OK
 
 
