@@ -23,6 +23,7 @@ from twisted_hangup.limits import OutboundTimeouts
 from twisted_hangup.proxy import ProxyResource
 from twisted_hangup.proxy.forwarding import Forwarding
 from twisted_hangup.report.text import peer_text
+from twisted_hangup.server.bodies import LARGEST_HELD
 
 GET = b"GET /a/b?c=d HTTP/1.1\r\nHost: example.org\r\n\r\n"
 LAST = b"GET /last HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"
@@ -101,45 +102,63 @@ async def test_target(
     assert there.server.connections[0].received.startswith(b"GET %b HTTP/1.1\r\n" % target)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("size", [1, 60_000, 200_000, 3_000_000])
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_upload(proxied: Callable[..., Proxied], size: int, chunked: bool) -> None:
-    """A body arrives whole, framed by its length, however it came and however large."""
+async def test_upload(
+    proxied: Callable[..., Proxied], size: int, chunked: bool, held: bool, tls: bool
+) -> None:
+    """A body arrives whole, framed by its length; if it came in chunks and went on so, in those."""
     bodies = []
+    in_chunks = chunked and not held and size > LARGEST_HELD
 
     def script(connection: Connection) -> None:
         head = connection.read_head()
-        assert b"\r\nContent-Length: %d\r\n" % size in head and b"chunked" not in head
-        bodies.append(connection.read(size))
+        framing = b"Transfer-Encoding: chunked" if in_chunks else b"Content-Length: %d" % size
+        assert b"\r\n%b\r\n" % framing in head
+        assert (b"Content-Length" in head) != (b"Transfer-Encoding" in head)
+        bodies.append(read_chunks(connection) if in_chunks else connection.read(size))
         connection.send(OK)
         connection.read_head()
 
-    there = proxied(script, buffer_requests=True)
+    there = proxied(script, tls=server_context() if tls else None, buffer_requests=held)
     body = bytes(range(256)) * (size // 256 + 1)
     body = body[:size]
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
     sent = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if chunked else body
     head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%b\r\n\r\n" % framing
-    assert body_of(await talk(there.port, head, sent)) == b"ok"
+    assert body_of(await talk(there.port, head, sent, tls=tls)) == b"ok"
     assert bodies == [body]
 
 
+def read_chunks(connection: Connection) -> bytes:
+    """A body in chunks, without extensions or trailers."""
+    body = b""
+    while size := int(connection.read_until(b"\r\n"), 16):
+        body += connection.read(size)
+        assert connection.read(2) == b"\r\n"
+    assert connection.read(2) == b"\r\n"
+    return body
+
+
+@pytest.mark.parametrize("size", [2, LARGEST_HELD + 1], ids=["held", "streamed"])
 @pytest_twisted.ensureDeferred
-async def test_expectation_is_met_here(proxied: Callable[..., Proxied]) -> None:
+async def test_expectation_is_met_here(proxied: Callable[..., Proxied], size: int) -> None:
     """The client's Expect is answered by us, and the server sees none."""
     there = proxied(
-        lambda connection: (connection.read_head(), connection.read(2), connection.send(OK))
+        lambda connection: (connection.read_head(), connection.read(size), connection.send(OK))
     )
 
     def run() -> bytes:
         client = Client(there.port)
         client.send(
             b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
-            b"Connection: close\r\nContent-Length: 2\r\n\r\n"
+            b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
         )
         assert client.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        answer = client.send(b"hi").read_all()
+        answer = client.send(b"x" * size).read_all()
         client.close()
         return answer
 

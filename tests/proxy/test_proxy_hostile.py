@@ -71,6 +71,32 @@ async def test_refused(proxied: Callable[..., Proxied], answer: str) -> None:
     await until(lambda: len(there.server.ended) == 2)
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("answer", REFUSED)
+@pytest_twisted.ensureDeferred
+async def test_refused_while_a_body_comes(
+    proxied: Callable[..., Proxied], answer: str, tls: bool
+) -> None:
+    """So it is for a client that is still sending; and its server gets no end of the body."""
+    ended: list[bool] = []
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.read(10)
+        with suppress(OSError):
+            connection.send(REFUSED[answer])
+        ended.append(connection.read_all().endswith(b"0\r\n\r\n"))
+
+    there = proxied(script, tls=server_context() if tls else None)
+    chunks = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n20000\r\n"
+    received = await talk(there.port, chunks, b"x" * 0x20000, tls=tls)
+    assert [status for status in statuses(received) if status != 103] == [502]
+    assert b"evil" not in received.lower() and b"Set-Cookie" not in received
+    assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_RESPONSE"]
+    await until(lambda: there.server.ended)
+    assert ended == [False]
+
+
 #: Answers that break a rule whose meaning is one for everybody, and how they are passed on.
 TOLERATED: Final = {
     "the same length twice": (head(b"Content-Length: 2", b"Content-Length: 2") + b"ok", b"ok"),
@@ -279,8 +305,12 @@ async def test_long_upload_over_a_kept_connection(proxied: Callable[..., Proxied
     assert len(there.server.connections) == 1
 
 
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_server_that_takes_no_upload(proxied: Callable[..., Proxied]) -> None:
+async def test_server_that_takes_no_upload(
+    proxied: Callable[..., Proxied], tls: bool, held: bool
+) -> None:
     """A server that stops reading is out of time, and the client is told."""
 
     answered = threading.Event()
@@ -289,8 +319,8 @@ async def test_server_that_takes_no_upload(proxied: Callable[..., Proxied]) -> N
         connection.read_head()
         answered.wait(PATIENCE)
 
-    there = proxied(script)
-    received = talk(there.port, POST % 20_000_000, b"x" * 20_000_000)
+    there = proxied(script, tls=server_context() if tls else None, buffer_requests=held)
+    received = talk(there.port, POST % 20_000_000, b"x" * 20_000_000, tls=tls)
     await until(lambda: there.server.connections and there.server.connections[0].received)
     await there.clock.wait_until(lambda: there.upstream_errors)
     assert statuses(await received) == [504]
@@ -298,8 +328,12 @@ async def test_server_that_takes_no_upload(proxied: Callable[..., Proxied]) -> N
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
 
 
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_answer_before_the_upload_is_read(proxied: Callable[..., Proxied]) -> None:
+async def test_answer_before_the_upload_is_read(
+    proxied: Callable[..., Proxied], tls: bool, held: bool
+) -> None:
     """An early refusal reaches the client; the connection, half used, does not live on."""
 
     answered = threading.Event()
@@ -309,8 +343,8 @@ async def test_answer_before_the_upload_is_read(proxied: Callable[..., Proxied])
         connection.send(head(b"Content-Length: 3", status=b"413 Too much") + b"no!")
         answered.wait(PATIENCE)
 
-    there = proxied(script)
-    received = await talk(there.port, POST % 20_000_000, b"x" * 20_000_000)
+    there = proxied(script, tls=server_context() if tls else None, buffer_requests=held)
+    received = await talk(there.port, POST % 20_000_000, b"x" * 20_000_000, tls=tls)
     answered.set()
     assert statuses(received) == [413] and received.endswith(b"no!")
     assert not there.proxy.pool._idle
