@@ -13,7 +13,7 @@ from twisted.internet import tcp
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from zope.interface import implementer
 
 from twisted_hangup import HangupSite, ProxyResource
@@ -241,6 +241,7 @@ def nothing_logged() -> Iterator[None]:
     """Fail if an exception is logged, whoever has caught it."""
     events: list[Any] = []
 
+    @implementer(ILogObserver)
     def observe(event: Any) -> None:
         if "log_failure" in event or event["log_level"] >= LogLevel.error:
             events.append(event)
