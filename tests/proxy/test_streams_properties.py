@@ -23,7 +23,7 @@ from twisted_hangup.limits import Limits, OutboundTimeouts, Timeouts
 from twisted_hangup.parser import RequestParser
 from twisted_hangup.server import bodies
 from twisted_hangup.testing import MemoryClient, _Kernel
-from twisted_hangup.transport.sockets import telling
+from twisted_hangup.transport.sockets import LARGE_READ, telling
 
 #: So that a few bytes are more than is held, and more than a transport's buffer takes.
 SMALL: Final = 8
@@ -274,9 +274,31 @@ def test_whatever_happens(
     """The server gets a prefix of the body, and its end only after the client's; all is over."""
     with pytest.MonkeyPatch.context() as patch, nothing_logged():
         patch.setattr(bodies, "LARGEST_HELD", SMALL)
-        patch.setattr(connection, "_READ_BYTES", SMALL)
+        patch.setattr(connection, "LARGE_READ", SMALL)
         world = World(body, chunked, at_once)
         for action in actions + disturbed:
             world.act(action)
             world.look()
         world.finish()
+
+
+def test_large_reads_while_a_body_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload takes fewer turns of the reactor; after its end a read is as small as before."""
+    reads: list[int] = []
+    recv = _Kernel.recv
+
+    def note(kernel: Any, most: int) -> bytes:
+        data = recv(kernel, most)
+        reads.append(len(data))
+        return data
+
+    small, body = tcp.Connection.bufferSize, [bytes(LARGE_READ)] * 2
+    world = World(body, chunked=False, at_once=True)
+    monkeypatch.setattr(_Kernel, "recv", note)
+    world.act(("send", world.size))
+    assert reads == [small, LARGE_READ, LARGE_READ - small]
+    world._answer(ANSWER)
+    world.clock.advance(0)
+    del reads[:]
+    world.client.feed(b"GET / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n" % bytes(2 * small))
+    assert reads[0] == small

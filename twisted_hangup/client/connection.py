@@ -31,7 +31,7 @@ from ..limits import KIB, Limits, OutboundTimeouts
 from ..parser.response import ResponseParser
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.layers import transport_beneath
-from ..transport.sockets import SendWatch, TellingSocket, adopted
+from ..transport.sockets import LARGE_READ, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_is_heard
 from .failures import NO_ANSWER, HandshakeCut, RequestCancelled, hang_up_of
 from .producing import produced
@@ -48,9 +48,6 @@ _KEEP_ALIVE: Final = re.compile(rb"(?i)(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9
 #: Seconds before a server closes an idle connection in which it is not used any more: the request
 #: and the end of the connection would cross.
 _CLOSE_EARLY: Final = 1.0
-
-#: Bytes read at a time: a large body takes fewer turns of the reactor.
-_READ_BYTES: Final = 256 * KIB
 
 
 @dataclass(slots=True)
@@ -255,7 +252,7 @@ class OutboundConnection(TwistedProtocol):
         self._send_watch = SendWatch(
             beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time
         )
-        beneath.bufferSize = _READ_BYTES
+        beneath.bufferSize = LARGE_READ
         self._pool.connected(self)
         if not handshake_is_heard(self.transport):
             self.ready.callback(self)

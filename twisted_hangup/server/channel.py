@@ -31,7 +31,14 @@ from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import host_of, protocol_within, transport_beneath
 from ..transport.lean_tls import adopt_tls, meter_of
 from ..transport.preamble import preamble_begun
-from ..transport.sockets import ConnectionBroken, Meter, SendWatch, TellingSocket, adopted
+from ..transport.sockets import (
+    LARGE_READ,
+    ConnectionBroken,
+    Meter,
+    SendWatch,
+    TellingSocket,
+    adopted,
+)
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
 from .client_socket import ClientSocket, has_unsent
@@ -667,6 +674,8 @@ class HangupChannel(HTTPChannel):
         nobody reads any more, is in the way of the next request.
         """
         self._streamed = request
+        if self._wire is not None:
+            self._wire.bufferSize = LARGE_READ
         self.persistent = False
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
 
@@ -691,6 +700,8 @@ class HangupChannel(HTTPChannel):
     def _body_complete(self) -> None:
         """The request that is being answered is complete: others may follow it."""
         request, self._streamed = self._streamed, None
+        if self._wire is not None:
+            del self._wire.bufferSize
         if not request.startedWriting:
             request.responseHeaders.removeHeader(b"Connection")
             self.persistent = self.checkPersistence(request, self._version)

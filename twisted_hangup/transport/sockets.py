@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Sized
 from functools import lru_cache
 from math import inf
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
@@ -24,10 +24,15 @@ from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..limits import KIB
 from .deadlines import Deadline, Deadlines
 from .layers import transport_beneath
 
 SystemCall = Literal["read", "write"]
+
+#: What a connection that carries a large body reads at a time, and keeps to be sent before it wants
+#: no more: such a body takes fewer turns of the reactor.
+LARGE_READ: Final = 256 * KIB
 
 _log = Logger()
 
