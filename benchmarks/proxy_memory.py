@@ -3,7 +3,9 @@
     python benchmarks/proxy_memory.py [--mb 1024] [--rate 200]
 
 For each case: by how much the peak of the proxy's resident memory is above what it was before,
-in MiB, and how large its temporary file was.  Linux only (/proc); it needs nothing from outside.
+in MiB, and how large its temporary file was.  Uploads come over TCP, TLS and HTTP/2, and are passed
+on while they come; at the end one is held (``--proxy-buffer-requests``).  Linux only (/proc); it
+needs ``openssl``.
 """
 
 from __future__ import annotations
@@ -12,16 +14,25 @@ import argparse
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
+from servers import make_certificate
 
 MIB = 1024 * 1024
 PIECE = b"x" * (256 * 1024)
+END = b"0\r\n\r\n"
+FRONTS = ("TCP", "TLS", "HTTP/2")
 
 
 class Slow:
@@ -45,19 +56,19 @@ def serve_one(connection: socket.socket, size: int, read_rate: float) -> None:
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         head += connection.recv(1)
-    length = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
-    if length is None:
+    if head.startswith(b"GET"):
         framing = b"Content-Length: %d" % size
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n%b\r\n\r\n" % framing)
         for _ in range(size // len(PIECE)):
             connection.sendall(PIECE)
     else:
-        slow, left = Slow(read_rate), int(length[1])
-        while left:
-            count = len(connection.recv(min(left, len(PIECE))))
-            left -= count
-            slow.passed(count)
-        body = length[1]
+        length = re.search(rb"\r\nContent-Length: (\d+)\r\n", head)
+        slow, count, data = Slow(read_rate), 0, b""
+        while count < int(length[1]) if length else not data.endswith(END):
+            data = connection.recv(len(PIECE))
+            count += data.count(PIECE[:1])
+            slow.passed(len(data))
+        body = b"%d" % count
         connection.sendall(
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
             % (len(body), body)
@@ -90,23 +101,32 @@ class Upstream:
 
 
 @contextmanager
-def proxy(upstream: int) -> Iterator[tuple[int, int]]:
-    """Run the command in front of port *upstream*; gives its port and process id."""
+def proxy(upstream: int, *options: str) -> Iterator[tuple[int, int, int]]:
+    """Run the command before port *upstream*; gives its port, that for TLS, and its process id."""
+    plain, secure = free_port(), free_port()
+    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+    command += ["-n", "--pidfile=", "hangup", "--port", str(plain)]
+    command += ["--proxy", f"http://127.0.0.1:{upstream}", "--request-timeout", "0", *options]
+    with TemporaryDirectory() as folder:
+        make_certificate(Path(folder))
+        keys = f"privateKey={folder}/key.pem:certKey={folder}/cert.pem"
+        command += ["--port", f"ssl:{secure}:{keys}"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+            try:
+                for _ in range(100):
+                    with suppress(OSError), socket.create_connection(("127.0.0.1", secure)):
+                        break
+                    time.sleep(0.1)
+                yield plain, secure, running.pid
+            finally:
+                running.terminate()
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
-    command += ["-n", "--pidfile=", "hangup", "--port", str(port)]
-    command += ["--proxy", f"http://127.0.0.1:{upstream}", "--request-timeout", "0"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
-        try:
-            for _ in range(100):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.1)
-            yield port, running.pid
-        finally:
-            running.terminate()
+        return port
 
 
 def resident(pid: int, name: str) -> int:
@@ -137,9 +157,21 @@ def download(port: int, size: int, rate: float) -> None:
         assert count > size, f"only {count} bytes came"
 
 
-def upload(port: int, size: int, rate: float, chunked: bool = False) -> None:
+def connect(port: int, alpn: str | None = None) -> socket.socket:
+    """A connection to *port*, over TLS if *alpn* says which protocol comes then."""
+    client = socket.create_connection(("127.0.0.1", port))
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if alpn is None:
+        return client
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols([alpn])
+    return context.wrap_socket(client)
+
+
+def upload(client: socket.socket, size: int, rate: float = 0, chunked: bool = False) -> None:
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
-    with socket.create_connection(("127.0.0.1", port)) as client:
+    with client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n%b\r\n\r\n" % framing)
         slow = Slow(rate)
         piece = b"%x\r\n%b\r\n" % (len(PIECE), PIECE) if chunked else PIECE
@@ -147,11 +179,38 @@ def upload(port: int, size: int, rate: float, chunked: bool = False) -> None:
             client.sendall(piece)
             slow.passed(len(PIECE))
         if chunked:
-            client.sendall(b"0\r\n\r\n")
+            client.sendall(END)
         answer = b""
         while data := client.recv(65536):
             answer += data
         assert answer.endswith(b"\r\n%d" % size), answer
+
+
+def upload_http2(client: socket.socket, size: int) -> None:
+    connection, answer, ended = H2Connection(), b"", False
+    connection.initiate_connection()
+    names = (":method", ":scheme", ":authority", ":path")
+    fields = list(zip(names, ("POST", "https", "a", "/"), strict=True))
+    connection.send_headers(1, [*fields, ("content-length", str(size))])
+    with client:
+        while not ended:
+            while size and (room := min(connection.local_flow_control_window(1), size)):
+                size -= (sent := min(room, connection.max_outbound_frame_size))
+                connection.send_data(1, PIECE[:sent], end_stream=not size)
+            client.sendall(connection.data_to_send())
+            for event in connection.receive_data(client.recv(65536)):
+                if isinstance(event, DataReceived):
+                    answer += event.data
+                ended = ended or isinstance(event, StreamEnded)
+    assert answer, "no answer"
+
+
+def upload_over(front: str, plain: int, secure: int, size: int) -> None:
+    """One upload over *front*, with its length, as fast as it goes."""
+    if front == "HTTP/2":
+        upload_http2(connect(secure, "h2"), size)
+    else:
+        upload(connect(plain) if front == "TCP" else connect(secure, "http/1.1"), size)
 
 
 def measure(what: str, pid: int, run: Callable[[], None]) -> None:
@@ -187,17 +246,25 @@ def main() -> None:
     options = parser.parse_args()
     size, rate = options.mb * MIB, options.rate
     upstream = Upstream(size)
-    with proxy(upstream.port) as (port, pid):
+    with proxy(upstream.port) as (plain, secure, pid):
         upstream.size = MIB
-        download(port, MIB, 0)
-        upload(port, MIB, 0)
+        download(plain, MIB, 0)
+        for front in FRONTS:
+            upload_over(front, plain, secure, MIB)
         upstream.size = size
-        measure("download, slow client", pid, lambda: download(port, size, rate))
-        measure("download, as fast as it goes", pid, lambda: download(port, size, 0))
-        measure("upload, slow client", pid, lambda: upload(port, size, rate))
-        measure("upload in chunks", pid, lambda: upload(port, size, 0, chunked=True))
-        upstream.read_rate = rate
-        measure("upload, slow server", pid, lambda: upload(port, size, 0))
+        measure("download, slow client", pid, lambda: download(plain, size, rate))
+        measure("download, as fast as it goes", pid, lambda: download(plain, size, 0))
+        measure("upload, slow client", pid, lambda: upload(connect(plain), size, rate))
+        measure("upload in chunks", pid, lambda: upload(connect(plain), size, chunked=True))
+        for front in FRONTS:
+            run = partial(upload_over, front, plain, secure, size)
+            upstream.read_rate = 0
+            measure(f"upload over {front}", pid, run)
+            upstream.read_rate = rate
+            measure(f"upload over {front}, slow server", pid, run)
+    with proxy(upstream.port, "--proxy-buffer-requests") as (plain, secure, pid):
+        upload(connect(plain), MIB)
+        measure("upload that is held, slow server", pid, lambda: upload(connect(plain), size))
 
 
 if __name__ == "__main__":
