@@ -1,18 +1,26 @@
-"""A tunnel waits for nobody for ever."""
+"""A tunnel passes everything on, and waits for nobody for ever."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
 from time import sleep
+from typing import Any
 
 import pytest
 import pytest_twisted
+from OpenSSL import SSL
+from support.certificates import server_context
+from support.peers import Peer
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import Connection
-from support.wire import Client, in_thread, settled, until
+from support.wire import PATIENCE, Client, in_thread, settled, until
 
-from twisted_hangup import OutboundTimeouts
+from twisted_hangup import Limits, OutboundTimeouts
+from twisted_hangup.transport.layers import transport_beneath
 
 UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 SWITCHING = b"HTTP/1.1 101 Go\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n"
@@ -164,4 +172,270 @@ async def test_rest_that_is_not_taken(proxied: Callable[..., Proxied]) -> None:
 
 def _stuck(there: Proxied) -> bool:
     """Whether reading from the server is paused."""
-    return any(connection.transport.reading_paused for connection in there.proxy.pool._all)
+    transports = [transport_beneath(one.transport) for one in there.proxy.pool._all]
+    return any(transport.reading_paused for transport in transports)
+
+
+# Half-closes.
+
+FIRST = b"the last of the first\n"
+
+#: The client's connection, and the proxy's.
+NETWORK = [("TCP", "TCP"), ("TLS", "TCP"), ("TCP", "TLS"), ("TLS", "TLS")]
+WAYS = pytest.mark.parametrize("front, over", [*NETWORK, ("UNIX", "UNIX")])
+
+#: Who ends its output first.
+ENDS = pytest.mark.parametrize("first", ["client", "server"])
+
+
+class Joined:
+    """A client and a server that have a tunnel between them, each with a script of its own."""
+
+    def __init__(
+        self,
+        proxied: Callable[..., Proxied],
+        path: Path,
+        front: str,
+        over: str,
+        client: Callable[[Peer], Any],
+        server: Callable[[Peer], Any],
+    ) -> None:
+        self.got: dict[str, Any] = {}
+
+        def script(connection: Connection) -> None:
+            peer = Peer(connection.socket, tls="server" if over == "TLS" else None)
+            peer.read_until(b"\r\n\r\n")
+            self._run("server", peer.send(SWITCHING), server)
+
+        def ask() -> None:
+            peer = Peer(
+                Client(self.there.port).socket, tls="client" if front == "TLS" else None
+            ).send(UPGRADE)
+            peer.read_until(b"\r\n\r\n")
+            self._run("client", peer, client)
+
+        self.there = proxied(
+            script,
+            tls=server_context() if front == "TLS" else None,
+            unix=str(path / "front") if front == "UNIX" else None,
+            over=over,
+            timeouts=TIMEOUTS,
+        )
+        self.done = in_thread(ask)
+
+    def _run(self, side: str, peer: Peer, script: Callable[[Peer], Any]) -> None:
+        try:
+            self.got[side] = script(peer)
+        except OSError as error:
+            self.got[side] = error
+        peer.close()
+
+    async def over(self) -> dict[str, Any]:
+        """What both have got, once both connections have gone."""
+        await self.done
+        await until(lambda: len(self.got) == 2 and not left(self.there))
+        await until(lambda: not self.there.site.context.tunnels)
+        return self.got
+
+
+@WAYS
+@ENDS
+@pytest.mark.parametrize("size", [10, 5_000_000])
+@pytest_twisted.ensureDeferred
+async def test_half_close(
+    proxied: Callable[..., Proxied], tmp_path: Path, front: str, over: str, first: str, size: int
+) -> None:
+    """What comes after the end of the other's output arrives, and so does its own end."""
+    answer = bytes(size)
+
+    def ending(peer: Peer) -> bytes:
+        return peer.send(FIRST).finish().read_all()
+
+    def answering(peer: Peer) -> bytes:
+        received = peer.read_all()
+        peer.send(answer).finish()
+        return received
+
+    scripts = (ending, answering) if first == "client" else (answering, ending)
+    joined = Joined(proxied, tmp_path, front, over, *scripts)
+    got = await joined.over()
+    second = "server" if first == "client" else "client"
+    assert got == {first: answer, second: FIRST}
+    assert joined.there.clock.getDelayedCalls() == []
+
+
+@WAYS
+@ENDS
+@pytest_twisted.ensureDeferred
+async def test_half_close_with_a_peer_that_reads_late(
+    proxied: Callable[..., Proxied], tmp_path: Path, front: str, over: str, first: str
+) -> None:
+    """An end that comes after more than there is room for comes after all of it."""
+    full = Event()
+
+    def ending(peer: Peer) -> bytes:
+        return peer.send(bytes(MUCH)).finish().read_all()
+
+    def answering(peer: Peer) -> int:
+        full.wait(PATIENCE)
+        received = peer.read_all()
+        peer.send(FIRST).finish()
+        return len(received)
+
+    scripts = (ending, answering) if first == "client" else (answering, ending)
+    joined = Joined(proxied, tmp_path, front, over, *scripts)
+    await until(lambda: _paused(joined.there, first))
+    full.set()
+    got = await joined.over()
+    second = "server" if first == "client" else "client"
+    assert got == {first: FIRST, second: MUCH}
+
+
+@WAYS
+@ENDS
+@pytest_twisted.ensureDeferred
+async def test_half_closed_and_silent(
+    proxied: Callable[..., Proxied], tmp_path: Path, front: str, over: str, first: str
+) -> None:
+    """It waits no longer than any other tunnel."""
+
+    def ending(peer: Peer) -> bytes:
+        return peer.finish().read_all()
+
+    def silent(peer: Peer) -> bytes:
+        received = peer.read_all()
+        heard.set()
+        over_now.wait(PATIENCE)
+        return received
+
+    heard, over_now = Event(), Event()
+    scripts = (ending, silent) if first == "client" else (silent, ending)
+    joined = Joined(proxied, tmp_path, front, over, *scripts)
+    await until(heard.is_set)
+    joined.there.clock.wait(9)
+    await settled()
+    assert left(joined.there) == 1
+    joined.there.clock.wait(2)
+    await settled()
+    joined.there.clock.wait(12)  # for a close_notify that does not come
+    over_now.set()
+    assert await joined.over() == {"client": b"", "server": b""}
+
+
+@WAYS
+@ENDS
+@pytest_twisted.ensureDeferred
+async def test_reset_after_a_half_close(
+    proxied: Callable[..., Proxied], tmp_path: Path, front: str, over: str, first: str
+) -> None:
+    """A peer that goes for good, with or without a word, is not written to for ever."""
+
+    def going(peer: Peer) -> None:
+        peer.send(FIRST).finish()
+        ended.wait(PATIENCE)
+        peer.reset()
+
+    def writing(peer: Peer) -> bytes:
+        received = peer.read_all()
+        ended.set()
+        with suppress(OSError, SSL.Error):
+            for _ in range(10_000):
+                peer.send(b"?")
+                sleep(0.001)
+            raise AssertionError("it was never reset")
+        return received
+
+    ended = Event()
+    scripts = (going, writing) if first == "client" else (writing, going)
+    joined = Joined(proxied, tmp_path, front, over, *scripts)
+    second = "server" if first == "client" else "client"
+    assert (await joined.over())[second] == FIRST
+
+
+@pytest.mark.parametrize("front, over", NETWORK)  # UNIX sockets have no reset
+@ENDS
+@pytest_twisted.ensureDeferred
+async def test_reset_by_the_other_after_a_half_close(
+    proxied: Callable[..., Proxied], tmp_path: Path, front: str, over: str, first: str
+) -> None:
+    """An answer that is cut does not look complete."""
+
+    def ending(peer: Peer) -> bytes:
+        return peer.send(FIRST).finish().read_all()
+
+    def going(peer: Peer) -> None:
+        peer.read_all()
+        peer.send(b"half")
+        peer.reset()
+
+    scripts = (ending, going) if first == "client" else (going, ending)
+    got = await Joined(proxied, tmp_path, front, over, *scripts).over()
+    assert isinstance(got[first], ConnectionResetError)
+
+
+@pytest_twisted.ensureDeferred
+async def test_silent_reset_after_a_half_close(proxied: Callable[..., Proxied]) -> None:
+    """It is noticed though nothing is written to the peer, and its connection is not read."""
+    there = proxied(echoing_late, timeouts=TIMEOUTS)
+    client = (await joined(there)).send(b"x").end()
+    await until(lambda: there.proxy.ended._gone)
+    client.reset()
+    await settled()
+    there.clock.wait(1)
+    await until(lambda: not left(there))
+
+
+def echoing_late(connection: Connection) -> None:
+    """A server that reads to the end, and then thinks for a long time."""
+    connection.read_head()
+    connection.send(SWITCHING)
+    connection.read_all()
+    with suppress(OSError):
+        while True:
+            sleep(0.01)
+            connection.socket.getpeername()
+
+
+def _paused(there: Proxied, side: str) -> bool:
+    """Whether reading from that side is paused."""
+    if side == "server":
+        return _stuck(there)
+    channels = there.site.context.tunnels
+    return any(transport_beneath(one.transport).reading_paused for one in channels)
+
+
+@pytest_twisted.ensureDeferred
+async def test_end_before_the_tunnel(proxied: Callable[..., Proxied]) -> None:
+    """If a FIN is no hang-up (``allow_half_open``), the server gets it once there is a tunnel."""
+    ended = Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        ended.wait(PATIENCE)
+        connection.send(SWITCHING)
+        connection.send(connection.read_all())
+
+    there = proxied(script, timeouts=TIMEOUTS, site_limits=Limits(allow_half_open=True))
+    client = Client(there.port).send(UPGRADE + FIRST).end()
+    await until(lambda: any(one._ending.input_over for one in there.site.context.connections))
+    ended.set()
+    received = await in_thread(client.read_all)
+    assert received.endswith(b"\r\n\r\n" + FIRST)
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_site_waits_for_a_tunnel(proxied: Callable[..., Proxied]) -> None:
+    """`drain` is over when it has ended, and `hang_up_all` ends it."""
+    there = proxied(echoing, timeouts=TIMEOUTS)
+    client = await joined(there)
+    drained = there.site.drain()
+    await in_thread(lambda: client.send(b"x").socket.recv(1))
+    assert there.site.open_connections == 0
+    assert not drained.called
+    there.site.hang_up_all()
+    await drained
+    with pytest.raises(ConnectionResetError):
+        await in_thread(client.read_all)
+    await until(lambda: not left(there))
+    client.close()

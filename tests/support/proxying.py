@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.ssl import Certificate, optionsForClientTLS
 
-from twisted_hangup import HangupSite, UpstreamError
+from twisted_hangup import HangupSite, Limits, UpstreamError
 from twisted_hangup.proxy import ProxyResource
 
+from .certificates import pem
 from .upstreams import Connection, RawServer
 from .wire import HandClock, Served
 
@@ -39,19 +42,40 @@ class Proxied:
 
 
 @pytest.fixture
-def proxied(serve: Serve) -> Iterator[Callable[..., Proxied]]:
-    """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``."""
+def proxied(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Proxied]]:
+    """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``.
+
+    *over* is how the proxy reaches it; over TLS the script does its part of that.  *unix* is the
+    path of a socket that the site listens on, and *site_limits* are its limits.
+    """
     from twisted.internet import reactor
 
     made: list[Proxied] = []
 
     def make(
-        script: Callable[[Connection], object], path: str = "", tls: Any = None, **arguments: Any
+        script: Callable[[Connection], object],
+        path: str = "",
+        tls: Any = None,
+        *,
+        over: str = "TCP",
+        unix: str | None = None,
+        site_limits: Limits | None = None,
+        **arguments: Any,
     ) -> Proxied:
-        server, clock = RawServer(script), HandClock()
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.port)
+        clock = HandClock()
+        endpoint: Any
+        if over == "UNIX":
+            socket = str(tmp_path / "upstream")
+            server = RawServer(script, unix=socket)
+            endpoint = UNIXClientEndpoint(reactor, socket)
+        else:
+            server = RawServer(script)
+            endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", server.port)
+        if over == "TLS":
+            trust = optionsForClientTLS("localhost", Certificate.loadPEM(pem()))
+            endpoint = wrapClientTLS(trust, endpoint)
         proxy = ProxyResource(server.url + path, reactor=clock, endpoint=endpoint, **arguments)
-        served = serve(proxy, tls=tls, parsePOSTFormSubmission=False)
+        served = serve(proxy, tls=tls, unix=unix, limits=site_limits, parsePOSTFormSubmission=False)
         proxied = Proxied(served, server, proxy, clock)
         made.append(proxied)
         return proxied

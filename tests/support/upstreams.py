@@ -90,7 +90,7 @@ class RawServer:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(unix)
             self._listener.listen(100)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://127.0.0.1:{self.port}" if unix is None else "http://localhost"
         self.connections: list[Connection] = []
         self.ended: list[Connection] = []
         threading.Thread(target=self._accept, daemon=True).start()

@@ -17,19 +17,25 @@ from typing import Any, BinaryIO, Final, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed, ConnectionDone, ConnectionLost
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IHandshakeListener, IPushProducer
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    IPushProducer,
+)
+from twisted.internet.main import CONNECTION_DONE
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from ..errors import ParseError, ResponseParseError, ServerPhase
 from ..events import NEED_DATA, BodyData, Field, ResponseHead
 from ..limits import KIB, Limits, OutboundTimeouts
 from ..parser.response import ResponseParser
 from ..transport.deadlines import Deadline, Deadlines
+from ..transport.half_close import half_closing
 from ..transport.layers import transport_beneath
 from ..transport.sockets import LARGE_READ, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_is_heard
@@ -111,7 +117,7 @@ class Keeper(Protocol):
         """*connection* has gone."""
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IHalfCloseableProtocol)
 class OutboundConnection(TwistedProtocol):
     """One connection to a server; it carries one request at a time.
 
@@ -158,6 +164,8 @@ class OutboundConnection(TwistedProtocol):
         self._deadline.due = inf  # the deadline of the idle connection
         self._for_head = request.method == b"HEAD"
         self._parser.expect(request.method, upgrade=request.upgrade)
+        if request.upgrade:
+            half_closing(self.transport)
         head, length = request.head, request.body_bytes
         body: Any = request.body
         produced = IBodyProducer.providedBy(body)
@@ -212,6 +220,10 @@ class OutboundConnection(TwistedProtocol):
         self._pool.deadlines.forget(self._deadline)
         self._receiver = None
         self._heir = heir
+        # Twisted's endpoints wrap us in a protocol that forgets this if it listens to handshakes.
+        wrapper = getattr(transport_beneath(self.transport), "protocol", None)
+        if hasattr(wrapper, "readConnectionLost"):
+            alsoProvides(wrapper, IHalfCloseableProtocol)
         heir.makeConnection(self.transport)
         return self._parser.unread()
 
@@ -301,6 +313,18 @@ class OutboundConnection(TwistedProtocol):
         except ParseError as error:
             self._fail(error)
             self._abort()
+
+    def readConnectionLost(self) -> None:
+        """The server has ended its output; HTTP knows no half-close of a server."""
+        heir = IHalfCloseableProtocol(self._heir, None)
+        if heir is None:
+            transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
+        else:
+            heir.readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """Our half is closed, by the protocol that has the connection now."""
+        IHalfCloseableProtocol(self._heir).writeConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._lost = True

@@ -34,6 +34,8 @@ from ..server.bodies import StreamedBody
 from ..server.headers import fields_of, headers_of
 from ..server.pages import error_page
 from ..server.request import Carrier, UpgradableCarrier
+from ..transport.clock import steady
+from ..transport.paused import PausedSockets
 from .forwarding import (
     Client,
     Forwarding,
@@ -136,6 +138,8 @@ class ProxyResource(Resource):
         self.takes_bodies = not buffer_requests
         self.upstream = upstream
         self.forwarding = forwarding or Forwarding()
+        #: The ends of tunnels whose peers send no more.
+        self.ended = PausedSockets(steady(reactor))
         self.pool = OutboundPool(
             endpoint or _endpoint(upstream, reactor, trust_root),
             reactor,
@@ -350,7 +354,7 @@ class _Relay:
         channel.writeHeaders(b"HTTP/1.1", b"101", head.reason, headers_of(fields))
         self._release()
         pool = self._proxy.pool
-        tunnel = Tunnel(pool.deadlines, pool.timeouts.silence_seconds)
+        tunnel = Tunnel(pool.deadlines, pool.timeouts.silence_seconds, self._proxy.ended)
         rest = exchange.connection.hand_over(tunnel.server)
         channel.upgrade(tunnel.client)
         tunnel.join()

@@ -108,8 +108,10 @@ class HangupChannel(HTTPChannel):
         context: What all channels of the site share; the site sets it.
         transport: The connection; None once another protocol has taken it over.
         host: The address that the client connected to.
+        heir: The end of a tunnel that `upgrade` has given the connection to, or None.
     """
 
+    heir: Any = None
     context: SiteContext
     site: Any
     transport: Any
@@ -307,6 +309,9 @@ class HangupChannel(HTTPChannel):
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
+        if self.heir is not None:
+            self.heir.readConnectionLost()
+            return
         if self._stage is LEFT:  # the protocol that took over knows no half-close
             transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
             return
@@ -315,6 +320,9 @@ class HangupChannel(HTTPChannel):
 
     def writeConnectionLost(self) -> None:
         """Our half is closed: the kernel has all that was written."""
+        if self.heir is not None:
+            self.heir.writeConnectionLost()
+            return
         if self._send_watch is not None:
             self._send_watch.stop()
         self._ending.flushed()
@@ -362,7 +370,10 @@ class HangupChannel(HTTPChannel):
         if self._undelivered is not None:
             self._undelivered.log_all()
         self._stand_down()
-        self.context.left(self)
+        if self.heir is None:
+            self.context.left(self)
+        else:
+            self.context.tunnelled(self)
 
     def _stand_down(self) -> None:
         """Stop watching the connection."""
@@ -635,6 +646,8 @@ class HangupChannel(HTTPChannel):
         rest, self._after_upgrade = self._after_upgrade, []
         for data in rest:
             heir.dataReceived(data)
+        if self.heir is not None and self._ending.input_over:
+            self.readConnectionLost()
 
     def refuse_request(self, request: Any, status: int) -> None:
         """Answer a well-formed request that no resource may see, and close."""
@@ -663,8 +676,11 @@ class HangupChannel(HTTPChannel):
         self._eb_request(failure, END)
 
     def upgrade(self, protocol: Any) -> None:
-        """Give the connection to *protocol*; `rendered` then gives it the bytes after the
-        request."""
+        """Give the connection to *protocol*, an `IHalfCloseableProtocol`, as a tunnel.
+
+        `rendered` then gives it the bytes after the request.
+        """
+        self.heir = protocol
         self._protocolUpgradeForWebsockets(protocol)
 
     def streaming(self, request: Any) -> None:

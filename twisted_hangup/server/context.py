@@ -79,6 +79,8 @@ class SiteContext:
     Attributes:
         connections: The open channels, except upgraded ones, as the keys of a dictionary: a set
             takes three times the room.
+        tunnels: The channels whose open connection is a tunnel's: see `HangupChannel.upgrade`.
+            Connections that an application has upgraded are its own affair.
         forms: Reads large forms, for a slice of time in each turn of the reactor.
         warn_of_bodies: Logs a line, at a limited rate: there was no room for the body of a request.
         warn_of_lengths: Logs a line, at a limited rate: a response was longer or shorter than its
@@ -110,6 +112,7 @@ class SiteContext:
         self.lingered: Counter[LingerEnd | None] = Counter()
         # Any: the channels import this module.
         self.connections: dict[Any, None] = {}
+        self.tunnels: dict[Any, None] = {}
         self.room = Room(self.open, lambda: self.deadlines.seconds())
         self._waiting_for_none: list[Deferred[None]] = []
 
@@ -150,18 +153,31 @@ class SiteContext:
         """How many connections are in each phase of a `ClientError`, or ``"closing"``."""
         return Counter("closing" if one.closing else one.phase for one in self.open())
 
+    def tunnelled(self, channel: Any) -> None:
+        """The connection of *channel* is a tunnel's from now on."""
+        self.tunnels[channel] = None
+        self.left(channel)
+
+    def tunnel_lost(self, channel: Any) -> None:
+        """The connection of *channel*, a tunnel's, has gone."""
+        self.tunnels.pop(channel, None)
+        self._look_if_empty()
+
     def left(self, channel: Any) -> None:
         """*channel* has lost its connection, or given it to another protocol."""
         self.connections.pop(channel, None)
-        if not self.connections:
+        self._look_if_empty()
+
+    def _look_if_empty(self) -> None:
+        if not (self.connections or self.tunnels):
             waiting, self._waiting_for_none = self._waiting_for_none, []
             for waiter in waiting:
                 waiter.callback(None)
 
     def when_empty(self) -> Deferred[None]:
-        """Return a new Deferred that fires with None once no connection is open."""
+        """Return a new Deferred that fires with None once no connection or tunnel is open."""
         waiter: Deferred[None] = Deferred()
-        if self.connections:
+        if self.connections or self.tunnels:
             self._waiting_for_none.append(waiter)
         else:
             waiter.callback(None)

@@ -84,7 +84,10 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection has gone."""
-        self._channel.connectionLost(reason)  # Twisted's proxy looks it up by name
+        channel: Any = self._channel
+        channel.connectionLost(reason)  # Twisted's proxy looks it up by name
+        if isinstance(channel, HangupChannel) and channel.heir is not None:
+            channel.context.tunnel_lost(channel)
 
     def readConnectionLost(self) -> None:
         """The peer ended its input."""
@@ -200,8 +203,11 @@ class SiteErrors:
     def drain(self) -> Deferred[None]:
         """Read no further requests, finish the running ones, and close all connections.
 
+        The proxy's tunnels go on until they end.  Connections that an application has upgraded are
+        left alone.
+
         Returns:
-            A Deferred that fires with None when every connection has gone.
+            A Deferred that fires with None when every other connection has gone.
         """
         for channel in self.context.open():
             channel.close_when_done()
@@ -209,7 +215,7 @@ class SiteErrors:
 
     def hang_up_all(self) -> None:
         """Abort every connection now."""
-        for channel in self.context.open():
+        for channel in [*self.context.open(), *self.context.tunnels]:
             channel.transport.abortConnection()
 
     def _make_protocol(self) -> HangupProtocol:

@@ -18,6 +18,11 @@ def transport_beneath(transport: Any) -> Any:
     return transport
 
 
+def tls_layer(transport: Any) -> Any:
+    """What reads and writes TLS on *transport*, on top of it or, as ``startTLS`` has it, beside."""
+    return transport.protocol if getattr(transport, "TLS", False) else transport
+
+
 def protocol_within(protocol: Any) -> Any:
     """The protocol inside of all the `ProtocolWrapper`s around it."""
     while isinstance(protocol, ProtocolWrapper):

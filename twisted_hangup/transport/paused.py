@@ -38,8 +38,12 @@ class PausedSockets:
         self._poll = select.poll() if _PEER_CLOSED else None
         self._timer: IDelayedCall | None = None
 
-    def add(self, transport: Any, gone: Gone) -> int | None:
+    def add(self, transport: Any, gone: Gone, *, input_over: bool = False) -> int | None:
         """Call *gone* once, within a second, if the peer of *transport* hangs up.
+
+        Args:
+            input_over: Whether it has sent its FIN, so that only a reset is a hang-up, or that it
+                reads nothing any more.
 
         Returns:
             A key for `remove`, which you call before the transport is read again or closed.  None
@@ -52,7 +56,7 @@ class PausedSockets:
         if descriptor < 0:
             return None
         self._gone[descriptor] = (transport, gone)
-        self._poll.register(descriptor, _PEER_CLOSED)
+        self._poll.register(descriptor, 0 if input_over else _PEER_CLOSED)
         if self._timer is None:
             self._timer = self._clock.callLater(INTERVAL, self._look)
         return descriptor

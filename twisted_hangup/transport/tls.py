@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from ..errors import Phase, TLSError
 from ..report.rules import HANDSHAKE_TIMEOUT
+from .layers import tls_layer
 from .preamble import Preamble
 from .sockets import ConnectionBroken
 
@@ -83,7 +84,7 @@ def in_handshake(transport: Any) -> bool:
 
 def handshake_is_heard(transport: Any) -> bool:
     """Whether TLS is being set up on *transport*, and will report to its protocol when done."""
-    layer = transport.protocol if getattr(transport, "TLS", False) else transport
+    layer = tls_layer(transport)
     return (
         isinstance(layer, TLSMemoryBIOProtocol)
         and IHandshakeListener.providedBy(layer.wrappedProtocol)
