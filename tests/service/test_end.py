@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 from support.processes import BIN, connect, free_port, read_until
+from support.upstreams import Connection, RawServer
 from support.wire import PATIENCE, Client
 
 #: Seconds that an end may take besides its grace: one is promised, the rest is the machine's.
@@ -75,6 +77,9 @@ class Blocking(Resource):
 '''
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+#: How a program ends that a signal has stopped: by that signal, in newer versions of Twisted.
+STOPPED: Final = (0, -signal.SIGTERM)
 
 Start = Callable[..., "Program"]
 
@@ -284,3 +289,52 @@ def test_fifo_without_a_reader(start: Start) -> None:
         assert all(fifo.readline().endswith(LOGGED) for _ in range(100))
         answer(program, LINES)
         assert program.seconds_to_end() < END
+
+
+# Tunnels.
+
+UPGRADE: Final = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
+SWITCHING: Final = b"HTTP/1.1 101 Go\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n"
+
+
+def echoing(connection: Connection) -> None:
+    connection.read_head()
+    connection.send(SWITCHING)
+    while data := connection.socket.recv(65536):
+        connection.send(data)
+
+
+@pytest.fixture
+def tunnel(start: Start) -> Iterator[Callable[..., tuple[Program, Client]]]:
+    """A program with a proxy, told to stop while a client has a tunnel through it."""
+    server = RawServer(echoing)
+
+    def run(grace: int) -> tuple[Program, Client]:
+        program = start(f"--proxy={server.url}", f"--grace={grace}")
+        client = program.connect(UPGRADE, b"\r\n\r\n")
+        program.process.terminate()
+        time.sleep(0.5)
+        client.send(b"more")
+        assert client.read_until(b"more") == b"more"
+        return program, client
+
+    yield run
+    server.close()
+
+
+def test_tunnel_goes_on_until_it_ends(tunnel: Callable[..., tuple[Program, Client]]) -> None:
+    """It is work under way; nothing else keeps the process."""
+    program, client = tunnel(30)
+    client.close()
+    assert program.process.wait(END) in STOPPED
+
+
+def test_tunnel_has_the_grace_and_no_more(
+    tunnel: Callable[..., tuple[Program, Client]],
+) -> None:
+    """It is reset then, at both ends."""
+    program, client = tunnel(2)
+    with pytest.raises(ConnectionResetError):
+        client.read_all()
+    client.close()
+    assert program.process.wait(END) in STOPPED

@@ -183,7 +183,7 @@ class HangupService(Service):
             self._reactor.stop()
 
     def _cb_drain(self, _: object) -> Deferred[None]:
-        connections, threads = self.site.open_connections, self._threads_at_work
+        connections, threads = self._connections, self._threads_at_work
         gone = self.site.drain().addCallback(self._cb_wait_for_threads)
         if connections or threads:
             busy = _counted(connections, "open connection")
@@ -200,7 +200,7 @@ class HangupService(Service):
     def _eb_grace_is_over(self, failure: Failure) -> Deferred[None]:
         failure.trap(DeferredTimeout, CancelledError)
         self._grace = None
-        if clients := self.site.open_connections:
+        if clients := self._connections:
             _log.warn("Hanging up on {clients}", clients=_counted(clients, "client"))
         gone = self.site.drain().addCallback(self._cb_wait_no_longer_for_threads)
         self.site.hang_up_all()
@@ -217,6 +217,11 @@ class HangupService(Service):
     async def _threads_are_idle(self) -> None:
         while self._threads_at_work:
             await deferLater(self._clock, POLL_SECONDS)
+
+    @property
+    def _connections(self) -> int:
+        """How many connections there are to wait for, with tunnels."""
+        return self.site.open_connections + len(self.site.context.tunnels)
 
     @property
     def _threads_at_work(self) -> int:
