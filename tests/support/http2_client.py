@@ -55,6 +55,7 @@ class Stream:
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.fields: dict[bytes, bytes] = {}
+        self.lines: list[tuple[bytes, bytes]] = []
         self.body = b""
         self.ended = False
         self.reset: int | None = None
@@ -192,7 +193,8 @@ class H2Client:
     def _received(self, frame: Frame) -> None:
         stream = self.stream(frame.stream_id)
         if isinstance(frame, HeadersFrame):
-            stream.fields = dict(self.decoder.decode(frame.data, raw=True))
+            stream.lines = [(*line,) for line in self.decoder.decode(frame.data, raw=True)]
+            stream.fields = dict(stream.lines)
             stream.statuses.append(int(stream.fields[b":status"]))
         elif isinstance(frame, DataFrame):
             stream.body += frame.data
