@@ -18,6 +18,8 @@ from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import Connection
 from support.wire import PATIENCE, Client, in_thread, settled, until
+from twisted.internet import reactor
+from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
 
 from twisted_hangup import Limits, OutboundTimeouts
 from twisted_hangup.transport.layers import transport_beneath
@@ -180,12 +182,21 @@ def _stuck(there: Proxied) -> bool:
 
 FIRST = b"the last of the first\n"
 
-#: The client's connection, and the proxy's.
-NETWORK = [("TCP", "TCP"), ("TLS", "TCP"), ("TCP", "TLS"), ("TLS", "TLS")]
+#: The client's connection, and the proxy's; those of a wrapped endpoint have layers of ours.
+NETWORK = [
+    *[("TCP", "TCP"), ("TLS", "TCP"), ("TCP", "TLS"), ("TLS", "TLS")],
+    *[("wrapped TLS", "TCP"), ("PROXY", "TCP")],
+]
 WAYS = pytest.mark.parametrize("front, over", [*NETWORK, ("UNIX", "UNIX")])
 
 #: Who ends its output first.
 ENDS = pytest.mark.parametrize("first", ["client", "server"])
+
+
+LISTEN: dict[str, Callable[[], Any]] = {
+    "wrapped TLS": lambda: SSL4ServerEndpoint(reactor, 0, server_context(), interface="127.0.0.1"),
+    "PROXY": lambda: serverFromString(reactor, "haproxy:tcp:0:interface=127.0.0.1"),
+}
 
 
 class Joined:
@@ -208,9 +219,10 @@ class Joined:
             self._run("server", peer.send(SWITCHING), server)
 
         def ask() -> None:
-            peer = Peer(
-                Client(self.there.port).socket, tls="client" if front == "TLS" else None
-            ).send(UPGRADE)
+            plain = Client(self.there.port)
+            if front == "PROXY":
+                plain.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+            peer = Peer(plain.socket, tls="client" if "TLS" in front else None).send(UPGRADE)
             peer.read_until(b"\r\n\r\n")
             self._run("client", peer, client)
 
@@ -218,6 +230,7 @@ class Joined:
             script,
             tls=server_context() if front == "TLS" else None,
             unix=str(path / "front") if front == "UNIX" else None,
+            listen=LISTEN[front]() if front in LISTEN else None,
             over=over,
             timeouts=TIMEOUTS,
         )

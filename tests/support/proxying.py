@@ -46,7 +46,8 @@ def proxied(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Proxied]]:
     """Put a proxy before a script: ``proxied(script, path="", tls=None, **ProxyResource's)``.
 
     *over* is how the proxy reaches it; over TLS the script does its part of that.  *unix* is the
-    path of a socket that the site listens on, and *site_limits* are its limits.
+    path of a socket that the site listens on, *listen* an endpoint that is wrapped in
+    `hangup_endpoint`, and *site_limits* are the site's.
     """
     from twisted.internet import reactor
 
@@ -59,6 +60,7 @@ def proxied(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Proxied]]:
         *,
         over: str = "TCP",
         unix: str | None = None,
+        listen: Any = None,
         site_limits: Limits | None = None,
         **arguments: Any,
     ) -> Proxied:
@@ -75,7 +77,14 @@ def proxied(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Proxied]]:
             trust = optionsForClientTLS("localhost", Certificate.loadPEM(pem()))
             endpoint = wrapClientTLS(trust, endpoint)
         proxy = ProxyResource(server.url + path, reactor=clock, endpoint=endpoint, **arguments)
-        served = serve(proxy, tls=tls, unix=unix, limits=site_limits, parsePOSTFormSubmission=False)
+        served = serve(
+            proxy,
+            tls=tls,
+            unix=unix,
+            endpoint=listen,
+            limits=site_limits,
+            parsePOSTFormSubmission=False,
+        )
         proxied = Proxied(served, server, proxy, clock)
         made.append(proxied)
         return proxied

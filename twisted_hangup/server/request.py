@@ -109,8 +109,10 @@ class UpgradableCarrier(Carrier, Protocol):
     """A carrier that a request can give to another protocol: a connection, not a stream."""
 
     def upgrade(self, protocol: Any) -> None:
-        """Give the connection to *protocol*; `rendered` then gives it the bytes after the
-        request."""
+        """Give the connection to *protocol*, an `IHalfCloseableProtocol`, as a tunnel.
+
+        `rendered` then gives it the bytes after the request.
+        """
 
 
 class HangupRequest(Request):

@@ -42,8 +42,8 @@ class PausedSockets:
         """Call *gone* once, within a second, if the peer of *transport* hangs up.
 
         Args:
-            input_over: Whether it has sent its FIN, so that only a reset is a hang-up, or that it
-                reads nothing any more.
+            input_over: Whether it has sent its FIN.  Then only a reset is a hang-up; over a UNIX
+                socket, if it reads no more.
 
         Returns:
             A key for `remove`, which you call before the transport is read again or closed.  None
