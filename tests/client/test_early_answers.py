@@ -16,7 +16,7 @@ import pytest
 import pytest_twisted
 from support.certificates import pem
 from support.upstreams import Connection, RawServer
-from support.wire import PATIENCE, Client, Serve, in_thread, settled, until, wait_for
+from support.wire import PATIENCE, Client, Serve, in_thread, settled, talk, until, wait_for
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
@@ -111,6 +111,26 @@ async def test_agent(
     assert response.code == 413
     assert await readBody(response) == WORDS
     await agent.close()
+    upstream.server.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_file_of_a_held_body(serve: Serve, tmp_path: Path) -> None:
+    """It is not read after the answer, when it is closed; Twisted logged that now and then."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.read(100_000)
+        connection.send(ANSWERS["with a length"])
+
+    upstream = Upstream("TLS", script, tmp_path)
+    proxy = ProxyResource(upstream.url, endpoint=upstream.endpoint, buffer_requests=True)
+    served = serve(proxy, parsePOSTFormSubmission=False)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    for _ in range(60):
+        received = await talk(served.port, head % LARGE, bytes(LARGE))
+        assert received.endswith(b"\r\n\r\n" + WORDS)
+    await proxy.pool.close()
     upstream.server.close()
 
 

@@ -42,8 +42,8 @@ class PausedSockets:
         """Call *gone* once, within a second, if the peer of *transport* hangs up.
 
         Args:
-            input_over: Whether it has sent its FIN.  Then only a reset is a hang-up; over a UNIX
-                socket, if it reads no more.
+            input_over: Whether it has sent its FIN.  Then a hang-up is a reset, or over a UNIX
+                socket the end of its reading.
 
         Returns:
             A key for `remove`, which you call before the transport is read again or closed.  None
