@@ -472,8 +472,8 @@ async def arrived(there: Behind, *reads: bytes, waits: int = 0) -> list[Message]
     """What begins to arrive of *reads*, in which there is nothing wrong."""
     sent = [*reads, LAST] if there.tls else [*reads]
     begun = await there.replay(sent, waits)
-    told = difference(sent, begun, there.proxy.upstream.authority, there.streams)
-    assert not told, told
+    wrong = difference(sent, begun, there.proxy.upstream.authority, there.streams)
+    assert not wrong, wrong
     for message in begun:
         assert not message.upgrade
         assert value(message, b"transfer_encoding") is None

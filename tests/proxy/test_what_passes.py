@@ -475,8 +475,8 @@ async def test_table(ways: Callable[..., list[Way]]) -> None:
     """Each row says what came out, and there is no other."""
     written, opened = table(), ways()
     assert list(written) == list(ROWS)
-    found = {name: await cells(opened, probe) for name, probe in ROWS.items()}
-    wrong = {name: found[name] for name in ROWS if found[name] != written[name]}
+    outcome = {name: await cells(opened, probe) for name, probe in ROWS.items()}
+    wrong = {name: outcome[name] for name in ROWS if outcome[name] != written[name]}
     assert not wrong
 
 

@@ -26,7 +26,6 @@ class Recorder:
         server: Where it listens.
         begun: All of them, in the order of their heads.
         requests: The complete ones, in the order in which they ended.
-        reading: How many have begun and have not ended, nor has their connection.
         streams: The bytes of each connection; a new one begins after a request for an
             upgrade, where parsers stop.
     """
@@ -34,9 +33,14 @@ class Recorder:
     def __init__(self) -> None:
         self.begun: list[Message] = []
         self.requests: list[Message] = []
-        self.reading = 0
+        self._readers: list[_Reader] = []
         self.streams: list[bytearray] = []
         self.server = RawServer(self._serve)
+
+    @property
+    def reading(self) -> bool:
+        """Whether a request has begun and has not ended, nor has its connection."""
+        return any(reader.midway for reader in self._readers)
 
     def refused(self, command: str | None, *, cut: bool = False) -> list[str]:
         """What of the streams is not a whole number of well-formed requests.
@@ -63,6 +67,7 @@ class Recorder:
 
     def _serve(self, connection: Connection) -> None:
         reader = _Reader(self)
+        self._readers.append(reader)
         try:
             while data := connection.socket.recv(65536):
                 answer = reader.read(data)
@@ -71,7 +76,7 @@ class Recorder:
         except ParseError:
             pass  # `refused` tells
         finally:
-            reader.leave()
+            reader.midway = False
 
 
 def _is_whole(verdict: Verdict, cut: bool) -> bool:
@@ -82,17 +87,16 @@ def _is_whole(verdict: Verdict, cut: bool) -> bool:
 
 
 class _Reader:
-    """What has come on one connection."""
+    """What has come on one connection.
+
+    Attributes:
+        midway: Whether it is inside a request.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._midway = False
+        self.midway = False
         self._begin()
-
-    def leave(self) -> None:
-        """The connection has ended."""
-        self._recorder.reading -= self._midway
-        self._midway = False
 
     def _begin(self) -> None:
         self._parser = RequestParser(_STRICT)
@@ -111,9 +115,8 @@ class _Reader:
         while (event := self._parser.next_event()) is not NEED_DATA:
             if isinstance(event, RequestHead):
                 self._message = _message(event)
+                self.midway = True  # before anybody can see the request
                 self._recorder.begun.append(self._message)
-                self._recorder.reading += 1
-                self._midway = True
                 if event.upgrade:
                     answer += self._end()
                     rest = b"".join(self._parser.unread())
@@ -129,7 +132,7 @@ class _Reader:
     def _end(self) -> bytes:
         self._message.complete = not self._message.upgrade
         self._recorder.requests.append(self._message)
-        self.leave()
+        self.midway = False
         return _OK_TO_HEAD if self._message.method == b"HEAD" else OK
 
 
