@@ -51,6 +51,8 @@ _MOST_INTERIM: Final = 32
 #: The time in Keep-Alive (RFC 2068, section 19.7.1.1), which Node's servers announce.
 _KEEP_ALIVE: Final = re.compile(rb"(?i)(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
 
+_NAME_BYTES: Final = len(b"keep-alive")
+
 #: Seconds before a server closes an idle connection in which it is not used any more: the request
 #: and the end of the connection would cross.
 _CLOSE_EARLY: Final = 1.0
@@ -450,12 +452,14 @@ def idle_seconds(fields: Iterable[Field], most: float) -> float:
     Args:
         most: Seconds that it is kept at most.
     """
-    announced = [
-        int(found[1])
-        for name, value in fields
-        if name.lower() == b"keep-alive" and (found := _KEEP_ALIVE.search(value))
-    ]
-    return min([most, *(seconds - _CLOSE_EARLY for seconds in announced)])
+    least = most
+    for name, value in fields:
+        # By its length first: this is asked of every response.
+        if len(name) == _NAME_BYTES and name.lower() == b"keep-alive":
+            found = _KEEP_ALIVE.search(value)
+            if found is not None:
+                least = min(least, int(found[1]) - _CLOSE_EARLY)
+    return least
 
 
 @implementer(IPushProducer)

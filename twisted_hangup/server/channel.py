@@ -494,7 +494,7 @@ class HangupChannel(HTTPChannel):
         """Set the deadline, or the back-pressure, for the place where the events have stopped."""
         if self._stage >= CLOSING:
             return
-        if self._body_paused:
+        if self._streamed is not None and self._body_paused:
             return
         if not (self._handlingRequest or self._waitingForTransport):
             self._clock.waiting(self._inbox.phase)
