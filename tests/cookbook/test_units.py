@@ -258,4 +258,5 @@ def test_entry_point(tmp_path: Path) -> None:
         os.kill(int(children[0]) if children else server.pid, signal.SIGTERM)
         assert b"done\n" in client.read_all()
         client.close()
-        assert server.wait(PATIENCE) == 0
+        # As process 1 it cannot end by the signal itself, as it does where it has no namespace.
+        assert server.wait(PATIENCE) in (0, -signal.SIGTERM)
