@@ -211,7 +211,7 @@ CONTENT_METHODS: Final = frozenset({b"PATCH", b"POST", b"PUT"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboundTimeouts:
-    """How long another server may take, in seconds; 0 turns a deadline off, except the last.
+    """How long another server may take, in seconds; 0 turns a deadline off, but see idle_seconds.
 
     `HangupAgent` and `ProxyResource` take these.
 

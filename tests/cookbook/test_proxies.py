@@ -78,16 +78,22 @@ class Ports(NamedTuple):
     tls: int
 
 
-def nginx(folder: Path, ports: Ports) -> list[str]:
-    config = files("nginx")["/etc/nginx/conf.d/hangup.conf"]
-    for theirs, ours in (
-        ("listen 80;", f"listen 127.0.0.1:{ports.plain};"),
-        ("listen 443", f"listen 127.0.0.1:{ports.tls}"),
-        ("127.0.0.1:8000", f"127.0.0.1:{ports.server}"),
-        ("/etc/letsencrypt/live/example.org", str(folder)),
-    ):
+def changed(config: str, changes: dict[str, str]) -> str:
+    """*config* with ports and folders that a test may use; each of *changes* is in it."""
+    for theirs, ours in changes.items():
         assert theirs in config
         config = config.replace(theirs, ours)
+    return config
+
+
+def nginx(folder: Path, ports: Ports) -> list[str]:
+    changes = {
+        "listen 80;": f"listen 127.0.0.1:{ports.plain};",
+        "listen 443": f"listen 127.0.0.1:{ports.tls}",
+        "127.0.0.1:8000": f"127.0.0.1:{ports.server}",
+        "/etc/letsencrypt/live/example.org": str(folder),
+    }
+    config = changed(files("nginx")["/etc/nginx/conf.d/hangup.conf"], changes)
     return nginx_with(folder, f"http {{ access_log off; {temporary(folder)} {config} }}")
 
 
@@ -105,31 +111,27 @@ def nginx_with(folder: Path, config: str) -> list[str]:
 
 
 def haproxy(folder: Path, ports: Ports) -> list[str]:
-    config = files("haproxy")["/etc/haproxy/haproxy.cfg"]
-    for theirs, ours in (
-        ("bind :80", f"bind 127.0.0.1:{ports.plain}"),
-        ("bind :443", f"bind 127.0.0.1:{ports.tls}"),
-        ("127.0.0.1:8000", f"127.0.0.1:{ports.server}"),
-        ("/etc/haproxy/certs/", f"{folder}/certs/"),
-        ("    user haproxy\n    group haproxy\n", ""),
-        ("/dev/log", "127.0.0.1:9"),
-    ):
-        assert theirs in config
-        config = config.replace(theirs, ours)
+    changes = {
+        "bind :80": f"bind 127.0.0.1:{ports.plain}",
+        "bind :443": f"bind 127.0.0.1:{ports.tls}",
+        "127.0.0.1:8000": f"127.0.0.1:{ports.server}",
+        "/etc/haproxy/certs/": f"{folder}/certs/",
+        "    user haproxy\n    group haproxy\n": "",
+        "/dev/log": "127.0.0.1:9",
+    }
+    config = changed(files("haproxy")["/etc/haproxy/haproxy.cfg"], changes)
     (folder / "haproxy.cfg").write_text(config)
     check(folder, "haproxy", "-c", "-f", "haproxy.cfg")
     return ["haproxy", "-db", "-f", "haproxy.cfg"]
 
 
 def caddy(folder: Path, ports: Ports) -> list[str]:
-    config = files("caddy")["/etc/caddy/Caddyfile"]
-    for theirs, ours in (
-        ("127.0.0.1:8000", f"127.0.0.1:{ports.server}"),
-        ("example.org", f"http://:{ports.plain}"),
-        ("{\n\tservers", "{\n\tadmin off\n\tservers"),
-    ):
-        assert theirs in config
-        config = config.replace(theirs, ours)
+    changes = {
+        "127.0.0.1:8000": f"127.0.0.1:{ports.server}",
+        "example.org": f"http://:{ports.plain}",
+        "{\n\tservers": "{\n\tadmin off\n\tservers",
+    }
+    config = changed(files("caddy")["/etc/caddy/Caddyfile"], changes)
     (folder / "Caddyfile").write_text(config)
     check(folder, "caddy", "validate", "--config", "Caddyfile", "--adapter", "caddyfile")
     return ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"]

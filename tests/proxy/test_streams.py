@@ -28,7 +28,7 @@ from support.wire import (
     wait_for,
 )
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import Request, Site
 
 from twisted_hangup import Limits, ProxyResource, Timeouts, forward_client_errors
 from twisted_hangup.server.bodies import LARGEST_HELD
@@ -194,7 +194,9 @@ async def test_body_is_passed_on_while_it_comes(
 
 
 @FRONTS
-@pytest.mark.parametrize("why", ["small", "buffer_requests", "getChild", "form"])
+@pytest.mark.parametrize(
+    "why", ["small", "buffer_requests", "getChild", "getResourceFor", "process", "form"]
+)
 @pytest_twisted.ensureDeferred
 async def test_body_is_held(serve: Serve, front: str, why: str) -> None:
     """The server sees nothing before the request is complete, and then its length."""
@@ -209,7 +211,20 @@ async def test_body_is_held(serve: Serve, front: str, why: str) -> None:
                 return proxy
 
         root = Dynamic()
-    served = serve(root, tls=tls_of(front), parsePOSTFormSubmission=why == "form")
+
+    class Signed(Request):
+        def process(self) -> None:
+            assert self.content is not None and len(self.content.read()) == 2 * len(PIECE)
+            super().process()
+
+    served = serve(
+        root,
+        tls=tls_of(front),
+        parsePOSTFormSubmission=why == "form",
+        requestFactory=Signed if why == "process" else None,
+    )
+    if why == "getResourceFor":
+        served.site.getResourceFor = lambda request: proxy  # type: ignore[method-assign]
     piece = b"y" * (LARGEST_HELD // 2) if why == "small" else PIECE
 
     def run() -> Any:

@@ -10,7 +10,7 @@ from OpenSSL import SSL
 from twisted.internet.ssl import PrivateCertificate
 
 from .certificates import pem
-from .wire import PATIENCE
+from .wire import PATIENCE, close_with_reset
 
 Side = Literal["client", "server"]
 
@@ -64,8 +64,7 @@ class Peer:
         return self
 
     def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
+        close_with_reset(self.socket)
 
     def close(self) -> None:
         self.socket.close()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from .wire import PATIENCE
+from .wire import PATIENCE, close_with_reset
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -57,8 +56,7 @@ class Connection:
             self.socket.sendall(segment)
 
     def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
+        close_with_reset(self.socket)
 
 
 class RawServer:

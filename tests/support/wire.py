@@ -42,6 +42,12 @@ DEFAULT_PAGE = (
 )
 
 
+def close_with_reset(connection: socket.socket) -> None:
+    """Close *connection* by a reset (RST), whatever is still to be sent or read."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
 class Client:
     """A client that sends what it is told, on a blocking socket in a thread."""
 
@@ -99,8 +105,7 @@ class Client:
         return self
 
     def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
+        close_with_reset(self.socket)
 
     def close(self) -> None:
         self.socket.close()

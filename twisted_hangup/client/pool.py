@@ -61,7 +61,7 @@ class OutboundPool:
         self._idle: deque[OutboundConnection] = deque()
         self._all: set[OutboundConnection] = set()
         self._connecting: set[Exchange] = set()
-        #: Those of them that have no connection yet, which may still need TLS.
+        #: Those of them that have no connection yet; that of the others may still need TLS.
         self._opening: set[Exchange] = set()
         self._closed = False
         self._closing: list[Deferred[None]] = []

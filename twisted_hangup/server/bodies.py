@@ -10,7 +10,7 @@ import tempfile
 from contextlib import suppress
 from io import BytesIO
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -69,16 +69,6 @@ class BodiesInMemory:
         self.bytes -= self._sizes.pop(request, 0)
 
 
-class BodySource(Protocol):
-    """The connection, or stream, that a body arrives on."""
-
-    def pause_body(self) -> None:
-        """Read no more of the body until `resume_body`; the client has all the time it needs."""
-
-    def resume_body(self) -> None:
-        """Read on."""
-
-
 @implementer(IBodyProducer)
 class StreamedBody:
     """The body of a request whose resource is asked while it arrives.
@@ -87,7 +77,7 @@ class StreamedBody:
     the client has to wait.
 
     Args:
-        source: Where it arrives.
+        source: The `Carrier` that it arrives on, to pause and resume it.
         length: Bytes that the client has announced; None for chunks.
         held: What has arrived so far.
 
@@ -97,7 +87,7 @@ class StreamedBody:
         paused: Whether nothing more of it is read for now.
     """
 
-    def __init__(self, source: BodySource, length: int | None, held: bytes) -> None:
+    def __init__(self, source: Any, length: int | None, held: bytes) -> None:
         self.length: Any = UNKNOWN_LENGTH if length is None else length
         self.complete = self.paused = False
         self._source = source
@@ -179,7 +169,8 @@ def takes_bodies(site: Any, target: bytes) -> bool:
     Such a resource has a true attribute ``takes_bodies``.  Only the way is followed that Twisted
     goes without asking application code: `Resource.getChildWithDefault` and ``putChild``.
     """
-    if not isinstance(site, Site) or type(site).getResourceFor is not Site.getResourceFor:
+    lookup = getattr(site, "getResourceFor", None)
+    if getattr(lookup, "__func__", None) is not Site.getResourceFor:
         return False
     absolute = None if target.startswith(b"/") else host_and_path(target)
     path = target.partition(b"?")[0] if absolute is None else absolute[1]
@@ -208,6 +199,8 @@ class BodyRequest(Request):
 
     #: Whether *content* is our file, and not one of the application's.
     __keeps_body = False
+    #: Whether no class of the application has a say in the request before its resource.
+    _hangup_may_stream = False
     #: The body, if the resource takes it while it arrives.
     _hangup_streamed: StreamedBody | None = None
     #: The body as a form; None if Twisted would not look for one.
@@ -279,10 +272,10 @@ class BodyRequest(Request):
         super().requestReceived(command, path, version)
 
     def __is_taken(self) -> bool:
-        """Whether the resource takes the body while it arrives, and no form is read from it."""
+        """Whether the resource takes the body while it arrives, and nobody reads it before."""
         method, target, _ = self.channel.request_line
         is_form = method == b"POST" and self._parsePOSTFormSubmission
-        return not is_form and takes_bodies(self.channel.site, target)
+        return self._hangup_may_stream and not is_form and takes_bodies(self.channel.site, target)
 
     def __stream(self) -> None:
         """Ask the resource now; it gets what has arrived and what arrives from now on."""

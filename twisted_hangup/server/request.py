@@ -9,8 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from operator import attrgetter
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 from weakref import finalize
 
 from twisted.internet.defer import Deferred, succeed
@@ -34,6 +35,11 @@ from .context import SiteContext
 from .forms import Form
 from .lean import LeanRequest, fits
 from .pages import error_page
+
+#: The methods of a request that its body goes through, and those that run before its resource.
+_BEFORE_RESOURCE: Final = attrgetter(
+    "gotLength", "handleContentChunk", "requestReceived", "process", "render"
+)
 
 _log = Logger()
 
@@ -461,6 +467,9 @@ def hangup_class(
         "__module__": request_class.__module__,
         "__qualname__": request_class.__qualname__,
     }
+    if issubclass(request_class, server.Request):
+        own = _BEFORE_RESOURCE(request_class)
+        names["_hangup_may_stream"] = own == _BEFORE_RESOURCE(server.Request)
     if lean and fits(request_class):
         bases.append(LeanRequest)
         names["_hangup_plain"] = whole
