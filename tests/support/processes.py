@@ -15,10 +15,14 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """A port that nobody has now, and that no kernel gives away as one of its own choice."""
+    """A port that nobody has now, and that no kernel gives away as one of its own choice.
+
+    Nor has anybody had it a moment ago (TIME_WAIT), which a server may not be ready for.
+    """
     while True:
         port = 10_000 + secrets.randbelow(20_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))  # without SO_REUSEADDR
             return port
 
 
