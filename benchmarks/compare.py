@@ -1,4 +1,4 @@
-"""What a request costs, beside stock twisted.web, and beside uvicorn and aiohttp where installed.
+"""What a small request costs, beside stock twisted.web and every peer that is installed.
 
     python benchmarks/compare.py [--rounds 8] [--seconds 1] [--only NAME] [--before CHECKOUT]
 
@@ -13,20 +13,19 @@ Exits with 1 where stock does not cost as many times ours as is aimed at.
 
 from __future__ import annotations
 
-import argparse
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from flood import flooded
-from servers import Server, installed_peers, make_certificate, running
+from measure import OURS, Options, Row, compare, main
+from servers import installed_peers, make_certificate, running
 
 #: What a browser sends: 16 fields, about 730 bytes.
 BROWSER_FIELDS = {
@@ -58,22 +57,25 @@ class Load(NamedTuple):
 
     Attributes:
         ask: Asks a port for so many seconds, and says how many requests were answered.
-        least: How many times ours stock should cost at least.
+        peers: Whether others than Twisted's answer it as is asked.
     """
 
     name: str
-    least: float
-    ask: Callable[[int, float], int]
+    ask: Callable[[int, int], int]
     tls: bool = False
     peers: bool = True
 
+    def for_seconds(self, seconds: int) -> Callable[[int], int]:
+        """Asks a port for so long."""
+        return lambda port: self.ask(port, seconds)
 
-def wrk(fields: dict[str, str], scheme: str = "http") -> Callable[[int, float], int]:
+
+def wrk(fields: dict[str, str], scheme: str = "http") -> Callable[[int, int], int]:
     """GETs with *fields*."""
 
-    def ask(port: int, seconds: float) -> int:
+    def ask(port: int, seconds: int) -> int:
         headers = [word for pair in fields.items() for word in ("-H", "{}: {}".format(*pair))]
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", *headers]
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *headers]
         address = f"{scheme}://127.0.0.1:{port}/"
         output = subprocess.run([*command, address], capture_output=True, text=True).stdout
         answered = re.search(r"(\d+) requests in", output)
@@ -84,87 +86,38 @@ def wrk(fields: dict[str, str], scheme: str = "http") -> Callable[[int, float], 
     return ask
 
 
-def refused(port: int, seconds: float) -> int:
+def refused(port: int, seconds: int) -> int:
     """Malformed requests, each on a connection of its own."""
     return flooded(port, seconds)[1]
 
 
 LOADS = [
-    Load("minimal GET", 2.2, wrk({})),
-    Load("browser GET, 16 fields", 3.4, wrk(BROWSER_FIELDS)),
-    Load("TLS small GET", 1.7, wrk({}, "https"), tls=True),
-    Load("GET with Connection: close", 0.9, wrk({"Connection": "close"})),
-    Load("refusal, new connection", 0.75, refused, peers=False),
+    Load("minimal GET", wrk({})),
+    Load("browser GET, 16 fields", wrk(BROWSER_FIELDS)),
+    Load("TLS small GET", wrk({}, "https"), tls=True),
+    Load("GET with Connection: close", wrk({"Connection": "close"})),
+    Load("refusal, new connection", refused, peers=False),
 ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=1, help="per measurement")
-    parser.add_argument("--only", default="", help="loads whose name has this in it")
-    parser.add_argument("--before", type=Path, help="another checkout of this project")
-    options = parser.parse_args()
+def rows(options: Options, loads: Sequence[Load] = LOADS) -> Iterator[Row]:
+    """Measure each of *loads* on servers that are started for it."""
     if shutil.which("wrk") is None:
         sys.exit("benchmarks/compare.py needs wrk (Debian: apt-get install wrk)")
-    peers = ["stock", *installed_peers(), *(["before"] if options.before else [])]
-    print(f"{'times ours':<28}{'us each':>9}" + "".join(f"{peer:>18}" for peer in peers))
-    missed = []
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
-        for load in LOADS:
-            if options.only in load.name:
-                asked = (
-                    peers if load.peers else [one for one in peers if one in ("stock", "before")]
-                )
-                costs = measure(load, [*asked, "hangup"], certificate, options)
-                show(load, peers, costs)
-                if median(ratios(costs, "stock")) < load.least:
-                    missed.append(f"{load.name} ({load.least})")
-    if missed:
-        sys.exit(f"less than is aimed at: {', '.join(missed)}")
-
-
-def measure(
-    load: Load, kinds: list[str], certificate: Path, options: argparse.Namespace
-) -> dict[str, list[float]]:
-    """Microseconds of CPU for each request, by kind, round by round."""
-    costs: dict[str, list[float]] = {kind: [] for kind in kinds}
-    with ExitStack() as stack:
-        servers: dict[str, Server] = {}
-        for kind in kinds:
-            before = kind == "before"
-            server = running(
-                "hangup" if before else kind,
-                tls=certificate if load.tls else None,
-                root=options.before.resolve() if before else None,
-            )
-            servers[kind] = stack.enter_context(server)
-            load.ask(servers[kind].port, 1)  # warm up
-        for number in range(options.rounds):
-            for kind in kinds if number % 2 else reversed(kinds):
-                used = servers[kind].cpu_seconds()
-                answered = load.ask(servers[kind].port, options.seconds)
-                costs[kind].append((servers[kind].cpu_seconds() - used) / answered * 1e6)
-    return costs
-
-
-def ratios(costs: dict[str, list[float]], peer: str) -> list[float]:
-    """How many times ours *peer* costs, round by round."""
-    return [theirs / ours for theirs, ours in zip(costs[peer], costs["hangup"], strict=True)]
-
-
-def show(load: Load, peers: list[str], costs: dict[str, list[float]]) -> None:
-    """One line: what ours costs, and how many times that the others do."""
-    line = f"{load.name:<28}{median(costs['hangup']):>9.1f}"
-    for peer in peers:
-        if peer not in costs:
-            line += f"{'-':>18}"
-            continue
-        times = ratios(costs, peer)
-        line += f"{median(times):>6.2f} ({min(times):.2f}-{max(times):.2f})"
-    print(line, flush=True)
+        for load in loads:
+            if options.only not in load.name:
+                continue
+            kinds = ["stock", *(installed_peers() if load.peers and options.peers else []), OURS]
+            with ExitStack() as stack:
+                tls = certificate if load.tls else None
+                servers = {kind: stack.enter_context(running(kind, tls=tls)) for kind in kinds}
+                if options.before:
+                    before = running(OURS, tls=tls, root=options.before)
+                    servers["before"] = stack.enter_context(before)
+                yield compare(load.name, servers, load.for_seconds(options.seconds), options.rounds)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, rows)

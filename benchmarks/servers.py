@@ -1,6 +1,6 @@
 """The servers that the benchmarks compare, and a way to run them.
 
-    python benchmarks/servers.py stock|hangup|uvicorn|aiohttp [--tls FOLDER] [--access-log FILE]
+    python benchmarks/servers.py KIND [--tls FOLDER] [--access-log FILE]
 
 Serves one small resource on a free port of the loopback interface, prints the port, and
 ends when its standard input does.
@@ -9,64 +9,79 @@ ends when its standard input does.
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
+import socket
+import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from measure import OURS, ROOT, Server, free_port, nginx, node, started
 
 #: Twisted's own site and ours.
-KINDS = ("stock", "hangup")
+KINDS = ("stock", OURS)
 
-#: What they are compared with where it is installed: uvicorn with httptools and uvloop.
-PEERS = {"uvicorn": ("uvicorn", "httptools", "uvloop"), "aiohttp": ("aiohttp",)}
+#: What they are compared with, and what has to be installed for that in Python.
+PEERS = {
+    "uvicorn": ("uvicorn", "httptools", "uvloop"),
+    "aiohttp": ("aiohttp",),
+    "hypercorn": ("hypercorn",),
+    "daphne": ("daphne",),
+    "node": (),
+    "nginx": (),
+}
 
 BODY = b"hello\n"
 
-
-class Server(NamedTuple):
-    """A server in a process of its own."""
-
-    port: int
-    process: int
-
-    def cpu_seconds(self) -> float:
-        """What its process has used so far, in the program and in the kernel; Linux only."""
-        threads = Path(f"/proc/{self.process}/task").iterdir()
-        return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+#: Node's own server, with the folder of the key and the certificate if it is to speak TLS.
+NODE = """
+const fs = require("fs"), folder = process.argv[1];
+const answer = (request, response) => {
+  response.setHeader("Content-Type", "text/html");
+  response.end("hello\\n");
+};
+const server = folder
+  ? require("https").createServer({
+      key: fs.readFileSync(folder + "/key.pem"), cert: fs.readFileSync(folder + "/cert.pem"),
+    }, answer)
+  : require("http").createServer(answer);
+server.listen(0, "127.0.0.1", 1024, () => console.log(server.address().port));
+process.stdin.on("end", () => process.exit()).resume();
+"""
 
 
 def installed_peers() -> list[str]:
     """Those of `PEERS` that can be run here."""
-    return [name for name, modules in PEERS.items() if all(map(find_spec, modules))]
+    programs = {"node": node, "nginx": lambda: shutil.which("nginx")}
+    return [
+        name
+        for name, modules in PEERS.items()
+        if (programs[name]() if name in programs else all(map(find_spec, modules)))
+    ]
 
 
-@contextmanager
 def running(
     kind: str, access_log: str | None = None, tls: Path | None = None, root: Path | None = None
-) -> Iterator[Server]:
+) -> AbstractContextManager[Server]:
     """Run the server *kind* in a process of its own.
 
     Args:
         tls: A folder with ``key.pem`` and ``cert.pem``; served is HTTPS with these.
         root: Another checkout of this project, which is to be served with.
     """
+    if kind == "nginx":
+        keys = f"ssl_certificate {tls}/cert.pem; ssl_certificate_key {tls}/key.pem;"
+        answer = 'location / { default_type text/html; return 200 "hello\\n"; }'
+        return nginx(answer + (keys if tls else ""), listen="ssl" if tls else "")
+    if kind == "node":
+        return started([node() or "node", "-e", NODE, *([str(tls)] if tls else [])])
     command = [sys.executable, __file__, kind]
     command += ["--tls", str(tls)] if tls else []
     command += ["--access-log", access_log] if access_log else []
-    environment = {**os.environ, "PYTHONPATH": str(root or Path(__file__).parents[1])}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as server:
-        assert server.stdin and server.stdout
-        try:
-            yield Server(int(server.stdout.readline()), server.pid)
-        finally:
-            server.stdin.close()
-            server.wait(10)
+    return started(command, root or ROOT)
 
 
 def make_certificate(folder: Path) -> Path:
@@ -85,15 +100,37 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.kind in KINDS:
         serve_with_twisted(options.kind, options.access_log, options.tls)
-    elif options.kind == "uvicorn":
-        serve_with_uvicorn(options.tls)
     else:
-        serve_with_aiohttp(options.tls)
+        serve = {
+            "uvicorn": serve_with_uvicorn,
+            "aiohttp": serve_with_aiohttp,
+            "hypercorn": serve_with_hypercorn,
+            "daphne": serve_with_daphne,
+        }
+        serve[options.kind](options.tls)
+
+
+def description(port: int, tls: Path | None) -> str:
+    """What Twisted calls an endpoint on the loopback interface."""
+    keys = f":privateKey={tls}/key.pem:certKey={tls}/cert.pem" if tls else ""
+    return f"{'ssl' if tls else 'tcp'}:{port}:interface=127.0.0.1:backlog=1024{keys}"
+
+
+def stop_at_end_of_input() -> None:
+    """Stop the reactor when the standard input ends."""
+    from twisted.internet import reactor, stdio
+    from twisted.internet.protocol import Protocol
+
+    class UntilEndOfInput(Protocol):
+        def connectionLost(self, reason: object = None) -> None:
+            if reactor.running:
+                reactor.stop()
+
+    stdio.StandardIO(UntilEndOfInput())
 
 
 def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None) -> None:
-    from twisted.internet import endpoints, reactor, stdio
-    from twisted.internet.protocol import Protocol
+    from twisted.internet import endpoints, reactor
     from twisted.python.failure import Failure
     from twisted.web.resource import Resource
     from twisted.web.server import Request, Site
@@ -106,11 +143,6 @@ def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None) -> N
         def render(self, request: Request) -> bytes:
             request.setHeader(b"Content-Length", b"6")
             return BODY
-
-    class UntilEndOfInput(Protocol):
-        def connectionLost(self, reason: object = None) -> None:
-            if reactor.running:
-                reactor.stop()
 
     errors = 0
 
@@ -126,29 +158,33 @@ def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None) -> N
         site = Site(Hello(), logPath=access_log)
     if access_log is None:
         site.log = lambda request: None  # a Site without logPath logs to twisted's log
-    description = "tcp:0:interface=127.0.0.1:backlog=1024"
-    if tls is not None:
-        keys = f"privateKey={tls}/key.pem:certKey={tls}/cert.pem"
-        description = f"ssl:0:interface=127.0.0.1:backlog=1024:{keys}"
-    endpoint: Any = endpoints.serverFromString(reactor, description)
+    endpoint: Any = endpoints.serverFromString(reactor, description(0, tls))
     if kind == "hangup":
         endpoint = hangup_endpoint(endpoint)
     endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
-    stdio.StandardIO(UntilEndOfInput())
+    stop_at_end_of_input()
     reactor.run()
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """The same as an ASGI application."""
+    headers = [(b"content-type", b"text/html"), (b"content-length", b"6")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": BODY})
+
+
+def listening() -> socket.socket:
+    """A socket that listens, whose port has been printed."""
+    made = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(made.getsockname()[1], flush=True)
+    return made
 
 
 def serve_with_uvicorn(tls: Path | None) -> None:
     import asyncio
-    import socket
 
     import uvicorn
     import uvloop
-
-    async def hello(scope: Any, receive: Any, send: Any) -> None:
-        headers = [(b"content-type", b"text/html"), (b"content-length", b"6")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": BODY})
 
     options: dict[str, Any] = {}
     if tls is not None:
@@ -163,12 +199,10 @@ def serve_with_uvicorn(tls: Path | None) -> None:
         backlog=1024,
         **options,
     )
-    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    print(listening.getsockname()[1], flush=True)
 
     async def run() -> None:
         server = uvicorn.Server(config)
-        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        serving = asyncio.ensure_future(server.serve(sockets=[listening()]))
         await asyncio.to_thread(sys.stdin.read)
         server.should_exit = True
         await serving
@@ -176,18 +210,48 @@ def serve_with_uvicorn(tls: Path | None) -> None:
     uvloop.run(run())
 
 
+def serve_with_hypercorn(tls: Path | None) -> None:
+    import asyncio
+
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    config, port = Config(), listening()
+    config.bind = [f"fd://{port.fileno()}"]
+    config.errorlog = None
+    config.alpn_protocols = ["http/1.1"]
+    if tls is not None:
+        config.certfile, config.keyfile = str(tls / "cert.pem"), str(tls / "key.pem")
+    application: Any = hello
+
+    async def end_of_input() -> None:
+        await asyncio.to_thread(sys.stdin.read)
+
+    asyncio.run(serve(application, config, shutdown_trigger=end_of_input))
+
+
+def serve_with_daphne(tls: Path | None) -> None:
+    from daphne.server import Server as Daphne  # installs a reactor
+    from twisted.internet import reactor
+
+    port = free_port()
+    daphne = Daphne(hello, [description(port, tls)], signal_handlers=False, verbosity=0)
+    reactor.callWhenRunning(lambda: print(port, flush=True))
+    stop_at_end_of_input()
+    daphne.run()
+
+
 def serve_with_aiohttp(tls: Path | None) -> None:
     import asyncio
-    import ssl
 
     from aiohttp import web
 
-    async def hello(request: Any) -> Any:
+    async def answer(request: Any) -> Any:
         return web.Response(body=BODY, content_type="text/html")
 
     async def run() -> None:
         application = web.Application()
-        application.router.add_route("*", "/{path:.*}", hello)
+        application.router.add_route("*", "/{path:.*}", answer)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         context = None

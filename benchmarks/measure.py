@@ -1,0 +1,253 @@
+"""What the comparisons have in common: servers in processes, their CPU time, rounds and rows.
+
+A benchmark starts what it compares (`started`, `nginx`, or `servers.running`), lets `compare`
+ask all of them in turn, and gives a row for each load: its ``rows(options)`` is for
+``python -m benchmarks``, and for `main` when it runs alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+#: The checkout that is measured unless another is named.
+ROOT = Path(__file__).parents[1]
+
+#: The peer that is ours, in every row.
+OURS = "hangup"
+
+#: How many times ours stock should cost at least, by load.
+FLOORS = {
+    "minimal GET": 2.2,
+    "browser GET, 16 fields": 3.4,
+    "TLS small GET": 1.7,
+    "GET with Connection: close": 0.9,
+    "refusal, new connection": 0.65,
+}
+
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/log crit;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; keepalive_requests 1000000; sendfile on; client_max_body_size 0;
+  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  {outside}
+  server {{ listen 127.0.0.1:{port} {listen}; {server} }}
+}}
+"""
+
+
+class Server(NamedTuple):
+    """A server in a process of its own."""
+
+    port: int
+    process: int
+
+    def cpu_seconds(self) -> float:
+        """What its process has used so far, in the program and in the kernel; Linux only."""
+        used = 0
+        for thread in Path(f"/proc/{self.process}/task").iterdir():
+            with suppress(FileNotFoundError):  # that thread has just ended
+                used += int((thread / "schedstat").read_text().split()[0])
+        return used / 1e9
+
+    def resident_kib(self) -> float:
+        """The memory of its process, without what the kernel holds for it."""
+        pages = Path(f"/proc/{self.process}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+class Options(NamedTuple):
+    """What is to be measured, and how long.
+
+    Attributes:
+        rounds: How often each server is asked.
+        seconds: How long, where that is not a matter of how much; wrk knows whole ones.
+        only: Loads whose name has this in it.
+        peers: Whether others than stock stand beside ours.
+        before: Another checkout of this project, which is measured as a peer.
+    """
+
+    rounds: int = 8
+    seconds: int = 1
+    only: str = ""
+    peers: bool = True
+    before: Path | None = None
+
+
+class Row(NamedTuple):
+    """What one load costs each of the servers that were asked in turn.
+
+    Attributes:
+        load: As a reader calls it: ``"minimal GET"``.
+        unit: What a figure is, and of what: ``"us"``, ``"ms/MB"``, ``"KiB"``.
+        costs: By peer (`OURS` is ours), one figure for each round.  Less is better.
+        rates: How many a second, likewise; empty where that says nothing.
+    """
+
+    load: str
+    unit: str
+    costs: Mapping[str, Sequence[float]]
+    rates: Mapping[str, Sequence[float]] = {}
+
+    @property
+    def least(self) -> float | None:
+        """How many times ours stock should cost at least; None where nothing is aimed at."""
+        return FLOORS.get(self.load)
+
+    def ratios(self, peer: str) -> list[float]:
+        """How many times ours *peer* costs, round by round."""
+        pairs = zip(self.costs[peer], self.costs[OURS], strict=True)
+        return [theirs / ours for theirs, ours in pairs]
+
+    def missed(self, share: float = 1.0) -> bool:
+        """Whether stock costs less than that *share* of what is aimed at."""
+        least = self.least
+        return least is not None and median(self.ratios("stock")) < least * share
+
+
+@contextmanager
+def started(command: Sequence[str], root: Path = ROOT) -> Iterator[Server]:
+    """Run a server that prints its port, and ends when its standard input does.
+
+    Args:
+        root: The checkout of this project that it imports.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdin and process.stdout
+        try:
+            port = process.stdout.readline()
+            if not port:
+                sys.exit(f"ended at once: {' '.join(command)}")
+            yield Server(int(port), process.pid)
+        finally:
+            process.stdin.close()
+            try:
+                process.wait(10)
+            finally:
+                process.kill()
+
+
+@contextmanager
+def nginx(server: str, outside: str = "", listen: str = "") -> Iterator[Server]:
+    """Run an nginx of one process.
+
+    Args:
+        server: What stands in its ``server`` block.
+        outside: What stands beside that, such as an ``upstream``.
+        listen: What follows the port, such as ``"ssl"``.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, "nginx.conf")
+        values = {"folder": folder, "port": port, "outside": outside, "listen": listen}
+        settings.write_text(NGINX.format(server=server, **values))
+        with subprocess.Popen(["nginx", "-e", "stderr", "-c", str(settings)]) as process:
+            try:
+                wait_for(port)
+                yield Server(port, process.pid)
+            finally:
+                process.terminate()
+                process.wait(10)
+
+
+def free_port() -> int:
+    """A port that nobody had a moment ago, for a server that cannot choose one and say which."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, seconds: float = 5.0) -> None:
+    """Wait until somebody listens on *port*."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                sys.exit(f"nobody listens on port {port}")
+            time.sleep(0.05)
+
+
+def node() -> str | None:
+    """The path of Node: ``$NODE``, or the one in ``$PATH``."""
+    return os.environ.get("NODE") or shutil.which("node")
+
+
+def compare(
+    load: str,
+    servers: Mapping[str, Server],
+    ask: Callable[[int], float],
+    rounds: int,
+    unit: str = "us",
+    scale: float = 1e6,
+) -> Row:
+    """Ask all *servers* in turn, round by round, after one round that warms them up.
+
+    Args:
+        ask: Asks a port, and returns how many requests (or MB) that were.
+        unit: What a figure is, with *scale* of it in one second of CPU.
+
+    Returns:
+        CPU of each server's process for each request (or MB).
+    """
+    costs: dict[str, list[float]] = {peer: [] for peer in servers}
+    rates: dict[str, list[float]] = {peer: [] for peer in servers}
+    for server in servers.values():
+        ask(server.port)
+    for number in range(rounds):
+        for peer in list(servers) if number % 2 else reversed(list(servers)):
+            used, began = servers[peer].cpu_seconds(), time.monotonic()
+            done = ask(servers[peer].port)
+            rates[peer].append(done / (time.monotonic() - began))
+            costs[peer].append((servers[peer].cpu_seconds() - used) / done * scale)
+    return Row(load, unit, costs, rates)
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """The median, and the least and the most: ``1.94 (1.86-2.09)``."""
+    return f"{median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def show(row: Row) -> None:
+    """Print one line: what ours costs, and how many times that the others do."""
+    line = f"{row.load:<30}{median(row.costs[OURS]):>9.1f} {row.unit:<6}"
+    for peer in row.costs:
+        if peer != OURS:
+            line += f"  {peer} {spread(row.ratios(peer))}"
+    print(line, flush=True)
+
+
+def main(doc: str | None, rows: Callable[[Options], Iterable[Row]]) -> None:
+    """Run one benchmark alone; exits with 1 where stock costs less than is aimed at."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=1, help="per measurement")
+    parser.add_argument("--only", default="", help="loads whose name has this in it")
+    parser.add_argument("--before", type=Path, help="another checkout of this project")
+    given = parser.parse_args()
+    before = given.before and given.before.resolve()
+    missed = []
+    for row in rows(Options(given.rounds, given.seconds, given.only, before=before)):
+        show(row)
+        if row.missed():
+            missed.append(f"{row.load} ({row.least})")
+    if missed:
+        sys.exit(f"less than is aimed at: {', '.join(missed)}")
