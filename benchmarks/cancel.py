@@ -1,12 +1,14 @@
-"""How soon work ends after its client has left, and what is left of it then.
+"""How soon work ends after its client has left, beside stock and Node; and what is left of it.
 
-    python benchmarks/cancel.py [--hangups 5000] [--per-round 500] [--gap-ms 2]
+    python benchmarks/cancel.py [--rounds 8] [--per-round 250] [--gap-ms 2]
 
-Clients on real sockets wait for a cancellable coroutine each, in rounds; then they leave one
-after the other, so that the server's loop is idle in between, by FIN in one half of the rounds
-and by RST in the other.  The times are of one clock: CLOCK_MONOTONIC is the whole machine's.
+Clients on real sockets wait for an answer each, in rounds; then they leave one after the other, so
+that the server's loop is idle in between, by FIN in one half of the rounds and by RST in the other.
+Measured is the time from there until the server's program knows: in ours a cancellable coroutine
+is cancelled, in stock ``notifyFinish`` fails, in Node (if it is installed) the response has its
+``close``.  The times are of one clock: CLOCK_MONOTONIC is the whole machine's.
 
-Exits with 1 if work was not cancelled, took longer than 50 ms to be, or leaves anything.
+Exits with 1 if work of ours was not cancelled, took longer than 50 ms to be, or leaves anything.
 """
 
 from __future__ import annotations
@@ -18,23 +20,54 @@ import json
 import os
 import socket
 import struct
-import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any, Final
 
-MOST_MS = 50.0
+from measure import OURS, Options, Row, node, spread, started
+from servers import KINDS, stop_at_end_of_input
+
+MOST_MS: Final = 50.0
 
 #: Objects that caches of Python and Twisted may come to hold meanwhile.
-MOST_OBJECTS = 100
+MOST_OBJECTS: Final = 100
+
+#: The two ways to leave, and whether the client resets the connection.
+WAYS: Final = {"FIN": False, "RST": True}
+
+NODE: Final = """
+const running = new Set();
+let cancelled = {};
+const server = require("http").createServer((request, response) => {
+  if (request.url === "/state") {
+    const counts = {running: running.size, cancelled: Object.keys(cancelled).length};
+    response.end(JSON.stringify(counts));
+  } else if (request.url === "/times") {
+    response.end(JSON.stringify(cancelled));
+    cancelled = {};
+  } else {
+    const name = request.url.split("/").pop();
+    running.add(name);
+    response.on("close", () => {
+      cancelled[name] = Number(process.hrtime.bigint()) / 1e9;
+      running.delete(name);
+    });
+  }
+});
+server.keepAliveTimeout = 0; // the connection that asks for times waits longer
+server.listen(0, "127.0.0.1", 1024, () => console.log(server.address().port));
+process.stdin.on("end", () => process.exit()).resume();
+"""
 
 
-def serve() -> None:
-    from twisted.internet import reactor, stdio
+def serve(kind: str) -> None:
+    from twisted.internet import reactor
     from twisted.internet.defer import CancelledError, Deferred
-    from twisted.internet.protocol import Protocol
     from twisted.web.resource import Resource
-    from twisted.web.server import Request
+    from twisted.web.server import NOT_DONE_YET, Request, Site
 
     from twisted_hangup import AsyncResource, ClientHangUp, HangupSite, cancellable
 
@@ -58,6 +91,20 @@ def serve() -> None:
                 running.discard(name)
             return b""
 
+    class StockWork(Resource):
+        isLeaf = True
+
+        def render_GET(self, request: Request) -> int:
+            name = request.path.rpartition(b"/")[2].decode()
+            running.add(name)
+
+            def gone(reason: object) -> None:
+                cancelled_at[name] = time.monotonic()
+                running.discard(name)
+
+            request.notifyFinish().addErrback(gone)
+            return NOT_DONE_YET
+
     class State(Resource):
         isLeaf = True
 
@@ -65,7 +112,7 @@ def serve() -> None:
             return json.dumps({"running": len(running), "cancelled": len(cancelled_at)}).encode()
 
     class Times(Resource):
-        """When each was cancelled, once; and what is there behind it."""
+        """When each was cancelled, once; and what is there after it."""
 
         isLeaf = True
 
@@ -80,19 +127,16 @@ def serve() -> None:
             request.setHeader(b"X-Calls", b"%d" % len(reactor.getDelayedCalls()))
             return answer
 
-    class UntilEndOfInput(Protocol):
-        def connectionLost(self, reason: object = None) -> None:
-            if reactor.running:
-                reactor.stop()
-
+    ours = kind == OURS
     root = Resource()
-    for name, resource in (("work", Work()), ("state", State()), ("times", Times())):
-        root.putChild(name.encode(), resource)
-    site: Any = HangupSite(root)
+    root.putChild(b"work", Work() if ours else StockWork())
+    root.putChild(b"state", State())
+    root.putChild(b"times", Times())
+    site: Any = HangupSite(root) if ours else Site(root)
     site.log = lambda request: None
     port: Any = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
     print(port.getHost().port, flush=True)
-    stdio.StandardIO(UntilEndOfInput())
+    stop_at_end_of_input()
     reactor.run()
 
 
@@ -148,49 +192,94 @@ def hang_up(server: Server, clients: int, reset: bool, gap: float) -> tuple[list
     return took, clients - len(took)
 
 
+class Outcome:
+    """What came of all rounds of one server.
+
+    Attributes:
+        took: The milliseconds of each round, in order, by the way that the clients left.
+        missing: How much work was not cancelled.
+        grown: Of how many objects, descriptors and timers there are more than before.
+    """
+
+    def __init__(self) -> None:
+        self.took: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+        self.missing = 0
+        self.grown: dict[str, int] = {}
+
+
+def measure(rounds: int, clients: int, gap: float, peers: bool = True) -> dict[str, Outcome]:
+    """Ask all servers in turn, round by round; what came of it, by peer."""
+    commands = {kind: [sys.executable, __file__, "--serve", kind] for kind in KINDS}
+    if peers and (program := node()):
+        commands["node"] = [program, "-e", NODE]
+    outcomes = {kind: Outcome() for kind in commands}
+    with ExitStack() as stack:
+        servers = {
+            kind: Server(stack.enter_context(started(command)).port)
+            for kind, command in commands.items()
+        }
+        before = {}
+        for kind, server in servers.items():
+            for reset in WAYS.values():  # fills the caches
+                hang_up(server, clients, reset, gap)
+            before[kind] = server.get("/times")[1]
+        for number in range(rounds):
+            for kind in list(servers) if number % 2 else reversed(list(servers)):
+                for way, reset in WAYS.items():
+                    took, missing = hang_up(servers[kind], clients, reset, gap)
+                    outcomes[kind].took[way].append(sorted(took))
+                    outcomes[kind].missing += missing
+        time.sleep(1)
+        for kind, server in servers.items():
+            after = server.get("/times")[1]
+            outcomes[kind].grown = {
+                name[2:].lower(): after[name] - count for name, count in before[kind].items()
+            }
+    return outcomes
+
+
+def part_of(times: list[float], part: float) -> float:
+    """That quantile of what is sorted."""
+    return times[int(part * (len(times) - 1))]
+
+
+def rows(options: Options, clients: int = 250, gap: float = 0.002) -> Iterator[Row]:
+    """Median and 99 % of each round, for each way to leave."""
+    outcomes = measure(options.rounds, clients, gap, options.peers)
+    for way in WAYS:
+        for label, part in (("median", 0.5), ("99 %", 0.99)):
+            costs = {
+                kind: [part_of(times, part) for times in outcome.took[way]]
+                for kind, outcome in outcomes.items()
+            }
+            yield Row(f"{way} to cancellation, {label}", "ms", costs)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hangups", type=int, default=5000)
-    parser.add_argument("--per-round", type=int, default=500)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--per-round", type=int, default=250, help="clients that leave each way")
     parser.add_argument("--gap-ms", type=float, default=2.0)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve()
+        serve(options.serve)
         return
-    command = [sys.executable, __file__, "--serve"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin and process.stdout
-        server = Server(int(process.stdout.readline()))
-        took: dict[bool, list[float]] = {False: [], True: []}
-        missing = 0
-        gap = options.gap_ms / 1000
-        for reset in took:  # fills the caches
-            hang_up(server, options.per_round, reset, gap)
-        before = server.get("/times")[1]
-        for number in range(max(2, options.hangups // options.per_round)):  # both ways to leave
-            reset = bool(number % 2)
-            times, lacking = hang_up(server, options.per_round, reset, gap)
-            took[reset] += times
-            missing += lacking
-        time.sleep(1)
-        after = server.get("/times")[1]
-        process.stdin.close()
-        process.wait(10)
-    for reset, times in took.items():
-        times.sort()
-        shown = ", ".join(
-            f"{label} {times[int(part * (len(times) - 1))]:.2f}"
-            for label, part in (("median", 0.5), ("99 %", 0.99), ("99.9 %", 0.999), ("most", 1))
-        )
-        print(f"{'RST' if reset else 'FIN'}: {len(times)} cancelled; ms: {shown}")
-    grown = {name[2:].lower(): after[name] - before[name] for name in before}
-    print(f"not cancelled: {missing}; left behind: {grown}")
-    late = [ms for times in took.values() for ms in times if ms > MOST_MS]
-    objects = grown.pop("objects")
-    sys.exit(1 if missing or late or objects > MOST_OBJECTS or any(grown.values()) else 0)
+    outcomes = measure(options.rounds, options.per_round, options.gap_ms / 1000)
+    for kind, outcome in outcomes.items():
+        for way in WAYS:
+            took = outcome.took[way]
+            middle, late = ([part_of(times, part) for times in took] for part in (0.5, 0.99))
+            print(
+                f"{kind:<7}{way}: {sum(map(len, took))}; ms: median {spread(middle)},"
+                f" 99 % {spread(late)}, most {max(chain(*took)):.2f}"
+            )
+    ours = outcomes[OURS]
+    print(f"ours not cancelled: {ours.missing}; left behind: {ours.grown}")
+    late = [ms for way in WAYS for ms in chain(*ours.took[way]) if ms > MOST_MS]
+    objects = ours.grown.pop("objects")
+    failed = ours.missing or late or objects > MOST_OBJECTS or any(ours.grown.values())
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":
