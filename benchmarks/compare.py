@@ -14,18 +14,17 @@ Exits with 1 where stock does not cost as many times ours as is aimed at.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from flood import flooded
-from measure import OURS, Options, Row, compare, main
-from servers import installed_peers, make_certificate, running
+from measure import OURS, Options, Row, Server, compare, main, need
+from servers import PEERS, installed_peers, make_certificate, running
 
 #: What a browser sends: 16 fields, about 730 bytes.
 BROWSER_FIELDS = {
@@ -101,22 +100,33 @@ LOADS = [
 
 
 def rows(options: Options, loads: Sequence[Load] = LOADS) -> Iterator[Row]:
-    """Measure each of *loads* on servers that are started for it."""
-    if shutil.which("wrk") is None:
-        sys.exit("benchmarks/compare.py needs wrk (Debian: apt-get install wrk)")
-    with tempfile.TemporaryDirectory() as folder:
+    """Measure each of *loads*."""
+    need("wrk")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         certificate = make_certificate(Path(folder))
-        for load in loads:
-            if options.only not in load.name:
-                continue
-            kinds = ["stock", *(installed_peers() if load.peers and options.peers else []), OURS]
-            with ExitStack() as stack:
+        servers: dict[bool, dict[str, Server]] = {}
+        for load in filter(lambda load: options.wants(load.name), loads):
+            if load.tls not in servers:
                 tls = certificate if load.tls else None
-                servers = {kind: stack.enter_context(running(kind, tls=tls)) for kind in kinds}
-                if options.before:
-                    before = running(OURS, tls=tls, root=options.before)
-                    servers["before"] = stack.enter_context(before)
-                yield compare(load.name, servers, load.for_seconds(options.seconds), options.rounds)
+                servers[load.tls] = {
+                    kind: stack.enter_context(server) for kind, server in starting(options, tls)
+                }
+            asked = {
+                kind: server
+                for kind, server in servers[load.tls].items()
+                if load.peers or kind not in PEERS
+            }
+            yield compare(load.name, asked, load.for_seconds(options.seconds), options.rounds)
+
+
+def starting(
+    options: Options, tls: Path | None
+) -> Iterator[tuple[str, AbstractContextManager[Server]]]:
+    """Each kind of server that is asked, to be started; stock is the first."""
+    for kind in ("stock", *(installed_peers() if options.peers else []), OURS):
+        yield kind, running(kind, tls=tls)
+    if options.before:
+        yield "before", running(OURS, tls=tls, root=options.before)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,17 @@
-"""Compare reverse proxies, side by side in one run: stock twisted.web's, ours, nginx.
+"""What a request costs a reverse proxy: stock twisted.web's, ours, nginx.
 
-    python benchmarks/proxy.py [--rounds 5] [--seconds 3]
+    python benchmarks/proxy.py [--rounds 8] [--seconds 1] [--only NAME] [--before CHECKOUT]
 
 The server behind them is nginx; uploads go to one in Python.  The proxies pass an upload on while
-it comes, except Twisted's.  Small responses over keep-alive count in requests per second, a body of
-100 MB in MB per second.  What counts is the median of the rounds' ratios; beside them stands the
-processor time of the proxy's process for one request.  At the end: when the server has the first
-byte of an upload that takes 2.5 seconds.
+it comes, except Twisted's.  Measured is the processor time of the proxy's process for each small
+response over keep-alive, and for each MB of a body of 100 MB.  See `compare.py`.  Alone, it prints
+first when the server has the first byte of an upload that takes 2.5 seconds.
 
 Needs Linux, ``wrk``, ``curl`` and ``nginx`` (Debian: apt-get install wrk curl nginx-light).
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import re
 import shutil
 import socket
@@ -24,101 +21,54 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
+from measure import OURS, ROOT, Options, Row, Server, compare, main, need, nginx, started
+from servers import listening, stop_at_end_of_input
+
+MB = 1_000_000
 LARGE_MB = 100
 
-NGINX = """
-daemon off; master_process off; pid {folder}/{name}.pid; error_log {folder}/{name}.log crit;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 1000000; client_body_temp_path {folder};
-  proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
-  scgi_temp_path {folder}; client_max_body_size 0; proxy_request_buffering off;
-  upstream behind {{ server 127.0.0.1:{behind}; keepalive 32; }}
-  server {{ listen 127.0.0.1:{port}; {server} }}
-}}
-"""
-FILES = "root {folder}/files;"
-PROXY = """
+#: What nginx is to do as a proxy; the large body is passed on while it comes.
+PASSES_ON = """
 location / {
   proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection "";
+  proxy_request_buffering off;
 }
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def proxies(options: Options, stack: ExitStack, behind: int) -> dict[str, Server]:
+    """Start all proxies in front of the server at that port."""
+    servers = {"stock": twisted("stock", behind), OURS: twisted(OURS, behind)}
+    if options.before:
+        servers["before"] = twisted(OURS, behind, options.before)
+    if options.peers and shutil.which("nginx"):
+        upstream = f"upstream behind {{ server 127.0.0.1:{behind}; keepalive 32; }}"
+        servers["nginx"] = nginx(PASSES_ON, outside=upstream)
+    return {kind: stack.enter_context(server) for kind, server in servers.items()}
 
 
-class Server(NamedTuple):
-    """A process that listens."""
-
-    port: int
-    pid: int
-
-    @property
-    def seconds(self) -> float:
-        """The processor time that it has taken."""
-        ticks = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-        return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+def twisted(kind: str, behind: int = 0, root: Path = ROOT) -> AbstractContextManager[Server]:
+    return started([sys.executable, __file__, "--serve", kind, str(behind)], root)
 
 
-@contextmanager
-def process(command: list[str], port: int) -> Iterator[Server]:
-    """Run *command* until it listens on *port*."""
-    with subprocess.Popen(command) as running:
-        try:
-            for _ in range(100):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)
-            else:
-                sys.exit(f"not listening: {' '.join(command)}")
-            yield Server(port, running.pid)
-        finally:
-            running.terminate()
-            running.wait(10)
-
-
-@contextmanager
-def nginx(folder: Path, name: str, server: str, behind: int = 1) -> Iterator[Server]:
-    port = free_port()
-    settings = folder / f"{name}.conf"
-    server = server.replace("{folder}", str(folder))
-    settings.write_text(
-        NGINX.format(folder=folder, name=name, port=port, behind=behind, server=server)
-    )
-    with process(["nginx", "-e", "stderr", "-c", str(settings)], port) as running:
-        yield running
-
-
-@contextmanager
-def twisted(kind: str, behind: int) -> Iterator[Server]:
-    port = free_port()
-    command = [sys.executable, __file__, "--serve", kind, str(port), str(behind)]
-    with process(command, port) as running:
-        yield running
-
-
-def serve(kind: str, port: int, behind: int) -> None:
+def serve(kind: str, behind: int) -> None:
     """Run one of the proxies, or the server for uploads, in this process."""
     if kind == "sink":
-        take_uploads(port)
+        take_uploads()
+        return
     from twisted.internet import reactor
+    from twisted.logger import globalLogBeginner
     from twisted.web.proxy import ReverseProxyResource
     from twisted.web.server import Site
 
     from twisted_hangup import HangupSite, ProxyResource
 
-    if kind == "stock":
+    if kind == "stock":  # it logs a traceback for each client that leaves
+        globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
         site: Any = Site(ReverseProxyResource("127.0.0.1", behind, b""))
     else:
         site = HangupSite(
@@ -126,11 +76,13 @@ def serve(kind: str, port: int, behind: int) -> None:
             parsePOSTFormSubmission=False,
         )
     site.log = lambda request: None
-    reactor.listenTCP(port, site, interface="127.0.0.1", backlog=1024)
+    port: Any = reactor.listenTCP(0, site, interface="127.0.0.1", backlog=1024)
+    print(port.getHost().port, flush=True)
+    stop_at_end_of_input()
     reactor.run()
 
 
-def take_uploads(port: int) -> None:
+def take_uploads() -> None:
     """Answer each upload, when it is complete, with the time at which its first byte came."""
 
     def run(connection: socket.socket) -> None:
@@ -138,7 +90,7 @@ def take_uploads(port: int) -> None:
         while b"\r\n\r\n" not in head:
             data = connection.recv(65536)
             if not data:
-                return  # a look whether somebody listens
+                return
             head += data
         came = b"%f" % time.monotonic()
         head, _, body = head.partition(b"\r\n\r\n")
@@ -151,36 +103,43 @@ def take_uploads(port: int) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (framing, came))
         connection.close()
 
-    with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+    def accept() -> None:
         while True:
             threading.Thread(target=run, args=(listener.accept()[0],), daemon=True).start()
 
-
-def small(port: int, seconds: int) -> tuple[float, float]:
-    """Requests per second over eight kept connections, and how many there were."""
-    command = ["wrk", "-t1", "-c8", f"-d{seconds}s", f"http://127.0.0.1:{port}/small"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in output or "Socket errors" in output:
-        sys.exit(f"not every request was answered well:\n{output}")
-    rate = re.search(r"Requests/sec:\s+([0-9.]+)", output)
-    count = re.search(r"(\d+) requests in", output)
-    assert rate and count, output
-    return float(rate[1]), int(count[1])
+    with listening() as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        sys.stdin.read()
 
 
-def large(port: int, seconds: int, *options: str) -> tuple[float, float]:
-    """MB per second of one large body at best, and how many bodies there were."""
-    best = 0.0
-    wanted = "%{size_download} %{size_upload} %{time_total} %{http_code}"
-    command = ["curl", "-s", "-o", "/dev/null", "-w", wanted, *options]
-    for _ in range(seconds):
+def small(seconds: int) -> Callable[[int], int]:
+    """GETs of a small file over eight kept connections; how many there were."""
+
+    def ask(port: int) -> int:
+        command = ["wrk", "-t1", "-c8", f"-d{seconds}s", f"http://127.0.0.1:{port}/small"]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        count = re.search(r"(\d+) requests in", output)
+        if count is None or "Non-2xx" in output or "Socket errors" in output:
+            sys.exit(f"not every request was answered well:\n{output}")
+        return int(count[1])
+
+    return ask
+
+
+def large(*options: str) -> Callable[[int], int]:
+    """One large body; how many MB that is."""
+
+    def ask(port: int) -> int:
+        wanted = "%{size_download} %{size_upload} %{http_code}"
+        command = ["curl", "-s", "-o", "/dev/null", "-w", wanted, *options]
         url = f"http://127.0.0.1:{port}/large"
         output = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
-        down, up, elapsed, status = output.split()
-        size = max(int(down), int(up))
-        assert size == LARGE_MB * 1_000_000 and status == "200", output
-        best = max(best, size / float(elapsed) / 1e6)
-    return best, seconds
+        down, up, status = output.split()
+        if max(int(down), int(up)) != LARGE_MB * MB or status != "200":
+            sys.exit(f"not the whole body was passed on: {output}")
+        return LARGE_MB
+
+    return ask
 
 
 def first_byte(port: int) -> float:
@@ -199,77 +158,47 @@ def first_byte(port: int) -> float:
     return float(answer.rpartition(b"\r\n")[2]) - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="per measurement")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve[0], int(options.serve[1]), int(options.serve[2]))
-        return
-    for tool in ("wrk", "curl", "nginx"):
-        if shutil.which(tool) is None:
-            sys.exit(f"benchmarks/proxy.py needs {tool}")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "files").mkdir(mode=0o755)
-        (folder / "files" / "small").write_bytes(b"hello\n")
-        (folder / "files" / "large").write_bytes(b"x" * LARGE_MB * 1_000_000)
+@contextmanager
+def ends() -> Iterator[tuple[Path, int, int]]:
+    """The large body, and the ports of a server that has it and of one that takes it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         folder.chmod(0o755)
-
-        def proxies(behind: int, name: str) -> dict[str, Server]:
-            return {
-                "stock": stack.enter_context(twisted("stock", behind)),
-                "hangup": stack.enter_context(twisted("hangup", behind)),
-                "nginx": stack.enter_context(nginx(folder, name, PROXY, behind)),
-            }
-
-        files = stack.enter_context(nginx(folder, "behind", FILES))
-        sink = stack.enter_context(twisted("sink", 0))
-        down, up = proxies(files.port, "down"), proxies(sink.port, "up")
-        compare("small, requests/s", small, down, options)
-        compare(f"{LARGE_MB} MB down, MB/s", large, down, options)
-        body = str(folder / "files" / "large")
-        sending = partial(large_up, body)
-        compare(f"{LARGE_MB} MB up, MB/s", sending, up, options)
-        up["buffers"] = stack.enter_context(twisted("buffers", sink.port))
-        print("first byte of an upload of 2.5 s at the server, seconds")
-        for kind, server in up.items():
-            print(f"  {kind:<8}{first_byte(server.port):>10.3f}")
+        (folder / "small").write_bytes(b"hello\n")
+        (folder / "large").write_bytes(b"x" * LARGE_MB * MB)
+        with nginx(f"root {folder};") as files, twisted("sink") as sink:
+            yield folder / "large", files.port, sink.port
 
 
-def large_up(body: str, port: int, seconds: int) -> tuple[float, float]:
-    """As `large`, with an upload of the file *body*."""
-    return large(port, seconds, "-H", "Expect:", "-T", body)
+def rows(options: Options) -> Iterator[Row]:
+    """Small responses, and the large body down and up."""
+    need("wrk", "curl", "nginx")
+    with ends() as (body, files, sink), ExitStack() as stack:
+        down = proxies(options, stack, files)
+        up = proxies(options, stack, sink)
+        upload = large("-H", "Expect:", "-T", str(body))
+        for name, servers, ask, unit, scale in (
+            ("proxy, small", down, small(options.seconds), "us", 1e6),
+            (f"proxy, {LARGE_MB} MB down", down, large(), "ms/MB", 1e3),
+            (f"proxy, {LARGE_MB} MB up", up, upload, "ms/MB", 1e3),
+        ):
+            if options.wants(name):
+                yield compare(name, servers, ask, options.rounds, unit, scale)
 
 
-def compare(
-    name: str,
-    measure: Callable[[int, int], tuple[float, float]],
-    servers: dict[str, Server],
-    options: argparse.Namespace,
-) -> None:
-    rates: dict[str, list[float]] = {kind: [] for kind in servers}
-    costs: dict[str, list[float]] = {kind: [] for kind in servers}
-    for number in range(options.rounds):
-        for kind in list(servers) if number % 2 else reversed(list(servers)):
-            server = servers[kind]
-            measure(server.port, 1)  # warm up
-            before = server.seconds
-            rate, count = measure(server.port, options.seconds)
-            rates[kind].append(rate)
-            costs[kind].append((server.seconds - before) / count)
-    print(name)
-    for kind, measured in rates.items():
-        ratios = [ours / theirs for ours, theirs in zip(rates["hangup"], measured, strict=True)]
-        print(
-            f"  {kind:<8}{median(measured):>10.0f}   ours is {median(ratios):.2f} of it"
-            f" ({min(ratios):.2f} to {max(ratios):.2f});"
-            f" processor {median(costs[kind]) * 1000:.3f} ms each",
-            flush=True,
-        )
+def show_first_bytes() -> None:
+    """Print when the server has the first byte of an upload that takes 2.5 seconds."""
+    print("first byte of an upload of 2.5 s at the server, seconds")
+    with ends() as (_, _, sink), ExitStack() as stack:
+        servers = proxies(Options(), stack, sink)
+        servers["buffers"] = stack.enter_context(twisted("buffers", sink))
+        for kind, server in servers.items():
+            print(f"  {kind:<8}{first_byte(server.port):>10.3f}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2], int(sys.argv[3]))
+    else:
+        show_first_bytes()
+        main(__doc__, rows)

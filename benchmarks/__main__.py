@@ -1,0 +1,299 @@
+"""All benchmarks by one command.
+
+    python -m benchmarks [NAME ...] [--quick] [--write FILE]
+    python -m benchmarks --list
+    python -m benchmarks --check
+
+Without a name, it compares ours with stock Twisted and with every peer that is installed, load by
+load, and writes benchmarks/RESULTS.md.  With names, it runs these and prints what comes out.  A
+name that is no comparison is a script that runs alone, with what follows as its arguments.
+``--check`` asks stock and ours only, for a minute, and exits with 1 where stock costs less than
+0.8 of what is aimed at, twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Final, NamedTuple
+
+FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER))  # the scripts import each other by name
+
+from measure import OURS, Options, Row, node, show, spread  # noqa: E402
+from servers import PEERS, installed_peers  # noqa: E402
+
+#: The comparison, in the order of the results; the other scripts run alone.
+COMPARISONS: Final = [
+    name
+    for name in (
+        "compare", "pipelined", "handshakes", "files", "bodies", "http2", "proxy", "idle",
+        "cancel", "outbox",
+    )
+    if (FOLDER / f"{name}.py").exists()
+]  # fmt: skip
+
+#: What has no rows and is no script.
+SHARED: Final = {"__main__", "flood", "measure", "servers"}
+
+#: Packages whose versions matter, and programs that say theirs.
+PACKAGES: Final = (
+    *("Twisted", "pyOpenSSL", "cryptography", "h2", "hpack", "treq", "zope.interface"),
+    *("uvicorn", "httptools", "uvloop", "aiohttp", "hypercorn", "daphne", "psycopg"),
+)
+PROGRAMS: Final = {
+    "nginx": ["nginx", "-v"],
+    "wrk": ["wrk", "-v"],
+    "h2load": ["h2load", "--version"],
+    "curl": ["curl", "--version"],
+}
+
+#: The share of the floors that ``--check`` asks for: a busy machine moves a figure by so much.
+SHARE: Final = 0.8
+
+#: What ``--check`` measures, by comparison.
+CHECKED: Final = {
+    "compare": [""],
+    "proxy": ["small"],
+}
+
+#: What the check needs.
+NEEDED: Final = ("wrk", "h2load", "openssl", "nginx", "curl")
+
+
+class Outcome(NamedTuple):
+    """What came of one comparison.
+
+    Attributes:
+        why: Why it ended before its end.
+    """
+
+    name: str
+    rows: list[Row]
+    why: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="three rounds, not eight")
+    parser.add_argument("--write", type=Path, help="where the results go")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--check", action="store_true", help="ours beside stock, in a minute")
+    given = sys.argv[1:]
+    if given and given[0] in scripts() and given[0] not in COMPARISONS:
+        sys.exit(subprocess.call([sys.executable, FOLDER / f"{given[0]}.py", *given[1:]]))
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in COMPARISONS]:
+        parser.error(f"no comparison: {', '.join(unknown)}; --list says what there is")
+    if options.list:
+        show_list()
+    elif options.check:
+        check()
+    else:
+        rounds = Options(rounds=3 if options.quick else 8)
+        began, load = time.time(), os.getloadavg()
+        outcomes = [run(name, rounds) for name in options.names or COMPARISONS]
+        target = options.write or (None if options.names else FOLDER / "RESULTS.md")
+        if target:
+            target.write_text(page(outcomes, rounds.rounds, began, load))
+            print(f"written: {target}")
+        sys.exit(1 if any(row.missed() for outcome in outcomes for row in outcome.rows) else 0)
+
+
+def scripts() -> dict[str, str]:
+    """What can be run, and the first line of what it says of itself."""
+    return {
+        path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+        for path in sorted(FOLDER.glob("*.py"))
+        if path.stem not in SHARED
+    }
+
+
+def show_list() -> None:
+    described = scripts()
+    print("The comparison:")
+    for name in COMPARISONS:
+        print(f"  {name:<14}{described.pop(name)}")
+    print("Alone, with arguments of its own:")
+    for name, words in described.items():
+        print(f"  {name:<14}{words}")
+
+
+def run(name: str, options: Options) -> Outcome:
+    """Run one comparison, and print each row when it is there."""
+    print(f"== {name}", flush=True)
+    rows: list[Row] = []
+    try:
+        for row in import_module(name).rows(options):
+            show(row)
+            rows.append(row)
+    except (SystemExit, Exception) as error:  # the others are measured all the same
+        why = str(error) or type(error).__name__
+        print(f"not measured: {why}", flush=True)
+        return Outcome(name, rows, why)
+    return Outcome(name, rows)
+
+
+# The page.
+
+
+def page(
+    outcomes: Sequence[Outcome], rounds: int, began: float, load: tuple[float, float, float]
+) -> str:
+    """RESULTS.md."""
+    lines = [
+        "# Results",
+        "",
+        f"`python -m benchmarks` wrote this on {time.strftime('%Y-%m-%d', time.gmtime(began))}. It",
+        "takes what ours is measured with, all of it in one run, and nothing by hand.",
+        "",
+        "A figure without a unit is how many times ours the others cost: more than 1 means that",
+        "ours is cheaper. What is measured is the processor time of the server's process, except",
+        "where the unit is KiB (memory), ms (delay) or us of the outbox (time). All servers run at",
+        f"once and are asked in turn. Shown is the median of {rounds} rounds, and in parentheses",
+        'the least and the most. "Aimed at" is how many times ours the first peer should cost',
+        "at least.",
+        "",
+        *table(["machine", ""], [[name, words] for name, words in machine(began, load)]),
+        "",
+        "## What could not be run",
+        "",
+        *([f"- {line}" for line in lacking(outcomes)] or ["Nothing."]),
+        "",
+        "## In short",
+        "",
+        *in_short(outcomes),
+    ]
+    for outcome in outcomes:
+        if outcome.rows:
+            lines += ["", f"## {outcome.name}", "", f"{scripts()[outcome.name]}", ""]
+            lines += table(["load", "server", "each", "times ours", "a second"], details(outcome))
+    return "\n".join(lines) + "\n"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def in_short(outcomes: Sequence[Outcome]) -> list[str]:
+    """A line for each load: how many times ours each of the others costs."""
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    peers = list(dict.fromkeys(peer for row in rows for peer in row.costs if peer != OURS))
+    lines = []
+    for row in rows:
+        cells = [f"{median(row.costs[OURS]):.3g} {row.unit}"]
+        cells += [f"{median(row.ratios(peer)):.2f}" if peer in row.costs else "" for peer in peers]
+        least = "" if row.least is None else f"{row.least}" + " (missed)" * row.missed()
+        lines.append([row.load, *cells, least])
+    return table(["load", "ours", *peers, "aimed at"], lines)
+
+
+def details(outcome: Outcome) -> Iterator[list[str]]:
+    """A line for each load and server."""
+    for row in outcome.rows:
+        for peer, costs in row.costs.items():
+            rates = row.rates.get(peer)
+            yield [
+                row.load,
+                peer,
+                f"{spread(costs, '.4g')} {row.unit}",
+                "" if peer == OURS else spread(row.ratios(peer)),
+                spread(rates, ".4g") if rates else "",
+            ]
+
+
+def lacking(outcomes: Sequence[Outcome]) -> list[str]:
+    """What is not in the results, and why."""
+    absent = [f"{peer}: not installed" for peer in PEERS if peer not in installed_peers()]
+    broken = [f"{one.name}: {' '.join(one.why.split())}" for one in outcomes if one.why]
+    left = [
+        f"{name}: not asked for" for name in COMPARISONS if name not in {o.name for o in outcomes}
+    ]
+    alone = ", ".join(f"`{name}`" for name in scripts() if name not in COMPARISONS)
+    return [*absent, *broken, *left, f"No part of the comparison, and run by name: {alone}."]
+
+
+def machine(began: float, load: tuple[float, float, float]) -> Iterator[tuple[str, str]]:
+    """What this was measured on, with and beside."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    yield "date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began))
+    yield "commit", said(["git", "-C", str(FOLDER), "describe", "--always", "--dirty"])
+    yield "processor", f"{len(models)} x {models[0] if models else platform.machine()}"
+    yield "kernel", f"{platform.system()} {platform.release()}"
+    averages = (" ".join(f"{one:.1f}" for one in each) for each in (load, os.getloadavg()))
+    yield "load, before and after", " / ".join(averages)
+    yield "Python", f"{platform.python_implementation()} {platform.python_version()}"
+    yield "OpenSSL", openssl()
+    for package in PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            yield package, "not installed"
+    programs = {**PROGRAMS, "node": [node() or "node", "--version"]}
+    for name, command in programs.items():
+        yield name, said(command) if shutil.which(command[0]) else "not installed"
+
+
+def openssl() -> str:
+    """The library that Twisted uses, and the one of Python's own ssl."""
+    import ssl
+
+    from OpenSSL import SSL
+
+    return f"{SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()} (Python's: {ssl.OPENSSL_VERSION})"
+
+
+def said(command: Sequence[str]) -> str:
+    """The first line that a program says."""
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return next(iter(run.stdout.splitlines()), "").partition("Copyright")[0].strip()
+
+
+# The check.
+
+
+def check() -> None:
+    """Measure ours beside stock; what misses is measured once more before that counts.
+
+    Raises:
+        SystemExit: Stock costs less than `SHARE` of what is aimed at.
+    """
+    if lacking := [program for program in NEEDED if shutil.which(program) is None]:
+        print(f"skipped: no {', '.join(lacking)} here")
+        return
+    missed = []
+    for name, loads in CHECKED.items():
+        rows = import_module(name).rows
+        for row in rows(Options(rounds=2, only=loads, peers=False)):
+            show(row)
+            if row.missed(SHARE):
+                again = next(iter(rows(Options(rounds=5, only=[row.load], peers=False))))
+                show(again)
+                if again.missed(SHARE):
+                    missed.append(f"{again.load} (less than {SHARE} of {again.least})")
+    if missed:
+        sys.exit(f"dearer than it may be: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
