@@ -36,6 +36,7 @@ FLOORS = {
     "GET with Connection: close": 0.9,
     "refusal, new connection": 0.65,
     "proxy, small": 3.5,
+    "outbox, SQLite, batches of 100": 0.5,
 }
 
 #: Where Debian has a program, if the package has another name.

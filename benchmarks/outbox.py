@@ -1,5 +1,6 @@
 """What the outbox stores and delivers per second, beside the bare database; and what it loses.
 
+    python -m benchmarks outbox
     python benchmarks/outbox.py speed [--rows 20000] [--only sqlite|postgres]
     python benchmarks/outbox.py crash [--requests 1000] [--seed 1]
     python benchmarks/outbox.py memory [--queued 1000000]
@@ -13,6 +14,9 @@ what one commit costs the disk.
 
 ``memory``: the resident size of a process with so many requests queued and a destination that
 is down, and of one that has 1,000.
+
+As a part of the comparison, it is the time of one `send()` beside the bare database's, round by
+round, with SQLite in memory (``/dev/shm``), so that the disk does not hide what is ours.
 
 PostgreSQL runs in a temporary folder with its usual settings; without it, it is left out.
 """
@@ -30,6 +34,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from measure import OURS, Options, Row
 from twisted.internet import defer, task
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
@@ -54,12 +59,14 @@ BATCH = 100
 
 
 @contextmanager
-def databases(only: str | None = None) -> Iterator[list[tuple[str, Callable[[], str]]]]:
-    """Each kind with a function that makes an empty one."""
+def databases(
+    only: str | None = None, folder: str | None = None
+) -> Iterator[list[tuple[str, Callable[[], str]]]]:
+    """Each kind with a function that makes an empty one; SQLite's are in *folder*."""
     found: list[tuple[str, Callable[[], str]]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         if only != "postgres":
-            found.append(("SQLite", lambda: str(Path(folder) / f"{time.monotonic_ns()}")))
+            found.append(("SQLite", lambda: str(Path(place) / f"{time.monotonic_ns()}")))
         server = None
         if only != "sqlite":
             try:
@@ -207,6 +214,37 @@ async def speed(reactor: Any, options: argparse.Namespace) -> None:
         server.kill()
 
 
+def rows(options: Options) -> Iterator[Row]:
+    """One `send()` beside one bare INSERT, in microseconds, each measured in a new process."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with databases(folder=memory) as found:
+        for name, make in found:
+            for batch, count in ((1, 1000), (BATCH, 20_000)):
+                load = f"outbox, {name}, " + (f"batches of {batch}" if batch > 1 else "one by one")
+                if not options.wants(load):
+                    continue
+                costs: dict[str, list[float]] = {"bare": [], OURS: []}
+                for number in range(options.rounds):
+                    for peer in list(costs) if number % 2 else reversed(list(costs)):
+                        costs[peer].append(1e6 / measured(peer, make(), count, batch))
+                yield Row(load, "us", costs)
+    if not any(name == "PostgreSQL" for name, _ in found):
+        sys.exit("no PostgreSQL here: only SQLite was measured")
+
+
+def measured(peer: str, database: str, count: int, batch: int) -> float:
+    """How many a second *peer* stores, in a process of its own."""
+    arguments = [f"--rows={count}", f"--batch={batch}", *(["--bare"] if peer == "bare" else [])]
+    command = [sys.executable, __file__, "store", database, *arguments]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(run.stdout)
+
+
+async def store(reactor: Any, options: argparse.Namespace) -> None:
+    arguments = (options.database, options.rows, options.batch)
+    print(bare_inserts(*arguments) if options.bare else await sends(*arguments))
+
+
 def sync_ms() -> float:
     with tempfile.NamedTemporaryFile() as file:
         started = time.monotonic()
@@ -285,8 +323,10 @@ def crashes(options: argparse.Namespace) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["speed", "crash", "memory", "serve", "hold"])
+    parser.add_argument("what", choices=["speed", "crash", "memory", "serve", "hold", "store"])
     parser.add_argument("database", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=BATCH, help=argparse.SUPPRESS)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=["sqlite", "postgres"])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--requests", type=int, default=1000)
@@ -298,7 +338,7 @@ def main() -> None:
     elif options.what == "crash":
         sys.exit(crashes(options))
     else:
-        functions = {"speed": speed, "memory": memory, "hold": hold}
+        functions = {"speed": speed, "memory": memory, "hold": hold, "store": store}
         work = functions[options.what]
         task.react(lambda reactor: defer.ensureDeferred(work(reactor, options)))
 
