@@ -37,7 +37,7 @@ from ..parser.response import ResponseParser
 from ..transport.deadlines import Deadline, Deadlines
 from ..transport.half_close import half_closing
 from ..transport.layers import transport_beneath
-from ..transport.sockets import LARGE_READ, SendWatch, TellingSocket, adopted
+from ..transport.sockets import LARGE_READ, JointWrites, SendWatch, TellingSocket, adopted
 from ..transport.tls import handshake_is_heard
 from .failures import NO_ANSWER, HandshakeCut, RequestCancelled, hang_up_of
 from .producing import produced
@@ -105,6 +105,7 @@ class Keeper(Protocol):
     timeouts: OutboundTimeouts
     limits: Limits
     deadlines: Deadlines
+    joint_writes: JointWrites
 
     def connected(self, connection: OutboundConnection) -> None:
         """*connection* is connected."""
@@ -262,6 +263,7 @@ class OutboundConnection(TwistedProtocol):
         self._socket = adopted(beneath)
         if self._socket is not None:
             self._socket.reads_first = True  # an early answer, before the end of the upload
+            self._socket.join(self._pool.joint_writes)
         pool = self._pool
         self._send_watch = SendWatch(
             beneath, pool.deadlines, pool.timeouts.silence_seconds, self._out_of_time

@@ -18,6 +18,7 @@ from ..errors import ServerPhase
 from ..limits import Limits, OutboundTimeouts
 from ..transport.clock import steady
 from ..transport.deadlines import Deadline, Deadlines
+from ..transport.sockets import JointWrites
 from .connection import OutboundConnection, OutboundRequest, Receiver
 from .failures import RequestCancelled, hang_up_of
 
@@ -53,6 +54,7 @@ class OutboundPool:
         self.timeouts = timeouts or OutboundTimeouts()
         self.limits = limits or Limits()
         self.deadlines = Deadlines(clock)
+        self.joint_writes = JointWrites(clock)
         self._endpoint = endpoint
         self._clock = steady(clock)
         self._most_idle = most_idle

@@ -292,7 +292,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             or self.disconnecting
             or self._writeDisconnecting
             or self.producerPaused
-            or not self.streamingProducer
+            or (self.producer is not None and not self.streamingProducer)
             or self._tempDataLen > self.SEND_LIMIT
         ):
             self._write_on()
