@@ -681,6 +681,7 @@ async def test_alpn_prefers_what_is_newer(serve: Serve) -> None:
         assert (await in_thread(lambda: negotiated(served.port, *offers)))[0] == "http/1.1"  # noqa: B023
     names = site.acceptableProtocols()
     assert names == [*Site(Paths()).acceptableProtocols(), b"http/1.0"]
+    assert site.acceptableProtocols() is names  # every handshake asks for them
 
 
 @pytest.mark.parametrize(

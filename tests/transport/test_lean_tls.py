@@ -353,6 +353,20 @@ def test_client_of_tls_begins() -> None:
     assert transport.value()[0] == HANDSHAKE
 
 
+def test_server_waits_for_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL makes no buffers for a client that may never send a byte."""
+    asked: Counter[str] = Counter()
+    do_handshake = counted(asked, SSL.Connection.do_handshake)
+    monkeypatch.setattr(SSL.Connection, "do_handshake", do_handshake)
+    factory = TLSMemoryBIOFactory(server_context(), False, Factory.forProtocol(Protocol), Clock())
+    factory.protocol = lean(BufferingTLSTransport)
+    transport = factory.buildProtocol(None)
+    transport.makeConnection(StringTransport())
+    assert not asked
+    transport.dataReceived(b"\x16")
+    assert asked
+
+
 # TLS 1.2, where the content type is not protected.
 
 
@@ -431,6 +445,30 @@ def test_one_step(pair: tuple[Any, Any], version: int, monkeypatch: pytest.Monke
         assert len(conversation.records()) == 1
         assert counting.calls == {"bio_write": 1, "recv": 1, "send": 1, "bio_read": 1}
         assert asked == {"callLater": 1, "send_joined": 1, "writeSomeData": 1}
+
+
+@pairs
+def test_end_between_records(pair: tuple[Any, Any]) -> None:
+    """What the end of the client's bytes means is clear, unless they end inside of a record."""
+    for rest, asked in ((b"", set()), (b"\x17", {"bio_shutdown", "recv"})):
+        with Conversation(pair[1], lean=True) as conversation:
+            conversation.send(conversation.protection.record(b"hello"), rest)
+            conversation.read()
+            counting = Counting(conversation.server.getHandle())
+            conversation.server._tlsConnection = counting
+            conversation.socket.close()
+            conversation.turn()
+            assert conversation.events[-1][0] in ("ConnectionLost", "EndedWithoutNotify")
+            assert asked <= counting.calls.keys() and bool(asked) is bool(counting.calls)
+
+
+def test_protocol_is_asked_for_once() -> None:
+    """OpenSSL is asked for the ALPN protocol once, even if there is none."""
+    with Conversation(PAIRS["hangup_endpoint"][1], lean=True) as conversation:
+        conversation.server._tlsConnection = counting = Counting(conversation.server.getHandle())
+        assert conversation.server.negotiatedProtocol is None
+        assert conversation.server.negotiatedProtocol is None
+        assert counting.calls == {"get_alpn_proto_negotiated": 1}
 
 
 def counted(calls: Counter[str], function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.static import Data
@@ -22,6 +23,7 @@ from twisted.web.static import Data
 from twisted_hangup import HangupSite
 from twisted_hangup.testing import feed
 from twisted_hangup.transport.deadlines import Deadlines
+from twisted_hangup.transport.layers import host_of
 from twisted_hangup.transport.sockets import (
     ConnectionBroken,
     JointWrites,
@@ -197,3 +199,20 @@ def test_private_names_are_twisteds() -> None:
     for name in ("_maybePauseProducer", "_writeDisconnecting", "_writeDisconnected", "bufferSize"):
         assert hasattr(FileDescriptor, name)
     assert tcp.Connection.TLS is False
+
+
+def test_host_under_wrappers() -> None:
+    """The local address is one object for all connections to it, over TLS as well."""
+    addresses: list[object] = []
+
+    def address(*words: object) -> object:
+        addresses.append(words)
+        return object()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transport: Any = object.__new__(tcp.Server)
+        transport.socket, transport._addressType = listening, address
+        wrapper: Any = ProtocolWrapper(WrappingFactory(Factory()), Protocol())
+        wrapper.transport = transport
+        assert host_of(wrapper) is host_of(wrapper)
+        assert addresses == [("TCP", *listening.getsockname())]

@@ -880,6 +880,7 @@ class HangupChannel(HTTPChannel):
 
     def closing_with(self, socket: ClientSocket) -> None:
         """Ignore further input and stop requests: only *socket* uses the connection from now on."""
+        new = self._stage is NEW
         self._rise(CLOSING)
         self._streamed = None
         self._read_again()
@@ -887,7 +888,7 @@ class HangupChannel(HTTPChannel):
         for request in self.requests:
             if not request.process_begun:
                 request.drop_body()
-        if getattr(self.transport, "negotiatedProtocol", None) == b"h2":
+        if new and getattr(self.transport, "negotiatedProtocol", None) == b"h2":
             socket.peer_left()  # this client cannot read an answer in HTTP/1.1
 
     def answering_with(self, socket: ClientSocket, error: ClientError) -> None:

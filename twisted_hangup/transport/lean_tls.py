@@ -13,7 +13,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.main import CONNECTION_LOST
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
@@ -45,15 +48,23 @@ class LeanTLS(BufferingTLSTransport):
     #: Whether a byte of the handshake has come; see `preamble_begun`.
     preamble_begun = False
 
+    #: Why the TCP connection was lost, while `connectionLost` runs, if it is known.
+    _lost_because: ConnectionLost | None = None
+
     def makeConnection(self, transport: Any) -> None:
-        """As Twisted's, with one call of `directlyProvides` in place of ten."""
+        """As Twisted's, with one call of `directlyProvides` in place of ten.
+
+        Nor does a server ask OpenSSL to begin, which it cannot before its client has: it would only
+        make buffers of 32 KiB for a client that may never send a byte.
+        """
         if not self._connectWrapped:
             super().makeConnection(transport)
             return
         self._tlsConnection = self.factory._creatorCallable(self)
         self._appSendBuffer: list[bytes] = []
         ProtocolWrapper.makeConnection(self, transport)
-        self._checkHandshakeStatus()
+        if not _is_server(self.factory):
+            self._checkHandshakeStatus()
 
     def dataReceived(self, data: bytes) -> None:
         """Decrypt *data*; in one step if it is one whole record."""
@@ -98,6 +109,17 @@ class LeanTLS(BufferingTLSTransport):
         self._header = data[at:]
         self._missing = max(0, at - len(data))
 
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """As Twisted's, which asks OpenSSL what the end of the client's bytes means.
+
+        If no part of a record has come, nor close_notify, it is an end that TLS did not announce.
+        """
+        if self._handshakeDone and not (self._lostTLSConnection or self._missing or self._header):
+            self._lostTLSConnection = True
+            if self._reason is None:
+                self._reason = Failure(self._lost_because or CONNECTION_LOST)
+        super().connectionLost(reason)
+
     def join(self, socket: TellingSocket, joint: JointWrites) -> None:
         """From now on encrypt what was written once a turn, when *socket* sends."""
         if self.write == self._aggregator.write:
@@ -115,6 +137,15 @@ class LeanTLS(BufferingTLSTransport):
         _log.failure("Could not go on writing", failure)
         self._reason = failure
         self.abortConnection()
+
+
+def _is_server(factory: Any) -> bool:
+    """Whether *factory* is sure to make the server's ends of TLS connections."""
+    creator = factory._creatorCallable
+    names = getattr(getattr(creator, "__code__", None), "co_freevars", ())
+    if "isClient" not in names:
+        return False
+    return creator.__closure__[names.index("isClient")].cell_contents is False
 
 
 class Written:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.main import CONNECTION_DONE
+from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.python.failure import Failure
 from zope.interface import Interface, implementer
 
 from ..errors import ClientError
@@ -65,7 +64,7 @@ class Preamble(ProtocolWrapper):
         if inside is not None and self.half_closes:
             inside.readConnectionLost()
         else:  # as for protocols that know no half-close
-            transport_beneath(self.transport).connectionLost(Failure(CONNECTION_DONE))
+            transport_beneath(self.transport).connectionLost(connectionDone)
 
     def writeConnectionLost(self) -> None:
         """Our half is closed: the kernel has all that was written."""

@@ -98,9 +98,11 @@ def accept_http10(factory: Any) -> None:
     ``curl -0`` offers nothing else.
     """
     if IProtocolNegotiationFactory.providedBy(factory):
-        names = factory.acceptableProtocols
-        if {b"http/1.1", b"http/1.0"}.intersection(names()) == {b"http/1.1"}:
-            factory.acceptableProtocols = lambda: [*names(), b"http/1.0"]  # type: ignore[method-assign]
+        names = factory.acceptableProtocols()
+        if {b"http/1.1", b"http/1.0"}.intersection(names) == {b"http/1.1"}:
+            # The names are asked for in each handshake, and Twisted's site goes far for them.
+            names = [*names, b"http/1.0"]
+            factory.acceptableProtocols = lambda: names  # type: ignore[method-assign]
 
 
 class EndedWithoutNotify(ConnectionLost):
@@ -116,12 +118,20 @@ class HangupTLS(Preamble, TLSMemoryBIOProtocol):
     """
 
     _lost_because: ConnectionLost | None = None
+    #: The ALPN protocol, b"" for none, if it was asked for after the handshake.
+    _negotiated: bytes | None = None
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
         """The ALPN protocol; Twisted knows only one name for HTTP/1."""
-        name = super().negotiatedProtocol
-        return b"http/1.1" if name == b"http/1.0" else name
+        name = self._negotiated
+        if name is None:
+            name = super().negotiatedProtocol or b""
+            if name == b"http/1.0":
+                name = b"http/1.1"
+            if self._handshakeDone:
+                self._negotiated = name
+        return name or None
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         if reason is not None and not self._handshakeDone and isinstance(reason.value, SSL.Error):
@@ -134,15 +144,15 @@ class HangupTLS(Preamble, TLSMemoryBIOProtocol):
                 transport: Any = self.transport
                 transport.write(_ALERT)
         super()._tlsShutdownFinished(reason)
-        because = self._lost_because
-        if because is not None and self._reason is not None and self._reason.check(ConnectionLost):
+        because, reason = self._lost_because, self._reason
+        if because is not None and reason is not None and isinstance(reason.value, ConnectionLost):
             # Twisted uses one ConnectionLost for every end that TLS did not announce.
             self._reason = Failure(because)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if isinstance(reason.value, ConnectionBroken):
             self._lost_because = reason.value
-        elif reason.check(ConnectionDone):
+        elif isinstance(reason.value, ConnectionDone):
             self._lost_because = EndedWithoutNotify()
         super().connectionLost(reason)
         self._lost_because = None
