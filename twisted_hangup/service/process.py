@@ -1,4 +1,4 @@
-"""The parts of the process that could keep it alive: its standard output and its threads."""
+"""The program around a service, and what could keep it alive: its standard output, its threads."""
 
 from __future__ import annotations
 
@@ -7,19 +7,27 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from inspect import getclosurevars, isfunction
 from io import FileIO
 from threading import TIMEOUT_MAX, Thread
 from time import sleep
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.logfile import LogFile as RotatingFile
 from twisted.python.threadpool import ThreadPool
 
 from ..journal.files import LogFile, is_at, may_block
 from ..report.text import visible
+from ..transport.clock import steady
+from .systemd import ALIVE, READY, STOPPING, notify, watchdog_seconds
+
+#: How long the end may take after the grace; then the process is ended, whatever it does.
+END_SECONDS: Final = 1.0
 
 #: How many of these seconds are left for the last log lines of a program that has to be ended.
 FAREWELL_SECONDS: Final = 0.5
@@ -98,6 +106,151 @@ def lost_terminal() -> bool:
     except OSError as error:
         return error.errno in (errno.ENXIO, errno.EIO)
     return False
+
+
+class Program:
+    """The program of ``twistd`` or ``twist`` that runs one service: its signals, and its end.
+
+    Call `take_reloads` before there are clients, `take_ends` once the reactor runs, and
+    `end_in_time` when the service stops.
+
+    Attributes:
+        ends: Whether the end has begun.
+        on_terminal: Whether a terminal controls the program.
+        logs: Its logs.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        reactor: Any,
+        logs: Sequence[LogFile],
+        *,
+        grace_seconds: float,
+        end_now: Callable[[], object],
+        last_words: str,
+    ) -> None:
+        """
+        Args:
+            settings: The options of ``twistd`` or ``twist`` itself.
+            reactor: It runs the service.
+            logs: They are reopened, and closed in an end that could not wait.
+            grace_seconds: How long the service may take to stop.
+            end_now: Called, in the reactor's thread, if a second signal asks for the end.
+            last_words: Logged if the program has to be ended.
+        """
+        self.ends = False
+        self.on_terminal = False
+        self.logs = logs
+        self._settings = settings
+        self._reactor = reactor
+        self._grace_seconds = grace_seconds
+        self._end_now = end_now
+        self._text = last_words
+
+    def take_reloads(self, reopen: Callable[[], object], reload: Callable[[], object]) -> None:
+        """From now on SIGUSR1 calls *reopen* and SIGHUP calls *reload*, in the reactor's thread.
+
+        A SIGHUP that reports (perhaps repeatedly) a lost terminal is an end.
+        """
+        self._twisted_log = TwistedLog(self._settings)
+        self.on_terminal = not lost_terminal()
+        for number, answer in (
+            (signal.SIGUSR1, partial(self._asked, reopen)),
+            (signal.SIGHUP, partial(self._hung_up, reload)),
+        ):
+            # `nohup` is obeyed.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, answer)
+
+    def take_ends(self) -> None:
+        """From now on a signal ends the program in any case; Twisted has taken the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                signal.signal(number, partial(self._signalled, handler))
+
+    def ready(self, is_alive: Callable[[], bool] = lambda: True) -> Callable[[], object]:
+        """Tell systemd that the service is ready, and in time that it is alive.
+
+        Returns:
+            A function that ends it.
+        """
+        notify(READY)
+        seconds = watchdog_seconds()
+        if not seconds:
+            return lambda: None
+        watchdog = LoopingCall(lambda: notify(ALIVE) if is_alive() else None)
+        watchdog.clock = steady(self._reactor)
+        watchdog.start(seconds / 2)
+        return watchdog.stop
+
+    def end_in_time(self) -> None:
+        """End the process after the grace and `END_SECONDS`, whatever it does then."""
+        if not self.ends:
+            self.ends = True
+            end_within(self._grace_seconds + END_SECONDS, self._last_words)
+
+    def stop(self) -> None:
+        """The same, because the service stops, which systemd hears."""
+        self.end_in_time()
+        notify(STOPPING)
+
+    def reopen_logs(self) -> None:
+        """Go on in new files if the logs have been renamed."""
+        self._twisted_log.reopen()
+        for log in self.logs:
+            log.reopen()
+        _log.info("The logs are reopened")
+
+    def refuse(self, problem: str) -> NoReturn:
+        """End a program that has started already, with one line and status 1.
+
+        For an exception twistd would print a traceback.  For SystemExit it would leave the
+        terminal that started a daemon waiting, and the pid file undeleted.
+        """
+        status_pipe = self._settings.get("statusPipe")
+        if status_pipe is not None:
+            _log.critical("{problem}", problem=problem)
+            os.write(status_pipe, b"1 " + problem.encode("ascii", "replace")[:98])
+        else:
+            # Not sys.stderr: twistd has made that a part of its log.
+            print(f"hangup: {problem}", file=sys.__stderr__)
+        self._remove_pid_file()
+        raise SystemExit(1)
+
+    def _asked(self, answer: Callable[[], object], number: int, frame: object) -> None:
+        self._reactor.callFromThread(answer)
+
+    def _hung_up(self, reload: Callable[[], object], number: int, frame: object) -> None:
+        if not (self.on_terminal and lost_terminal()):
+            self._reactor.callFromThread(reload)
+        elif not self.ends:
+            signal.raise_signal(signal.SIGTERM)
+
+    def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
+        """Twisted handles the first signal, if its reactor is not blocked; the next ends the wait.
+
+        For a second signal Twisted logs a traceback and goes on waiting.
+        """
+        if self.ends:
+            end_within(END_SECONDS, self._last_words)
+            self._reactor.callFromThread(self._end_now)
+        else:
+            self.end_in_time()
+            handler(number, frame)
+
+    def _last_words(self) -> None:
+        """Log the last line, in a thread, because the reactor may be blocked."""
+        self._remove_pid_file()
+        _log.warn("{text}", text=self._text)
+        for log in self.logs:
+            log.close()
+
+    def _remove_pid_file(self) -> None:
+        if self._settings.get("pidfile"):
+            with suppress(OSError):
+                os.remove(self._settings["pidfile"])
 
 
 class _DaemonThread(Thread):

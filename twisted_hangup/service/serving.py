@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
@@ -29,17 +24,14 @@ from ..transport.addresses import ip_of
 from ..transport.clock import steady
 from .accept import Gate
 from .certificates import LOOK_SECONDS, RenewedEndpoint
-from .process import StandardOutput, TwistedLog, end_within, lost_terminal
-from .systemd import ALIVE, READY, STOPPING, notify, notify_reloading, watchdog_seconds
+from .process import Program, StandardOutput
+from .systemd import READY, STOPPING, notify, notify_reloading
 
 #: How long threads may take to notice that their clients were hung up on.
 LAST_SECONDS: Final = 0.25
 
 #: How often to look for threads that are still at work.
 POLL_SECONDS: Final = 0.05
-
-#: How long the end may take after the grace; then the process is ended, whatever it does.
-END_SECONDS: Final = 1.0
 
 _log = Logger()
 
@@ -262,9 +254,15 @@ class CommandLineService(HangupService):
         """
         super().__init__(*args, **kwargs)
         self._content = content
-        self._settings = settings
         self._stdout = stdout
-        self._ends = False
+        self._program = Program(
+            settings,
+            self._reactor,
+            self._logs,
+            grace_seconds=self._grace_seconds,
+            end_now=self.end_grace,
+            last_words="The grace is over: ended with work still to do",
+        )
 
     def startService(self) -> None:
         """As in `HangupService`; from now on a signal ends the program in any case."""
@@ -275,24 +273,15 @@ class CommandLineService(HangupService):
 
     def stopService(self) -> Deferred[None]:
         """As in `HangupService`, within the grace and `END_SECONDS`."""
-        self._end_in_time()
-        notify(STOPPING)
+        self._program.stop()
         return super().stopService()
 
     def _take_over(self) -> None:
         """Act once the log has begun and Twisted has taken the signals."""
         self._closers = [*self._closers, bound_failures(self._reactor)]
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                signal.signal(number, partial(self._signalled, handler))
+        self._program.take_ends()
         self._say_where()
-        notify(READY)
-        if seconds := watchdog_seconds():
-            watchdog = LoopingCall(notify, ALIVE)
-            watchdog.clock = self._clock
-            watchdog.start(seconds / 2)
-            self._closers.append(watchdog.stop)
+        self._closers.append(self._program.ready())
 
     def _say_where(self) -> None:
         """Log one line with a URL to click on."""
@@ -305,94 +294,22 @@ class CommandLineService(HangupService):
                 "Serving {content} on {urls}{end}",
                 content=visible(self._content),
                 urls=" and ".join(urls),
-                end=" (Ctrl-C stops)" if self._on_terminal else "",
+                end=" (Ctrl-C stops)" if self._program.on_terminal else "",
             )
-
-    def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
-        """Twisted handles the first signal, if its reactor is not blocked; the next ends the wait.
-
-        For a second signal Twisted logs a traceback and goes on waiting.
-        """
-        if self._ends:
-            end_within(END_SECONDS, self._last_words)
-            self._reactor.callFromThread(self.end_grace)
-        else:
-            self._end_in_time()
-            handler(number, frame)
-
-    def _take_reloads(self) -> None:
-        self._twisted_log = TwistedLog(self._settings)
-        self._on_terminal = not lost_terminal()
-        for number, answer in (
-            (signal.SIGUSR1, self._asked_to_reopen),
-            (signal.SIGHUP, self._hung_up),
-        ):
-            # `nohup` is obeyed.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, answer)
-
-    def _asked_to_reopen(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self._reopen_logs)
-
-    def _hung_up(self, number: int, frame: object) -> None:
-        """SIGHUP: it asks for a reload, or reports (perhaps repeatedly) a lost terminal."""
-        if not (self._on_terminal and lost_terminal()):
-            self._reactor.callFromThread(self._reload)
-        elif not self._ends:
-            signal.raise_signal(signal.SIGTERM)
 
     def _reload(self) -> None:
         notify_reloading()
-        self._reopen_logs()
+        self._program.reopen_logs()
         self.read_certificates()
-        notify(STOPPING if self._ends else READY)
-
-    def _reopen_logs(self) -> None:
-        """Go on in new files if the logs have been renamed."""
-        self._twisted_log.reopen()
-        for log in self._logs:
-            log.reopen()
-        _log.info("The logs are reopened")
-
-    def _end_in_time(self) -> None:
-        if not self._ends:
-            self._ends = True
-            end_within(self._grace_seconds + END_SECONDS, self._last_words)
-
-    def _last_words(self) -> None:
-        """Log the last line, in a thread, because the reactor may be blocked."""
-        self._remove_pid_file()
-        _log.warn("The grace is over: ended with work still to do")
-        for log in self._logs:
-            log.close()
+        notify(STOPPING if self._program.ends else READY)
 
     def _listen(self) -> None:
-        self._take_reloads()  # before there are clients whom the signals would cut off
+        # Before there are clients whom the signals would cut off.
+        self._program.take_reloads(self._program.reopen_logs, self._reload)
         try:
             super()._listen()
         except CannotListen as problem:
-            self._end_program(str(problem))
-
-    def _end_program(self, problem: str) -> NoReturn:
-        """End a program that has started already, with one line and status 1.
-
-        For an exception twistd would print a traceback.  For SystemExit it would leave the
-        terminal that started a daemon waiting, and the pid file undeleted.
-        """
-        status_pipe = self._settings.get("statusPipe")
-        if status_pipe is not None:
-            _log.critical("{problem}", problem=problem)
-            os.write(status_pipe, b"1 " + problem.encode("ascii", "replace")[:98])
-        else:
-            # Not sys.stderr: twistd has made that a part of its log.
-            print(f"hangup: {problem}", file=sys.__stderr__)
-        self._remove_pid_file()
-        raise SystemExit(1)
-
-    def _remove_pid_file(self) -> None:
-        if self._settings.get("pidfile"):
-            with suppress(OSError):
-                os.remove(self._settings["pidfile"])
+            self._program.refuse(str(problem))
 
 
 def _counted(number: int, noun: str) -> str:
