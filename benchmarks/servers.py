@@ -1,6 +1,6 @@
 """The servers that the benchmarks compare, and a way to run them.
 
-    python benchmarks/servers.py KIND [--tls FOLDER] [--access-log FILE]
+    python benchmarks/servers.py KIND [--tls FOLDER] [--access-log FILE] [--handlers COUNT]
 
 Serves one small resource on a free port of the loopback interface, prints the port, and
 ends when its standard input does.
@@ -64,13 +64,18 @@ def installed_peers() -> list[str]:
 
 
 def running(
-    kind: str, access_log: str | None = None, tls: Path | None = None, root: Path | None = None
+    kind: str,
+    access_log: str | None = None,
+    tls: Path | None = None,
+    root: Path | None = None,
+    handlers: int = 1,
 ) -> AbstractContextManager[Server]:
     """Run the server *kind* in a process of its own.
 
     Args:
         tls: A folder with ``key.pem`` and ``cert.pem``; served is HTTPS with these.
         root: Another checkout of this project, which is to be served with.
+        handlers: How many handlers of client errors ours has.
     """
     if kind == "nginx":
         keys = f"ssl_certificate {tls}/cert.pem; ssl_certificate_key {tls}/key.pem;"
@@ -81,6 +86,7 @@ def running(
     command = [sys.executable, __file__, kind]
     command += ["--tls", str(tls)] if tls else []
     command += ["--access-log", access_log] if access_log else []
+    command += ["--handlers", str(handlers)]
     return started(command, root or ROOT)
 
 
@@ -97,9 +103,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("kind", choices=[*KINDS, *PEERS])
     parser.add_argument("--tls", type=Path)
     parser.add_argument("--access-log")
+    parser.add_argument("--handlers", type=int, default=1)
     options = parser.parse_args(arguments)
     if options.kind in KINDS:
-        serve_with_twisted(options.kind, options.access_log, options.tls)
+        serve_with_twisted(options.kind, options.access_log, options.tls, options.handlers)
     else:
         serve = {
             "uvicorn": serve_with_uvicorn,
@@ -129,7 +136,7 @@ def stop_at_end_of_input() -> None:
     stdio.StandardIO(UntilEndOfInput())
 
 
-def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None) -> None:
+def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None, handlers: int) -> None:
     from twisted.internet import endpoints, reactor
     from twisted.python.failure import Failure
     from twisted.web.resource import Resource
@@ -153,7 +160,8 @@ def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None) -> N
 
     if kind == "hangup":
         site: Any = HangupSite(Hello(), logPath=access_log)
-        site.on_client_error(count)
+        for _ in range(handlers):
+            site.on_client_error(count)
     else:
         site = Site(Hello(), logPath=access_log)
     if access_log is None:
