@@ -5,10 +5,10 @@
     python -m benchmarks --check
 
 Without a name, it compares ours with stock Twisted and with every peer that is installed, load by
-load, and writes benchmarks/RESULTS.md.  With names, it runs these and prints what comes out.  A
-name that is no comparison is a script that runs alone, with what follows as its arguments.
-``--check`` asks stock and ours only, for a minute, and exits with 1 where stock costs less than
-0.8 of what is aimed at, twice.
+load, and writes benchmarks/RESULTS.md and the table of docs/speed.md.  With names, it runs these
+and prints what comes out.  A name that is no comparison is a script that runs alone, with what
+follows as its arguments.  ``--check`` asks stock and ours only, for about a minute, and exits with
+1 where stock costs less than 0.8 of what is aimed at, twice.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import argparse
 import ast
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +45,9 @@ COMPARISONS: Final = [
     if (FOLDER / f"{name}.py").exists()
 ]  # fmt: skip
 
+#: The page whose first table is written with the results.
+SPEED: Final = FOLDER.parent / "docs" / "speed.md"
+
 #: What has no rows and is no script.
 SHARED: Final = {"__main__", "flood", "measure", "servers"}
 
@@ -65,6 +69,7 @@ SHARE: Final = 0.8
 #: What ``--check`` measures, by comparison.
 CHECKED: Final = {
     "compare": [""],
+    "pipelined": [""],
     "proxy": ["small"],
 }
 
@@ -111,6 +116,8 @@ def main() -> None:
         if target:
             target.write_text(page(outcomes, rounds.rounds, began, load))
             print(f"written: {target}")
+        if not options.names and not options.write:
+            write_table(outcomes)
         sys.exit(1 if any(row.missed() for outcome in outcomes for row in outcome.rows) else 0)
 
 
@@ -185,15 +192,24 @@ def page(
     return "\n".join(lines) + "\n"
 
 
+def write_table(outcomes: Sequence[Outcome]) -> None:
+    """Put what stands beside stock into docs/speed.md."""
+    lines = in_short(outcomes, lambda row: "stock" in row.costs)
+    text = SPEED.read_text()
+    SPEED.write_text(re.sub(r"(?m)(^\|.*\n)+", "\n".join(lines) + "\n", text, count=1))
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
-def in_short(outcomes: Sequence[Outcome]) -> list[str]:
-    """A line for each load: how many times ours each of the others costs."""
-    rows = [row for outcome in outcomes for row in outcome.rows]
+def in_short(
+    outcomes: Sequence[Outcome], wanted: Callable[[Row], bool] = lambda row: True
+) -> list[str]:
+    """A line for each load that is *wanted*: how many times ours each of the others costs."""
+    rows = [row for outcome in outcomes for row in outcome.rows if wanted(row)]
     peers = list(dict.fromkeys(peer for row in rows for peer in row.costs if peer != OURS))
     lines = []
     for row in rows:

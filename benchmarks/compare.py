@@ -69,12 +69,15 @@ class Load(NamedTuple):
         return lambda port: self.ask(port, seconds)
 
 
-def wrk(fields: dict[str, str], scheme: str = "http") -> Callable[[int, int], int]:
-    """GETs with *fields*."""
+def wrk(
+    fields: dict[str, str], scheme: str = "http", script: Path | None = None
+) -> Callable[[int, int], int]:
+    """GETs with *fields*, or what wrk's *script* in Lua asks."""
 
     def ask(port: int, seconds: int) -> int:
         headers = [word for pair in fields.items() for word in ("-H", "{}: {}".format(*pair))]
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *headers]
+        command += ["-s", str(script)] if script else []
         address = f"{scheme}://127.0.0.1:{port}/"
         output = subprocess.run([*command, address], capture_output=True, text=True).stdout
         answered = re.search(r"(\d+) requests in", output)

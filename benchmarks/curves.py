@@ -30,6 +30,7 @@ from typing import Final, NamedTuple
 
 from compare import refused
 from measure import OURS, ROOT, Row, Server, compare, need, spread
+from pipelined import SCRIPT as PIPELINED
 from servers import KINDS, make_certificate, running
 
 #: Files that a process has open beside its connections, at most.
@@ -39,7 +40,7 @@ OTHER_FILES: Final = 60
 NOISE: Final = 1.25
 
 #: What wrk asks: requests that differ in one field.
-SCRIPT: Final = """
+DIFFERENT: Final = """
 local number, rest = 100000, [[
 {rest}
 ]]
@@ -48,12 +49,6 @@ request = function()
   number = number + 1
   return "GET / HTTP/1.1\\r\\nHost: localhost\\r\\nX-Number: " .. number .. "\\r\\n" .. rest
 end
-"""
-
-#: The same, so many at once.
-BACKLOG: Final = """
-local all = string.rep("GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n", {depth})
-request = function() return all end
 """
 
 
@@ -99,7 +94,7 @@ def scripted(folder: Path, script: str, connections: int = 16) -> Callable[[int]
 
 
 def with_fields(folder: Path, fields: Sequence[str]) -> Callable[[int], int]:
-    return scripted(folder, SCRIPT.format(rest="\n".join(fields)))
+    return scripted(folder, DIFFERENT.format(rest="\n".join(fields)))
 
 
 def streamed(streams: int) -> Callable[[int], int]:
@@ -179,7 +174,7 @@ def connections(folder: Path, rounds: int) -> Curve:
     with both() as servers:
         for count in points:
             with idle(servers, count):
-                ask = scripted(folder, BACKLOG.format(depth=1))
+                ask = scripted(folder, PIPELINED.format(depth=1))
                 rows.append(compare(f"{count} idle connections", servers, ask, rounds))
     return Curve("Idle connections beside 16 busy ones", "connections", points, rows)
 
@@ -198,7 +193,9 @@ def backlogs(folder: Path, rounds: int) -> Curve:
     points = [1, 2, 4, 8, 16, 32, 64]
     with both() as servers:
         rows = [
-            compare(f"{depth} deep", servers, scripted(folder, BACKLOG.format(depth=depth)), rounds)
+            compare(
+                f"{depth} deep", servers, scripted(folder, PIPELINED.format(depth=depth)), rounds
+            )
             for depth in points
         ]
     return Curve("Requests that a client pipelines", "requests at a time", points, rows)

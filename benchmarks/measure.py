@@ -35,6 +35,7 @@ FLOORS = {
     "TLS small GET": 1.7,
     "GET with Connection: close": 0.9,
     "refusal, new connection": 0.65,
+    "pipelined, 16 deep": 2.0,
     "proxy, small": 3.5,
     "outbox, SQLite, batches of 100": 0.5,
 }

@@ -9,6 +9,7 @@ ends when its standard input does.
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 import socket
 import ssl
@@ -108,6 +109,7 @@ def main(arguments: list[str]) -> None:
     if options.kind in KINDS:
         serve_with_twisted(options.kind, options.access_log, options.tls, options.handlers)
     else:
+        logging.disable()  # a client that leaves is a line in some
         serve = {
             "uvicorn": serve_with_uvicorn,
             "aiohttp": serve_with_aiohttp,
