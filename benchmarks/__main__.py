@@ -68,9 +68,17 @@ SHARE: Final = 0.8
 
 #: What ``--check`` measures, by comparison.
 CHECKED: Final = {
-    "compare": [""],
-    "pipelined": [""],
-    "proxy": ["small"],
+    name: loads
+    for name, loads in {
+        "compare": [""],
+        "pipelined": [""],
+        "handshakes": ["TLS 1.3 handshake, full"],
+        "files": ["file of 8 MB"],
+        "bodies": ["TCP body up, Content-Length", "TCP body down, push, Content-Length"],
+        "http2": [""],
+        "proxy": ["proxy, small"],
+    }.items()
+    if name in COMPARISONS
 }
 
 #: What the check needs.
