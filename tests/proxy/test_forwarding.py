@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twisted_hangup.events import Field
 from twisted_hangup.proxy.forwarding import (
+    HOP_BY_HOP,
     IDENTITY,
     IDENTITY_PREFIXES,
     Client,
@@ -305,6 +308,85 @@ def test_length_of_a_response_passes() -> None:
     """Even where Connection lists it: a body without its length would seem to have no end."""
     came = [(b"Connection", b"content-length"), (b"Content-Length", b"2")]
     assert response_fields(came, Forwarding()) == [came[1], VIA]
+
+
+# The same rules written as sentences, one look at all fields for each.
+
+NAMES = st.sampled_from(
+    [
+        *(
+            b"Host",
+            b"Cookie",
+            b"TE",
+            b"te",
+            b"Upgrade",
+            b"Connection",
+            b"connection",
+            b"X-A",
+            b"X_A",
+        ),
+        *(
+            b"x_b",
+            b"X-Forwarded-For",
+            b"x_forwarded-for",
+            b"Forwarded",
+            b"Content_Length",
+            b"Expect",
+        ),
+        *(b"Content-Length", b"Keep-Alive", b"Trailer", b"Transfer-Encoding", b"x-own", b"X_Own"),
+        *(b"x-%b" % (b"a" * 70), b"x-webauth-%b" % (b"a" * 70), b"Date"),
+    ]
+)
+VALUES = st.sampled_from([b"", b"x-a", b"X_A, close", b"content-length", b"trailers", b"x-b,te,"])
+HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=12)
+CHOICES = st.builds(
+    Forwarding,
+    forwarded=st.sampled_from(["replace", "append", "off"]),
+    drop_fields=st.sampled_from(
+        [frozenset(), frozenset({b"X-Own"}), frozenset({b"x_own", b"date"})]
+    ),
+)
+
+
+def members(fields: list[Field], name: bytes) -> set[bytes]:
+    values = [value for own, value in fields if own.lower() == name]
+    return {part.strip() for value in values for part in value.lower().split(b",")} - {b""}
+
+
+def plain(name: bytes) -> bytes:
+    return name.lower().replace(b"_", b"-")
+
+
+@given(HEADERS, CHOICES)
+def test_what_passes_to_the_server(fields: list[Field], forwarding: Forwarding) -> None:
+    """Neither what is of one connection, nor, if we trust no proxy, what names a client."""
+    never = HOP_BY_HOP | {b"host", b"content-length", b"expect"} | members(fields, b"connection")
+    never |= {plain(name) for name in forwarding.drop_fields}
+
+    def passes(name: bytes) -> bool:
+        if name.lower() in never or plain(name) in never:
+            return False
+        if forwarding.forwarded == "append" and b"_" not in name:
+            return True
+        return not (plain(name) in IDENTITY or plain(name).startswith(IDENTITY_PREFIXES))
+
+    expected = [field for field in fields if passes(field[0])]
+    own = {b"Host", b"TE", b"Connection", b"Via"} | {name for name, _ in TRUTH}
+    passed = sent(fields, forwarding=forwarding)[1:]
+    assert passed[: len(expected)] == expected
+    assert {name for name, _ in passed[len(expected) :]} <= own
+    asks = b"trailers" in members(fields, b"te")
+    assert ((b"TE", b"trailers") in passed) == asks
+
+
+@given(HEADERS, st.sampled_from([103, 200, 204, 304]))
+def test_what_passes_to_the_client(fields: list[Field], status: int) -> None:
+    """All that is not of one connection, and the length of what may have a body."""
+    never = (HOP_BY_HOP | members(fields, b"connection")) - {b"content-length"}
+    if status in (103, 204):
+        never |= {b"content-length"}
+    expected = [field for field in fields if field[0].lower() not in never]
+    assert response_fields(fields, Forwarding(), status=status) == [*expected, VIA]
 
 
 def test_trailers() -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from twisted_hangup.proxy.upstream import CannotForward, Upstream, host_asked_for, request_head
+from twisted_hangup.proxy.upstream import (
+    CannotForward,
+    Upstream,
+    field_section,
+    host_asked_for,
+    request_line,
+)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +117,9 @@ HOST = (b"Host", b"a")
 
 def test_head() -> None:
     """Fields with nothing in them, obs-text and tabs are all right."""
-    head = request_head(b"M-SEARCH", b"/?\\|", [HOST, (b"X", b""), (b"Y", b"\xff\t;")])
-    assert head == b"M-SEARCH /?\\| HTTP/1.1\r\nHost: a\r\nX: \r\nY: \xff\t;\r\n\r\n"
+    assert request_line(b"M-SEARCH", b"/?\\|") == b"M-SEARCH /?\\| HTTP/1.1\r\n"
+    section = field_section([HOST, (b"X", b""), (b"Y", b"\xff\t;")])
+    assert section == b"Host: a\r\nX: \r\nY: \xff\t;\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -140,4 +147,4 @@ def test_head_that_could_be_read_otherwise(
 ) -> None:
     """Whatever let it in, it does not go out."""
     with pytest.raises(CannotForward):
-        request_head(method, target, [field])
+        request_line(method, target) + field_section([field])

@@ -7,14 +7,22 @@ from hypothesis import strategies as st
 from twisted.web import http_headers
 from twisted.web.http_headers import Headers
 
-from twisted_hangup.server.headers import fields_of, headers_of
+from twisted_hangup.events import Field
+from twisted_hangup.server.headers import fields_of, headers_of, replace_fields
 
 NAMES = st.sampled_from(
     [b"host", b"Cookie", b"x-" * 40 + b"a", b"X-" * 40 + b"A", b"a" * 64, b"a" * 65, b"-" * 70]
 )
 
 
-@given(st.lists(st.tuples(NAMES, st.sampled_from([b"", b"a", b"b c"]))))
+FIELDS = st.lists(st.tuples(NAMES, st.sampled_from([b"", b"a", b"b c", b"a\rb", b"a\nb", b"\x0b"])))
+
+
+class Counted(Headers):
+    """An application's own."""
+
+
+@given(FIELDS)
 def test_headers_of(fields: list[tuple[bytes, bytes]]) -> None:
     """They are what Twisted makes of them, however long a name is."""
     headers = Headers()
@@ -32,3 +40,18 @@ def test_long_names_are_not_kept() -> None:
     assert len(table) == before
     headers_of([(b"seen-once-in-a-test", b"a")])
     assert len(table) == before + 1
+
+
+@given(FIELDS, FIELDS, st.sampled_from([Headers, Counted]))
+def test_replace_fields(before: list[Field], fields: list[Field], kind: type[Headers]) -> None:
+    """As if each name were removed, and then each line added."""
+    expected, headers = kind(), kind()
+    for name, value in before:
+        expected.addRawHeader(name, value)
+        headers.addRawHeader(name, value)
+    for name, _ in fields:
+        expected.removeHeader(name)
+    for name, value in fields:
+        expected.addRawHeader(name, value)
+    replace_fields(headers, fields)
+    assert list(headers.getAllRawHeaders()) == list(expected.getAllRawHeaders())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias, get_args
 
 from .._arguments import must_be, must_be_one_of, names_in
@@ -34,8 +35,11 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 
-#: Request headers that we write ourselves for the upstream server.
-_MADE_ANEW: Final = frozenset({b"content-length", b"expect", b"host"})
+#: Request headers that never pass; the last three we write ourselves for the upstream server.
+_STAYING: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
+
+#: The longest name for which the answer of `_is_dropped` is kept.
+_KEPT_NAME: Final = 64
 
 #: Headers in which a proxy names its client.  From elsewhere they may be false, and applications
 #: log people in by them.
@@ -169,20 +173,25 @@ def request_fields(
     Returns:
         Host first; then the fields that pass, in their order, each line on its own; then ours.
     """
-    fields = list(fields)
-    dropped = HOP_BY_HOP.union(_MADE_ANEW, map(_plain, forwarding.drop_fields))
-    dropped = dropped.union(listed(fields, b"connection"))
-    trusted = forwarding.forwarded == "append"
-    lines = [(b"Host", client.host if forwarding.host == "pass" and client.host else authority)]
-    lines += [field for field in fields if not _is_dropped(field[0].lower(), dropped, trusted)]
+    dropped, trusted = _dropped_with(forwarding.drop_fields), forwarding.forwarded == "append"
+    passing: list[Field] = []
+    staying: list[Field] = []
+    for field in fields:
+        name = field[0].lower()
+        drops = _drops_kept if len(name) <= _KEPT_NAME else _is_dropped
+        (staying if drops(name, dropped, trusted) else passing).append(field)
+    if also := frozenset(listed(staying, b"connection")):
+        passing = [field for field in passing if not _is_dropped(field[0].lower(), also, trusted)]
+    host = client.host if forwarding.host == "pass" and client.host else authority
+    lines = [(b"Host", host), *passing]
     if chunked:
         lines.append((b"Transfer-Encoding", b"chunked"))
     elif content_length or method in CONTENT_METHODS:
         lines.append((b"Content-Length", b"%d" % (content_length or 0)))
     if upgrade:
-        lines += [field for field in fields if field[0].lower() == b"upgrade"]
+        lines += [field for field in staying if field[0].lower() == b"upgrade"]
         lines.append((b"Connection", b"Upgrade"))
-    elif b"trailers" in listed(fields, b"te"):
+    elif b"trailers" in listed(staying, b"te"):
         lines += [(b"TE", b"trailers"), (b"Connection", b"TE")]
     lines += _via(client.version, forwarding)
     if forwarding.forwarded != "off":
@@ -202,6 +211,16 @@ def _is_dropped(name: bytes, dropped: frozenset[bytes], trusted: bool) -> bool:
     if b"_" not in name:
         return not trusted and (name in IDENTITY or name.startswith(IDENTITY_PREFIXES))
     return _is_dropped(_plain(name), dropped, False)  # a trusted proxy writes no disguises
+
+
+#: As `_is_dropped`, which takes longer, for names that come again and again.
+_drops_kept: Final = lru_cache(maxsize=1024)(_is_dropped)
+
+
+@lru_cache(maxsize=16)
+def _dropped_with(drop_fields: frozenset[bytes]) -> frozenset[bytes]:
+    """The names that never pass if the operator drops *drop_fields* as well."""
+    return _STAYING.union(map(_plain, drop_fields))
 
 
 def asks_for_tunnel(fields: Iterable[Field]) -> bool:
@@ -244,11 +263,15 @@ def response_fields(
     Content-Length passes unless there can be no body (RFC 9110, section 8.6).  The parser checks a
     body against it.
     """
-    fields = list(fields)
-    dropped = HOP_BY_HOP.union(listed(fields, b"connection")) - {b"content-length"}
+    lines: list[Field] = []
+    staying: list[Field] = []
+    for field in fields:
+        (staying if field[0].lower() in HOP_BY_HOP else lines).append(field)
+    dropped = {*listed(staying, b"connection")} - {b"content-length"}
     if status < 200 or status == _NO_CONTENT:
-        dropped |= {b"content-length"}
-    lines = [field for field in fields if field[0].lower() not in dropped]
+        dropped.add(b"content-length")
+    if dropped:
+        lines = [field for field in lines if field[0].lower() not in dropped]
     return lines + _via(version, forwarding)
 
 

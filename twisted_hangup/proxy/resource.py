@@ -7,7 +7,7 @@ Twisted's `Agent` drops interim responses, upgrades and trailers.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IPushProducer, IStreamClientEndpoint
@@ -29,9 +29,10 @@ from ..client.pool import Exchange, OutboundPool, PoolBusy
 from ..errors import ParseError, ServerHangUp, UpstreamError
 from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
-from ..limits import IDEMPOTENT_METHODS, Limits, OutboundTimeouts
+from ..limits import CONTENT_METHODS, IDEMPOTENT_METHODS, Limits, OutboundTimeouts
 from ..server.bodies import StreamedBody
-from ..server.headers import fields_of, headers_of
+from ..server.headers import fields_of, headers_of, replace_fields
+from ..server.lean import untouched
 from ..server.pages import error_page
 from ..server.request import Carrier, UpgradableCarrier
 from ..transport.clock import steady
@@ -46,7 +47,7 @@ from .forwarding import (
     trailer_fields,
 )
 from .tunnel import Tunnel
-from .upstream import CannotForward, Upstream, host_asked_for, request_head
+from .upstream import CannotForward, Upstream, field_section, host_asked_for, request_line
 
 #: After how many seconds a client may ask again if all connections to the server are in use.
 BUSY_SECONDS: Final = 1
@@ -177,6 +178,20 @@ class ProxyResource(Resource):
         return True
 
 
+class _Header(NamedTuple):
+    """The header of a request to the server.
+
+    Attributes:
+        section: As it is sent, with the empty line.
+        trailers_wanted: Whether the client asks for trailers.
+        upgrade: Whether the server may answer 101.
+    """
+
+    section: bytes
+    trailers_wanted: bool
+    upgrade: bool
+
+
 @implementer(IPushProducer)
 class _Relay:
     """One request and its response on their way through the proxy."""
@@ -205,15 +220,41 @@ class _Relay:
 
     def _make_outbound(self) -> OutboundRequest:
         request, proxy = self._request, self._proxy
-        body: Any = request.content
-        length: int | None
-        if self._streamed is None:
-            length = body.seek(0, 2)
-            body.seek(0)
+        body: Any = self._streamed
+        length: int | None = 0
+        cache = untouched(request)
+        if cache is None:
+            if body is None:
+                body = request.content
+                length = body.seek(0, 2)
+                body.seek(0)
+            else:
+                length = None if body.length is UNKNOWN_LENGTH else body.length
+            header = self._make_header(length)
         else:
-            body = self._streamed
-            length = None if body.length is UNKNOWN_LENGTH else body.length
-        fields = fields_of(request.requestHeaders)
+            key = (
+                *(proxy, proxy.upstream, proxy.forwarding),
+                *(request.clientproto, request.isSecure(), request.method in CONTENT_METHODS),
+                not request.uri.startswith(b"/") and request.uri,  # it names the host
+            )
+            if cache.passed_on is None or cache.passed_on[0] != key:
+                cache.passed_on = key, self._make_header(0)
+            header = cache.passed_on[1]
+        self._trailers_wanted = header.trailers_wanted
+        target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
+        return OutboundRequest(
+            request.method,
+            request_line(request.method, target) + header.section,
+            None if length == 0 else body,
+            length,
+            header.upgrade,
+        )
+
+    def _make_header(self, length: int | None) -> _Header:
+        """The header of the request to the server, whose body has *length* bytes."""
+        request, proxy = self._request, self._proxy
+        headers = request.requestHeaders
+        fields = fields_of(headers)
         version = request.clientproto.removeprefix(b"HTTP/")
         upgrade = (
             version == b"1.1"
@@ -221,8 +262,7 @@ class _Relay:
             and asks_for_tunnel(fields)
             and isinstance(request.channel, UpgradableCarrier)
         )
-        self._trailers_wanted = version == b"1.1" and b"trailers" in listed(fields, b"te")
-        hosts = request.requestHeaders.getRawHeaders(b"Host", ())
+        trailers_wanted = version == b"1.1" and b"trailers" in listed(fields, b"te")
         fields = request_fields(
             fields,
             method=request.method,
@@ -230,7 +270,7 @@ class _Relay:
                 # The other end of the connection, not the client it names: for the list of proxies.
                 getattr(request.channel.getPeer(), "host", "").encode("ascii"),
                 request.isSecure(),
-                host_asked_for(request.uri, hosts),
+                host_asked_for(request.uri, headers.getRawHeaders(b"Host", ())),
                 version,
             ),
             authority=proxy.upstream.authority,
@@ -239,14 +279,7 @@ class _Relay:
             chunked=length is None,
             upgrade=upgrade,
         )
-        target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
-        return OutboundRequest(
-            request.method,
-            request_head(request.method, target, fields),
-            None if length == 0 else body,
-            length,
-            upgrade,
-        )
+        return _Header(field_section(fields), trailers_wanted, upgrade)
 
     # The upstream server's response: see `Receiver`.
 
@@ -259,13 +292,10 @@ class _Relay:
             request = self._request
             request.setResponseCode(head.status, head.reason)
             request.defaultContentType = None
-            fields = self._fields_of(head)
             headers = request.responseHeaders
             headers.removeHeader(b"Server")  # Twisted's; another server answers
-            for name, _ in fields:
-                headers.removeHeader(name)  # Date: set if the server sends none (section 6.6.1)
-            for name, value in fields:
-                headers.addRawHeader(name, value)
+            # Date stays if the server sends none (section 6.6.1).
+            replace_fields(headers, self._fields_of(head))
 
     def data(self, data: bytes) -> None:
         self._request.write(data)
@@ -299,7 +329,8 @@ class _Relay:
     def failed(self, error: Exception) -> None:
         if self._may_be_sent_again(error):
             self._retried = True
-            self._request.content.seek(0)
+            if self._outbound.body is not None:
+                self._request.content.seek(0)
             self._send(fresh=True)
             return
         request = self._request

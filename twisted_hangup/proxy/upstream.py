@@ -30,31 +30,45 @@ _UNIX: Final = "unix:"
 
 _PATH: Final = re.compile(r"(?:/[!-~]*)?")
 
-#: Nothing laxer than this is sent to other parsers.  No "#" in the target: for one server a part
-#: of the path comes after it, for another it does not.
-_WELL_FORMED: Final = re.compile(
-    rb"[%b]+ [!\"$-~]+ HTTP/1\.1\r\n(?:[%b]+: [%b]*\r\n)*\r\n" % (TCHAR, TCHAR, FIELD_CHAR)
-)
+# Nothing laxer than these is sent to other parsers.  No "#" in the target: for one server a part
+# of the path comes after it, for another it does not.
+_REQUEST_LINE: Final = re.compile(rb"[%b]+ [!\"$-~]+ HTTP/1\.1\r\n" % TCHAR)
+_FIELD_SECTION: Final = re.compile(rb"(?:[%b]+: [%b]*\r\n)*\r\n" % (TCHAR, FIELD_CHAR))
 
 
 class CannotForward(Exception):
     """A request that is not passed on; the text says why, for the client to read."""
 
 
-def request_head(method: bytes, target: bytes, fields: Sequence[Field]) -> bytes:
-    """The request line and the header, with the empty line.
+def request_line(method: bytes, target: bytes) -> bytes:
+    """The first line of a request, with its line end.
 
     Raises:
-        CannotForward: Something in it could be read in another way than it is meant.
+        CannotForward: It could be read in another way than it is meant.
     """
-    lines = [b"%b %b HTTP/1.1" % (method, target)]
-    lines += [b"%b: %b" % field for field in fields]
+    line = b"%b %b HTTP/1.1\r\n" % (method, target)
+    if not _REQUEST_LINE.fullmatch(line):
+        raise _malformed()
+    return line
+
+
+def field_section(fields: Sequence[Field]) -> bytes:
+    """The header of a request, with the empty line.
+
+    Raises:
+        CannotForward: A field could be read in another way than it is meant.
+    """
+    lines = [b"%b: %b\r\n" % field for field in fields]
     lines.append(b"\r\n")
-    head = b"\r\n".join(lines)
+    section = b"".join(lines)
     # More line ends than lines: a part of one has become a line of its own.
-    if not _WELL_FORMED.fullmatch(head) or head.count(b"\r\n") != len(lines):
-        raise CannotForward("its method, target or fields have bytes that are not allowed there")
-    return head
+    if not _FIELD_SECTION.fullmatch(section) or section.count(b"\r\n") != len(lines):
+        raise _malformed()
+    return section
+
+
+def _malformed() -> CannotForward:
+    return CannotForward("its method, target or fields have bytes that are not allowed there")
 
 
 def host_asked_for(target: bytes, hosts: Sequence[bytes]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 from twisted.web.http_headers import Headers
@@ -25,19 +26,22 @@ class HeadersCache:
         looked_at: The fields of the last `look_at`.
         expects: Whether they have an Expect.
         expectation_known: The result of `knows_expectation` for them.
+        passed_on: What a proxy has made of them; None after another `look_at`.
     """
 
-    __slots__ = ("_last", "expectation_known", "expects", "looked_at")
+    __slots__ = ("_last", "expectation_known", "expects", "looked_at", "passed_on")
 
     def __init__(self) -> None:
         self._last: tuple[list[Field] | None, dict[bytes, list[bytes]]] = None, {}
         self.looked_at: list[Field] | None = None
         self.expects = False
         self.expectation_known = True
+        self.passed_on: Any = None
 
     def look_at(self, fields: list[Field]) -> None:
         """Find out what *fields* expect of us."""
         self.looked_at = fields
+        self.passed_on = None
         self.expects = any(name.lower() == b"expect" for name, _ in fields)
         self.expectation_known = not self.expects or knows_expectation(fields)
 
@@ -65,13 +69,43 @@ class HeadersCache:
 def headers_of(fields: Iterable[Field]) -> Headers:
     """*fields* as Twisted's `Headers`."""
     headers = Headers()
+    raw = headers._rawHeaders
     for name, value in fields:
-        if len(name) <= _KEPT_NAME:
-            headers.addRawHeader(name, value)
+        if b"\n" in value or b"\r" in value:
+            value = b" ".join(value.splitlines())  # as Twisted does
+        name = _kept(name) if len(name) <= _KEPT_NAME else _canonical(name)
+        if name in raw:
+            raw[name].append(value)
         else:
-            canonical = b"-".join([word.capitalize() for word in name.split(b"-")])
-            headers._rawHeaders.setdefault(canonical, []).append(value)  # without CR and LF
+            raw[name] = [value]
     return headers
+
+
+def _canonical(name: bytes) -> bytes:
+    return b"-".join([word.capitalize() for word in name.split(b"-")])
+
+
+@lru_cache(maxsize=1024)
+def _kept(name: bytes) -> bytes:
+    """*name* in the form that Twisted gives it."""
+    headers = Headers()
+    headers.addRawHeader(name, b"")
+    return next(iter(headers._rawHeaders))
+
+
+def replace_fields(headers: Headers, fields: Iterable[Field]) -> None:
+    """Put *fields* into *headers*, at the end, in place of those of the same names."""
+    new = headers_of(fields)
+    if headers.__class__ is Headers:
+        raw = headers._rawHeaders
+        for name in new._rawHeaders:
+            raw.pop(name, None)
+        raw.update(new._rawHeaders)
+        return
+    for name, values in new.getAllRawHeaders():
+        headers.removeHeader(name)
+        for value in values:
+            headers.addRawHeader(name, value)
 
 
 def fields_of(headers: Headers) -> list[Field]:

@@ -388,6 +388,18 @@ class LeanRequest(Request):
         self.notifications = []
 
 
+def untouched(request: Any) -> HeadersCache | None:
+    """Where the header of *request* comes from, if nobody has touched it, and there is no body.
+
+    Then `HeadersCache.looked_at` is the request's whole header.
+    """
+    if isinstance(request, LeanRequest):
+        attributes = _attributes_of(request)
+        if "requestHeaders" not in attributes and "content" not in attributes:
+            return request._hangup_cache
+    return None
+
+
 class _Rendered:
     """A resource that was rendered already: Twisted's own ``render`` goes on from there."""
 
