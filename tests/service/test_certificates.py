@@ -25,7 +25,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.usage import UsageError
 
 from twisted_hangup.service import Options, makeService
-from twisted_hangup.service.certificates import LOOK_SECONDS
+from twisted_hangup.service.certificates import LOOK_SECONDS, TICKET_KEY_SECONDS
 from twisted_hangup.service.ports import endpoint
 from twisted_hangup.service.serving import HangupService
 
@@ -118,6 +118,82 @@ async def test_renewed(run: Run, tmp_path: Path, port: str) -> None:
     page = await in_thread(lambda: client.send(GET).read_until(b"</html>"))
     assert b"HTTP/1.1 200 " in page
     client.close()
+
+
+class Visitor:
+    """A client that speaks one version of TLS, and keeps a session for its next connection."""
+
+    def __init__(self, port: int, version: ssl.TLSVersion, host: str = "localhost") -> None:
+        self.port = port
+        self.host = host
+        self.session: ssl.SSLSession | None = None
+        self.context = ssl._create_unverified_context()
+        self.context.minimum_version = self.context.maximum_version = version
+
+    async def visit(self) -> tuple[bool, int]:
+        """Whether a new connection resumes the session, and the serial number it is served with."""
+        visit: tuple[bool, int] = await in_thread(self._visit)
+        return visit
+
+    def _visit(self) -> tuple[bool, int]:
+        with (
+            socket.create_connection(("127.0.0.1", self.port)) as plain,
+            self.context.wrap_socket(
+                plain, server_hostname=self.host, session=self.session
+            ) as client,
+        ):
+            client.sendall(GET)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
+            certificate = client.getpeercert(True)
+            assert certificate is not None
+            self.session = client.session
+            serial = x509.load_der_x509_certificate(certificate).serial_number
+            return bool(client.session_reused), serial
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("port", [FILES, DIRECTORY])
+@pytest_twisted.ensureDeferred
+async def test_resumed(run: Run, tmp_path: Path, port: str, version: ssl.TLSVersion) -> None:
+    """A session is resumed until the certificate is renewed; then the handshake is a full one."""
+    renew(tmp_path, 1)
+    service = run(port)
+    visitor = Visitor(number_of(service), version)
+    assert [await visitor.visit() for _ in range(3)] == [(False, 1), (True, 1), (True, 1)]
+    renew(tmp_path, 2)
+    service.read_certificates()
+    assert [await visitor.visit() for _ in range(3)] == [(False, 2), (True, 2), (True, 2)]
+
+
+@pytest.mark.parametrize("port", [FILES, DIRECTORY])
+@pytest_twisted.ensureDeferred
+async def test_keys_of_tickets(run: Run, tmp_path: Path, port: str) -> None:
+    """They live for a day at most, and the certificate stays."""
+    renew(tmp_path, 1)
+    service = run(port)
+    service._looks.stop()
+    [renewing] = service._renewed
+    visitor = Visitor(number_of(service), ssl.TLSVersion.TLSv1_2)
+    assert await visitor.visit() == (False, 1)
+    for now, resumed in ((0, True), (TICKET_KEY_SECONDS - 1, True), (TICKET_KEY_SECONDS, False)):
+        renewing.look(now)
+        assert await visitor.visit() == (resumed, 1)
+    assert await visitor.visit() == (True, 1)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest_twisted.ensureDeferred
+async def test_resumed_for_each_name(run: Run, tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """A directory resumes sessions for all its names, and for those that it has none for."""
+    names = ("a.example", "b.example", "c.example", "other")
+    for serial, host in enumerate(names[:-1], 1):
+        renew(tmp_path, serial, host)
+    number = number_of(run(DIRECTORY))
+    for serial, host in enumerate(names, 1):
+        visitor = Visitor(number, version, host)
+        visits = [await visitor.visit() for _ in range(3)]
+        assert [resumed for resumed, _ in visits] == [False, True, True]
+        assert host == "other" or {got for _, got in visits} == {serial}
 
 
 @pytest.mark.parametrize("port", [FILES, DIRECTORY])

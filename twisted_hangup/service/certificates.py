@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from OpenSSL.crypto import FILETYPE_PEM, load_certificate, load_privatekey
 from OpenSSL.crypto import Error as OpenSSLError
-from OpenSSL.SSL import Connection, Context
+from OpenSSL.SSL import OP_NO_TICKET, Connection, Context
 from twisted.internet import endpoints
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
+from twisted.internet.ssl import CertificateOptions
 from twisted.logger import Logger
 from twisted.protocols._sni import PEMObjects
 from twisted.python.filepath import FilePath, LinkError
@@ -35,6 +36,10 @@ from ..transport.tls import openssl_reason
 
 #: How often to look whether the files have changed.
 LOOK_SECONDS: Final = 1.0
+
+#: How long the keys of session tickets live at most: in TLS 1.2, whoever has them can read the
+#: connections of those who were given such a ticket.
+TICKET_KEY_SECONDS: Final = 86_400.0
 
 #: The arguments of an ``ssl:`` endpoint that name a file.
 _FILES: Final = ("privateKey", "certKey", "extraCertChain", "dhParameters")
@@ -151,6 +156,8 @@ class RenewedEndpoint:
         self._read = read
         self._known = self._seen = self._state()
         self._certificates = read()
+        #: When they were read; None before the first look.
+        self._read_at: float | None = None
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         return self._endpoint.listen(protocolFactory)
@@ -158,16 +165,24 @@ class RenewedEndpoint:
     def serverConnectionForTLS(self, protocol: object) -> Connection:
         return Connection(self._certificates.context)
 
-    def look(self) -> None:
-        """Read the files if they have changed.
+    def look(self, now: float) -> None:
+        """Read the files if they have changed, or were read `TICKET_KEY_SECONDS` ago.
 
         A certificate and its key are not renewed at the same moment.  So an error is logged once,
         and only if the files have not changed since the last look.
+
+        Args:
+            now: The time on a monotonic clock.
         """
         state = self._state()
+        if self._read_at is None:
+            self._read_at = now
         if state != self._known:
             self.renew(state, tell=state == self._seen)
             self._seen = state
+        elif now - self._read_at >= TICKET_KEY_SECONDS:
+            self._read_at = now
+            self.renew(state)
 
     def renew(self, state: _State | None = None, *, tell: bool = True) -> None:
         """Read the files; if they cannot be used, the old certificates stay."""
@@ -201,7 +216,7 @@ class _OfFiles:
 
     def __init__(self, arguments: tuple[Any, ...]) -> None:
         [_, _, options], _ = endpoints._parseSSL(*arguments)
-        self.context: Context = options.getContext()
+        self.context = _context_of(options)
 
     def instead_of(self, other: object) -> _OfFiles:
         return self
@@ -216,7 +231,7 @@ class _OfDirectory:
     def __init__(self, path: str) -> None:
         pems = _pems_in(path)
         self._contexts = {
-            name.lower().encode("ascii", "replace"): options.getContext()
+            name.lower().encode("ascii", "replace"): _context_of(options)
             for name, options in pems.inferDomainMapping().items()
         }
         if not self._contexts:
@@ -239,6 +254,18 @@ class _OfDirectory:
         context = self._contexts.get(name) or self._contexts.get(wildcard)
         if context is not None:
             connection.set_context(context)
+
+
+def _context_of(options: CertificateOptions) -> Context:
+    """The context of *options*, whose clients may resume their sessions (RFC 8446, section 2.2).
+
+    It gives tickets, and keeps no session itself.  It has the keys of the tickets, and they go with
+    it: once the files were read again, an older ticket leads to a full handshake.  In a directory
+    they are those of the first context, for all names.
+    """
+    options._options &= ~OP_NO_TICKET
+    context: Context = options.getContext()
+    return context
 
 
 def _pems_in(path: str) -> PEMObjects:

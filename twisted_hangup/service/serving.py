@@ -151,7 +151,7 @@ class HangupService(Service):
 
     def _look_at_certificates(self) -> None:
         for endpoint in self._renewed:
-            endpoint.look()
+            endpoint.look(self._clock.seconds())
 
     def _cb_listening(self, port: IListeningPort) -> None:
         self._gate.guard(port)
