@@ -49,8 +49,9 @@ GROUPS: Final = [
         {
             "--port NUMBER": "this port (8000 by default), or a Twisted endpoint",
             "--port tls:DIR:port=8443": "HTTPS, with the certificates in this directory",
+            "--workers NUMBER": "so many processes, or auto: one for each core",
         },
-        "grace max-connections max-connections-per-address",
+        "grace worker-boot-timeout worker-timeout max-connections max-connections-per-address",
     ),
     Group(
         "Limits, and your own answers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -32,6 +33,7 @@ from ..proxy.forwarding import ForwardedChoice, Forwarding, HostChoice
 from ..report.masking import MaskingPolicy
 from ..transport.addresses import Network, network_of
 from ..transport.forwarded import FORWARDED_FIELD, UNIX, ForwardedClients
+from .cores import usable_cores
 from .help import UNITS, grouped, short_help
 
 DEFAULT_PORT: Final = "8000"
@@ -39,6 +41,8 @@ DEFAULT_PORT: Final = "8000"
 DEFAULT_GRACE_SECONDS: Final = 30.0
 #: By default one address may have one in so many connections.
 ADDRESS_SHARES: Final = 4
+#: How long a worker may take to start: less than systemd waits.
+DEFAULT_BOOT_SECONDS: Final = 60.0
 #: As many as Twisted's reactor has for everything.
 DEFAULT_THREADS: Final = 10
 #: With the first errors of each code and the counts of a flood, a second has at most 50 lines.
@@ -110,6 +114,12 @@ def seconds(option: str) -> Coerce:
         return value
 
     return coerce
+
+
+def workers(option: str) -> Coerce:
+    """A number of workers, 0 or more, or ``auto``."""
+    number = count(option)
+    return lambda text: usable_cores() if text == "auto" else number(text)
 
 
 def one_of(option: str, words: Sequence[str]) -> Coerce:
@@ -458,6 +468,30 @@ class Options(UsageOptions):
             "Seconds for running requests to finish when the server stops.",
             seconds("grace"),
         ],
+        [
+            "workers",
+            None,
+            0,
+            "How many processes serve, on the same ports; SIGHUP replaces them without a client's "
+            "notice. auto = as many as there are cores. 0 = one process, which SIGHUP does not "
+            "replace.",
+            workers("workers"),
+        ],
+        [
+            "worker-boot-timeout",
+            None,
+            DEFAULT_BOOT_SECONDS,
+            "With --workers: seconds for a worker to start.",
+            seconds("worker-boot-timeout"),
+        ],
+        [
+            "worker-timeout",
+            None,
+            0.0,
+            "With --workers: seconds that a worker may be busy with one thing; then its stacks are "
+            "logged, and it is replaced. 0 = no limit.",
+            seconds("worker-timeout"),
+        ],
         *_parameters(LIMITS, Limits()),
         *_parameters(TIMEOUTS, Timeouts()),
     ]
@@ -507,6 +541,8 @@ class Options(UsageOptions):
         self.ports: dict[str, str] = {}
         #: The same for the status page; None without one.
         self.status: tuple[str, str] | None = None
+        #: What was parsed.
+        self.arguments: list[str] = []
         self.handlers: list[str] = []
         self._methods: set[bytes] = set()
         self._masked: set[bytes] = set()
@@ -638,6 +674,11 @@ class Options(UsageOptions):
         for log in ("access-log", "error-log"):
             if self[log] == "-" and self.daemonizes:
                 raise UsageError(f"--{log} -: a daemon has no standard output; use twistd -n")
+        for option in ("worker-boot-timeout", "worker-timeout"):
+            if self[option] != self._given_nothing[option] and not self["workers"]:
+                raise UsageError(f"--{option} needs --workers")
+        if self["workers"]:
+            self._refuse_workers()
         if not self.ports:
             self.opt_port(DEFAULT_PORT)
         if self.status is not None:
@@ -646,7 +687,19 @@ class Options(UsageOptions):
             if {endpoint, endpoint.partition(":interface=")[0]} & taken:
                 raise UsageError(f"--status: {name} is used by --port")
 
+    def _refuse_workers(self) -> None:
+        """Refuse what several processes cannot do."""
+        if not hasattr(signal, "pthread_sigmask"):
+            raise UsageError("--workers: this system has no such signals")
+        if self.parent is not None and self.parent.get("chroot"):
+            raise UsageError("--workers: a worker starts Python anew, which --chroot would hide")
+        anywhere = self.status is not None and not self.status[1].endswith(":interface=127.0.0.1")
+        if anywhere and self["status-token-file"] is None:
+            # A token that a worker makes up would be another one in each.
+            raise UsageError("--workers: --status on an endpoint needs --status-token-file")
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        self.arguments = [*(sys.argv[1:] if options is None else options)]
         try:
             super().parseOptions(options)
         except UsageError as error:
@@ -726,4 +779,6 @@ def _default_texts() -> dict[str, str]:
         },
         "access-log-format": "combined",
         "grace": f"{DEFAULT_GRACE_SECONDS:g}",
+        "worker-boot-timeout": f"{DEFAULT_BOOT_SECONDS:g}",
+        "worker-timeout": "0",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import atexit
 import errno
 import os
 import signal
@@ -219,6 +220,14 @@ class Program:
         self._remove_pid_file()
         raise SystemExit(1)
 
+    def fail(self, problem: str) -> None:
+        """Stop a program that runs, with one line and status 1."""
+        _log.critical("{problem}", problem=problem)
+        print(f"hangup: {problem}", file=sys.__stderr__)
+        # Neither twistd nor twist asks for a status; the last function is called first.
+        atexit.register(_exit_with_failure)
+        self._reactor.stop()
+
     def _asked(self, answer: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(answer)
 
@@ -251,6 +260,13 @@ class Program:
         if self._settings.get("pidfile"):
             with suppress(OSError):
                 os.remove(self._settings["pidfile"])
+
+
+def _exit_with_failure() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(1)
 
 
 class _DaemonThread(Thread):

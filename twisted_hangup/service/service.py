@@ -6,7 +6,7 @@ No reactor is installed until `makeService` is called.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,8 @@ from .process import DaemonThreads, StandardOutput
 from .serving import CommandLineService, HangupService
 from .status import status_service
 from .welcome import WelcomePage
+from .workers import Worker
+from .workers.command import CommandLineWorkers
 
 #: Without -n the shell's prompt is back, and nothing else is to be seen.
 IN_THE_BACKGROUND: Final = (
@@ -65,8 +67,9 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    make = _make_workers if options["workers"] else _make_service
     try:
-        service = _make_service(options, reactor)
+        service = make(options, reactor)
     except UsageError as error:
         options.refuse(error)
     if options.daemonizes and sys.stdout is not None:
@@ -76,8 +79,49 @@ def makeService(options: Options) -> IService:
     return service
 
 
-def _make_service(options: Options, reactor: Any) -> HangupService:
-    endpoints = [(name, endpoint(port, reactor)) for name, port in options.ports.items()]
+def _make_workers(options: Options, reactor: Any) -> CommandLineWorkers:
+    assert options.parent is not None
+    stdout = _stdout(options)
+    status = [] if options.status is None else [options.status[1]]
+    return CommandLineWorkers(
+        options.parent,
+        stdout,
+        _name_of_content(options),
+        len(options.ports),
+        f"{__name__}.worker_service",
+        [*options.ports.values(), *status],
+        options["workers"],
+        arguments=options.arguments,
+        reactor=reactor,
+        grace_seconds=options["grace"],
+        boot_seconds=options["worker-boot-timeout"],
+        timeout_seconds=options["worker-timeout"],
+    )
+
+
+def worker_service(worker: Worker) -> IService:
+    """What a worker of ``--workers`` runs; its arguments are those of ``twistd hangup``.
+
+    Raises:
+        UsageError: An option names something that does not exist, or is of the wrong kind.
+    """
+    options = Options()
+    options.parseOptions(worker.arguments)
+    service = _make_service(options, worker.reactor, worker.reactors)
+    service.site.noisy = False  # the first process has said what is served
+    worker.reopeners.append(service.reopen_logs)
+    return service
+
+
+def _make_service(
+    options: Options, reactor: Any, reactors: Sequence[Any] | None = None
+) -> HangupService:
+    """The service; in a worker *reactors* are those of its ports, that of ``--status`` last."""
+    ports = options.ports.items()
+    reactors = reactors or [reactor] * (len(ports) + 1)
+    endpoints = [
+        (name, endpoint(port, one)) for (name, port), one in zip(ports, reactors, strict=False)
+    ]
     warn = ThrottledWarning(steady(reactor))
     threads = None if options["wsgi"] is None else DaemonThreads(options["threads"], "wsgi")
     content = _content_of(options, reactor, warn, threads)
@@ -106,11 +150,9 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
     if threads is not None:
         closers.append(threads.stop)
     parent = options.parent
-    has_stdout = parent is not None and not options.daemonizes and sys.__stdout__ is not None
-    stdout = StandardOutput() if has_stdout else None
+    stdout = _stdout(options)
     log_closers, logs = _open_logs(site, options, reactor, stdout)
-    names = (options[one] for one in ("path", "resource", "wsgi", "proxy") if options[one])
-    name = next(names, "a welcome page")
+    name = _name_of_content(options)
     make = HangupService if parent is None else partial(CommandLineService, parent, stdout, name)
     return make(
         site,
@@ -119,10 +161,21 @@ def _make_service(options: Options, reactor: Any) -> HangupService:
         reactor=reactor,
         grace_seconds=options["grace"],
         closers=closers + log_closers,
-        companions=[] if options.status is None else [status_service(site, options, reactor)],
+        companions=[] if options.status is None else [status_service(site, options, reactors[-1])],
         threads=threads,
         logs=logs,
     )
+
+
+def _stdout(options: Options) -> StandardOutput | None:
+    """The standard output of a program that has one."""
+    is_program = options.parent is not None and not options.daemonizes
+    return StandardOutput() if is_program and sys.__stdout__ is not None else None
+
+
+def _name_of_content(options: Options) -> str:
+    names = (options[one] for one in ("path", "resource", "wsgi", "proxy") if options[one])
+    return next(names, "a welcome page")
 
 
 def _content_of(
@@ -221,7 +274,7 @@ def _gate(options: Options, site: LoggedSite, reactor: Any) -> Gate:
 def _most_connections(options: Options) -> int | None:
     """The smaller one of the operator's limit and the limit of open files."""
     limit = accept.raise_file_limit()
-    asked = options["max-connections"]
+    asked = -(-options["max-connections"] // max(1, options["workers"]))
     bounds = [asked] if asked else []
     if limit is not None:
         # A connection may have a body on disk, or a file that it is served from; a proxied

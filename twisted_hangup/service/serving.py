@@ -131,6 +131,11 @@ class HangupService(Service):
         for companion in self._companions:
             companion.read_certificates()
 
+    def reopen_logs(self) -> None:
+        """Go on in new files if the logs have been renamed."""
+        for log in self._logs:
+            log.reopen()
+
     def end_grace(self) -> None:
         """Stop waiting for running requests; harmless at any time."""
         if self._grace is not None:
@@ -162,14 +167,7 @@ class HangupService(Service):
         _log.info("Listening on {address}", address=address_text(address))
 
     def _eb_listening(self, failure: Failure, description: str) -> None:
-        error: Any = failure.value
-        port = None
-        if isinstance(error, CannotListenError):
-            port, error = error.port, error.socketError
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, PermissionError) and isinstance(port, int):
-            reason += " (a port below 1024 needs CAP_NET_BIND_SERVICE; or use 8080)"
-        self._problem = CannotListen(f"cannot listen on {description}: {reason}")
+        self._problem = CannotListen(listen_problem(failure.value, description))
         if self._listened:  # an endpoint that fails only after the start
             _log.critical("{problem}", problem=str(self._problem))
             self._reactor.stop()
@@ -310,6 +308,17 @@ class CommandLineService(HangupService):
             super()._listen()
         except CannotListen as problem:
             self._program.refuse(str(problem))
+
+
+def listen_problem(error: Any, description: str) -> str:
+    """Why the endpoint that the operator calls *description* cannot be opened, in one line."""
+    port = None
+    if isinstance(error, CannotListenError):
+        port, error = error.port, error.socketError
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, PermissionError) and isinstance(port, int):
+        reason += " (a port below 1024 needs CAP_NET_BIND_SERVICE; or use 8080)"
+    return f"cannot listen on {description}: {reason}"
 
 
 def _counted(number: int, noun: str) -> str:

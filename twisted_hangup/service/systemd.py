@@ -20,7 +20,7 @@ def notify(*words: str) -> None:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
             address = "\0" + name[1:] if name.startswith("@") else name
-            sender.sendto("\n".join(words).encode("ascii"), address)
+            sender.sendto("\n".join(words).encode("utf-8", "replace"), address)
 
 
 def notify_reloading() -> None:

@@ -1,0 +1,139 @@
+"""What a worker and the first process tell each other: frames on a pair of sockets.
+
+A frame is a kind, a length and finished bytes.  Nobody waits for the other end: frames for which
+there is no room are dropped and counted.  The end of the channel is the end of the other process,
+however that came.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ...limits import MIB
+
+#: Most bytes of frames that wait for the other process.  Twisted's transport holds 64 KiB more.
+MOST_WAITING_BYTES: Final = MIB
+
+_HEAD: Final = struct.Struct(">BI")
+_COUNT: Final = struct.Struct(">Q")
+
+
+class Kind(IntEnum):
+    """What a frame is.  Kinds from 16 on belong to who runs the workers."""
+
+    #: The worker serves.
+    READY = 1
+    #: An event of the worker's log, as JSON.
+    LOG = 2
+    #: How many frames the sender has dropped in all.
+    LOST = 3
+    #: To the worker: open the logs again.
+    REOPEN = 4
+
+
+@implementer(IPushProducer)
+class Channel(Protocol):
+    """One end.  Call its methods in the reactor's thread.
+
+    Attributes:
+        lost_frames: How many frames have been dropped, of those sent here.
+        closed: Fires with None when the other end, or this one, has been closed.
+    """
+
+    def __init__(self, received: Callable[[int, bytes], object]) -> None:
+        """*received* is called with the kind and the payload of each frame that comes."""
+        self.lost_frames = 0
+        self.closed: Deferred[None] = Deferred()
+        self._received = received
+        self._input = b""
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._paused = False
+        self._open = False
+        self._reported_frames = 0
+
+    def send(self, kind: int, payload: bytes = b"") -> bool:
+        """Send a frame, now or when the other process reads again.
+
+        Returns:
+            Whether there was room for it.
+        """
+        if not self._open:
+            return False
+        frame = _HEAD.pack(kind, len(payload)) + payload
+        if not self._paused:
+            self._write(frame)
+        elif self._waiting_bytes + len(frame) <= MOST_WAITING_BYTES:
+            self._waiting.append(frame)
+            self._waiting_bytes += len(frame)
+        else:
+            self.lost_frames += 1
+            return False
+        return True
+
+    def close(self) -> Deferred[None]:
+        """Close it once all frames are sent; returns `closed`."""
+        if self._open:
+            self._write(b"".join(self._waiting))
+            self._open = False
+            self._transport.unregisterProducer()
+            self._transport.loseConnection()
+        return self.closed
+
+    def connectionMade(self) -> None:
+        self._open = True
+        transport: Any = self.transport
+        self._transport = transport
+        transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        data = self._input + data
+        start = 0
+        while len(data) - start >= _HEAD.size:
+            kind, length = _HEAD.unpack_from(data, start)
+            end = start + _HEAD.size + length
+            if end > len(data):
+                break
+            self._received(kind, data[start + _HEAD.size : end])
+            start = end
+        self._input = data[start:]
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._open = False
+        self._waiting.clear()
+        self.closed.callback(None)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        while self._waiting and not self._paused:
+            frame = self._waiting.popleft()
+            self._waiting_bytes -= len(frame)
+            self._write(frame)
+        if not self._paused and self.lost_frames != self._reported_frames:
+            self._reported_frames = self.lost_frames
+            self.send(Kind.LOST, _COUNT.pack(self.lost_frames))
+
+    def stopProducing(self) -> None:
+        self._waiting.clear()
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+
+def count_in(payload: bytes) -> int:
+    """The number in a frame of `Kind.LOST`."""
+    number: int = _COUNT.unpack(payload)[0]
+    return number

@@ -1,0 +1,262 @@
+"""A worker process, from its first line to its end."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from typing import Any, Final, NoReturn
+
+from twisted.application.service import IService
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.task import LoopingCall
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    formatEvent,
+    globalLogBeginner,
+)
+from twisted.python.reflect import namedAny
+from twisted.python.systemd import ListenFDs
+from twisted.python.threadable import isInIOThread
+from twisted.python.usage import UsageError
+from zope.interface import implementer
+
+from ...journal.failures import bound_failures
+from ...server.site import HangupSite
+from ...transport.clock import steady
+from ..accept import Gate
+from ..ports import endpoint
+from ..process import END_SECONDS, end_within
+from ..serving import CannotListen, HangupService
+from .channel import Channel, Kind
+from .plan import CHANNEL_DESCRIPTOR, FIRST_SOCKET, IGNORED_SIGNALS, TABLE_DESCRIPTOR, Plan
+from .sockets import Adopter
+from .table import Row, Table
+
+#: How often a worker tells that its reactor runs.
+BEAT_SECONDS: Final = 1.0
+
+#: How long the last frames may take to leave.
+_FLUSH_SECONDS: Final = 0.25
+
+#: A longer log text is cut.
+_TEXT_LENGTH: Final = 16_000
+
+_log = Logger()
+
+
+class Worker:
+    """What the function that makes a worker's service is given.
+
+    Attributes:
+        number: Which worker this is: 1 for the first.  Its successor has the same number.
+        arguments: What `Workers` was given for this function.
+        grace_seconds: How long the service may take to stop.
+        reactor: The reactor.
+        reactors: For each port its stand-in for the reactor, for an endpoint of your own.
+        channel: Frames to the first process, and from it.
+        table: What all workers hold.
+        row: This worker's part of it.
+        reopeners: Functions to call if the logs are to be reopened.
+    """
+
+    def __init__(self, plan: Plan, reactor: Any) -> None:
+        self.number = plan.number
+        self.arguments = plan.arguments
+        self.grace_seconds = plan.grace_seconds
+        self.reactor = reactor
+        self.reactors: list[Any] = []
+        self.channel = Channel(self._received)
+        self.table = Table(TABLE_DESCRIPTOR)
+        self.row: Row = self.table[plan.row]
+        self.reopeners: list[Any] = []
+        self._ports = plan.ports
+        first = FIRST_SOCKET
+        for count in plan.sockets:
+            self.reactors.append(Adopter(reactor, range(first, first + count)))
+            first += count
+
+    def endpoints(self) -> list[IStreamServerEndpoint]:
+        """The endpoints to listen on, in the order of `Workers`' *ports*."""
+        return [
+            endpoint(description, reactor)
+            for description, reactor in zip(self._ports, self.reactors, strict=True)
+        ]
+
+    def serve(self, site: HangupSite) -> HangupService:
+        """A service that serves *site* on all ports, and lets requests finish when it stops."""
+        return HangupService(
+            site,
+            [*zip(self._ports, self.endpoints(), strict=True)],
+            Gate(self.reactor, room=site.context.room),
+            reactor=self.reactor,
+            grace_seconds=self.grace_seconds,
+        )
+
+    def _received(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.REOPEN:
+            for reopen in self.reopeners:
+                reopen()
+
+
+def main(text: str) -> NoReturn:
+    """Be the worker that the `Plan` in *text* describes."""
+    plan = Plan.from_text(text)
+    for number in IGNORED_SIGNALS:
+        # Not SIG_IGN, which programs that the worker starts would inherit.
+        signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
+    # It works when nothing else does, and if the first process dies meanwhile.
+    faulthandler.dump_traceback_later(plan.boot_seconds, exit=True)
+    for descriptor in (CHANNEL_DESCRIPTOR, TABLE_DESCRIPTOR):
+        os.set_inheritable(descriptor, False)
+    try:
+        process = _prepared(plan)
+    except (UsageError, CannotListen) as problem:
+        _refuse(f"hangup: {problem}")
+    except SystemExit as problem:
+        _refuse(str(problem))
+    except BaseException:
+        _refuse(traceback.format_exc().rstrip())
+    process.run()
+    sys.exit(0)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """What the terminal sends to the whole group is for the first process."""
+
+
+def _refuse(problem: str) -> NoReturn:
+    # Not sys.stderr, which has become a part of the log.
+    print(problem, file=sys.__stderr__, flush=True)
+    os._exit(1)
+
+
+def _prepared(plan: Plan) -> _Process:
+    # The interpreter has put its own directory first, so that no file of the application's comes
+    # before the standard library; the application's directory comes last.
+    sys.path[:] = [*(path for path in sys.path if path != "/"), plan.directory]
+    os.chdir(plan.directory)
+    endpoints._SystemdParser._sddaemon = ListenFDs(
+        [*range(len(plan.systemd_names))], plan.systemd_names
+    )
+    from twisted.internet import reactor
+
+    return _Process(plan, reactor)
+
+
+class _Process:
+    """The worker's service in its process."""
+
+    def __init__(self, plan: Plan, reactor: Any) -> None:
+        self._reactor = reactor
+        self._worker = worker = Worker(plan, reactor)
+        self._ends = False
+        self._log = log = _ChannelLog(worker.channel, reactor)
+        globalLogBeginner.beginLoggingTo([log])
+        self._service = IService(namedAny(plan.make)(worker))
+        self._service.privilegedStartService()
+        self._service.startService()
+
+    def run(self) -> None:
+        reactor = self._reactor
+        reactor.callWhenRunning(self._begin)
+        reactor.addSystemEventTrigger("before", "shutdown", self._stop)
+        reactor.run()
+
+    def _begin(self) -> None:
+        """Serve, now that Twisted has taken the signals."""
+        faulthandler.cancel_dump_traceback_later()
+        signal.signal(signal.SIGTERM, self._terminated)
+        bound_failures(self._reactor)
+        channel = self._worker.channel
+        with socket.socket(fileno=CHANNEL_DESCRIPTOR) as end:
+            end.setblocking(False)
+            factory = Factory.forProtocol(lambda: channel)
+            self._reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, factory)
+        channel.closed.addCallback(self._cb_orphaned)
+        beats = LoopingCall(self._beat)
+        beats.clock = steady(self._reactor)
+        beats.start(BEAT_SECONDS)
+        self._worker.row.accepts = True
+        self._log.begin()
+        channel.send(Kind.READY)
+
+    def _beat(self) -> None:
+        self._worker.row.beat = time.monotonic_ns()
+
+    def _cb_orphaned(self, _: object) -> None:
+        """The channel is closed: by the first process's end, or for ours."""
+        if not self._ends:
+            # A pipe to the dead: writing there would raise.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            os.close(null)
+            self._terminated()
+
+    def _terminated(self, *_: object) -> None:
+        """SIGTERM, which ends the process in any case."""
+        if not self._ends:
+            self._ends = True
+            end_within(self._worker.grace_seconds + END_SECONDS, lambda: None)
+            self._reactor.callFromThread(self._reactor.stop)
+
+    def _stop(self) -> Deferred[Any]:
+        self._ends = True
+        self._worker.row.accepts = False
+        return maybeDeferred(self._service.stopService).addBoth(self._cb_flush)
+
+    def _cb_flush(self, result: object) -> Deferred[Any]:
+        flushed = Deferred[None]()
+        self._worker.channel.close().chainDeferred(flushed)
+        flushed.addTimeout(_FLUSH_SECONDS, steady(self._reactor))
+        return flushed.addBoth(lambda _: result)
+
+
+@implementer(ILogObserver)
+class _ChannelLog:
+    """Passes the log on to the first process."""
+
+    def __init__(self, channel: Channel, reactor: Any) -> None:
+        self._channel = channel
+        self._reactor = reactor
+        #: The events before there is a channel.
+        self._early: list[LogEvent] | None = []
+
+    def begin(self) -> None:
+        """Send the events so far, and from now on at once."""
+        early, self._early = self._early or [], None
+        for event in early:
+            # What we say of a start is the same for all workers; the first process has said it.
+            ours = event.get("log_namespace", "").startswith("twisted_hangup.")
+            if not ours or event.get("log_level") is not LogLevel.info:
+                self(event)
+
+    def __call__(self, event: LogEvent) -> None:
+        if self._early is not None:
+            self._early.append(event)
+        elif isInIOThread():
+            self._send(event)
+        else:
+            self._reactor.callFromThread(self._send, event)
+
+    def _send(self, event: LogEvent) -> None:
+        level = event.get("log_level", LogLevel.info)
+        text = formatEvent(event)
+        if failure := event.get("log_failure"):
+            text += f"\n{failure.getTraceback()}"
+        record = [level.name, event.get("log_namespace", ""), text[:_TEXT_LENGTH]]
+        self._channel.send(Kind.LOG, json.dumps(record).encode("ascii"))
