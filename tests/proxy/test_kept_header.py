@@ -4,43 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.proxying import ServerInMemory, proxy_in_memory
 from support.wire import Paths
-from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from twisted_hangup import Forwarding, HangupSite, ProxyResource, testing
-from twisted_hangup.client.connection import OutboundRequest
-from twisted_hangup.events import Field, ResponseHead
+from twisted_hangup.events import Field
 from twisted_hangup.proxy import resource, upstream
 from twisted_hangup.testing import feed
-
-
-class Server:
-    """Stands for the pool: it keeps the requests, and answers each at once."""
-
-    def __init__(self) -> None:
-        self.asked: list[OutboundRequest] = []
-
-    def request(self, outbound: OutboundRequest, relay: Any, *, fresh: bool) -> None:
-        self.asked.append(outbound)
-        relay.head(ResponseHead(200, b"OK", b"1.1", [(b"Content-Length", b"0")]))
-        relay.end([])
-
-
-def proxy_of(
-    server: Server, url: str = "http://behind", kind: Any = ProxyResource, **options: Any
-) -> ProxyResource:
-    endpoint: Any = SimpleNamespace(connect=print)  # never asked
-    proxy: ProxyResource = kind(url, reactor=Clock(), endpoint=endpoint, **options)
-    proxy.pool = server  # type: ignore[assignment]  # it has what is used
-    return proxy
-
 
 REWRITE = Forwarding(host="rewrite")
 
@@ -69,11 +45,11 @@ SECTIONS = st.sampled_from(
 @given(st.lists(st.tuples(LINES, SECTIONS), max_size=8))
 def test_repeated_header(requests: list[tuple[bytes, bytes]]) -> None:
     """Whatever came before it on the same connection, a request goes out as it would alone."""
-    server, alone = Server(), Server()
+    server, alone = ServerInMemory(), ServerInMemory()
 
-    def site_of(server: Server) -> HangupSite:
-        below = proxy_of(server, "http://below/v1", forwarding=REWRITE)
-        return HangupSite(Above(proxy_of(server, forwarding=REWRITE), below))
+    def site_of(server: ServerInMemory) -> HangupSite:
+        below = proxy_in_memory(server, "http://below/v1", forwarding=REWRITE)
+        return HangupSite(Above(proxy_in_memory(server, forwarding=REWRITE), below))
 
     client = feed(site_of(server))
     for line, section in requests:
@@ -107,8 +83,8 @@ def test_header_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return field_section(fields)
 
     monkeypatch.setattr(resource, "field_section", note)
-    server = Server()
-    client = feed(HangupSite(proxy_of(server)))
+    server = ServerInMemory()
+    client = feed(HangupSite(proxy_in_memory(server)))
     for target in (b"/a", b"/b", b"/c"):
         client.feed(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
     assert [outbound.head.split()[1] for outbound in server.asked] == [b"/a", b"/b", b"/c"]
@@ -166,8 +142,8 @@ def test_application_that_changes_a_request(change: Callable[[Any], None], seen:
                 change(request)
             return super().render(request)
 
-    server = Server()
-    client = feed(HangupSite(proxy_of(server, kind=Changes)))
+    server = ServerInMemory()
+    client = feed(HangupSite(proxy_in_memory(server, kind=Changes)))
     for target in (b"/0", b"/1", b"/2"):
         client.feed(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % target)
     assert [seen in outbound.head for outbound in server.asked] == [False, True, False]
@@ -175,8 +151,8 @@ def test_application_that_changes_a_request(change: Callable[[Any], None], seen:
 
 def test_operator_who_changes_the_proxy() -> None:
     """What it does from now on is what it is told now."""
-    server = Server()
-    proxy = proxy_of(server)
+    server = ServerInMemory()
+    proxy = proxy_in_memory(server)
     client = feed(HangupSite(proxy))
     request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
     client.feed(request)
@@ -187,8 +163,8 @@ def test_operator_who_changes_the_proxy() -> None:
 
 def test_addresses_are_those_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept is kept for one client."""
-    server = Server()
-    site = HangupSite(proxy_of(server))
+    server = ServerInMemory()
+    site = HangupSite(proxy_in_memory(server))
     heads = set()
     for host in ("192.0.2.1", "192.0.2.2"):
         monkeypatch.setattr(testing, "_CLIENT", host)

@@ -433,3 +433,23 @@ def test_what_has_come_whole_is_never_late() -> None:
     assert codes(client) == []
     memory.root.slow.requests[0].finish()
     assert statuses(client.advance(0).received) == [200, 200]
+
+
+def test_response_that_is_finished_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection reads all the while, so it is not told to go on."""
+    memory = InMemory(SLOW)
+    resumed: list[object] = []
+    monkeypatch.setattr(memory.channel._wire, "startReading", lambda: resumed.append(None))
+    memory.root.slow.requests[0].finish()
+    memory.client.advance(0).feed(GOOD)
+    assert statuses(memory.client.received) == [200, 200]
+    assert not resumed
+
+
+def test_pause_ends_with_the_response_that_it_waited_for() -> None:
+    """If reading was paused meanwhile, it is resumed, and what has come is answered."""
+    memory = InMemory(SLOW, GOOD, HALF_POST, b"x" * 70_000)
+    assert memory.channel._wire.reading_paused
+    memory.root.slow.requests[0].finish()
+    assert not memory.channel._wire.reading_paused
+    assert statuses(memory.client.advance(0).received) == [200, 200]

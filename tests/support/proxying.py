@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.task import Clock
 
 from twisted_hangup import HangupSite, Limits, UpstreamError
+from twisted_hangup.client.connection import OutboundRequest, Receiver
+from twisted_hangup.events import ResponseHead
 from twisted_hangup.proxy import ProxyResource
 
 from .certificates import pem
@@ -95,3 +99,45 @@ def proxied(serve: Serve, tmp_path: Path) -> Iterator[Callable[..., Proxied]]:
         pytest_twisted.blockon(proxied.site.drain())
         pytest_twisted.blockon(proxied.proxy.pool.close())
         proxied.server.close()
+
+
+class ServerInMemory:
+    """Stands for the pool of a proxy: it keeps the requests.
+
+    Args:
+        answers: Whether each is answered at once; else its receiver waits in *receivers*.
+
+    Attributes:
+        aborted: How many were given up.
+    """
+
+    def __init__(self, answers: bool = True) -> None:
+        self.answers = answers
+        self.asked: list[OutboundRequest] = []
+        self.receivers: list[Receiver] = []
+        self.aborted = 0
+
+    def request(self, outbound: OutboundRequest, receiver: Receiver, *, fresh: bool) -> Any:
+        self.asked.append(outbound)
+        self.receivers.append(receiver)
+        if self.answers:
+            self.answer()
+        return SimpleNamespace(connection=None, abort=self._abort)
+
+    def answer(self) -> None:
+        """Answer the oldest request that waits."""
+        receiver = self.receivers.pop(0)
+        receiver.head(ResponseHead(200, b"OK", b"1.1", [(b"Content-Length", b"0")]))
+        receiver.end([])
+
+    def _abort(self) -> None:
+        self.aborted += 1
+
+
+def proxy_in_memory(
+    server: ServerInMemory, url: str = "http://behind", kind: Any = ProxyResource, **options: Any
+) -> ProxyResource:
+    endpoint: Any = SimpleNamespace(connect=print)  # never asked
+    proxy: ProxyResource = kind(url, reactor=Clock(), endpoint=endpoint, **options)
+    proxy.pool = server  # type: ignore[assignment]  # it has what is used
+    return proxy

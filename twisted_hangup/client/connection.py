@@ -51,6 +51,9 @@ _MOST_INTERIM: Final = 32
 #: The time in Keep-Alive (RFC 2068, section 19.7.1.1), which Node's servers announce.
 _KEEP_ALIVE: Final = re.compile(rb"(?i)(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9]{1,9})")
 
+#: Read what there is, and leave it there; as a number, because Python's flags are slow to join.
+_LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 _NAME_BYTES: Final = len(b"keep-alive")
 
 #: Seconds before a server closes an idle connection in which it is not used any more: the request
@@ -236,11 +239,12 @@ class OutboundConnection(TwistedProtocol):
 
         Bytes that no request asked for would be taken for the answer to the next request.
         """
-        connection = getattr(transport_beneath(self.transport), "socket", None)
+        beneath: Any = self._socket or transport_beneath(self.transport)
+        connection = getattr(beneath, "socket", None)
         if connection is None:
             return True
         try:
-            connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            connection.recv(1, _LOOK)
         except BlockingIOError:
             return True
         except OSError:

@@ -34,7 +34,7 @@ from ..server.bodies import StreamedBody
 from ..server.headers import fields_of, headers_of, replace_fields
 from ..server.lean import untouched
 from ..server.pages import error_page
-from ..server.request import Carrier, UpgradableCarrier
+from ..server.request import Carrier, HangupRequest, UpgradableCarrier
 from ..transport.clock import steady
 from ..transport.paused import PausedSockets
 from .forwarding import (
@@ -209,7 +209,11 @@ class _Relay:
 
     def start(self) -> None:
         """Send the request."""
-        self._request.notifyFinish().addErrback(self._eb_client_left)
+        request = self._request
+        if isinstance(request, HangupRequest):
+            request._hangup_lost = self._give_up  # a Deferred for each request takes longer
+        else:
+            request.notifyFinish().addErrback(self._eb_client_left)
         # What is not kept cannot be sent again where an idle connection turns out to be closed.
         self._send(fresh=self._streamed is not None)
 
@@ -419,6 +423,7 @@ class _Relay:
     def _release(self) -> None:
         """The upstream server has done its part."""
         self._exchange = None
+        self._request._hangup_lost = None
         if self._producing:
             self._producing = False
             self._request.unregisterProducer()

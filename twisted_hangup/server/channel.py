@@ -796,18 +796,19 @@ class HangupChannel(HTTPChannel):
         """A response is finished: go on to the next message."""
         wire, transport = self._wire, self.transport
         if (
-            self._pumping
-            and wire is not None
+            wire is not None
             and transport is not None
             and not (wire.reading_paused or transport.disconnecting or self._waitingForTransport)
             and not self._savedTimeOut
             and self.requests[0] is request
         ):
             del self.requests[0]
-            if self.persistent:
-                self._handlingRequest = False  # the loop goes on
-            else:
+            if not self.persistent:
                 self.loseConnection()
+                return
+            self._handlingRequest = False
+            if not self._pumping:  # else the loop goes on
+                self.setLineMode(b"")
         else:
             super().requestDone(request)
 

@@ -147,6 +147,9 @@ class HangupRequest(Request):
     client_hung_up = False
     gone: Failure | None = None
 
+    #: Called, before those who use `notifyFinish`, if nobody waits for the response any more.
+    _hangup_lost: Callable[[], object] | None = None
+
     __was_secure = False
     __logged = False
 
@@ -288,6 +291,9 @@ class HangupRequest(Request):
             except Exception:  # the application's; else its connection would never be forgotten
                 _log.failure("A request failed when its connection was lost")
         self.content = content
+        lost, self._hangup_lost = self._hangup_lost, None
+        if lost is not None and not delivered:
+            lost()
         for waiter in waiting:
             waiter.callback(None) if delivered else fail_quietly(waiter, reason)
 
