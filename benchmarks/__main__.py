@@ -85,6 +85,22 @@ CHECKED: Final = {
 NEEDED: Final = ("wrk", "h2load", "openssl", "nginx", "curl")
 
 
+#: How RESULTS.md begins.
+INTRODUCTION: Final = """\
+# Results
+
+`python -m benchmarks` wrote this page on {day}, all of it in one run.
+
+A number without a unit says how many times ours the other costs: above 1, ours is cheaper. Measured
+is the processor time of the server's process. Three things are measured otherwise: KiB are memory,
+ms alone are a delay, and the outbox's us are the time that its caller waits. All servers of a load
+run at once and are asked in turn. Shown is the median of {rounds} rounds (of fewer for memory), and
+in parentheses the least and the most. "Aimed at" is what the first of the others should cost at
+least.
+
+"""
+
+
 class Outcome(NamedTuple):
     """What came of one comparison.
 
@@ -170,19 +186,9 @@ def page(
     outcomes: Sequence[Outcome], rounds: int, began: float, load: tuple[float, float, float]
 ) -> str:
     """RESULTS.md."""
+    day = time.strftime("%Y-%m-%d", time.gmtime(began))
     lines = [
-        "# Results",
-        "",
-        f"`python -m benchmarks` wrote this on {time.strftime('%Y-%m-%d', time.gmtime(began))}. It",
-        "takes what ours is measured with, all of it in one run, and nothing by hand.",
-        "",
-        "A figure without a unit is how many times ours the others cost: more than 1 means that",
-        "ours is cheaper. What is measured is the processor time of the server's process, except",
-        "where the unit is KiB (memory), ms (delay) or us of the outbox (time). All servers run at",
-        f"once and are asked in turn. Shown is the median of {rounds} rounds, and in parentheses",
-        'the least and the most. "Aimed at" is how many times ours the first peer should cost',
-        "at least.",
-        "",
+        *INTRODUCTION.format(day=day, rounds=rounds).splitlines(),
         *table(["machine", ""], [[name, words] for name, words in machine(began, load)]),
         "",
         "## What could not be run",
