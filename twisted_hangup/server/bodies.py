@@ -355,6 +355,12 @@ class BodyRequest(Request):
         self._hangup_body_left = left - len(data)
         super().write(data)
 
+    def _hangup_body_sent(self, count: int) -> None:
+        """The carrier has sent *count* bytes of the body from a file; the head has a length."""
+        assert self._hangup_body_left is not None
+        self.sentLength += count
+        self._hangup_body_left -= count
+
     @property
     def _hangup_whole(self) -> bool:
         """Whether all that the head of the response announced was written."""

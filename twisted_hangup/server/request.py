@@ -29,7 +29,8 @@ from ..errors import CLIENT_LEFT, NO_RESPONSE, ClientError
 from ..parser.refusals import Why
 from ..parser.target import host_and_path
 from ..transport.forwarded import ForwardedClients, NamedClient
-from ..transport.sockets import Meter
+from ..transport.sendfile import file_socket
+from ..transport.sockets import Meter, TellingSocket
 from .bodies import BodiesInMemory, BodyRequest, SiteBodyRequest
 from .context import SiteContext
 from .forms import Form
@@ -141,6 +142,7 @@ class HangupRequest(Request):
     _hangup_whole: bool
     take_form: Callable[[Form], None]
     begun_at: float | None = None
+    _encoder: Any
 
     #: The argument *whole* of `hangup_class`.
     _hangup_plain = False
@@ -231,6 +233,20 @@ class HangupRequest(Request):
         The application may not have called `finish` yet; the client cannot know that.
         """
         return self._hangup_whole and not self.channel.unsent(self)
+
+    @property
+    def _hangup_file_socket(self) -> TellingSocket | None:
+        """The socket that parts of a file can be sent on as the body, without `write`.
+
+        None if somebody has a say in what is written, or it is not sent as it is.
+        """
+        if (
+            getattr(self.write, "__func__", None) is not LeanRequest.write
+            or self._encoder
+            or not self.channel.writes_whole_responses
+        ):
+            return None
+        return file_socket(self.channel.transport)
 
     def client_left(self, error: ClientError, told: bool = False) -> None:
         """The client left: report it to the access log, and to those who wait for the end.

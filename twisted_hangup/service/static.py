@@ -5,19 +5,31 @@ from __future__ import annotations
 import errno
 import os
 import re
+from io import FileIO
+from stat import S_ISDIR
 from typing import Any, Final
 
-from twisted.web.http import SERVICE_UNAVAILABLE
+from twisted.web.http import (
+    NOT_MODIFIED,
+    PARTIAL_CONTENT,
+    REQUESTED_RANGE_NOT_SATISFIABLE,
+    SERVICE_UNAVAILABLE,
+)
 from twisted.web.resource import IResource
-from twisted.web.static import File
+from twisted.web.server import NOT_DONE_YET
+from twisted.web.static import File, getTypeAndEncoding
 
 from .._arguments import must_be
 from ..journal.flood import ThrottledWarning
 from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, error_page, without_body
+from .file_body import Part, send_parts
 from .ranges import byte_ranges
+from .validators import Validators
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
+#: Where the system can, the user that opens files is asked about, and not the one who started us.
+_EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
 
 class StaticFiles(File):
@@ -90,8 +102,37 @@ class StaticFiles(File):
         return os.path.commonpath([root, target]) == root
 
     def render_GET(self, request: Any) -> Any:
+        """Send the file, or what the client lacks of it.
+
+        As `File`'s, which opens the file before it knows whether the client needs it.
+        """
         try:
-            return super().render_GET(request)
+            status = os.stat(self.path)
+        except OSError:
+            return self.childNotFound.render(request)
+        if S_ISDIR(status.st_mode):
+            return self.redirect(request)
+        if self.type is None:
+            self.type, self.encoding = getTypeAndEncoding(
+                self.basename(), self.contentTypes, self.contentEncodings, self.defaultType
+            )
+        request.setHeader(b"Accept-Ranges", b"bytes")
+        validators = Validators.of(status)
+        known = validators.known_to(request)
+        if known or request.method == b"HEAD":
+            if not os.access(self.path, os.R_OK, effective_ids=_EFFECTIVE_IDS):
+                return self.forbidden.render(request)
+            if known:
+                request.setResponseCode(NOT_MODIFIED)
+            else:
+                self._set_content(request, status.st_size)
+            _set_validators(request, validators)
+            request.finish()  # returned as bytes it would get a Content-Length of 0
+            return NOT_DONE_YET
+        try:
+            file = self.openForReading()
+        except PermissionError:
+            return self.forbidden.render(request)
         except OSError as error:
             if error.errno not in _OUT_OF_FILES:
                 raise
@@ -99,18 +140,49 @@ class StaticFiles(File):
             request.setHeader(b"Retry-After", b"1")
             sentence = "The server has too many files open. Try again in a second."
             return error_page(request, SERVICE_UNAVAILABLE, sentence)
+        self._statinfo = status = os.fstat(file.fileno())
+        validators = Validators.of(status)
+        parts = self._parts(request, validators, status.st_size)
+        _set_validators(request, validators)
+        send_parts(request, file, parts)
+        return NOT_DONE_YET
 
-    def makeProducer(self, request: Any, fileForReading: Any) -> Any:
-        """As `File`'s, which raises for odd ranges and obeys absurd ones."""
-        headers = request.requestHeaders
-        ranges = byte_ranges(headers.getRawHeaders(b"Range", ()), self.getFileSize())
+    def render_HEAD(self, request: Any) -> Any:
+        body = self.render_GET(request)
+        return body if body is NOT_DONE_YET else without_body(request, body)
+
+    def openForReading(self) -> FileIO:
+        return FileIO(self.path)
+
+    def _parts(self, request: Any, validators: Validators, size: int) -> list[Part]:
+        """Set status and headers for the ranges that *request* asks for, and return these."""
+        values = request.requestHeaders.getRawHeaders(b"Range", ())
+        ranges = byte_ranges(values, size) if values and validators.allow_ranges(request) else None
         if ranges is None:
-            headers.removeHeader(b"Range")
+            self._set_content(request, size)
+            return [Part(b"", 0, size)]
+        if len(ranges) > 1:
+            return [Part(*part) for part in self._doMultipleRangeRequest(request, ranges)]
+        offset, length = 0, 0
+        if ranges:
+            ((offset, last),) = ranges
+            length = last - offset + 1
+            request.setResponseCode(PARTIAL_CONTENT)
+            request.setHeader(b"Content-Range", b"bytes %d-%d/%d" % (offset, last, size))
         else:
-            # One past the end means that there is none.
-            specs = [b"%d-%d" % pair for pair in ranges] or [b"%d-" % self.getFileSize()]
-            headers.setRawHeaders(b"Range", [b"bytes=" + b",".join(specs)])
-        return super().makeProducer(request, fileForReading)
+            request.setResponseCode(REQUESTED_RANGE_NOT_SATISFIABLE)
+            request.setHeader(b"Content-Range", b"bytes */%d" % size)
+        self._set_content(request, length)
+        return [Part(b"", offset, length)]
 
-    def render_HEAD(self, request: Any) -> bytes:
-        return without_body(request, self.render_GET(request))
+    def _set_content(self, request: Any, length: int) -> None:
+        request.setHeader(b"Content-Length", b"%d" % length)
+        if self.type:
+            request.setHeader(b"Content-Type", self.type.encode("ascii"))
+        if self.encoding:
+            request.setHeader(b"Content-Encoding", self.encoding.encode("ascii"))
+
+
+def _set_validators(request: Any, validators: Validators) -> None:
+    request.setHeader(b"Last-Modified", validators.date)
+    request.setHeader(b"ETag", validators.tag)

@@ -105,6 +105,13 @@ class Deliveries(Protocol):
         """Some of what was written has been sent, perhaps all."""
 
 
+class Unwritten(Protocol):
+    """Bytes that are sent without being written; see `FilePart`."""
+
+    def send(self, write: Callable[[], Any]) -> Any:
+        """Do what ``doWrite`` does; *write* sends what was written before."""
+
+
 class TellingSocket(WatchedSocket, tcp.Connection):
     """Comes before the class of a transport, of a port or a client.
 
@@ -131,6 +138,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     taken = 0
     #: Informed of them while it waits for some.
     deliveries: Deliveries | None = None
+    #: What is sent after the bytes that were written.
+    unwritten: Unwritten | None = None
     #: Whether all that the peer has sent is read before the failure of a write is reported.  The
     #: kernel keeps it, and it may be the answer that says why.  A server drops what a client that
     #: has left still asks for.
@@ -176,7 +185,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def doWrite(self) -> Any:
         """Write what there is room for, and report it."""
-        outcome = super().doWrite()
+        unwritten = self.unwritten
+        outcome = unwritten.send(super().doWrite) if unwritten else super().doWrite()
         if outcome is not None and outcome is self.failure and self._has_to_read:
             self.stopWriting()
             outcome = None
@@ -294,6 +304,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             or self.producerPaused
             or (self.producer is not None and not self.streamingProducer)
             or self._tempDataLen > self.SEND_LIMIT
+            or self.unwritten is not None
         ):
             self._write_on()
             return
