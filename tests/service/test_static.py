@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
 from support.wire import Serve, talk
 from twisted.logger import capturedLogs
+from twisted.web.static import File
 
 from twisted_hangup.service.static import StaticFiles
 
@@ -222,3 +225,36 @@ async def test_several_ranges(serve: Serve, files: StaticFiles) -> None:
     assert b"multipart/byteranges" in head
     parts = re.findall(rb"Content-range: bytes (.*)\r\n\r\n(.*)\r\n", body)
     assert parts == [(b"5-6/7", b"ge"), (b"0-1/7", b"<p")]
+
+
+def tree(folder: Path) -> Path:
+    """Directories and files with names of every kind."""
+    if not folder.exists():
+        for name in ("a", "a.a", "aü", "a b", "a\\", "~", "a%", "*"):
+            (folder / "d" / name).mkdir(parents=True)
+            (folder / name).write_text(name)
+            (folder / "d" / name / "a").write_text(name)
+    return folder
+
+
+@given(
+    path=st.lists(st.text("ad./ü \\~%*", max_size=4), min_size=1, max_size=3), dots=st.booleans()
+)
+def test_lookup_is_twisteds(
+    tmp_path_factory: pytest.TempPathFactory, path: list[str], dots: bool
+) -> None:
+    """Names are looked up as Twisted does; only what is hidden is not there."""
+    root = tree(tmp_path_factory.getbasetemp() / "tree")
+    ours: Any = StaticFiles(str(root))
+    ours.dotfiles = dots
+    twisteds: Any = File(str(root))
+    twisteds.indexNames = ours.indexNames
+    for name in path:
+        ours, twisteds = (one.getChild(name.encode(), None) for one in (ours, twisteds))
+        served = isinstance(twisteds, File) and not (name.startswith(".") and not dots)
+        assert isinstance(ours, StaticFiles) == served
+        if not served:
+            break
+        assert ours.path == twisteds.path
+        assert (ours.dotfiles, ours.root) == (dots, str(root))
+        assert ours.children == {}

@@ -419,8 +419,9 @@ class _Rendered:
 #: Header names in the form that `Headers` gives them; this spares a look-up.
 _CANONICAL: Final = frozenset(
     {
-        *(b"Allow", b"Cache-Control", b"Connection", _CONTENT_LENGTH, _CONTENT_TYPE, b"Date"),
-        *(b"ETag", b"Expires", b"Last-Modified", b"Location", b"Server", b"Vary"),
+        *(b"Accept-Ranges", b"Allow", b"Cache-Control", b"Connection", b"Content-Range"),
+        *(_CONTENT_LENGTH, _CONTENT_TYPE, b"Date", b"ETag", b"Expires", b"Last-Modified"),
+        *(b"Location", b"Server", b"Vary"),
     }
 )
 

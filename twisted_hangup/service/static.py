@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from io import FileIO
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any, Final
 
 from twisted.web.http import (
@@ -17,7 +17,7 @@ from twisted.web.http import (
 )
 from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
-from twisted.web.static import File, getTypeAndEncoding
+from twisted.web.static import File
 
 from .._arguments import must_be
 from ..journal.flood import ThrottledWarning
@@ -52,6 +52,8 @@ class StaticFiles(File):
     dotfiles = False
     follow_links = False
     out_of_files: ThrottledWarning
+    #: What was seen of the file when it was looked up, for the one request that it answers.
+    _status: os.stat_result | None = None
     indexNames = ["index.html", "index.htm"]
     childNotFound = PAGE_NOT_FOUND  # type: ignore[assignment]  # any resource will do
     forbidden = PAGE_FORBIDDEN  # type: ignore[assignment]
@@ -67,18 +69,11 @@ class StaticFiles(File):
         super().__init__(path, defaultType, *args, **kwargs)
         self.root = path
 
-    def createSimilarFile(self, path: str) -> StaticFiles:
-        similar: StaticFiles = super().createSimilarFile(path)
-        similar.dotfiles = self.dotfiles
-        similar.follow_links = self.follow_links
-        similar.root = self.root
-        similar.out_of_files = self.out_of_files
-        return similar
-
     def directoryListing(self) -> IResource:
         return self.forbidden
 
     def getChild(self, path: bytes, request: Any) -> IResource:
+        """The file or directory of that name; `childNotFound` if it is not to be served."""
         try:
             name = path.decode("utf-8")
         except UnicodeDecodeError:
@@ -86,36 +81,51 @@ class StaticFiles(File):
         hidden = name.startswith(".") and not self.dotfiles
         if hidden or _CONTROL.search(name):
             return self.childNotFound
-        child: IResource = super().getChild(path, request)
-        if isinstance(child, StaticFiles) and not child._may_be_served():
-            return self.childNotFound
-        return child
+        if not name or name.startswith(".") or "/" in name:
+            child: IResource = super().getChild(path, request)
+            if not isinstance(child, StaticFiles):
+                return child
+            where = child.path
+        else:  # what Twisted does for such a name takes four times as long
+            where = os.path.join(self.path, name)
+        status = self._status_of(where)
+        return self.childNotFound if status is None else self._similar(where, status)
 
-    def _may_be_served(self) -> bool:
-        if self.islink() and not (self.follow_links or self._is_inside()):
-            return False
-        return bool(self.isfile() or self.isdir())
+    def _status_of(self, path: str) -> os.stat_result | None:
+        """The status of *path*; None if that may not be served."""
+        try:
+            status = os.lstat(path)
+            if S_ISLNK(status.st_mode) and (self.follow_links or self._is_inside(path)):
+                status = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        return status if S_ISREG(status.st_mode) or S_ISDIR(status.st_mode) else None
 
-    def _is_inside(self) -> bool:
+    def _is_inside(self, path: str) -> bool:
         # The root is looked at each time: a deployment may have moved a link to it.
-        root, target = os.path.realpath(self.root), os.path.realpath(self.path)
+        root, target = os.path.realpath(self.root), os.path.realpath(path)
         return os.path.commonpath([root, target]) == root
+
+    def _similar(self, path: str, status: os.stat_result) -> StaticFiles:
+        """One for a *path* below this one, to answer one request."""
+        similar = type(self).__new__(type(self))
+        vars(similar).update(
+            vars(self), path=path, children={}, type=None, encoding=None, _status=status
+        )
+        return similar
 
     def render_GET(self, request: Any) -> Any:
         """Send the file, or what the client lacks of it.
 
         As `File`'s, which opens the file before it knows whether the client needs it.
         """
-        try:
-            status = os.stat(self.path)
-        except OSError:
+        status = self._status or self._status_of(self.path)
+        if status is None:
             return self.childNotFound.render(request)
         if S_ISDIR(status.st_mode):
             return self.redirect(request)
         if self.type is None:
-            self.type, self.encoding = getTypeAndEncoding(
-                self.basename(), self.contentTypes, self.contentEncodings, self.defaultType
-            )
+            self._set_type()
         request.setHeader(b"Accept-Ranges", b"bytes")
         validators = Validators.of(status)
         known = validators.known_to(request)
@@ -153,6 +163,13 @@ class StaticFiles(File):
 
     def openForReading(self) -> FileIO:
         return FileIO(self.path)
+
+    def _set_type(self) -> None:
+        stem, extension = os.path.splitext(self.path)
+        self.encoding = self.contentEncodings.get(extension.lower())
+        if self.encoding is not None:
+            extension = os.path.splitext(stem)[1]
+        self.type = self.contentTypes.get(extension.lower(), self.defaultType)
 
     def _parts(self, request: Any, validators: Validators, size: int) -> list[Part]:
         """Set status and headers for the ranges that *request* asks for, and return these."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from math import ceil
 from os import stat_result
 from typing import Any, Final, NamedTuple
@@ -35,8 +36,7 @@ class Validators(NamedTuple):
     @property
     def date(self) -> bytes:
         """For ``Last-Modified``."""
-        date: bytes = datetimeToString(self.modified)
-        return date
+        return _http_date(self.modified)
 
     def known_to(self, request: Any) -> bool:
         """Whether the client of *request* has this state, so that a 304 is enough.
@@ -59,3 +59,9 @@ class Validators(NamedTuple):
         """Whether the client of *request* asks for ranges of this state (section 13.1.5)."""
         value = request.getHeader(b"If-Range")
         return value is None or value.strip() in (self.tag, self.date)
+
+
+@lru_cache(maxsize=256)
+def _http_date(seconds: int) -> bytes:
+    date: bytes = datetimeToString(seconds)
+    return date
