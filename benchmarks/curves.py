@@ -17,6 +17,7 @@ import argparse
 import re
 import resource
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,8 @@ def idle(servers: Mapping[str, Server], count: int) -> Iterator[None]:
 def hold(port: int, count: int) -> None:
     """Open so many connections, and keep them until standard input ends."""
     clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+    for client in clients:  # by a reset, which leaves the port free for the next
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     print("held", flush=True)
     sys.stdin.read()
     del clients
@@ -313,7 +316,9 @@ def main() -> None:
 
 def show(curve: Curve) -> None:
     """Print what each point costs."""
-    print(f"{curve.title}: {curve.growth():.2f} of what growth in proportion would cost")
+    print(
+        f"{curve.title}: {curve.growth():.2f} of what growth in proportion would cost", flush=True
+    )
     for row in curve.rows:
         each = "  ".join(f"{kind} {spread(costs, '.1f')}" for kind, costs in row.costs.items())
         print(f"  {row.load:<26}us {each}", flush=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "benchmarks"
 
 
