@@ -38,6 +38,17 @@ FLOORS = {
     "pipelined, 16 deep": 2.0,
     "proxy, small": 3.5,
     "outbox, SQLite, batches of 100": 0.5,
+    "file of 8 MB": 3.0,
+    "range of 4 MB": 3.0,
+    **{
+        f"{transport} body {way}": 1.5
+        for transport in ("TCP", "TLS")
+        for way in (
+            *("up, Content-Length", "up, chunked"),
+            *("down, push, Content-Length", "down, push, chunked"),
+            *("down, pull, Content-Length", "down, pull, chunked"),
+        )
+    },
 }
 
 #: Where Debian has a program, if the package has another name.
