@@ -308,13 +308,16 @@ def check() -> None:
     Raises:
         SystemExit: Stock costs less than `SHARE` of what is aimed at.
     """
-    if lacking := [program for program in NEEDED if shutil.which(program) is None]:
+    lacking = [program for program in NEEDED if shutil.which(program) is None]
+    if not Path("/proc/self/schedstat").exists():
+        lacking.append("/proc/PID/schedstat")
+    if lacking:
         print(f"skipped: no {', '.join(lacking)} here")
         return
     missed = []
     for name, loads in CHECKED.items():
         rows = import_module(name).rows
-        for row in rows(Options(rounds=2, only=loads, peers=False)):
+        for row in rows(Options(rounds=1, only=loads, peers=False)):
             show(row)
             if row.missed(SHARE):
                 again = next(iter(rows(Options(rounds=5, only=[row.load], peers=False))))
