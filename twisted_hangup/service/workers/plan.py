@@ -29,7 +29,7 @@ class Plan:
         directory: Its working directory.
         row: The index of its row in the table.
         grace_seconds: How long its service may take to stop.
-        boot_seconds: How long it may take to start.
+        boot_ends: Until when it may take to start, on the monotonic clock.
         systemd_names: The names of the sockets that systemd has passed to the first process.
     """
 
@@ -41,7 +41,7 @@ class Plan:
     directory: str
     row: int
     grace_seconds: float
-    boot_seconds: float
+    boot_ends: float
     systemd_names: list[str]
 
     @classmethod

@@ -148,6 +148,7 @@ class Workers(Service):
         self._row_of: dict[WorkerProcess, int] = {}
         self._bound: list[list[Any]] = []
         self._generation = 0
+        self._status = ""
         self._served = False
         self._all_served = False
         self._stopping = False
@@ -312,7 +313,7 @@ class Workers(Service):
             directory=self._directory,
             row=index,
             grace_seconds=self._grace_seconds,
-            boot_seconds=self._boot_seconds,
+            boot_ends=time.monotonic() + self._boot_seconds,
             systemd_names=[*systemds._names],
         )
         process = WorkerProcess(plan, self._generation, self.table[index], self._reactor, self)
@@ -402,7 +403,10 @@ class Workers(Service):
         return {one.generation for one in processes if one.stage is Stage.DRAINING}
 
     def _tell(self) -> None:
-        self.changed(f"{self.serving} of {len(self._slots)} workers serve")
+        status = f"{self.serving} of {len(self._slots)} workers serve"
+        if status != self._status:
+            self._status = status
+            self.changed(status)
 
     # What processes tell
 

@@ -119,7 +119,7 @@ def main(text: str) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     # It works when nothing else does, and if the first process dies meanwhile.
-    faulthandler.dump_traceback_later(plan.boot_seconds, exit=True)
+    faulthandler.dump_traceback_later(max(0.1, plan.boot_ends - time.monotonic()), exit=True)
     for descriptor in (CHANNEL_DESCRIPTOR, TABLE_DESCRIPTOR):
         os.set_inheritable(descriptor, False)
     try:
