@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
@@ -101,20 +101,28 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 class Program:
     """A first process, which logs to the file ``log`` in its directory."""
 
-    def __init__(self, directory: Path, *arguments: str, number: int = 2, **options: Any) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        number: int = 2,
+        launcher: Sequence[str] = (),
+        command: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
         self.port = free_port()
         self.log = directory / "log"
         app = directory / "app.py"
         if not app.exists():
             app.write_text(APPLICATION)
-        command = [f"{BIN}/twistd", "-n", "--pidfile=", "hangup", f"--workers={number}"]
+        ours = [f"{BIN}/twistd", "-n", "--pidfile=", "hangup", f"--workers={number}"]
         if not any(one.startswith("--port") for one in arguments):
-            command += [f"--port=tcp:{self.port}:interface=127.0.0.1"]
+            ours += [f"--port=tcp:{self.port}:interface=127.0.0.1"]
         if not any(one.startswith("--resource") for one in arguments):
-            command += ["--resource=app.Root"]
+            ours += ["--resource=app.Root"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                [*launcher, *(command or ours), *arguments],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -274,7 +274,9 @@ class Workers(Service):
             if problems:
                 raise CannotListen(listen_problem(problems[0].value, port))
             if not binder.ports:
-                raise CannotListen(f"cannot share {port} among workers: it opens no socket of ours")
+                raise CannotListen(
+                    f"cannot share {port} among workers: it gets no socket from the reactor"
+                )
             self._bound.append(binder.ports)
             for bound in binder.ports:
                 _log.info("Listening on {address}", address=address_text(bound.getHost()))
