@@ -16,6 +16,7 @@ import ssl
 import subprocess
 import sys
 from contextlib import AbstractContextManager
+from functools import partialmethod
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def running(
     """
     if kind == "nginx":
         keys = f"ssl_certificate {tls}/cert.pem; ssl_certificate_key {tls}/key.pem;"
+        keys += "ssl_protocols TLSv1.2 TLSv1.3;"
         answer = 'location / { default_type text/html; return 200 "hello\\n"; }'
         return nginx(answer + (keys if tls else ""), listen="ssl" if tls else "")
     if kind == "node":
@@ -106,6 +108,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--access-log")
     parser.add_argument("--handlers", type=int, default=1)
     options = parser.parse_args(arguments)
+    if options.tls and options.kind in (*KINDS, "daphne"):
+        give_tickets()
     if options.kind in KINDS:
         serve_with_twisted(options.kind, options.access_log, options.tls, options.handlers)
     else:
@@ -117,6 +121,14 @@ def main(arguments: list[str]) -> None:
             "daphne": serve_with_daphne,
         }
         serve[options.kind](options.tls)
+
+
+def give_tickets() -> None:
+    """Let the TLS of Twisted's ports resume sessions, as that of ``twistd hangup`` and others."""
+    from twisted.internet.ssl import CertificateOptions
+
+    options: Any = CertificateOptions
+    options.__init__ = partialmethod(options.__init__, enableSessionTickets=True)
 
 
 def description(port: int, tls: Path | None) -> str:
