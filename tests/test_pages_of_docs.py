@@ -121,7 +121,7 @@ NOTHING_HELD: Final = {
     "server.forms._SLICE",
     "server.http2.connection._MOST_WORDS",
     "server.http2.head._MOST_SHOWN",
-    "service.ranges._MOST_DIGITS",
+    "service.files.ranges._MOST_DIGITS",
 }
 
 

@@ -60,7 +60,7 @@ from twisted_hangup.journal.access_log import AccessLog
 from twisted_hangup.journal.files import LogFile
 from twisted_hangup.metrics import Metrics
 from twisted_hangup.parser.grammar import TOKEN
-from twisted_hangup.service.static import StaticFiles
+from twisted_hangup.service.files import StaticFiles
 from twisted_hangup.status import StatusSite
 
 #: What is called wrongly here, for any argument.

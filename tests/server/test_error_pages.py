@@ -15,7 +15,7 @@ from twisted.web.resource import Resource
 
 from twisted_hangup import HangupWSGIResource, Limits, ProxyResource, Timeouts
 from twisted_hangup.server.pages import SENTENCES, ErrorPages, wants_html
-from twisted_hangup.service.static import StaticFiles
+from twisted_hangup.service.files import StaticFiles
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 

@@ -25,7 +25,7 @@ from ..journal.flood import ThrottledWarning
 from ..proxy.resource import ProxyResource
 from ..server.pages import ErrorPages
 from ..wsgi import HangupWSGIResource, must_be_wsgi
-from .static import StaticFiles
+from .files import StaticFiles
 
 #: One certificate in a PEM file.
 _CERTIFICATE: Final = re.compile(

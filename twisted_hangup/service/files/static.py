@@ -19,10 +19,10 @@ from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import File
 
-from .._arguments import must_be
-from ..journal.flood import ThrottledWarning
-from ..server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, error_page, without_body
-from .file_body import Part, send_parts
+from ..._arguments import must_be
+from ...journal.flood import ThrottledWarning
+from ...server.pages import PAGE_FORBIDDEN, PAGE_NOT_FOUND, error_page, without_body
+from .body import Part, send_parts
 from .ranges import byte_ranges
 from .validators import Validators
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_twisted
 from support.wire import Serve, Served, talk
 
-from twisted_hangup.service.static import StaticFiles
+from twisted_hangup.service.files import StaticFiles
 
 MODIFIED = 1_000_000_000.5
 DATE = "Sun, 09 Sep 2001 01:46:41 GMT"

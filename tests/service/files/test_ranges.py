@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twisted_hangup.service.ranges import MOST_RANGES, byte_ranges
+from twisted_hangup.service.files.ranges import MOST_RANGES, byte_ranges
 
 #: Of the file that the values below are about.
 SIZE = 13

@@ -17,7 +17,7 @@ from support.wire import Serve, talk
 from twisted.logger import capturedLogs
 from twisted.web.static import File
 
-from twisted_hangup.service.static import StaticFiles
+from twisted_hangup.service.files import StaticFiles
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.web.server import Request
 
 from twisted_hangup import HangupSite, Timeouts
-from twisted_hangup.service.static import StaticFiles
+from twisted_hangup.service.files import StaticFiles
 from twisted_hangup.transport import sendfile
 
 MIB = 1024 * 1024

@@ -12,9 +12,9 @@ from twisted.internet.interfaces import IPullProducer, IPushProducer
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from ..server.request import HangupRequest
-from ..transport.sendfile import READ_BYTES, FilePart
-from ..transport.sockets import TellingSocket
+from ...server.request import HangupRequest
+from ...transport.sendfile import READ_BYTES, FilePart
+from ...transport.sockets import TellingSocket
 
 _log = Logger()
 
