@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from .._arguments import must_be, must_be_one_of, names_in
 from ..events import Field
@@ -38,7 +38,7 @@ HOP_BY_HOP: Final = frozenset(
 #: Request headers that never pass; the last three we write ourselves for the upstream server.
 _STAYING: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
 
-#: The longest name for which the answer of `_is_dropped` is kept.
+#: The longest name for which the answer of `_drops` is kept.
 _KEPT_NAME: Final = 64
 
 #: Headers in which a proxy names its client.  From elsewhere they may be false, and applications
@@ -119,8 +119,7 @@ class Forwarding:
         must_be("via", self.via, bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """What is known about a client.
 
     Attributes:
@@ -141,7 +140,7 @@ def listed(fields: Iterable[Field], name: bytes) -> list[bytes]:
     return [
         member
         for own, value in fields
-        if own.lower() == name
+        if len(own) == len(name) and own.lower() == name  # the length first: few have it
         for part in value.lower().split(b",")
         if (member := part.strip(b" \t"))
     ]
@@ -177,11 +176,11 @@ def request_fields(
     passing: list[Field] = []
     staying: list[Field] = []
     for field in fields:
-        name = field[0].lower()
-        drops = _drops_kept if len(name) <= _KEPT_NAME else _is_dropped
+        name = field[0]
+        drops = _drops_kept if len(name) <= _KEPT_NAME else _drops
         (staying if drops(name, dropped, trusted) else passing).append(field)
     if also := frozenset(listed(staying, b"connection")):
-        passing = [field for field in passing if not _is_dropped(field[0].lower(), also, trusted)]
+        passing = [field for field in passing if not _drops(field[0], also, trusted)]
     host = client.host if forwarding.host == "pass" and client.host else authority
     lines = [(b"Host", host), *passing]
     if chunked:
@@ -204,17 +203,23 @@ def _plain(name: bytes) -> bytes:
     return name.lower().replace(b"_", b"-")
 
 
-def _is_dropped(name: bytes, dropped: frozenset[bytes], trusted: bool) -> bool:
-    """Whether to drop a field called *name* (lower case), also if its name is in disguise."""
+def _drops(name: bytes, dropped: frozenset[bytes], trusted: bool) -> bool:
+    """Whether to drop a field called *name*, also if its name is in disguise.
+
+    Args:
+        dropped: Names that are dropped, in lower case.
+        trusted: Whether the client is a proxy that may name its own client.
+    """
+    name = name.lower()
     if name in dropped:
         return True
     if b"_" not in name:
         return not trusted and (name in IDENTITY or name.startswith(IDENTITY_PREFIXES))
-    return _is_dropped(_plain(name), dropped, False)  # a trusted proxy writes no disguises
+    return _drops(_plain(name), dropped, False)  # a trusted proxy writes no disguises
 
 
-#: As `_is_dropped`, which takes longer, for names that come again and again.
-_drops_kept: Final = lru_cache(maxsize=1024)(_is_dropped)
+#: The same for names that come again and again.
+_drops_kept: Final = lru_cache(maxsize=1024)(_drops)
 
 
 @lru_cache(maxsize=16)

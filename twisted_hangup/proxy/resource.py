@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import BrowserLikePolicyForHTTPS
 from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -234,7 +235,7 @@ class _Relay:
                 body.seek(0)
             else:
                 length = None if body.length is UNKNOWN_LENGTH else body.length
-            header = self._make_header(length)
+            header = self._make_header(request.requestHeaders, length)
         else:
             key = (
                 *(proxy, proxy.upstream, proxy.forwarding),
@@ -242,7 +243,7 @@ class _Relay:
                 not request.uri.startswith(b"/") and request.uri,  # it names the host
             )
             if cache.passed_on is None or cache.passed_on[0] != key:
-                cache.passed_on = key, self._make_header(0)
+                cache.passed_on = key, self._make_header(headers_of(cache.looked_at or ()), 0)
             header = cache.passed_on[1]
         self._trailers_wanted = header.trailers_wanted
         target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
@@ -254,10 +255,14 @@ class _Relay:
             header.upgrade,
         )
 
-    def _make_header(self, length: int | None) -> _Header:
-        """The header of the request to the server, whose body has *length* bytes."""
+    def _make_header(self, headers: Headers, length: int | None) -> _Header:
+        """The header of the request to the server.
+
+        Args:
+            headers: What came from the client.
+            length: Bytes of the body; None if they are not known.
+        """
         request, proxy = self._request, self._proxy
-        headers = request.requestHeaders
         fields = fields_of(headers)
         version = request.clientproto.removeprefix(b"HTTP/")
         upgrade = (

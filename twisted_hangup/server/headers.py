@@ -16,6 +16,9 @@ from ..parser.framing import knows_expectation
 _KEPT_NAME: Final = 64
 
 
+_EXPECT_BYTES: Final = len(b"expect")
+
+
 class HeadersCache:
     """The last header section of one connection as `Headers`.
 
@@ -42,7 +45,10 @@ class HeadersCache:
         """Find out what *fields* expect of us."""
         self.looked_at = fields
         self.passed_on = None
-        self.expects = any(name.lower() == b"expect" for name, _ in fields)
+        # The length first: this is asked of every new header, and few names have it.
+        self.expects = any(
+            len(name) == _EXPECT_BYTES and name.lower() == b"expect" for name, _ in fields
+        )
         self.expectation_known = not self.expects or knows_expectation(fields)
 
     def headers(self, fields: list[Field]) -> Headers:
