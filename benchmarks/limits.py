@@ -45,6 +45,7 @@ STREAMS, CONNECTIONS_OF_STREAMS = 100, 20
 #: Bytes that are sent so at most: whoever takes more has no bound.
 MOST_WAITING: Final = 8 * KIB * KIB
 
+SMALL: Final = b"hello\n"
 HEAD: Final = b"%b HTTP/1.1\r\nHost: a\r\n"
 CLIENT_HELLO: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200)
 
@@ -53,11 +54,29 @@ def new(client: socket.socket) -> None:
     """Nothing is sent."""
 
 
-def half_a_head(client: socket.socket) -> None:
-    """As many fields as may be, and no end."""
+def idle(client: socket.socket) -> None:
+    """One request is answered, and the connection is kept."""
+    client.sendall(HEAD % b"GET /small" + b"\r\n")
+    answered(client)
+
+
+def answered(client: socket.socket) -> None:
+    """Read an answer whose body is `SMALL`."""
+    answer = b""
+    while not answer.endswith(SMALL):
+        answer += client.recv(4096) or sys.exit(f"no answer but {answer!r}")
+
+
+def half_a_head(client: socket.socket, fields: int = 480) -> None:
+    """As many fields as stock takes, and no end."""
     client.sendall(
-        HEAD % b"GET /" + b"".join(b"X-%03d: %b\r\n" % (n, b"v" * 8) for n in range(990))
+        HEAD % b"GET /" + b"".join(b"X-%03d: %b\r\n" % (n, b"v" * 8) for n in range(fields))
     )
+
+
+def most_of_a_head(client: socket.socket) -> None:
+    """As many fields as ours takes; stock refuses them."""
+    half_a_head(client, 990)
 
 
 def half_a_body(client: socket.socket) -> None:
@@ -83,7 +102,7 @@ def requests_wait(client: socket.socket) -> None:
     client.settimeout(FULL)
     with suppress(TimeoutError, ConnectionError):
         for _ in range(STREAMS):
-            half_a_head(client)
+            most_of_a_head(client)
             client.sendall(b"\r\n")
 
 
@@ -133,6 +152,14 @@ def ask(connection: H2Connection, path: str, client: socket.socket) -> None:
 def h2_new(client: socket.socket) -> None:
     """The preface is sent."""
     connected(client)
+
+
+def h2_idle(client: socket.socket) -> None:
+    """One request is answered."""
+    connection = connected(client)
+    connection.send_headers(1, request_fields("GET", "/small"), end_stream=True)
+    client.sendall(connection.data_to_send())
+    answered(client)
 
 
 def h2_half_a_head(client: socket.socket) -> None:
@@ -211,10 +238,17 @@ class Case(NamedTuple):
 
 CASES: Final = [
     *(Case("new", "TCP", new, 4), Case("new", "TLS", new, 40), Case("new", "HTTP/2", h2_new, 64)),
+    *(
+        Case("idle", "TCP", idle, 6),
+        Case("idle", "TLS", idle, 40),
+        Case("idle", "HTTP/2", h2_idle, 64),
+    ),
     Case("handshake begun", "TLS", half_a_handshake, 72),
-    Case("head half read", "TCP", half_a_head, 200),
-    Case("head half read", "TLS", half_a_head, 256),
+    Case("head half read", "TCP", half_a_head, 112),
+    Case("head half read", "TLS", half_a_head, 160),
     Case("head half read", "HTTP/2", h2_half_a_head, 112),
+    Case("head of most fields", "TCP", most_of_a_head, 200),
+    Case("head of most fields", "TLS", most_of_a_head, 256),
     Case("body being read", "TCP", half_a_body, 128),
     Case("body being read", "TLS", half_a_body, 240),
     Case("body being read", "HTTP/2", h2_half_a_body, 1700, True),
@@ -306,7 +340,7 @@ def serve(kind: str, tls: bool, folder: str) -> None:
     from twisted.internet.defer import Deferred
     from twisted.web.resource import Resource
     from twisted.web.server import NOT_DONE_YET, Request, Site
-    from twisted.web.static import File
+    from twisted.web.static import Data, File
 
     from twisted_hangup import HangupSite, hangup_endpoint
 
@@ -319,6 +353,7 @@ def serve(kind: str, tls: bool, folder: str) -> None:
     root = Resource()
     root.putChild(b"never", Never())
     root.putChild(b"file", File(f"{folder}/file"))
+    root.putChild(b"small", Data(SMALL, "text/plain"))
     root.putChild(b"", Never())
     site: Any = HangupSite(root) if kind == "hangup" else Site(root)
     if kind == "hangup":

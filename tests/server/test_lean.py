@@ -10,8 +10,9 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+import pytest_twisted
 from support.cleanliness import LoggedErrors
-from support.wire import Paths
+from support.wire import Client, Paths, Serve, in_thread, until
 from twisted.web import http, server
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -484,3 +485,20 @@ def test_fields_in_an_error_are_one_client_s_own() -> None:
         feed(site, GET).feed(fin=True)
     assert seen == [None] * 3
     assert len(site.journal.recent) == 3
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_an_idle_connection_keeps(serve: Serve) -> None:
+    """Between requests it keeps no list that nobody needs, and each object once."""
+    served = serve(Paths())
+    client = await in_thread(lambda: Client(served.port))
+    for _ in range(3):
+        await in_thread(
+            lambda: client.send(b"GET /fast HTTP/1.1\r\nHost: a\r\n\r\n").read_until(b"fast")
+        )
+    [channel] = served.site.context.connections
+    await until(lambda: not channel._undelivered.undelivered)
+    assert channel._dataBuffer == channel._after_upgrade == channel._undelivered._ends == ()
+    assert HeadersCache()._last is HeadersCache()._last
+    assert channel._head.version is channel._inbox.section.version
+    client.close()

@@ -149,3 +149,14 @@ def test_setting_while_expiring() -> None:
     assert len(second.passed_at) == 1
     assert victim.passed_at == []
     assert clock.getDelayedCalls() == []
+
+
+def test_one_number_for_a_tick() -> None:
+    """Ten thousand that wait for the same moment share the number of its tick."""
+    clock = Clock()
+    deadlines, waiting = Deadlines(clock), [Deadline(list) for _ in range(3)]
+    for deadline in waiting:
+        deadlines.set(deadline, 100.0)
+    clock.advance(TICK)
+    assert waiting[0]._tick == 100.0 / TICK
+    assert len({id(deadline._tick) for deadline in waiting}) == 1

@@ -447,6 +447,20 @@ def test_one_step(pair: tuple[Any, Any], version: int, monkeypatch: pytest.Monke
         assert asked == {"callLater": 1, "send_joined": 1, "writeSomeData": 1}
 
 
+def test_records_that_wait() -> None:
+    """No more is kept of a record than where it ends, and that until it is asked for."""
+    with Conversation(PAIRS["hangup_endpoint"][1], lean=True) as conversation:
+        written = conversation.server._aggregator
+        assert not hasattr(written, "__dict__")
+        assert type(written._marks) is list  # an empty deque takes 760 bytes
+        for _ in range(3):
+            conversation.send(conversation.protection.record(b"hello"))
+        conversation.read()
+        assert len(written._marks) == 1
+        assert written.taken == 3 * len(b"5 bytes: hello")
+        assert not written._marks and not written.unsent
+
+
 @pairs
 def test_end_between_records(pair: tuple[Any, Any]) -> None:
     """What the end of the client's bytes means is clear, unless they end inside of a record."""

@@ -102,7 +102,8 @@ class RequestParser(MessageParser[RequestHead]):
             or len(target) + len(block.raw) >= self._limits.head_bytes
         ):
             return None
-        return RequestHead(method, target, version, block.fields, block.content_length)
+        # The block's version, as each object that a connection keeps is one for all its requests.
+        return RequestHead(method, target, block.version, block.fields, block.content_length)
 
     def finish(self) -> None:
         """Take note of the end of input, once `next_event` has returned `NEED_DATA`.

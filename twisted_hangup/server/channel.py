@@ -128,6 +128,7 @@ class HangupChannel(HTTPChannel):
 
     def __init__(self) -> None:
         super().__init__()
+        self._dataBuffer = ()  # type: ignore[assignment]  # of Twisted's parser; ours has its own
         self._stage = NEW
         self._ending = Ending(self)
         #: Whether `_go_on` is acting on events now.
@@ -643,7 +644,7 @@ class HangupChannel(HTTPChannel):
             heir = transport if isinstance(transport, ProtocolWrapper) else transport.protocol
             heir = protocol_within(heir)
             self._upgraded()
-        rest, self._after_upgrade = self._after_upgrade, []
+        rest, self._after_upgrade = self._after_upgrade, ()
         for data in rest:
             heir.dataReceived(data)
         if self.heir is not None and self._ending.input_over:

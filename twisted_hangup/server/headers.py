@@ -15,6 +15,9 @@ from ..parser.framing import knows_expectation
 #: of any length, for as long as the process lives.
 _KEPT_NAME: Final = 64
 
+#: No fields, and the headers of none.
+_NONE: Final[tuple[None, dict[bytes, list[bytes]]]] = None, {}
+
 
 _EXPECT_BYTES: Final = len(b"expect")
 
@@ -35,7 +38,7 @@ class HeadersCache:
     __slots__ = ("_last", "expectation_known", "expects", "looked_at", "passed_on")
 
     def __init__(self) -> None:
-        self._last: tuple[list[Field] | None, dict[bytes, list[bytes]]] = None, {}
+        self._last: tuple[list[Field] | None, dict[bytes, list[bytes]]] = _NONE
         self.looked_at: list[Field] | None = None
         self.expects = False
         self.expectation_known = True

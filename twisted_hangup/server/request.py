@@ -7,7 +7,7 @@ own class, so that everything else stays the application's.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from time import monotonic
@@ -398,21 +398,21 @@ class Undelivered:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         #: Where the first request's bytes end in the output; the others' end where it ends now.
-        self._ends: list[int] = []
+        self._ends: Sequence[int] = ()
         self.undelivered: list[tuple[Any, Any]] = []
 
     def add(self, request: Any, carrier: Any, end: int) -> None:
         """Log *request* once the output has been sent up to *end*."""
         self.mark()
         at = bisect_right(self._ends, end)
-        self._ends.insert(at, end)
+        self._ends = [*self._ends[:at], end, *self._ends[at:]]
         self.undelivered.insert(at, (request, carrier))
 
     def mark(self) -> None:
         """Bytes that are written from now on belong to none of the requests."""
         if len(self._ends) < len(self.undelivered):
             end = self._meter.taken + self._meter.unsent
-            self._ends += [end] * (len(self.undelivered) - len(self._ends))
+            self._ends = [*self._ends, *[end] * (len(self.undelivered) - len(self._ends))]
 
     def bytes_sent(self) -> None:
         """Log the requests whose last byte is sent."""
@@ -422,7 +422,8 @@ class Undelivered:
         self.mark()
         count = bisect_right(self._ends, self._meter.taken)
         over = self.undelivered[:count]
-        del self.undelivered[:count], self._ends[:count]
+        del self.undelivered[:count]
+        self._ends = self._ends[count:]
         for request, carrier in over:
             log(request, carrier)
 
@@ -443,7 +444,7 @@ class Undelivered:
 
     def log_all(self) -> None:
         """Log the requests as they are."""
-        over, self.undelivered, self._ends = self.undelivered, [], []
+        over, self.undelivered, self._ends = self.undelivered, [], ()
         for request, carrier in over:
             log(request, carrier)
 

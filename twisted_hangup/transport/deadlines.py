@@ -61,8 +61,9 @@ class Deadlines:
         #: Deadlines that were set since the last look and are not filed: most are forgotten first.
         self._new: list[Deadline] = []
         self._waiting = 0
+        #: The deadlines of a tick, and its number, which is one object for all of them.
         #: Dictionaries: a set takes three times the room.
-        self._by_tick: dict[int, dict[Deadline, None]] = {}
+        self._by_tick: dict[int, tuple[int, dict[Deadline, None]]] = {}
         self._looked_at = 0
         self._passed: deque[Deadline] = deque()
         self._timer: IDelayedCall | None = None
@@ -107,8 +108,8 @@ class Deadlines:
 
     def _file(self, deadline: Deadline) -> None:
         tick = max(ceil(deadline.due / TICK), self._looked_at + 1)
-        deadline._tick = tick
-        self._by_tick.setdefault(tick, {})[deadline] = None
+        deadline._tick, filed = self._by_tick.setdefault(tick, (tick, {}))
+        filed[deadline] = None
 
     def _unfile(self, deadline: Deadline) -> None:
         tick = deadline._tick
@@ -116,8 +117,8 @@ class Deadlines:
             return
         deadline._tick = None
         self._waiting -= 1
-        filed = self._by_tick.get(tick)  # None if it is new: the next look drops it
-        if filed is not None:
+        if tick in self._by_tick:  # else it is new: the next look drops it
+            _, filed = self._by_tick[tick]
             filed.pop(deadline, None)
             if not filed:
                 del self._by_tick[tick]
@@ -131,7 +132,7 @@ class Deadlines:
         new, self._new = self._new, []
         candidates = [deadline for deadline in new if deadline._tick == _NEW]
         for tick in [tick for tick in self._by_tick if tick <= tick_now]:
-            candidates += self._by_tick.pop(tick)
+            candidates += self._by_tick.pop(tick)[1]
         for deadline in candidates:
             if now < deadline.due < inf:
                 self._file(deadline)

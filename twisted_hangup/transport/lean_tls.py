@@ -8,7 +8,6 @@ and another one before it sends that.  This is half of what TLS costs a small re
 from __future__ import annotations
 
 import sys
-from collections import deque
 from functools import lru_cache
 from typing import Any, Final
 
@@ -174,7 +173,8 @@ class Written:
         #: look.
         self._flushed = self._encrypted = self._taken = 0
         #: The ends of records that wait to be sent: as bytes of the socket, and before encryption.
-        self._marks: deque[tuple[int, int]] = deque()
+        #: A list, as it is short: an empty deque takes as much memory as all else here.
+        self._marks: list[tuple[int, int]] = []
 
     @property
     def taken(self) -> int:
@@ -219,9 +219,12 @@ class Written:
     close = flush
 
     def _look_at_marks(self) -> None:
-        marks, taken = self._marks, self._socket.taken
-        while marks and marks[0][0] <= taken:
-            self._taken = marks.popleft()[1]
+        marks, taken, over = self._marks, self._socket.taken, 0
+        while over < len(marks) and marks[over][0] <= taken:
+            over += 1
+        if over:
+            self._taken = marks[over - 1][1]
+            del marks[:over]
 
     def _encrypt(self, record: bytes) -> None:
         socket, marks = self._socket, self._marks
