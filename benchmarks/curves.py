@@ -37,8 +37,9 @@ from servers import KINDS, make_certificate, running
 #: Files that a process has open beside its connections, at most.
 OTHER_FILES: Final = 60
 
-#: What a figure may be above what it should be, because of the machine's other users.
-NOISE: Final = 1.25
+#: How far above proportion a curve may end, because of the machine's other users.  One that grows
+#: with the square ends at 2 or more.
+NOISE: Final = 1.5
 
 #: What wrk asks: requests that differ in one field.
 DIFFERENT: Final = """
