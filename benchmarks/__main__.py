@@ -267,7 +267,7 @@ def machine(began: float, load: tuple[float, float, float]) -> Iterator[tuple[st
         if line.startswith("model name")
     ]
     yield "date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began))
-    yield "commit", said(["git", "-C", str(FOLDER), "describe", "--always", "--dirty"])
+    yield "commit", first_line(["git", "-C", str(FOLDER), "describe", "--always", "--dirty"])
     yield "processor", f"{len(models)} x {models[0] if models else platform.machine()}"
     yield "kernel", f"{platform.system()} {platform.release()}"
     averages = (" ".join(f"{one:.1f}" for one in each) for each in (load, os.getloadavg()))
@@ -281,7 +281,7 @@ def machine(began: float, load: tuple[float, float, float]) -> Iterator[tuple[st
             yield package, "not installed"
     programs = {**PROGRAMS, "node": [node() or "node", "--version"]}
     for name, command in programs.items():
-        yield name, said(command) if shutil.which(command[0]) else "not installed"
+        yield name, first_line(command) if shutil.which(command[0]) else "not installed"
 
 
 def openssl() -> str:
@@ -293,7 +293,7 @@ def openssl() -> str:
     return f"{SSL.SSLeay_version(SSL.SSLEAY_VERSION).decode()} (Python's: {ssl.OPENSSL_VERSION})"
 
 
-def said(command: Sequence[str]) -> str:
+def first_line(command: Sequence[str]) -> str:
     """The first line that a program says."""
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return next(iter(run.stdout.splitlines()), "").partition("Copyright")[0].strip()

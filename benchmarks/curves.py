@@ -234,7 +234,7 @@ polyline.hangup, polyline.stock { fill: none }
 def picture(curves: Sequence[Curve]) -> str:
     """All panels as SVG; its description has the figures."""
     height = HEIGHT * ((len(curves) + 1) // 2)
-    told = "; ".join(
+    figures = "; ".join(
         f"{curve.title}: "
         + ", ".join(
             f"{point} {cost:.1f}"
@@ -244,7 +244,7 @@ def picture(curves: Sequence[Curve]) -> str:
     )
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * WIDTH} {height}" role="img">',
-        f"<title>What a request costs, in µs</title><desc>{escape(told)}</desc>",
+        f"<title>What a request costs, in µs</title><desc>{escape(figures)}</desc>",
         f"<style>{STYLE}</style>",
         f'<rect width="{2 * WIDTH}" height="{height}"/>',
     ]

@@ -197,9 +197,9 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 def listening() -> socket.socket:
     """A socket that listens, whose port has been printed."""
-    made = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    print(made.getsockname()[1], flush=True)
-    return made
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    print(listener.getsockname()[1], flush=True)
+    return listener
 
 
 def serve_with_uvicorn(tls: Path | None) -> None:
