@@ -26,7 +26,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from html import escape
 from pathlib import Path
-from statistics import median
 from typing import Final, NamedTuple
 
 from compare import refused
@@ -68,8 +67,8 @@ class Curve(NamedTuple):
     rows: Sequence[Row]
 
     def costs(self, kind: str) -> list[float]:
-        """The median for each point; empty if that server was not asked."""
-        return [median(row.costs[kind]) for row in self.rows if kind in row.costs]
+        """The least for each point, as what else the machine does only adds; or empty."""
+        return [min(row.costs[kind]) for row in self.rows if kind in row.costs]
 
     def growth(self) -> float:
         """How many times as much ours costs at the end as it would if it grew in proportion."""
