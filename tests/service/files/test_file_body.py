@@ -472,9 +472,9 @@ async def test_application_closes(
     monkeypatch.setattr(StaticFiles, "render_GET", watched)
     served = serve(files)
     client = await begun(served, kernel)
+    sent = kernel.sent
     requests[0].loseConnection()
-    body = body_of(await in_thread(client.read_all))
-    assert body == CONTENT[: kernel.sent]
+    assert body_of(await in_thread(client.read_all)) == CONTENT[:sent]
     client.close()
     await served.emptied()
 
