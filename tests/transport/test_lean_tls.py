@@ -462,6 +462,18 @@ def test_records_that_wait() -> None:
 
 
 @pairs
+def test_nothing_is_sent_after_an_abort(pair: tuple[Any, Any]) -> None:
+    """What TLS had to say is dropped with the rest, as by Twisted."""
+    outcomes = []
+    for kind, ours in zip(pair, (False, True), strict=True):
+        with Conversation(kind, lean=ours) as conversation:
+            messages = [Sent(KEY_UPDATE_REQUESTED, HANDSHAKE), Sent(KEY_UPDATE, HANDSHAKE)]
+            sent = [Sent(b"abort"), *messages]
+            outcomes.append(outcome(conversation, [b"".join(wire(conversation, sent))]))
+    assert outcomes[0] == outcomes[1]
+
+
+@pairs
 def test_end_between_records(pair: tuple[Any, Any]) -> None:
     """What the end of the client's bytes means is clear, unless they end inside of a record."""
     for rest, asked in ((b"", set()), (b"\x17", {"bio_shutdown", "recv"})):

@@ -301,6 +301,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             or self.dataBuffer
             or self.disconnecting
             or self._writeDisconnecting
+            or self._aborting
             or self.producerPaused
             or (self.producer is not None and not self.streamingProducer)
             or self._tempDataLen > self.SEND_LIMIT
