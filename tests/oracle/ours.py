@@ -32,18 +32,37 @@ def judge(reads: Sequence[bytes], limits: Limits) -> Verdict:
 def whole_disagrees(stream: bytes, limits: Limits) -> bool | None:
     """Whether `RequestParser.whole` tells *stream* otherwise than its events do.
 
-    The parser has read a stream like it before.  None where `whole` leaves it to the events.
+    The parser has read a stream like it before.  None if `whole` leaves it to the events.
     """
-    by_whole, by_events = _used(stream, limits), _used(stream, limits)
-    if by_whole is None or by_events is None or (head := by_whole.whole(stream)) is None:
+    tried, by_whole, by_events = (_used(stream, limits) for _ in range(3))
+    if tried is None or by_whole is None or by_events is None or tried.whole(stream) is None:
         return None
-    by_events.receive(stream)
+    return story(by_whole, [stream], whole=True) != story(by_events, [stream], whole=False)
+
+
+def story(parser: RequestParser, reads: Sequence[bytes], *, whole: bool) -> list[object]:
+    """All that *parser* tells of *reads*: events, an error and its place, what is left.
+
+    Args:
+        whole: Ask `RequestParser.whole` before each event.
+    """
+    told: list[object] = []
     try:
-        events = [by_events.next_event() for _ in range(3)]
-    except ParseError:
-        return True
-    same = events == [head, EndOfMessage([]), NEED_DATA]
-    return not same or by_whole.phase != "idle" or bool(by_whole.buffered)
+        for data in reads:
+            head = parser.whole(data) if whole else None
+            if head is None:
+                parser.receive(data)
+            while True:
+                event = parser.next_event() if head is None else head
+                if event is NEED_DATA:
+                    break
+                told += [event] if head is None else [head, EndOfMessage([])]
+                head = parser.whole() if whole else None
+        parser.finish()
+    except ParseError as error:
+        told.append((type(error), error.code, error.reason, error.bytes_parsed, error.offset))
+        told.append((error.raw_packet, error.phase, error.request, error.field, error.broke_at))
+    return [*told, parser.phase, parser.buffered, parser.closed]
 
 
 def _used(stream: bytes, limits: Limits) -> RequestParser | None:

@@ -1,8 +1,12 @@
-"""A request that is read in one piece is the request that its events tell of."""
+"""Requests that are read in one piece each are the requests that their events tell of."""
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle import fuzz, ours
 
 from twisted_hangup.events import NEED_DATA, RequestHead
@@ -56,8 +60,6 @@ def test_fields_that_another_parser_has_read() -> None:
     [
         b"",
         GET[:-1],
-        GET + b"G",
-        GET + GET,
         b"\r\n" + GET,
         b"GET /first HTTP/1.0\r\n" + FIELDS,
         b"GET  /first HTTP/1.1\r\n" + FIELDS,
@@ -77,6 +79,28 @@ def test_anything_else_is_left_to_the_events(data: bytes) -> None:
     assert parser.whole(data) is None
     parser.receive(GET)
     assert isinstance(parser.next_event(), RequestHead)
+
+
+def test_several_in_one_read() -> None:
+    """They are told one after the other, and the bytes after them wait for the events."""
+    parser = used(GET)
+    second = GET.replace(b"first", b"second")
+    other = b"GET /other HTTP/1.1\r\nHost: b\r\n\r\n"
+    heads = [parser.whole(GET + second + GET + other + b"G"), parser.whole(), parser.whole()]
+    assert [head and head.target for head in heads] == [b"/first", b"/second", b"/first"]
+    assert parser.whole() is None and parser.buffered == len(other) + 1
+    told = parser.next_event()
+    assert isinstance(told, RequestHead) and told.target == b"/other"
+
+
+def test_a_read_that_was_received() -> None:
+    """Without a read, the bytes that were received are looked at, read by read."""
+    parser = used(GET)
+    assert parser.whole() is None
+    parser.receive(GET + GET)
+    parser.receive(GET + b"G")
+    assert all(parser.whole() for _ in range(3))
+    assert parser.whole() is None and parser.buffered == 1
 
 
 @pytest.mark.parametrize(
@@ -112,6 +136,26 @@ def test_never_otherwise_than_the_events(require_host: bool) -> None:
     verdicts = [ours.whole_disagrees(stream, limits) for stream in streams]
     assert not [stream for stream, wrong in zip(streams, verdicts, strict=True) if wrong]
     assert verdicts.count(False) > 100, "the mutants no longer reach it"
+
+
+#: What a client may send several of: mostly the same, now and then anything else.
+MESSAGES = [
+    *(GET, GET, GET, GET.replace(b"/first", b"/second?a=b"), GET.replace(b"GET", b"HEAD")),
+    *(GET.replace(b"1.1", b"1.0"), GET.replace(b" /", b"  /"), GET.replace(b"/first", b"*")),
+    *(GET.replace(b"Host", b"Connection: close\r\nHost"), GET.replace(b"X-Thing", b"X Thing")),
+    *(GET.replace(b"X-Thing", b"Content-Length"), GET.replace(b"GET", b"BREW"), b"\r\n", b"x"),
+    *(GET.replace(b"X-Thing: 1", b"X-Thing: 2"), GET.replace(b"1\r\n\r\n", b"1\r\n \r\n")),
+]
+
+
+@settings(max_examples=2_000, derandomize=True, database=None)
+@given(st.lists(st.sampled_from(MESSAGES), max_size=6), st.lists(st.integers(1, 400), max_size=3))
+def test_several_never_otherwise_than_the_events(messages: list[bytes], cuts: list[int]) -> None:
+    """However a stream is cut: the same messages, the same error at the same place."""
+    wire = b"".join(messages)
+    ends = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
+    reads = [wire[start:end] for start, end in pairwise(ends) if start < end]
+    assert ours.story(used(GET), reads, whole=True) == ours.story(used(GET), reads, whole=False)
 
 
 def test_nothing_is_read_once_closed() -> None:

@@ -69,27 +69,32 @@ class RequestParser(MessageParser[RequestHead]):
                 return head
         return self._read_on()
 
-    def whole(self, data: bytes) -> RequestHead | None:
-        """The head in *data*, if *data* is exactly one ordinary request without a body.
+    def whole(self, data: bytes | None = None) -> RequestHead | None:
+        """The next head, if it is that of an ordinary request without a body, and complete.
 
-        It has to be complete, with the same header as the last one, on a connection that goes on,
-        while no other bytes wait.  `next_event` would return the same head, and then the end of its
-        message.
+        It has to have the same header as the last one, on a connection that goes on.  `next_event`
+        would return the same head, and then the end of its message, which is taken with it.
+
+        Args:
+            data: A read that is not received yet: the head is the first in it, and the rest of it
+                is received.  By default the bytes that were received are looked at.
 
         Returns:
-            None if it may be anything else; *data* is then not received.
+            None if it may be anything else, or if *data* is given while other bytes wait.  Nothing
+            is taken then, and *data* is not received.
         """
-        block = self._block
-        if (
-            block is None
-            or self._packet
-            or self._scan is not None
-            or self._head is not None
-            or not data.endswith(block.raw)
-        ):
+        block, at = self._block, 0
+        if data is None:
+            data, at = self._packet, self._at
+        elif self._packet:
             return None
-        line = COMMON_REQUEST_LINE.match(data)
-        if line is None or line.end() + len(block.raw) != len(data):
+        if block is None or self._scan is not None or self._head is not None:
+            return None
+        line = COMMON_REQUEST_LINE.match(data, at)
+        if line is None:
+            return None
+        end = line.end()
+        if not data.startswith(block.raw, end):
             return None
         method, target, version = line.groups()
         if (
@@ -102,6 +107,12 @@ class RequestParser(MessageParser[RequestHead]):
             or len(target) + len(block.raw) >= self._limits.head_bytes
         ):
             return None
+        end += len(block.raw)
+        if end < len(data):
+            self._packet, self._at = data, end
+        elif data is self._packet:
+            self._at = end
+            self._next_packet()
         # The block's version, as each object that a connection keeps is one for all its requests.
         return RequestHead(method, target, block.version, block.fields, block.content_length)
 

@@ -295,6 +295,7 @@ class HangupChannel(HTTPChannel):
             self._stage = OPEN
             if isinstance(self.transport, ProtocolWrapper):
                 self.host = host_of(self.transport)  # as a PROXY line may name another
+        head = None
         if not (
             self._pumping
             or self._handlingRequest
@@ -302,11 +303,16 @@ class HangupChannel(HTTPChannel):
             or getattr(self.transport, "disconnecting", False)
         ):
             head = self._inbox.whole(data)
-            if head is not None:
-                self._serve(head)
-                return
-        self._inbox.receive(data)
-        self._go_on()
+        if head is None:
+            self._inbox.receive(data)
+            self._go_on()
+        else:
+            self._serve(head)
+        undelivered, meter = self._undelivered, self._meter
+        if undelivered is not None and meter is not None and len(undelivered.undelivered) > 1:
+            # Hundreds of requests that wait for the end of the turn are slow: they leave the
+            # processor's cache, and Python's garbage collector looks at them again and again.
+            meter.send_early()
 
     def readConnectionLost(self) -> None:
         """The client ended its input (FIN) and may still be reading."""
@@ -437,15 +443,26 @@ class HangupChannel(HTTPChannel):
         self._wait()
 
     def _serve(self, head: RequestHead) -> None:
-        """Answer a request without a body that came alone and complete."""
+        """Answer *head*, a request without a body, and those like it that came in one read."""
+        inbox = self._inbox
         self._clock.message_complete()
         self._pumping = True
         try:
             self._take(head)
+            while inbox.buffered and not (
+                self._handlingRequest
+                or self._waitingForTransport
+                or self._stage >= CLOSING
+                or getattr(self.transport, "disconnecting", False)
+            ):
+                following = inbox.whole()
+                if following is None:
+                    break
+                self._take(following)
         finally:
             self._pumping = False
-        if self._inbox.buffered or getattr(self.transport, "disconnecting", False):
-            self._go_on()  # more came meanwhile, or the application has closed the transport
+        if inbox.buffered or getattr(self.transport, "disconnecting", False):
+            self._go_on()  # something else came, or the application has closed the transport
         else:
             self._wait()
 
@@ -455,20 +472,21 @@ class HangupChannel(HTTPChannel):
         try:
             request = self._new_request(head)
             headers = self._headers
-            if not (
-                request._hangup_plain
-                and headers is not None
-                and self._begins_plainly(head, headers)
-            ):
-                self._head_received(request, head)
-                if self.over:
-                    return
+            assert headers is not None
+            if request._hangup_plain and self._begins_plainly(head, headers):
                 event = END
-                self._run(self.allContentReceived)
-            else:
-                event = END
-                self.persistent = self._persists(head)
-                self._run(LeanRequest.run, request, head, headers, self.persistent)
+                self.persistent = self._stage <= OPEN and head.keep_alive
+                self._handlingRequest = True
+                transport = self.transport
+                LeanRequest.run(request, head, headers, self.persistent)
+                if self._after_upgrade or self.transport is None:
+                    self.rendered(transport)
+                return
+            self._head_received(request, head)
+            if self.over:
+                return
+            event = END
+            self._run(self.allContentReceived)
         except Exception:
             if not self._takes_blame(event):
                 raise
@@ -479,7 +497,7 @@ class HangupChannel(HTTPChannel):
             head.version == b"1.1"
             and head.target[0] == _SLASH
             and not headers.expects
-            and unserved_status(head, True) is None
+            and head.method != b"CONNECT"
             and not self.timeOut
             and not hasattr(self.site, "getContentFile")
         )

@@ -246,6 +246,11 @@ class Written:
             self._transport.cannot_go_on(Failure())
         self._socket.send_joined()
 
+    def send_early(self) -> None:
+        """Do it now, if it was to be done."""
+        if self._in_line:
+            self._joint.send([self])
+
 
 @lru_cache(maxsize=16)
 def lean(kind: Any) -> Any:

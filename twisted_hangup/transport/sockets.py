@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from functools import lru_cache
 from math import inf
 from typing import Any, Final, Literal, Protocol
@@ -89,6 +89,9 @@ class Meter(Protocol):
     def taken(self) -> int: ...
     @property
     def unsent(self) -> int: ...
+
+    def send_early(self) -> None:
+        """Send now what would be sent when this turn is over."""
 
 
 class Deliveries(Protocol):
@@ -327,6 +330,11 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         if deliveries is not None and deliveries.undelivered:
             deliveries.bytes_sent()
 
+    def send_early(self) -> None:
+        """Send now what would be sent when this turn is over."""
+        if self._in_line and self._joint is not None:
+            self._joint.send([self])
+
     def _write_on(self) -> None:
         """Do what the reactor does when there is room, if that is sure to succeed."""
         # The reactor handles a closing connection, and a failed send: doWrite() would report the
@@ -374,7 +382,11 @@ class JointWrites:
 
     def _send_all(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for transport in waiting:
+        self.send(waiting)
+
+    def send(self, transports: Sequence[JoinsWrites]) -> None:
+        """Let *transports* send, one after the other."""
+        for transport in transports:
             try:
                 transport.send_joined()
             except Exception:  # of an application whose connection was lost
