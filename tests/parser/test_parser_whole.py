@@ -93,6 +93,19 @@ def test_several_in_one_read() -> None:
     assert isinstance(told, RequestHead) and told.target == b"/other"
 
 
+def test_the_last_request_of_a_connection() -> None:
+    """It is told as well, and nothing after it is read."""
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    first = RequestParser()
+    first.receive(request)
+    first.next_event()
+    parser = RequestParser(section=first.section)
+    head = parser.whole(request + GET)
+    assert head is not None and not head.keep_alive
+    assert parser.closed and not parser.buffered
+    assert parser.whole(request) is None and parser.next_event() is NEED_DATA
+
+
 def test_a_read_that_was_received() -> None:
     """Without a read, the bytes that were received are looked at, read by read."""
     parser = used(GET)
@@ -106,14 +119,13 @@ def test_a_read_that_was_received() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        b"Host: a\r\nConnection: close\r\n\r\n",
         b"Host: a\r\nContent-Length: 1\r\n\r\n",
         b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"Host: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     ],
 )
 def test_fields_that_say_more_are_left_to_the_events(fields: bytes) -> None:
-    """A body, an upgrade and the end of the connection are no common case."""
+    """A body and an upgrade are no common case."""
     request = b"GET / HTTP/1.1\r\n" + fields
     parser = RequestParser()
     parser.receive(request)

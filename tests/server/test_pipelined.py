@@ -101,6 +101,16 @@ def test_heads_alike_are_read_without_events() -> None:
     assert client.received.count(b"200 OK") == 17
 
 
+def test_a_connection_for_each_request() -> None:
+    """The header of the client before is known, also if it closes the connection."""
+    served, last = site(), get("/", "Connection: close")
+    MemoryClient(served).feed(last)
+    with mock.patch.object(RequestInbox, "next_event") as events:
+        client = MemoryClient(served).feed(last + get("/"))
+    assert not events.called
+    assert client.received.count(b"200 OK") == 1 and client.ended == "fin"
+
+
 def test_each_is_logged_when_it_is_sent() -> None:
     """While the client does not read, no more are answered than it has room for."""
     lines: list[tuple[bytes, int, int]] = []
@@ -130,26 +140,32 @@ MESSAGES = [
 ]
 
 
-def held(steps: list[Step]) -> list[Note]:
-    return hold(site(), steps)
+def held(known: bytes, steps: list[Step]) -> list[Note]:
+    """What happens after another client has sent *known*."""
+    served = site()
+    hold(served, [known])
+    return hold(served, steps)
 
 
-@settings(max_examples=400, derandomize=True, database=None, deadline=None)
+@settings(max_examples=300, derandomize=True, database=None, deadline=None)
 @given(
+    st.sampled_from([get("/"), get("/", "Connection: close"), get("/", version="1.0")]),
     st.lists(st.sampled_from(MESSAGES), min_size=1, max_size=7),
     st.lists(st.integers(1, 400), max_size=3),
     st.lists(st.sampled_from([0.05, 0.2, "stall", "read"]), max_size=2),
 )
-def test_the_same_as_by_events(messages: list[bytes], cuts: list[int], pauses: list[Step]) -> None:
+def test_the_same_as_by_events(
+    known: bytes, messages: list[bytes], cuts: list[int], pauses: list[Step]
+) -> None:
     """However a stream is cut: the same is sent, logged and closed as by events alone."""
     wire = b"".join(messages)
     ends = [0, *sorted({cut for cut in cuts if cut < len(wire)}), len(wire)]
-    steps: list[Step] = [get("/")]
+    steps: list[Step] = []
     for (start, end), pause in zip(pairwise(ends), [*pauses, *[0.2] * 4], strict=False):
         steps += [wire[start:end], pause]
-    fast = held(steps)
+    fast = held(known, steps)
     with (
         mock.patch.object(RequestInbox, "whole", return_value=None),
         mock.patch.object(HangupChannel, "takes_whole_requests", False),
     ):
-        assert fast == held(steps)
+        assert fast == held(known, steps)

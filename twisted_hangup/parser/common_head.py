@@ -6,7 +6,7 @@ reader, which alone refuses.  So the two cannot disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from ..events import Field
@@ -32,7 +32,11 @@ _TELLING: Final = frozenset(
 
 @dataclass(slots=True)
 class FieldBlock:
-    """A header section as received, and what it means after ``HTTP/`` *version*."""
+    """A header section as received, and what it means after ``HTTP/`` *version*.
+
+    Attributes:
+        ends_message: Whether the message ends here: without a body, and without an upgrade.
+    """
 
     raw: bytes
     version: bytes
@@ -41,6 +45,10 @@ class FieldBlock:
     chunked: bool
     keep_alive: bool
     upgrade: bool
+    ends_message: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends_message = not (self.upgrade or self.chunked or self.content_length)
 
     def copy(self) -> FieldBlock:
         """A copy for another client, whose handlers may change its list of fields."""

@@ -72,8 +72,8 @@ class RequestParser(MessageParser[RequestHead]):
     def whole(self, data: bytes | None = None) -> RequestHead | None:
         """The next head, if it is that of an ordinary request without a body, and complete.
 
-        It has to have the same header as the last one, on a connection that goes on.  `next_event`
-        would return the same head, and then the end of its message, which is taken with it.
+        It has to have the same header as the last one.  `next_event` would return the same head,
+        and then the end of its message, which is taken with it.
 
         Args:
             data: A read that is not received yet: the head is the first in it, and the rest of it
@@ -88,33 +88,36 @@ class RequestParser(MessageParser[RequestHead]):
             data, at = self._packet, self._at
         elif self._packet:
             return None
-        if block is None or self._scan is not None or self._head is not None:
+        if (
+            block is None
+            or not block.ends_message
+            or self._scan is not None
+            or self._head is not None
+            or (line := COMMON_REQUEST_LINE.match(data, at)) is None
+        ):
             return None
-        line = COMMON_REQUEST_LINE.match(data, at)
-        if line is None:
-            return None
-        end = line.end()
-        if not data.startswith(block.raw, end):
-            return None
+        end, raw = line.end(), block.raw
         method, target, version = line.groups()
         if (
             version != block.version
-            or not block.keep_alive
-            or block.upgrade
-            or block.chunked
-            or block.content_length
+            or not data.startswith(raw, end)
             or method not in self._methods.common
-            or len(target) + len(block.raw) >= self._limits.head_bytes
+            or len(target) + len(raw) >= self._limits.head_bytes
         ):
             return None
-        end += len(block.raw)
-        if end < len(data):
+        end += len(raw)
+        keep_alive = block.keep_alive
+        if not keep_alive:
+            self._stop()
+        elif end < len(data):
             self._packet, self._at = data, end
         elif data is self._packet:
             self._at = end
             self._next_packet()
         # The block's version, as each object that a connection keeps is one for all its requests.
-        return RequestHead(method, target, block.version, block.fields, block.content_length)
+        return RequestHead(
+            method, target, block.version, block.fields, block.content_length, False, keep_alive
+        )
 
     def finish(self) -> None:
         """Take note of the end of input, once `next_event` has returned `NEED_DATA`.
