@@ -421,7 +421,7 @@ def test_server_has_another_name(version: object, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "name", ["process", "requestReceived", "gotLength", "parseCookies", "setHeader"]
+    "name", ["process", "requestReceived", "gotLength", "parseCookies", "setHeader", "finish"]
 )
 def test_replaced_in_a_class_that_was_used(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The application's class counts as it is when the connection is made."""

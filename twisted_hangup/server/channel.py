@@ -449,7 +449,7 @@ class HangupChannel(HTTPChannel):
         self._pumping = True
         try:
             self._take(head)
-            while inbox.buffered and not (
+            while (more := inbox.buffered) and not (
                 self._handlingRequest
                 or self._waitingForTransport
                 or self._stage >= CLOSING
@@ -461,7 +461,7 @@ class HangupChannel(HTTPChannel):
                 self._take(following)
         finally:
             self._pumping = False
-        if inbox.buffered or getattr(self.transport, "disconnecting", False):
+        if more or getattr(self.transport, "disconnecting", False):
             self._go_on()  # something else came, or the application has closed the transport
         else:
             self._wait()
@@ -470,19 +470,18 @@ class HangupChannel(HTTPChannel):
         """Make a request of *head*, which has no body, and let it be answered."""
         event: Event = head
         try:
-            request = self._new_request(head)
-            headers = self._headers
-            assert headers is not None
-            if request._hangup_plain and self._begins_plainly(head, headers):
+            headers = self._look_at(head)
+            factory = self.requestFactory
+            if getattr(factory, "_hangup_plain", False) and self._begins_plainly(head, headers):
                 event = END
                 self.persistent = self._stage <= OPEN and head.keep_alive
                 self._handlingRequest = True
                 transport = self.transport
-                LeanRequest.run(request, head, headers, self.persistent)
+                LeanRequest.run(factory, self, head, headers, self.persistent)
                 if self._after_upgrade or self.transport is None:
                     self.rendered(transport)
                 return
-            self._head_received(request, head)
+            self._head_received(self._new_request(), head)
             if self.over:
                 return
             event = END
@@ -539,7 +538,8 @@ class HangupChannel(HTTPChannel):
 
     def _act(self, event: Event) -> None:
         if isinstance(event, RequestHead):
-            self._head_received(self._new_request(event), event)
+            self._look_at(event)
+            self._head_received(self._new_request(), event)
         elif isinstance(event, BodyData):
             self.requests[-1].handleContentChunk(event.data)
         else:
@@ -553,7 +553,8 @@ class HangupChannel(HTTPChannel):
         if self._inbox.phase == "idle":
             self._clock.message_complete()
 
-    def _new_request(self, head: RequestHead) -> Any:
+    def _look_at(self, head: RequestHead) -> HeadersCache:
+        """The message of *head* is the one to be answered; look at its header."""
         self._head = head
         if (undelivered := self._undelivered) is not None and undelivered.undelivered:
             undelivered.mark()
@@ -562,6 +563,9 @@ class HangupChannel(HTTPChannel):
             headers = self._headers = HeadersCache()
         if head.fields is not headers.looked_at:
             headers.look_at(head.fields)
+        return headers
+
+    def _new_request(self) -> Any:
         request = self.requestFactory(self, len(self.requests))
         self.requests.append(request)
         return request

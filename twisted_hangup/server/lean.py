@@ -23,7 +23,7 @@ from twisted.web import http
 from twisted.web.error import UnsupportedMethod
 from twisted.web.http import NO_BODY_CODES, parse_qs, toChunk
 from twisted.web.http_headers import Headers
-from twisted.web.resource import _IEncodingResource
+from twisted.web.resource import _IEncodingResource, getChildForRequest
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..events import Field, RequestHead
@@ -39,6 +39,8 @@ _SERVER: Final = Site.getResourceFor.__globals__
 _HTTPRequest: Final = http.Request
 _NOT_GIVEN: Final = http._QUEUED_SENTINEL
 _VERSION: Final = _SERVER["version"]
+_NO_CONTENT: Final = Request.content
+_GET_RESOURCE_FOR: Final = Site.getResourceFor
 
 _CONTENT_TYPE: Final = b"Content-Type"
 _CONTENT_LENGTH: Final = b"Content-Length"
@@ -55,7 +57,7 @@ class _AtFirstTouch:
 
     def __get__(self, request: Any, owner: type[Any]) -> Any:
         name = self._name
-        if request is None or (name == "content" and request.finished):
+        if request is None:
             return getattr(Request, name)
         if name not in request._hangup_unmade:
             made = _attributes_of(request).get(name)  # another thread may have made it meanwhile
@@ -66,6 +68,15 @@ class _AtFirstTouch:
         setattr(request, name, value)
         request._hangup_unmade -= {name}
         return value
+
+
+class _Content(_AtFirstTouch):
+    """The same, until the response is complete."""
+
+    def __get__(self, request: Any, owner: type[Any]) -> Any:
+        if request is None or request.finished:
+            return _NO_CONTENT
+        return super().__get__(request, owner)
 
 
 def _request_headers(request: LeanRequest) -> Headers:
@@ -87,9 +98,18 @@ def _content(request: LeanRequest) -> Any:
     return http._getContentFile(0)
 
 
+def _parses_forms(request: LeanRequest) -> Any:
+    site: Any = request.site
+    return site._parsePOSTFormSubmission
+
+
 _AT_FIRST: Final = frozenset({"requestHeaders", "received_cookies"})
 _CONTENT: Final = frozenset({"content"})
-_ALL: Final = _AT_FIRST | _CONTENT
+_RARE: Final = frozenset({"_adapterCache", "_parsePOSTFormSubmission", "sitepath"})
+_WITHOUT_BODY: Final = _AT_FIRST | _CONTENT
+_ALL: Final = _WITHOUT_BODY | _RARE
+#: What is left of them after the response.
+_AFTERWARDS: Final = {_WITHOUT_BODY: _AT_FIRST, _ALL: _AT_FIRST | _RARE}
 
 #: The ``__dict__`` of an instance, without the attributes that are not made yet.
 _dictionary: Final = next(
@@ -113,7 +133,11 @@ class LeanRequest(Request):
 
     requestHeaders = _AtFirstTouch(_request_headers)
     received_cookies = _AtFirstTouch(_received_cookies)
-    content = _AtFirstTouch(_content)
+    content = _Content(_content)
+    # Those that a request without a body hardly ever needs.
+    _adapterCache: Any = _AtFirstTouch(lambda request: {})
+    _parsePOSTFormSubmission = _AtFirstTouch(_parses_forms)
+    sitepath: Any = _AtFirstTouch(lambda request: [])
 
     #: The header as received, and the cache that makes `Headers` of it.
     _hangup_fields: list[Field] | None = None
@@ -129,6 +153,13 @@ class LeanRequest(Request):
         if args or options:
             super().__init__(channel, queued, *args, **options)
             return
+        LeanRequest._begin(self, channel, False if queued is _NOT_GIVEN else queued)
+        self._parsePOSTFormSubmission = channel.site._parsePOSTFormSubmission
+        self._adapterCache = {}
+        self._hangup_unmade = _AT_FIRST
+
+    def _begin(self, channel: Any, queued: object) -> None:
+        """Set what every request has from the first."""
         self.notifications = []
         self.channel = channel
         self.client = channel.getPeer()
@@ -136,10 +167,7 @@ class LeanRequest(Request):
         self.responseHeaders = Headers()
         self.cookies = []
         self.transport = channel.transport
-        self.queued = False if queued is _NOT_GIVEN else queued
-        self._parsePOSTFormSubmission = channel.site._parsePOSTFormSubmission
-        self._adapterCache: dict[Any, Any] = {}
-        self._hangup_unmade = _AT_FIRST
+        self.queued = queued
 
     @property
     def __dict__(self) -> dict[str, Any]:
@@ -160,8 +188,15 @@ class LeanRequest(Request):
 
     # Called by the channel.
 
-    def run(self, head: RequestHead, cache: HeadersCache, persistent: bool) -> None:
-        """Answer a complete request without a body, whose target is a path.
+    @staticmethod
+    def run(
+        request_class: type[LeanRequest],
+        channel: Any,
+        head: RequestHead,
+        cache: HeadersCache,
+        persistent: bool,
+    ) -> None:
+        """Make and answer a complete request without a body, whose target is a path.
 
         It does what the calls below do, one after the other, for a class that `is_plain`: nothing
         else may have touched the request before.  It tests no attribute for existence: that would
@@ -170,6 +205,9 @@ class LeanRequest(Request):
         Args:
             persistent: Whether the connection goes on after the response.
         """
+        self = request_class.__new__(request_class)
+        LeanRequest._begin(self, channel, len(channel.requests))
+        channel.requests.append(self)
         self._hangup_fields, self._hangup_cache, self._hangup_has_cookies = head.fields, cache, True
         self._hangup_unmade = _ALL
         LeanRequest._take_target(self, head.method, head.target, b"HTTP/1.1")
@@ -210,9 +248,8 @@ class LeanRequest(Request):
             and not hasattr(self.channel.site, "getContentFile")
             and "content" not in _attributes_of(self)
         ):
-            self._hangup_unmade = (
-                _ALL if self._hangup_unmade is _AT_FIRST else self._hangup_unmade | _CONTENT
-            )
+            unmade = self._hangup_unmade
+            self._hangup_unmade = _WITHOUT_BODY if unmade is _AT_FIRST else unmade | _CONTENT
         else:
             super().gotLength(length)
 
@@ -251,7 +288,15 @@ class LeanRequest(Request):
         path = self.path
         self.postpath = [b""] if path == b"/" else list(map(unquote, path[1:].split(b"/")))
         try:
-            resource = site.getResourceFor(self)
+            lookup = site.getResourceFor
+            if getattr(lookup, "__func__", None) is _GET_RESOURCE_FOR:
+                if self._hangup_unmade is not _ALL:
+                    self.sitepath = []
+                resource = site.resource
+                if not resource.isLeaf:
+                    resource = getChildForRequest(resource, self)
+            else:
+                resource = lookup(self)
             if _IEncodingResource.providedBy(resource):
                 encoder = resource.getEncoder(self)
                 if encoder is not None:
@@ -272,7 +317,7 @@ class LeanRequest(Request):
                 super().render(_Rendered(resource, error))
             return
         if isinstance(body, bytes) and self.method != b"HEAD":
-            self.setHeader(_CONTENT_LENGTH, b"%d" % len(body))
+            self.setHeader(_CONTENT_LENGTH, _decimal(len(body)))
             self.write(body)
             self.finish()
         elif body is not NOT_DONE_YET and not self._hangup_refuse_body(resource, body):
@@ -317,7 +362,7 @@ class LeanRequest(Request):
             return
         raw = headers._rawHeaders
         length = raw.get(_CONTENT_LENGTH)
-        if length and length[0] != b"%d" % len(data):
+        if length and length[0] != _decimal(len(data)):
             super().write(data)
             return
         if not raw.get(_CONTENT_TYPE) and not (length and length[0] == b"0"):
@@ -355,14 +400,10 @@ class LeanRequest(Request):
                 self.channel.write(data)
 
     def finish(self) -> None:
-        """The response is complete."""
-        if (
-            self.finished
-            or self._disconnected
-            or self._encoder
-            or not self.startedWriting
-            or self._hangup_body_left
-        ):
+        """The response is complete, or nobody waits for it any more."""
+        if self._disconnected:
+            return
+        if self.finished or self._encoder or not self.startedWriting or self._hangup_body_left:
             super().finish()
             return
         channel = self.channel
@@ -375,9 +416,8 @@ class LeanRequest(Request):
 
     def _cleanup(self) -> None:
         """The response is complete; an attribute that was never made need not be closed."""
-        self._hangup_unmade = (
-            _AT_FIRST if self._hangup_unmade is _ALL else self._hangup_unmade - _CONTENT
-        )
+        unmade = self._hangup_unmade
+        self._hangup_unmade = _AFTERWARDS.get(unmade) or unmade - _CONTENT
         if self.producer or self.content is not None:
             super()._cleanup()
             return
@@ -430,6 +470,11 @@ _CANONICAL: Final = frozenset(
 def _date(second: int) -> bytes:
     date: bytes = http.datetimeToString(second)
     return date
+
+
+@lru_cache(maxsize=256)
+def _decimal(number: int) -> bytes:
+    return b"%d" % number
 
 
 @lru_cache(maxsize=64)

@@ -496,6 +496,8 @@ def hangup_class(
     if lean and fits(request_class):
         bases.append(LeanRequest)
         names["_hangup_plain"] = whole
+        if request_class is server.Request:
+            names["finish"] = LeanRequest.finish  # no class comes between ours and this one
     if forwarded is not None:
         bases.append(NamedClient)
         names["_hangup_clients"] = forwarded

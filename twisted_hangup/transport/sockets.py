@@ -266,7 +266,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._tempDataLen += len(data)
             if len(self.dataBuffer) + self._tempDataLen > self.bufferSize:
                 self._maybePauseProducer()
-            self.startWriting()
+            if not (self._in_line and self.sending):
+                self.startWriting()
 
     def startWriting(self) -> None:
         """There are bytes to send: send them at the end of this turn, or when the reactor says."""
