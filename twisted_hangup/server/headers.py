@@ -75,6 +75,16 @@ class HeadersCache:
                     kept.addRawHeader(name, value)
 
 
+class FieldsOfStreams(HeadersCache):
+    """As a `HeadersCache` for HTTP/2, where each request has a list of its own: keeps nothing."""
+
+    __slots__ = ()
+
+    def headers(self, fields: list[Field]) -> Headers:
+        """*fields* as a new `Headers` object."""
+        return headers_of(fields)
+
+
 def headers_of(fields: Iterable[Field]) -> Headers:
     """*fields* as Twisted's `Headers`."""
     headers = Headers()

@@ -615,6 +615,45 @@ def _requests(name: bytes, count: int) -> bytes:
     return wire
 
 
+def test_responses_to_one_read_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads come first; then bodies and ends, in turn, in one write and before the next turn."""
+    memory = Memory()
+    memory.site.resource = Paths(
+        **{f"a{each}": Data(b"hello\n", "text/plain") for each in range(40)}
+    )
+    protocol, wire = memory.connect()
+    wire.clear()
+    written: list[bytes] = []
+    monkeypatch.setattr(wire, "write", written.append)
+    protocol.dataReceived(_requests(b"a", 40))
+    bodies = [DataFrame(2 * each + 1, b"hello\n", flags=["END_STREAM"]) for each in range(40)]
+    assert written[-1] == b"".join(frame.serialize() for frame in bodies)
+    assert b"".join(written).count(b"hello\n") == 40
+    # Nothing but their numbers is left of them.
+    assert not protocol._channel.streams
+    assert not protocol._channel.conn.streams
+
+
+def test_no_more_is_sent_in_a_turn_than_others_can_wait_for() -> None:
+    """A large response goes on in the next turn of the reactor, with a piece for each stream."""
+    memory = Memory()
+    memory.site.resource = Paths(
+        **{f"a{each}": Data(bytes(10**6), "text/plain") for each in range(2)}
+    )
+    protocol, wire = memory.connect()
+    settings = SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: 2**30})
+    window = WindowUpdateFrame(0, window_increment=2**30)
+    protocol.dataReceived(settings.serialize() + window.serialize())
+    wire.clear()
+    protocol.dataReceived(_requests(b"a", 2))
+    sizes = []
+    for _ in range(3):
+        sizes.append(len(wire.value()))
+        wire.clear()
+        memory.clock.turn()
+    assert max(sizes) < 128 * 1024 + 1000 < sum(sizes)
+
+
 def test_large_frames() -> None:
     """Whatever size a client allows, a frame that we send is soon encrypted."""
     clock = Clock()
@@ -655,7 +694,7 @@ def test_streams_are_not_walked_over_in_vain(monkeypatch: pytest.MonkeyPatch) ->
     slow.requests[0].write(bytes(70_000))
     while protocol._channel.conn.outbound_flow_control_window:
         memory.clock.turn()
-    assert wakes(WindowUpdateFrame(0, 1)) == [1, 3, 5]
+    assert wakes(WindowUpdateFrame(0, 10_000)) == [1, 3, 5, 1]  # the first sends the rest
     assert wakes(WindowUpdateFrame(0, 1)) == []
 
 

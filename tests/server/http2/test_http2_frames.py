@@ -48,7 +48,7 @@ def taken(inbox: FrameInbox) -> list[bytes | str]:
     frames: list[bytes | str] = []
     try:
         while inbox:
-            frames.append(inbox.next_frame())
+            frames.append(bytes(inbox.next_frame()))
     except ProtocolError as error:
         frames.append(str(error))
     return frames

@@ -14,11 +14,9 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from typing import Any, Final
 
-import priority  # type: ignore[import-untyped]
 from h2 import events
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
@@ -55,8 +53,10 @@ from .stream import HangupStream
 _MOST_WORDS: Final = 200
 _MEMORY: Final = re.compile(r"( from|:) <memory at \w+>")
 
-#: Frames sent in one turn of the reactor, so that other clients do not wait for long.
-_FRAMES_A_TURN: Final = 8
+#: Frames, and bytes of responses, sent in one turn of the reactor, so that other clients do not
+#: wait for long.
+_FRAMES_A_TURN: Final = MOST_STREAMS
+_BYTES_A_TURN: Final = 128 * KIB
 
 #: Bytes of a response that may wait to be sent; then its producer is paused.
 MOST_QUEUED: Final = 64 * KIB
@@ -110,6 +110,9 @@ class HangupHTTP2(H2Connection):
         self.client_error = channel.client_error
         self.default_client_error = channel.default_client_error
         self.conn = server_frames(self.context.limits)
+        #: The streams that have something to send and a window for it, in turn.
+        self._ready: dict[int, None] = {}
+        self.priority = None
         self._peer, self.host = channel.getPeer(), channel.getHost()
         self._stage = NEW
         self._ending = Ending(self)
@@ -128,6 +131,9 @@ class HangupHTTP2(H2Connection):
         self._refusals = Budget(self.context.deadlines.seconds, MOST_REFUSED, REFUSED_PER_SECOND)
         self.at_work: set[int] = set()
         self._timed_block = 0
+        #: Whether frames are being acted on, and whether there is something to send after that.
+        self._working = self._woken = False
+        #: Whether there is something to send in the next turn.
         self._sending = False
         self._send_watch: SendWatch | None = None
         #: Counts the bytes written.
@@ -240,6 +246,7 @@ class HangupHTTP2(H2Connection):
         now = seconds()
         if now - self._worked_at >= _SAME_READ:
             self._slice_began = now
+        self._working = True
         try:
             while inbox and not self.over:
                 if seconds() - self._slice_began >= SLICE:
@@ -250,10 +257,16 @@ class HangupHTTP2(H2Connection):
                 self._take(inbox.next_frame())
         except ProtocolError as error:
             self._break(_code_of(error), _words_of(error), inbox.of_block)
-        self._worked_at = seconds()
+        finally:
+            self._working = False
         if not self.over:
             self._tryToWriteControlData()
+            if self._woken:
+                self._woken = False
+                if not self._sending:
+                    self._send()
             self._watch_input(in_preface)
+        self._worked_at = seconds()
 
     def _wait_no_more(self) -> None:
         """Resume reading; a transport that is closing does not begin to read."""
@@ -320,7 +333,7 @@ class HangupHTTP2(H2Connection):
 
     # Frames from the client.
 
-    def _take(self, frame: bytes) -> None:
+    def _take(self, frame: bytearray) -> None:
         """Act on one frame, unless it is one too many."""
         received = self.conn.receive_data(frame)
         if does_nothing(frame, received) and not self._spend_frame():
@@ -382,8 +395,6 @@ class HangupHTTP2(H2Connection):
         stream_id = stream.streamID
         self.streams[stream_id] = stream
         self._outboundStreamQueues[stream_id] = deque()
-        self.priority.insert_stream(stream_id)
-        self.priority.block(stream_id)
         self._idle_clock.due = inf
 
     def _refuse_stream(self, stream_id: int) -> None:
@@ -417,6 +428,7 @@ class HangupHTTP2(H2Connection):
         stream = self.streams.get(event.stream_id)
         if stream is not None:
             stream.was_reset(_name_of(event.error_code))
+        self.conn.forget(event.stream_id)
         if not self._resets.spend():
             self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Too many stream resets")
 
@@ -435,7 +447,7 @@ class HangupHTTP2(H2Connection):
     def _windows_opened(self, stream_ids: list[int]) -> None:
         for stream_id in stream_ids:
             if self._outboundStreamQueues.get(stream_id):
-                self.priority.unblock(stream_id)
+                self._ready[stream_id] = None
             if stream_id in self.streams:
                 self.streams[stream_id].windowUpdated()
         self._wake()
@@ -493,6 +505,8 @@ class HangupHTTP2(H2Connection):
         """Tell the client that the stream ends here, in both directions."""
         if self.can_send(stream_id):
             self.conn.reset_stream(stream_id, code)
+            if stream_id not in self.streams:
+                self.conn.forget(stream_id)
         self._tryToWriteControlData()
 
     def nudge(self) -> None:
@@ -516,7 +530,7 @@ class HangupHTTP2(H2Connection):
     def drop_queue(self, stream_id: int) -> None:
         """Send no more of the bytes that wait on a stream that stays."""
         self._outboundStreamQueues[stream_id].clear()
-        self.priority.block(stream_id)
+        self._ready.pop(stream_id, None)
 
     def _requestDone(self, streamID: int) -> None:
         """Forget a stream, and be idle after the last one."""
@@ -524,7 +538,8 @@ class HangupHTTP2(H2Connection):
         unread = stream.unread_bytes
         # As Twisted does, without a Deferred that nobody waits for.
         del self.streams[streamID], self._outboundStreamQueues[streamID]
-        self.priority.remove_stream(streamID)
+        self._ready.pop(streamID, None)
+        self.conn.forget(streamID)
         stream.leave_request()
         if self.over or not self._stillProducing:
             return
@@ -551,9 +566,9 @@ class HangupHTTP2(H2Connection):
 
     @property
     def output_bytes(self) -> int:
-        """How many bytes the transport has got so far."""
+        """How many bytes the transport has got so far, with those that it gets next."""
         meter = self._meter
-        return 0 if meter is None else meter.taken + meter.unsent
+        return 0 if meter is None else meter.taken + meter.unsent + self.conn.waiting
 
     def unsent_before(self, end: int) -> int:
         """How many of the first *end* bytes of the output are not sent yet."""
@@ -578,7 +593,7 @@ class HangupHTTP2(H2Connection):
         queue.append(memoryview(data))
         stream.queued += len(data)
         if self.conn.local_flow_control_window(streamID) > 0:
-            self.priority.unblock(streamID)
+            self._ready[streamID] = None
             self._wake()
         if self.remainingOutboundWindow(streamID) <= 0:
             stream.flowControlBlocked()
@@ -587,7 +602,7 @@ class HangupHTTP2(H2Connection):
         """Queue the end of the stream; do nothing if the stream has gone."""
         if streamID in self.streams:
             self._outboundStreamQueues[streamID].append(_END_STREAM_SENTINEL)
-            self.priority.unblock(streamID)
+            self._ready[streamID] = None
             self._wake()
 
     def remainingOutboundWindow(self, streamID: int) -> int:
@@ -596,27 +611,44 @@ class HangupHTTP2(H2Connection):
         return min(window, MOST_QUEUED) - self.streams[streamID].queued
 
     def _wake(self) -> None:
-        """There is something to send.  Send it in the next turn, so that an end joins its data."""
-        if not self._sending and self._stillProducing:
+        """There is something to send.  Send it once all that has come was acted on.
+
+        Then an end joins its data, and the responses to one read leave together.
+        """
+        if self._working:
+            self._woken = True
+        elif not self._sending and self._stillProducing:
             self._sending = True
-            self._reactor.callLater(0, self._sendPrioritisedData)
+            self._reactor.callLater(0, self._send)
 
     def _sendPrioritisedData(self, *args: object) -> None:
+        """Nothing to do: Twisted's constructor asks for it before there is anything to send."""
+
+    def _send(self) -> None:
         """Send some frames of each stream in turn, as long as there is room."""
         self._sending = False
-        with suppress(priority.DeadlockError):  # nothing to send, or no window to send it in
-            for _ in range(_FRAMES_A_TURN):
-                if not self._stillProducing or self._consumerBlocked is not None:
-                    return
-                self._send_frame(next(self.priority))
+        ready, conn = self._ready, self.conn
+        left = _BYTES_A_TURN
+        for _ in range(_FRAMES_A_TURN):
+            if not ready or left <= 0 or not self._stillProducing or self._consumerBlocked:
+                break
+            stream_id = next(iter(ready))
+            del ready[stream_id]
+            before = conn.waiting
+            self._send_frame(stream_id)
+            left -= max(0, conn.waiting - before)
+            if conn.waiting >= MOST_QUEUED:
+                self._tryToWriteControlData()
+        self._tryToWriteControlData()
+        if ready and self._consumerBlocked is None:
             self._wake()
 
     def _send_frame(self, stream_id: int) -> None:
+        """Send the next frame of a stream; it comes last again if it has more."""
         stream, queue = self.streams[stream_id], self._outboundStreamQueues[stream_id]
         data = queue.popleft()
         if data is _END_STREAM_SENTINEL:
             self.conn.end_stream(stream_id)
-            self._tryToWriteControlData()
             stream.output_end = self.output_bytes
             stream.response_sent()
             return
@@ -625,11 +657,9 @@ class HangupHTTP2(H2Connection):
         if size < len(data):
             queue.appendleft(data[size:] if size > 0 else data)
         if size <= 0:
-            self.priority.block(stream_id)
             return
         last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
-        self.conn.send_data(stream_id, bytes(data[:size]), end_stream=last)
-        self._tryToWriteControlData()
+        self.conn.send_data(stream_id, data[:size], end_stream=last)
         stream.output_end = self.output_bytes
         if size == len(data) or size >= KIB:  # no small frames for a client with a small window
             self._idle_frames.earn(2 + size // KIB)
@@ -638,8 +668,8 @@ class HangupHTTP2(H2Connection):
         if last:
             stream.response_sent()
             return
-        if not queue:
-            self.priority.block(stream_id)
+        if queue:
+            self._ready[stream_id] = None
         stream.windowUpdated()
 
     def _tryToWriteControlData(self) -> bool:
@@ -649,9 +679,9 @@ class HangupHTTP2(H2Connection):
             True.  Unlike in Twisted the connection is still there afterwards, because a request may
             be in the middle of writing its head.
         """
-        data = self.conn.data_to_send()
-        if not data:
+        if not self.conn.waiting:
             return True
+        data = self.conn.data_to_send()
         if self._consumerBlocked is None and not self._bufferedControlFrames:
             self.transport.write(data)
             return True
@@ -690,6 +720,7 @@ class HangupHTTP2(H2Connection):
 
     def closing_with(self, socket: ClientSocket) -> None:
         """Ignore further frames, and send only those that wait."""
+        self._tryToWriteControlData()
         self._stage = CLOSING
         self._stillProducing = False
         self._inbox = FrameInbox()  # drops what waits, which the client's lingering would keep

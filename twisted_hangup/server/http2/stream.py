@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from h2.errors import ErrorCodes
 from twisted.internet.error import ConnectionAborted
@@ -22,9 +22,12 @@ from ...transport.deadlines import Deadline
 from ..bodies import BodiesInMemory
 from ..context import SiteContext
 from ..ending import Place, attributed, hang_up, request_timeout
-from ..headers import headers_of
+from ..headers import FieldsOfStreams, headers_of
+from ..lean import LeanRequest
 from .head import judge_length, judge_trailers, refusal
 from .refused import RefusedStream
+
+_FIELDS: Final = FieldsOfStreams()
 
 _log = Logger()
 
@@ -74,7 +77,10 @@ class HangupStream(H2Stream):
         """Set the attributes of the request that HTTP/1.1 sets."""
         request = self._request
         self.command, self.path = head.method, head.target
-        request.requestHeaders = headers_of(head.fields)
+        if isinstance(request, LeanRequest):
+            LeanRequest.set_fields(request, head.fields, _FIELDS)
+        else:
+            request.requestHeaders = headers_of(head.fields)
         request.gotLength(0 if self._bodiless else head.content_length)
         request.parseCookies()
 
@@ -83,7 +89,7 @@ class HangupStream(H2Stream):
         status = unserved_status(self.head)
         if status is not None:
             self.refuse_request(self._request, status)
-        elif self._request.requestHeaders.hasHeader(b"Expect") and not self._bodiless:
+        elif not self._bodiless and any(name == b"expect" for name, _ in self.head.fields):
             self._send100Continue()
 
     @property
@@ -339,9 +345,14 @@ class HangupStream(H2Stream):
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Send the head of the response."""
-        if self._is_open and self._conn.can_send(self.streamID):
-            super().writeHeaders(version, code, reason, headers)
-            self.output_end = self._conn.output_bytes
+        connection = self._conn
+        if self._is_open and connection.can_send(self.streamID):
+            fields = [(b":status", code)]
+            for name, values in headers.getAllRawHeaders():
+                fields += [(name, value) for value in values]
+            connection.conn.send_response(self.streamID, tuple(fields))
+            connection._tryToWriteControlData()
+            self.output_end = connection.output_bytes
 
     def requestDone(self, request: Any) -> None:
         """The response is complete, though perhaps not sent yet."""
