@@ -96,8 +96,9 @@ class H2Client:
         self.settings: dict[int, int] = {}
         self.pings: list[bytes] = []
         self.pinged = 0
-        #: What may still be sent of DATA, of each stream and with 0 of the connection.
-        self.room_for: dict[int, int] = {}
+        #: What was added to the windows for DATA, or sent of it: of each stream, and with 0 of the
+        #: connection.
+        self.added: dict[int, int] = {}
         self.closed = ""
         self._input = b""
         self._windows = windows
@@ -140,10 +141,12 @@ class H2Client:
 
     def room(self, stream_id: int) -> int:
         """How many bytes of DATA may be sent on the stream now."""
-        return min(self.room_for.get(each, FIRST_WINDOW) for each in (0, stream_id))
+        window = self.settings.get(SettingsFrame.INITIAL_WINDOW_SIZE, FIRST_WINDOW)
+        room = FIRST_WINDOW + self.added.get(0, 0)
+        return min(room, window + self.added.get(stream_id, 0))
 
     def _open(self, stream_id: int, count: int) -> None:
-        self.room_for[stream_id] = self.room_for.get(stream_id, FIRST_WINDOW) + count
+        self.added[stream_id] = self.added.get(stream_id, 0) + count
 
     def stream(self, stream_id: int) -> Stream:
         return self.streams.setdefault(stream_id, Stream())

@@ -52,6 +52,7 @@ from twisted_hangup import HangupSite, HTTP2Error
 from twisted_hangup.server.bodies import MOST_IN_MEMORY
 from twisted_hangup.server.context import MoreStreams
 from twisted_hangup.server.http2.connection import MOST_QUEUED, MOST_REFUSED, SLICE, HangupHTTP2
+from twisted_hangup.server.http2.frames import MOST_UNREAD, STREAM_WINDOW
 from twisted_hangup.server.http2.stream import HangupStream
 
 #: Frames that a client may send for nothing.
@@ -652,6 +653,17 @@ def test_no_more_is_sent_in_a_turn_than_others_can_wait_for() -> None:
         wire.clear()
         memory.clock.turn()
     assert max(sizes) < 128 * 1024 + 1000 < sum(sizes)
+
+
+def test_window_of_uploads() -> None:
+    """One stream has a part of the connection's window; the client hears of both at once."""
+    memory = Memory()
+    protocol, wire = memory.connect()
+    settings: Any
+    settings, rest = Frame.parse_frame_header(memoryview(wire.value()[:9]))
+    settings.parse_body(memoryview(wire.value()[9 : 9 + rest]))
+    assert settings.settings[SettingsFrame.INITIAL_WINDOW_SIZE] == STREAM_WINDOW == MOST_UNREAD // 4
+    assert protocol._channel.conn.inbound_flow_control_window == MOST_UNREAD
 
 
 def test_large_frames() -> None:

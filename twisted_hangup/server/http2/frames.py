@@ -83,9 +83,10 @@ _NEVER_INDEXED: Final = frozenset({b"authorization", b"proxy-authorization", b"c
 _AT_ONCE: Final = 1000
 _PER_SECOND: Final = 33
 
-#: Most bytes of bodies that wait to be read on a connection, and so its window.  The window of each
-#: stream is RFC 9113's 65,535 bytes.
+#: Most bytes of bodies that wait to be read on a connection, and so its window; and on one stream.
+#: The bodies of a few streams that nobody takes leave room for those of others.
 MOST_UNREAD: Final = MIB
+STREAM_WINDOW: Final = 256 * KIB
 
 #: Most frames that a client can earn.
 _MOST_EARNED: Final = 4096
@@ -114,6 +115,7 @@ def server_frames(limits: Limits) -> H2Connection:
         initial_values={
             SettingCodes.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
             SettingCodes.MAX_HEADER_LIST_SIZE: announced_list_bytes(limits),
+            SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
         },
     )
     frames.remote_settings = _ClientSettings(client=True)
