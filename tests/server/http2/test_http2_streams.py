@@ -1126,3 +1126,17 @@ def test_content_length_that_is_no_number(length: bytes) -> None:
     head, error = judge_head(fields, Limits())
     assert error is not None and error.code == "HPE_INVALID_CONTENT_LENGTH"
     assert head.content_length is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_a_connection_keeps(serve_h2: Serve) -> None:
+    """Its attributes of ours are slots: Python's dictionary of all would take 1,500 bytes."""
+    served = serve_h2(Paths())
+
+    def run(client: H2Client) -> None:
+        client.answer(client.request(b"/fast"))
+        [connection] = served.site.context.connections
+        assert isinstance(connection, HangupHTTP2)
+        assert len(vars(connection)) < 30  # with more, Python 3.11 makes one
+
+    await talk(served.port, run)

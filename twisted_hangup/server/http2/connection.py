@@ -95,6 +95,15 @@ class HangupHTTP2(H2Connection):
         at_work: The refused streams that handlers are still answering, even if they have gone.
     """
 
+    # Without slots, Python makes a dictionary of 1,500 bytes for so many attributes.
+    __slots__ = (
+        *("_block_clock", "_ending", "_idle_clock", "_idle_frames", "_idle_since", "_inbox"),
+        *("_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_send_watch", "_sending"),
+        *("_slice_began", "_stage", "_timed_block", "_turn", "_unanswered", "_undelivered"),
+        *("_window_clock", "_worked_at", "at_work", "bodies", "client_error", "context"),
+        *("default_client_error", "host"),
+    )
+
     conn: Any
     streams: dict[int, HangupStream | RefusedStream]
     transport: Any
