@@ -82,6 +82,11 @@ def test_several_answers_leave_in_one_send() -> None:
     assert sends(get("/"), get("/")) == ["turn", "send"] * 2
 
 
+def test_very_many_leave_in_a_few_sends() -> None:
+    """No more than 64 finished requests are kept until they are sent."""
+    assert sends(get("/") * 200) == [*["send"] * 4, "turn"]
+
+
 @pytest.mark.parametrize("fields", [[], ["Content-Length: 1"]])
 def test_other_heads_leave_in_one_send_too(fields: list[str]) -> None:
     """However they were read."""

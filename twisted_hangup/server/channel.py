@@ -76,6 +76,9 @@ class Stage(IntEnum):
 #: The first byte of a target that is a path, as nearly all are.
 _SLASH: Final = ord("/")
 
+#: So many responses of one connection leave together: see `HangupChannel.dataReceived`.
+_SENT_TOGETHER: Final = 64
+
 #: Attributes of Twisted's channel that have no effect here, and what replaces them.
 _REPLACED: Final = {
     "maxHeaders": "limits=Limits(head_fields=...)",
@@ -558,6 +561,8 @@ class HangupChannel(HTTPChannel):
         self._head = head
         if (undelivered := self._undelivered) is not None and undelivered.undelivered:
             undelivered.mark()
+            if len(undelivered.undelivered) % _SENT_TOGETHER == 0 and self._meter is not None:
+                self._meter.send_early()
         headers = self._headers
         if headers is None:
             headers = self._headers = HeadersCache()

@@ -398,6 +398,7 @@ class Undelivered:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         #: Where the first request's bytes end in the output; the others' end where it ends now.
+        #: No list of its own while there are none: a connection that is idle keeps this.
         self._ends: Sequence[int] = ()
         self.undelivered: list[tuple[Any, Any]] = []
 
@@ -412,7 +413,9 @@ class Undelivered:
         """Bytes that are written from now on belong to none of the requests."""
         if len(self._ends) < len(self.undelivered):
             end = self._meter.taken + self._meter.unsent
-            self._ends = [*self._ends, *[end] * (len(self.undelivered) - len(self._ends))]
+            ends: list[int] = self._ends if isinstance(self._ends, list) else []
+            ends += [end] * (len(self.undelivered) - len(ends))
+            self._ends = ends
 
     def bytes_sent(self) -> None:
         """Log the requests whose last byte is sent."""
