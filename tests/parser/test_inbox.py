@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.parsing import own_size
 
@@ -14,7 +14,7 @@ from twisted_hangup.errors import ParseError
 from twisted_hangup.events import NEED_DATA, BodyData, EndOfMessage, Event, RequestHead
 from twisted_hangup.limits import KIB, Limits
 from twisted_hangup.parser import RequestParser
-from twisted_hangup.parser.inbox import MOST_EVENTS, MOST_MESSAGES, RequestInbox
+from twisted_hangup.parser.inbox import LARGEST_PACKET, MOST_EVENTS, MOST_MESSAGES, RequestInbox
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST: Final = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
@@ -91,6 +91,96 @@ def test_judging_ahead_changes_nothing(
         events += rest(inbox)
     assert events == expected
     assert not inbox.events_wait and not inbox.full
+
+
+@st.composite
+def framed(draw: st.DrawFn) -> bytes:
+    """A message whose body may be framed in any way, right or wrong."""
+    if draw(st.booleans()):
+        size = draw(st.integers(1, 60))
+        return POST.replace(b": 3", b": %d" % size)[:-3] + bytes(draw(st.integers(0, size)))
+    ends = st.sampled_from(
+        [b"\r\n", b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r", b";a=b\r\n", b" \r\n"]
+    )
+    wire = CHUNKED
+    for _ in range(draw(st.integers(0, 8))):
+        size = draw(st.integers(1, 20))
+        line = draw(st.sampled_from([b"%x", b"%X", b"%016x", b"%017x", b"g%x", b""]))
+        wire += (line % size if line else line) + draw(ends)
+        wire += b"x" * draw(st.sampled_from([size, size, size, size - 1])) + draw(ends)
+    return wire + draw(
+        st.sampled_from([b"0\r\n\r\n", b"0\r\n\r\n" + GET, b"0\r\nT: u\r\n\r\n", b""])
+    )
+
+
+class Story:
+    """All that comes out of *reads*: heads, bytes of bodies, ends, and the error."""
+
+    def __init__(self, parser: RequestParser, reads: list[bytes], as_read: list[bool]) -> None:
+        self.events: list[Event] = []
+        self.packets: list[bytes | None] = []
+        try:
+            for data in reads:
+                parser.receive(data)
+                self._read(parser, as_read)
+            parser.finish()
+        except ParseError as error:
+            names = ("code", "reason", "phase", "offset", "field", "status", "request")
+            facts = {name: getattr(error, name) for name in names}
+            where = error.broke_at
+            assert where is not None
+            self.events.append((facts, where.part, where.line, where.caret))  # type: ignore[arg-type]
+            self.packets.append(error.raw_packet)
+
+    def _read(self, parser: RequestParser, as_read: list[bool]) -> None:
+        while True:
+            if isinstance(parser, RequestInbox) and as_read and as_read.pop():
+                pieces, weight = parser.take_body()
+                assert sum(map(len, pieces)) <= weight or not pieces
+                event: Event = BodyData(b"".join(pieces)) if pieces else parser.next_event()
+            else:
+                event = parser.next_event()
+            if event is NEED_DATA:
+                return
+            last = self.events[-1] if self.events else None
+            if isinstance(event, BodyData) and isinstance(last, BodyData):
+                assert event.data
+                self.events[-1] = BodyData(last.data + event.data)
+            else:
+                self.events.append(event)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(framed(), max_size=3),
+    st.lists(st.integers(0, 400), max_size=6),
+    st.lists(st.booleans(), max_size=60),
+    st.sampled_from([0, 25]),
+)
+def test_bodies_as_they_were_read(
+    messages: list[bytes], cuts: list[int], as_read: list[bool], most: int
+) -> None:
+    """Taken without a copy, out of reads of any length, it is what comes byte by byte."""
+    wire = b"".join(messages)
+    limits = Limits(body_bytes=most)
+    reads = [wire[start:end] for start, end in pairwise([0, *sorted(cuts), len(wire)])]
+    single = [wire[at : at + 1] for at in range(len(wire))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twisted_hangup.parser.inbox.LARGEST_PACKET", 16)
+        story = Story(RequestInbox(limits), reads, as_read)
+    assert story.events == Story(RequestParser(limits), single, []).events
+    assert all(packet is None or len(packet) <= 16 for packet in story.packets)
+
+
+def test_a_long_read_is_judged_in_packets() -> None:
+    """What comes after a body in the same read is not the body's packet, and no longer than one."""
+    inbox, _ = running(POST.replace(b": 3", b": %d" % (3 * READ)))
+    inbox.receive(bytes(3 * READ - 3) + GET * 5000 + BROKEN)
+    with pytest.raises(ParseError) as caught:
+        rest(inbox)
+    packet, at = caught.value.raw_packet, caught.value.bytes_parsed
+    assert packet is not None and at is not None and len(packet) <= LARGEST_PACKET
+    assert packet[at - 1 : at + 3] == b"o st"
 
 
 def test_a_broken_message_is_known_at_once() -> None:
@@ -217,13 +307,14 @@ def test_messages_are_bounded() -> None:
 
 def test_events_are_bounded() -> None:
     """Bytes of body in a chunk of their own cost more than they weigh."""
-    inbox, head = running(CHUNKED + b"1\r\nx\r\n" * 10_000)
+    chunk = b"1;a\r\nx\r\n"  # without an extension, the chunks of one read are one event
+    inbox, head = running(CHUNKED + chunk * 7_000)
     judge_all(inbox, head)
     assert inbox.full
     assert own_size(inbox) < 128 * KIB
-    assert len(rest(inbox)) == 10_001
+    assert len(rest(inbox)) == 7_001
     assert not inbox.full
-    inbox, head = running(CHUNKED + b"1\r\nx\r\n" * (MOST_EVENTS - 2))
+    inbox, head = running(CHUNKED + chunk * (MOST_EVENTS - 2))
     judge_all(inbox, head)
     assert not inbox.full
 

@@ -77,7 +77,7 @@ def test_chunked_body() -> None:
     assert isinstance(head, RequestHead)
     assert (head.content_length, head.chunked, head.has_body) == (None, True, True)
     end = EndOfMessage([(b"T", b"u")])
-    assert rest == [BodyData(b"abc"), BodyData(b"0123456789"), end]
+    assert rest == [BodyData(b"abc0123456789"), end]
 
 
 def test_fields_as_received() -> None:

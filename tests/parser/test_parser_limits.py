@@ -10,7 +10,7 @@ from twisted_hangup.errors import (
     ChunkExtensionsOverflow,
     HeaderOverflow,
 )
-from twisted_hangup.events import EndOfMessage, RequestHead
+from twisted_hangup.events import BodyData, EndOfMessage, RequestHead
 from twisted_hangup.limits import Limits
 
 
@@ -153,7 +153,7 @@ def test_chunked_body_too_large() -> None:
     """A chunk that takes the body over ``body_bytes`` is refused before its data."""
     limits = Limits(body_bytes=10)
     wire = CHUNKED + b"6\r\n012345\r\n4\r\n6789\r\n"
-    assert len(events([wire + b"0\r\n\r\n"], limits)) == 4
+    assert BodyData(b"0123456789") in events([wire + b"0\r\n\r\n"], limits)
     error = refusal([wire + b"1\r\nx"], limits)
     assert isinstance(error, BodyTooLarge)
     assert (error.status, error.phase, error.offset) == (413, "body", len(wire) + 3)

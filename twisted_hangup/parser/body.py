@@ -6,7 +6,7 @@ size has at most 16 digits, and a limit is exceeded at the byte that crosses it.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..events import BodyData, Part
 from . import fields, grammar
@@ -15,6 +15,8 @@ from .framing import CHUNKED, TRANSFER_ENCODING
 from .grammar import CR, LF
 from .refusals import Refusal, after_byte, at_byte
 from .scan import Head, Scan
+
+Buffer: TypeAlias = bytes | memoryview
 
 _QUOTE: Final = ord('"')
 _EQUALS: Final = ord("=")
@@ -41,18 +43,32 @@ def begin(scan: Scan[Head], head: Head) -> None:
         scan.finished = True
 
 
-def _take(scan: Scan[Head], data: bytes, at: int) -> int:
-    """Emit the bytes of the body, or of the current chunk."""
+def left(scan: Scan[Head]) -> int:
+    """How many bytes are still to come of the body, or of the current chunk, before any framing."""
+    return scan.number if scan.part is Part.BODY else 0
+
+
+def take(scan: Scan[Head], data: bytes, at: int) -> tuple[list[Buffer], int]:
+    """The bytes of the body that come at *at*, as they lie in *data*.
+
+    Returns:
+        The same bytes as those of the next event, and the index of the first byte that has not been
+        judged.  No bytes, and *at*, if something else comes there.
+    """
+    if scan.state is _data:
+        return _chunks(scan, data, at)
+    if scan.state is not _sized or scan.finished:
+        return [], at
     end = min(at + scan.number, len(data))
     scan.number -= end - at
-    scan.event = BodyData(data[at:end])
     scan.line_at = end
-    return end
+    scan.finished = not scan.number
+    return [data[at:end]], end
 
 
 def _sized(scan: Scan[Head], data: bytes, at: int) -> int:
-    end = _take(scan, data, at)
-    scan.finished = not scan.number
+    pieces, end = take(scan, data, at)
+    scan.event = BodyData(b"".join(pieces))
     return end
 
 
@@ -227,10 +243,32 @@ def _after_quoted(scan: Scan[Head], data: bytes, at: int) -> int:
 
 
 def _data(scan: Scan[Head], data: bytes, at: int) -> int:
-    end = _take(scan, data, at)
-    if not scan.number:
-        scan.state = _after_data
+    pieces, end = _chunks(scan, data, at)
+    scan.event = BodyData(b"".join(pieces))
     return end
+
+
+def _chunks(scan: Scan[Head], data: bytes, at: int) -> tuple[list[Buffer], int]:
+    """Take the bytes of the current chunk, and of the ordinary chunks that come after it."""
+    whole = memoryview(data)
+    pieces: list[Buffer] = []
+    most = scan.limits.body_bytes
+    while True:
+        end = min(at + scan.number, len(data))
+        scan.number -= end - at
+        pieces.append(whole[at:end])
+        if scan.number:
+            break
+        line = grammar.NEXT_CHUNK.match(data, end)
+        size = int(line[1], 16) if line else 0
+        if not line or not size or 0 < most < scan.total + size:
+            scan.state = _after_data  # which reads, and refuses, everything else
+            break
+        scan.total += size
+        scan.number = size
+        at = line.end()
+    scan.line_at = end
+    return pieces, end
 
 
 def _after_data(scan: Scan[Head], data: bytes, at: int) -> int:

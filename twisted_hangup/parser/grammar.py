@@ -187,3 +187,10 @@ FIELD_LINES: Final = re.compile(rb"([^:]+):[ \t]*([^\r]*)\r\n")
 
 #   Content-Length = 1*DIGIT, and not near any machine's largest   RFC 9110, section 8.6
 COMMON_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+
+# --- chunks -------------------------------------------------------------------------------
+
+# RFC 9112, section 7.1
+#   chunk = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
+# Only the common case: what stands between the data of two chunks, without extensions.
+NEXT_CHUNK: Final = re.compile(rb"\r\n([" + HEXDIG + rb"]{1,16})\r\n")

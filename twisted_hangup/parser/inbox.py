@@ -9,7 +9,8 @@ from collections import deque
 from typing import Final
 
 from ..events import NEED_DATA, BodyData, EndOfMessage, Event, Field, RequestHead
-from ..limits import Limits
+from ..limits import KIB, Limits
+from . import body
 from .common_head import FieldBlock
 from .request import RequestParser
 
@@ -24,6 +25,10 @@ MOST_EVENTS: Final = 4 * MOST_MESSAGES
 #: Most field lines that are judged ahead.  One without a value is four bytes on the wire, and
 #: more than a hundred in memory.
 MOST_LINES: Final = 4 * MOST_MESSAGES
+
+#: Most bytes of a read that are judged together, and so of ``ParseError.raw_packet``; bytes of a
+#: body come on top.
+LARGEST_PACKET: Final = 64 * KIB
 
 
 class RequestInbox(RequestParser):
@@ -76,6 +81,17 @@ class RequestInbox(RequestParser):
             or self._lines >= MOST_LINES
         )
 
+    def receive(self, data: bytes) -> None:
+        """Add one read; it may be as long as what is left of the body, and `LARGEST_PACKET`."""
+        if len(data) > LARGEST_PACKET:
+            at = 0 if self.buffered else min(self.body_left, len(data))
+            super().receive(data[:at])
+            while len(data) - at > LARGEST_PACKET:
+                super().receive(data[at : at + LARGEST_PACKET])
+                at += LARGEST_PACKET
+            data = data[at:]
+        super().receive(data)
+
     def next_event(self) -> Event:
         """The oldest event that was judged ahead; else the next one, as in `RequestParser`."""
         ahead = self._ahead
@@ -84,6 +100,23 @@ class RequestInbox(RequestParser):
         entry = ahead.popleft()
         self._forget(*entry)
         return entry[0]
+
+    def take_body(self) -> tuple[list[body.Buffer], int]:
+        """The bytes of a body that come next in what was received, without a copy of them.
+
+        `next_event` would return the same bytes.
+
+        Returns:
+            The bytes, and how many bytes they keep in memory.  None, and 0, if `next_event` has to
+            say what comes next.
+        """
+        scan, packet = self._scan, self._packet
+        if scan is None or not packet or self._ahead is not None:
+            return [], 0
+        pieces, self._at = body.take(scan, packet, self._at)
+        if pieces:
+            self._leave_packet(scan)
+        return pieces, len(packet)
 
     def judge_ahead(self, running: RequestHead) -> Event:
         """Judge one more event after the request *running*, which waits for its turn.

@@ -153,6 +153,11 @@ class RequestParser(MessageParser[RequestHead]):
         stopped.fields = self._fields_before(scan)
         return stopped
 
+    @property
+    def body_left(self) -> int:
+        """How many of the bytes to be judged next are sure to belong to a body."""
+        return 0 if self._scan is None else body.left(self._scan)
+
     def _begin_message(self) -> RequestHead | None:
         """Read the head that starts here, if it is complete in this packet and ordinary.
 
