@@ -21,8 +21,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from twisted_hangup import HangupSite
-from twisted_hangup.server.bodies import LARGEST_IN_MEMORY, BodiesInMemory
+from twisted_hangup.server.bodies import _MOST_PIECES, LARGEST_IN_MEMORY, BodiesInMemory
 from twisted_hangup.testing import feed
+from twisted_hangup.transport.lean_tls import LeanTLS
 
 
 class Keeps(Resource):
@@ -190,6 +191,102 @@ def test_no_room(
     (line,) = log_lines
     assert "503" in line and "(traceback)" not in line
     assert feed(site, GOOD).received.endswith(b"fast") is (factory is Request)
+
+
+@pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("chunk", [0, 7_000, 65_536, 300_000])
+async def test_large_uploads(
+    serve: Serve, chunk: int, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large body is written in few pieces, and is what the client sent."""
+    writes: list[int] = []
+    write = os.writev
+
+    def note(file: int, pieces: list[bytes]) -> int:
+        writes.append(sum(map(len, pieces)))
+        return write(file, pieces)
+
+    monkeypatch.setattr(os, "writev", note)
+    decrypted: list[int] = []
+    decrypt = LeanTLS._decrypt
+
+    def note_decrypted(transport: LeanTLS, data: bytes) -> None:
+        decrypted.append(len(data))
+        decrypt(transport, data)
+
+    monkeypatch.setattr(LeanTLS, "_decrypt", note_decrypted)
+    keeps = Keeps()
+    served = serve(Paths(keep=keeps), tls=server_context() if tls else None)
+    body = os.urandom(3_000_000)
+    pieces = [body[at : at + chunk] for at in range(0, len(body), chunk)] if chunk else [body]
+    wire = b"".join(posted(*pieces, chunked=bool(chunk)))
+    last = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    received = await talk(served.port, wire + last, tls=tls)
+    assert statuses(received) == [200, 200]
+    assert keeps.bodies == [body]
+    assert bool(decrypted) is tls
+    assert sum(writes) <= len(body) and len(writes) <= len(body) // LARGEST_IN_MEMORY + 1
+
+
+def test_a_file_takes_less_than_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a disk is nearly full, the system writes less than it was asked to."""
+    monkeypatch.setattr(os, "writev", lambda file, pieces: os.write(file, pieces[0][:10]))
+    keeps = Keeps()
+    body = os.urandom(300_000)
+    feed(HangupSite(Paths(keep=keeps)), *posted(body[:LARGEST_IN_MEMORY], body[LARGEST_IN_MEMORY:]))
+    assert keeps.bodies == [body]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in a turn", "at the end"])
+def test_no_room_later(late: bool, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]) -> None:
+    """A disk that fills up while a body is being written is a 503 as well."""
+
+    def full(file: int, pieces: list[bytes]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "writev", full)
+    keeps = Keeps()
+    site = LoggedSite(Paths(keep=keeps))
+    before = open_files()
+    client = feed(site, *posted(LARGE, b"x", length=len(LARGE) * 3))
+    if late:
+        client.feed(LARGE, LARGE)
+    else:
+        for _ in range(_MOST_PIECES):
+            client.feed(b"x")
+    assert statuses(client.received) == [503]
+    assert keeps.bodies == [] and client.errors == [] and site.logged == [503]
+    assert open_files() == before
+    assert len(log_lines) == 1
+
+
+class Counts(Request):
+    """Has a say in how its body comes."""
+
+    pieces: list[bytes]
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self.pieces = [*getattr(self, "pieces", []), data]
+        super().handleContentChunk(data)
+
+
+def test_what_applications_see_of_a_body() -> None:
+    """A class that takes pieces itself gets all of them, as bytes."""
+    seen: list[bytes] = []
+
+    class Shows(Resource):
+        isLeaf = True
+
+        def render(self, request: Any) -> bytes:
+            seen.extend(request.pieces)
+            return b""
+
+    site = HangupSite(Paths(keep=Shows()), requestFactory=Counts)
+    body = os.urandom(300_000)
+    pieces = [body[at : at + 50_000] for at in range(0, len(body), 50_000)]
+    feed(site, b"".join(posted(*pieces, chunked=True)))
+    assert b"".join(seen) == body and all(type(piece) is bytes for piece in seen)
 
 
 def test_files_end_with_the_refusal(monkeypatch: pytest.MonkeyPatch) -> None:

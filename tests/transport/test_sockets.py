@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from support.cleanliness import LoggedErrors
@@ -25,6 +25,7 @@ from twisted_hangup.testing import feed
 from twisted_hangup.transport.deadlines import Deadlines
 from twisted_hangup.transport.layers import host_of
 from twisted_hangup.transport.sockets import (
+    LARGEST_READ,
     ConnectionBroken,
     JointWrites,
     SendWatch,
@@ -125,6 +126,61 @@ def test_joint_writes_go_on(expected_errors: LoggedErrors) -> None:
     clock.advance(0)
     assert other.sent == 1
     assert len(expected_errors.flush(ZeroDivisionError)) == 1
+
+
+class Reads(Protocol):
+    """Reads a body: so many times it says that more of it comes."""
+
+    def __init__(self, times: int, size: int) -> None:
+        self.times, self.size = times, size
+        self.reads: list[int] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.reads.append(len(data))
+        if self.times:
+            self.times -= 1
+            transport: Any = self.transport
+            transport.expect(self.size)
+
+
+class Endless:
+    """A socket that has as much as is asked for, until *most* bytes were."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def recv(self, size: int) -> bytes:
+        size = min(size, self.left)
+        self.left -= size
+        if not size:
+            raise BlockingIOError
+        return bytes(size)
+
+
+USUAL: Final = tcp.Connection.bufferSize
+
+
+@pytest.mark.parametrize(
+    "times, size, most, reads",
+    [
+        (0, 0, 10**7, [USUAL]),
+        (1, 0, 10**7, [USUAL, USUAL]),
+        (99, 10, 10**7, [USUAL] * (LARGEST_READ // USUAL)),
+        (1, 10**7, 10**7, [USUAL, LARGEST_READ]),
+        (99, 100_000, 10**7, [USUAL, *[USUAL + 100_000] * 3]),
+        (99, 0, 100_000, [USUAL, 100_000 - USUAL]),
+    ],
+)
+def test_bodies_are_read_on(times: int, size: int, most: int, reads: list[int]) -> None:
+    """While a body comes, a turn reads more of it at a time and more often, up to a bound."""
+    transport: Any = unconnected(telling(tcp.Server))
+    transport.protocol = protocol = Reads(times, size)
+    protocol.transport = transport
+    transport.socket = Endless(most)
+    assert transport.doRead() is None
+    assert protocol.reads == reads
+    if times < 99:
+        assert transport.expected is None
 
 
 class Loses(Protocol):

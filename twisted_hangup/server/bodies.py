@@ -6,7 +6,9 @@ still arriving is asked as soon as that body is known to be large.
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
 from math import inf
@@ -24,11 +26,17 @@ from zope.interface import implementer
 
 from ..errors import NO_RESPONSE
 from ..limits import KIB, MIB
+from ..parser.body import Buffer
 from ..parser.target import host_and_path
+from ..transport.sockets import JointWrites
 from .forms import Form, FormRefused, TooManyForms
 
 #: The largest body that is kept in memory, in bytes; Twisted's number.
 LARGEST_IN_MEMORY: Final = 100_000
+
+#: Most pieces of a body that wait in memory to be written to its file: one of a byte weighs two
+#: hundred.
+_MOST_PIECES: Final = 256
 
 #: The largest body that is held until it is complete, in bytes, if a resource takes bodies as
 #: they arrive.
@@ -67,6 +75,74 @@ class BodiesInMemory:
     def forget(self, request: BodyRequest) -> None:
         """*request* has no body in memory any more; harmless if it never had one."""
         self.bytes -= self._sizes.pop(request, 0)
+
+
+class GatheredBody:
+    """Writes a body to its file: what comes in one turn of the reactor at its end, in one piece.
+
+    Args:
+        file: The file; it is written past its buffer, so `seek` comes before its next use.
+        joint: What waits for the end of a turn.
+        failed: Called if the file cannot be written then.
+    """
+
+    __slots__ = ("_failed", "_file", "_in_line", "_joint", "_pieces", "_weight")
+
+    def __init__(self, file: Any, joint: JointWrites, failed: Callable[[OSError], object]) -> None:
+        self._file = file
+        self._joint = joint
+        self._failed = failed
+        self._in_line = False
+        self._pieces: list[Buffer] = []
+        self._weight = 0
+
+    def take(self, pieces: list[Buffer], weight: int) -> None:
+        """Keep *pieces* until they are written.
+
+        Args:
+            weight: How many bytes they keep in memory; fewer than `LARGEST_IN_MEMORY` may wait for
+                more.
+        """
+        if len(pieces) > _MOST_PIECES:
+            pieces = [b"".join(pieces)]
+        self._pieces += pieces
+        self._weight += weight
+        if len(self._pieces) > _MOST_PIECES:
+            self._write_or_fail()
+        elif self._weight >= LARGEST_IN_MEMORY and not self._in_line:
+            self._in_line = True
+            self._joint.add(self)
+
+    def send_joined(self) -> None:
+        """The turn is over."""
+        self._in_line = False
+        self._write_or_fail()
+
+    def finish(self) -> None:
+        """The body is complete: write the rest of it.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        self._write()
+        self._file.seek(0, os.SEEK_END)  # or the file would take itself for empty
+
+    def _write_or_fail(self) -> None:
+        try:
+            self._write()
+        except OSError as error:
+            self._failed(error)
+
+    def _write(self) -> None:
+        pieces, self._pieces, self._weight = self._pieces, [], 0
+        if not pieces or self._file.closed:
+            return
+        file = self._file.fileno()
+        written = os.writev(file, pieces)
+        if written < sum(map(len, pieces)):
+            rest = memoryview(b"".join(pieces))[written:]
+            while rest:
+                rest = rest[os.write(file, rest) :]
 
 
 @implementer(IBodyProducer)
@@ -203,6 +279,8 @@ class BodyRequest(Request):
     _hangup_may_stream = False
     #: The body, if the resource takes it while it arrives.
     _hangup_streamed: StreamedBody | None = None
+    #: What writes the body to our file, if no class of the application may have a say in that.
+    _hangup_gathered: GatheredBody | None = None
     #: The body as a form; None if Twisted would not look for one.
     _hangup_form: Form | None = None
     #: Bytes of the response's body that its head announced and that are not written yet.  Infinite
@@ -228,6 +306,9 @@ class BodyRequest(Request):
         if self._hangup_streamed is not None:
             self._hangup_streamed.data(data)
             return
+        if self._hangup_gathered is not None:
+            self._hangup_gathered.take([data], len(data))
+            return
         try:
             super().handleContentChunk(data)
         except OSError as error:
@@ -252,8 +333,12 @@ class BodyRequest(Request):
             self._hangup_streamed.end()
             return
         if self.__keeps_body and self.content.__class__ is not BytesIO:
+            gathered, self._hangup_gathered = self._hangup_gathered, None
             try:
-                self.content.flush()
+                if gathered is None:
+                    self.content.flush()
+                else:
+                    gathered.finish()
             except OSError as error:
                 self.__no_file(error)
                 return
@@ -311,6 +396,10 @@ class BodyRequest(Request):
         try:
             self.content = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the request
             self.content.write(content.getbuffer())
+            if self._hangup_may_stream and self.channel.bodies is None:
+                self.content.flush()
+                joint = self.channel.context.joint_writes
+                self._hangup_gathered = GatheredBody(self.content, joint, self.__no_file)
         except OSError as error:
             self.__no_file(error)
 
@@ -328,6 +417,7 @@ class BodyRequest(Request):
     def drop_body(self) -> None:
         """Release the memory or file of the body: nothing will read it."""
         self.__forget_body()
+        self._hangup_gathered = None
         content, self.content = self.content, None
         if content is not None:
             with suppress(OSError):  # what could not be written before

@@ -41,6 +41,7 @@ from ..transport.sockets import (
 )
 from ..transport.tls import handshake_timeout, in_handshake
 from .answers import response_head
+from .bodies import GatheredBody
 from .client_socket import ClientSocket, has_unsent
 from .context import SiteContext
 from .ending import Ending, Place, connection_broken, hang_up, request_timeout
@@ -126,7 +127,7 @@ class HangupChannel(HTTPChannel):
     __slots__ = (
         *("_after_upgrade", "_clock", "_ending", "_head", "_headers", "host"),
         *("_inbox", "_meter", "_paused", "_peer", "_pumping", "_send_watch", "_stage", "_wire"),
-        *("_streamed", "_undelivered", "context"),
+        *("_gathered", "_streamed", "_undelivered", "context"),
     )
 
     def __init__(self) -> None:
@@ -147,6 +148,8 @@ class HangupChannel(HTTPChannel):
         self._head: RequestHead | None = None
         #: The request that is being answered while its body comes.
         self._streamed: Any = None
+        #: What takes the body of a request as it was read.
+        self._gathered: GatheredBody | None = None
         self._peer: Any = None
         #: Bytes after an upgrade request, until the new protocol is ready for them.
         self._after_upgrade: Sequence[bytes] = ()
@@ -420,6 +423,11 @@ class HangupChannel(HTTPChannel):
                     break
                 if self._waitingForTransport and self._streamed is None:
                     break  # responses wait: no more of them than the client has room for
+                if self._gathered is not None:
+                    pieces, weight = self._inbox.take_body()
+                    if pieces:
+                        self._gathered.take(pieces, weight)
+                        continue
                 event = self._inbox.next_event()
                 if event is NEED_DATA:
                     break
@@ -518,7 +526,12 @@ class HangupChannel(HTTPChannel):
         if self._streamed is not None and self._body_paused:
             return
         if not (self._handlingRequest or self._waitingForTransport):
-            self._clock.waiting(self._inbox.phase)
+            phase = self._inbox.phase
+            self._clock.waiting(phase)
+            if self._gathered is not None and self._wire is not None and phase == "body":
+                # Over TLS there are copies to make, for which large blocks are no good.
+                plain = self._wire is self.transport
+                self._wire.expect(self._inbox.body_left if plain else 0)
             if self._ending.due:
                 self._ending.answer()
                 self._end_of_input()
@@ -544,9 +557,14 @@ class HangupChannel(HTTPChannel):
             self._look_at(event)
             self._head_received(self._new_request(), event)
         elif isinstance(event, BodyData):
-            self.requests[-1].handleContentChunk(event.data)
+            request = self.requests[-1]
+            request.handleContentChunk(event.data)
+            self._gathered = request._hangup_gathered
         else:
             self._note_message_read()
+            self._gathered = None
+            if self._wire is not None:
+                self._wire.expected = None
             if self._streamed is not None:
                 self._body_complete()
             self._run(self.allContentReceived)
@@ -911,7 +929,9 @@ class HangupChannel(HTTPChannel):
         """Ignore further input and stop requests: only *socket* uses the connection from now on."""
         new = self._stage is NEW
         self._rise(CLOSING)
-        self._streamed = None
+        self._streamed = self._gathered = None
+        if self._wire is not None:
+            self._wire.expected = None
         self._read_again()
         self._clock.stop()
         for request in self.requests:

@@ -8,7 +8,7 @@ and another one before it sends that.  This is half of what TLS costs a small re
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
@@ -77,7 +77,14 @@ class LeanTLS(BufferingTLSTransport):
             or not self._handshakeDone
         ):
             self._follow(data)
-            super().dataReceived(data)
+            if (
+                getattr(self.transport, "in_body", False)
+                and self._handshakeDone
+                and not (self._appSendBuffer or self._lostTLSConnection)
+            ):
+                self._decrypt(data)
+            else:
+                super().dataReceived(data)
             return
         connection = self._tlsConnection
         connection.bio_write(data)
@@ -90,6 +97,26 @@ class LeanTLS(BufferingTLSTransport):
         else:
             if not self._aborted:
                 self.wrappedProtocol.dataReceived(data)
+
+    def _decrypt(self, data: bytes) -> None:
+        """Decrypt *data* as Twisted does, and deliver what it holds in one piece."""
+        connection = self._tlsConnection
+        connection.bio_write(data)
+        pieces: list[bytes] = []
+        finish = self._flushSendBIO
+        try:
+            while True:
+                pieces.append(connection.recv(_RECORD_BYTES))
+        except WantReadError:
+            pass
+        except ZeroReturnError:
+            finish = self._flushReceiveBIO  # which is told so again
+        except Error:
+            finish = partial(self._tlsShutdownFinished, Failure())
+        if pieces and not self._aborted:
+            self.wrappedProtocol.dataReceived(b"".join(pieces))
+        if not self._lostTLSConnection:
+            finish()
 
     def _follow(self, data: bytes) -> None:
         """Note where in a record *data* ends.

@@ -34,6 +34,10 @@ SystemCall = Literal["read", "write"]
 #: no more: such a body takes fewer turns of the reactor.
 LARGE_READ: Final = 256 * KIB
 
+#: Most bytes of a body that are read in one turn of the reactor, give or take a usual read: the
+#: more, the cheaper each of them.
+LARGEST_READ: Final = 512 * KIB
+
 _log = Logger()
 
 
@@ -133,6 +137,10 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     _reactor_asked = False
     #: Whether reading is paused.
     reading_paused = False
+    #: While a body is being read: bytes of it by which the next read may be larger; else None.
+    expected: int | None = None
+    #: Whether what is being delivered continues a body.
+    in_body = False
     #: The first failure: the kernel reports the cause once, and after that an end or EPIPE.
     failure: ConnectionBroken | None = None
     #: Whether the peer has ended its input (FIN).
@@ -148,16 +156,35 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     #: has left still asks for.
     reads_first = False
 
+    def expect(self, size: int) -> None:
+        """Bytes of a body come next, *size* at least: read on in this turn, and more at a time."""
+        # Reads that end with a chunk would be cut in two to be judged.
+        usual = self.bufferSize
+        self.expected = 0 if size < usual else min(size, LARGEST_READ - usual)
+
     def doRead(self) -> Any:
         """Read what there is, as Twisted does; a failure has its cause."""
-        try:
-            data = self.socket.recv(self.bufferSize)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            return self._failed(error.errno or errno.ECONNRESET, "read")
-        if data:
-            return self.protocol.dataReceived(data)
+        room = LARGEST_READ
+        while True:
+            size = self.bufferSize
+            self.in_body = self.expected is not None
+            if self.expected is not None:
+                size += self.expected
+                self.expected = None
+            try:
+                data = self.socket.recv(size)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                return self._failed(error.errno or errno.ECONNRESET, "read")
+            if not data:
+                break
+            outcome = self.protocol.dataReceived(data)
+            room -= len(data)
+            if (
+                self.expected is None or room <= 0 or 4 * len(data) < size
+            ):  # that was all, or nearly
+                return outcome
         failure = self.failure
         # Linux refuses a write after a FIN and a reset with EPIPE, and after a reset alone not.
         if failure is None or (self.reads_first and failure.errno == errno.EPIPE):
