@@ -121,7 +121,8 @@ def test_processes_share_a_port(tmp_path: Path, reuse: bool) -> None:
 
 def test_program_that_reuses_a_port(tmp_path: Path) -> None:
     """Two processes of the page's own program listen on one port, and both serve."""
-    [program] = re.findall(r"^```python\n(.*?)^```$", PAGES["scale"].read_text(), re.S | re.M)
+    programs = re.findall(r"^```python\n(.*?)^```$", PAGES["scale"].read_text(), re.S | re.M)
+    [program] = [one for one in programs if "reused_port" in one]
     port = free_port()
     program = program.replace("8000", str(port)).replace("0.0.0.0", "127.0.0.1")
     program = program.replace('b"hello\\n"', 'str(__import__("os").getpid()).encode()')
@@ -160,16 +161,40 @@ def test_systemd_hands_over_a_port(tmp_path: Path, haproxy: bool) -> None:
     assert json.loads(line)["peer"].startswith("192.0.2.7:51410" if haproxy else "127.0.0.1:")
 
 
+def test_workers_of_an_application(tmp_path: Path) -> None:
+    """The page's own service has two workers, which SIGHUP replaces."""
+    port = free_port()
+    for name in ("shop.py", "shop.tac"):
+        (tmp_path / name).write_text(block("scale", name).replace("8000", str(port)))
+    command: list[str | Path] = [BIN / "twistd", "-n", "--pidfile=", "--logfile=log"]
+    log = tmp_path / "log"
+
+    def served(times: int) -> bool:
+        return (
+            log.exists()
+            and len(re.findall(r"Worker \d \(pid \d+\) serves", log.read_text())) == times
+        )
+
+    with running(tmp_path, *command, "-y", "shop.tac") as program:
+        wait_for(lambda: served(2))
+        program.send_signal(signal.SIGHUP)
+        wait_for(lambda: served(4))
+        client = connect(port).send(CLOSING)
+        assert re.search(rb"worker [12]\n$", client.read_all())
+        client.close()
+    assert "Traceback" not in log.read_text()
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd")
 def test_units_are_systemds(tmp_path: Path) -> None:
     """systemd has nothing to say against the units of the page."""
     program = tmp_path / "twist"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for unit in ("hangup.socket", "hangup@.service"):
+    for unit in ("hangup.socket", "hangup@.service", "hangup.service"):
         shown = block("scale", unit).replace("/srv/hangup/.venv/bin/twist", str(program))
         (tmp_path / unit).write_text(shown)
-    units = [tmp_path / "hangup.socket", tmp_path / "hangup@1.service"]
+    units = [tmp_path / one for one in ("hangup.socket", "hangup@1.service", "hangup.service")]
     command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not [line for line in checked.stderr.splitlines() if "hangup" in line]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -689,8 +688,6 @@ class Options(UsageOptions):
 
     def _refuse_workers(self) -> None:
         """Refuse what several processes cannot do."""
-        if not hasattr(signal, "pthread_sigmask"):
-            raise UsageError("--workers: this system has no such signals")
         if self.parent is not None and self.parent.get("chroot"):
             raise UsageError("--workers: a worker starts Python anew, which --chroot would hide")
         anywhere = self.status is not None and not self.status[1].endswith(":interface=127.0.0.1")

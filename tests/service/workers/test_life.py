@@ -216,6 +216,17 @@ def test_application_that_cannot_start(start: Start, tmp_path: Path) -> None:
     assert "exit status 1: hangup: --resource: app.Root: ValueError: no such database" in line
 
 
+def test_what_a_start_that_fails_has_logged(start: Start, tmp_path: Path) -> None:
+    """It is there, as are prints and a traceback."""
+    text = "import twisted.logger\ntwisted.logger.Logger().warn('no network')\nprint('well')\n"
+    (tmp_path / "app.py").write_text(text + "def make():\n    raise SystemExit('bye')\n")
+    program = start("--resource=app.make")
+    assert program.process.wait(PATIENCE) == 1
+    for words in ("worker 1: no network", "worker 1: well", "worker 1: bye"):
+        assert program.lines(words)
+    assert program.lines("no worker can start: ")[-1].endswith("exit status 1: bye")
+
+
 def test_application_that_takes_too_long(start: Start, tmp_path: Path) -> None:
     """Its stacks say where it stays."""
     (tmp_path / "app.py").write_text("import time\ntime.sleep(60)\n")

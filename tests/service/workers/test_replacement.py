@@ -241,3 +241,18 @@ def backlog(path: Path) -> str:
     """The backlog of the UNIX socket at *path*, as ss(8) reads it."""
     output = subprocess.check_output(["ss", "-xlH", "src", str(path)], text=True)
     return output.split()[3]
+
+
+def test_replacement_that_the_system_refuses(start: Start) -> None:
+    """Out of files, the old worker stays; the next SIGHUP is a new attempt."""
+    program = start(number=1).started()
+    pid = program.process.pid
+    limit = f"--nofile={len(os.listdir(f'/proc/{pid}/fd')) - 2}:"
+    subprocess.run(["prlimit", f"--pid={pid}", limit], check=True)
+    program.process.send_signal(signal.SIGHUP)
+    program.wait_for("The replacement has ended early: the new worker 1 cannot be started")
+    assert program.get() == b"version 1"
+    subprocess.run(["prlimit", f"--pid={pid}", "--nofile=1000:"], check=True)
+    program.process.send_signal(signal.SIGHUP)
+    program.wait_for("serves", times=2)
+    assert program.end() in STOPPED

@@ -153,7 +153,7 @@ class Workers(Service):
         self._all_served = False
         self._stopping = False
         self._gone: Deferred[None] = Deferred()
-        self._replacement: Deferred[None] | None = None
+        self._replaces = False
         self._asked_again = False
         self._finished: Deferred[None] | None = None
         self._looks = LoopingCall(self._look)
@@ -245,11 +245,13 @@ class Workers(Service):
         """
         if self._stopping or not self.running:
             return
-        if self._replacement is not None:
+        if self._replaces:
             self._asked_again = True
             return
-        self._replacement = Deferred.fromCoroutine(self._replace())
-        self._replacement.addErrback(lambda failure: _log.failure("Cannot replace", failure))
+        self._replaces = True
+        replacement = Deferred.fromCoroutine(self._replace())
+        replacement.addErrback(lambda failure: _log.failure("The replacement has failed", failure))
+        replacement.addBoth(self._cb_replaced)
 
     def reopen_logs(self) -> None:
         """Let all workers go on in new files if their logs have been renamed."""
@@ -270,7 +272,7 @@ class Workers(Service):
     def _bind(self) -> None:
         for port, (binder, one) in zip(self._ports, self._endpoints, strict=True):
             problems: list[Failure] = []
-            one.listen(_Nothing()).addErrback(problems.append)
+            one.listen(SharedSocket()).addErrback(problems.append)
             if problems:
                 raise CannotListen(listen_problem(problems[0].value, port))
             if not binder.ports:
@@ -372,14 +374,21 @@ class Workers(Service):
                 return
             problem = await self._replace_one(slot)
             if problem:
-                _log.error("The replacement has ended early: {problem}", problem=problem)
                 break
-        self._replacement = None
-        if not self._stopping:
-            self.replaced(problem)
-            if self._asked_again:
-                self._asked_again = False
-                self.replace()
+        if self._stopping:
+            return
+        if problem:
+            _log.error("The replacement has ended early: {problem}", problem=problem)
+        else:
+            self._status = ""  # perhaps the problem of an earlier one was told since
+            self._tell()
+        self.replaced(problem)
+
+    def _cb_replaced(self, _: object) -> None:
+        self._replaces = False
+        if self._asked_again:
+            self._asked_again = False
+            self.replace()
 
     async def _replace_one(self, slot: _Slot) -> str:
         """Replace the process of *slot*; returns why that was not possible, or nothing."""
@@ -535,8 +544,8 @@ class Workers(Service):
         process.kill()
 
 
-class _Nothing(Factory[Any]):
-    """Connections come in the workers."""
+class SharedSocket(Factory[Any]):
+    """What the first process has on a port: connections come in the workers."""
 
     noisy = False
 

@@ -10,6 +10,8 @@ import socket
 import sys
 import time
 import traceback
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from twisted.application.service import IService
@@ -21,7 +23,6 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import (
     ILogObserver,
     LogEvent,
-    Logger,
     LogLevel,
     formatEvent,
     globalLogBeginner,
@@ -53,7 +54,8 @@ _FLUSH_SECONDS: Final = 0.25
 #: A longer log text is cut.
 _TEXT_LENGTH: Final = 16_000
 
-_log = Logger()
+#: How many events of a start are kept.
+_EARLY_EVENTS: Final = 1000
 
 
 class Worker:
@@ -80,7 +82,7 @@ class Worker:
         self.channel = Channel(self._received)
         self.table = Table(TABLE_DESCRIPTOR)
         self.row: Row = self.table[plan.row]
-        self.reopeners: list[Any] = []
+        self.reopeners: list[Callable[[], object]] = []
         self._ports = plan.ports
         first = FIRST_SOCKET
         for count in plan.sockets:
@@ -122,29 +124,27 @@ def main(text: str) -> NoReturn:
     faulthandler.dump_traceback_later(max(0.1, plan.boot_ends - time.monotonic()), exit=True)
     for descriptor in (CHANNEL_DESCRIPTOR, TABLE_DESCRIPTOR):
         os.set_inheritable(descriptor, False)
+    log = _ChannelLog()
+    globalLogBeginner.beginLoggingTo([log])
     try:
-        process = _prepared(plan)
+        process = _prepared(plan, log)
     except (UsageError, CannotListen) as problem:
-        _refuse(f"hangup: {problem}")
+        log.end(f"hangup: {problem}")
     except SystemExit as problem:
-        _refuse(str(problem))
+        log.end(str(problem))
     except BaseException:
-        _refuse(traceback.format_exc().rstrip())
-    process.run()
-    sys.exit(0)
+        log.end(traceback.format_exc().rstrip())
+    else:
+        process.run()
+        sys.exit(0)
+    os._exit(1)
 
 
 def _ignore(number: int, frame: object) -> None:
     """What the terminal sends to the whole group is for the first process."""
 
 
-def _refuse(problem: str) -> NoReturn:
-    # Not sys.stderr, which has become a part of the log.
-    print(problem, file=sys.__stderr__, flush=True)
-    os._exit(1)
-
-
-def _prepared(plan: Plan) -> _Process:
+def _prepared(plan: Plan, log: _ChannelLog) -> _Process:
     # The interpreter has put its own directory first, so that no file of the application's comes
     # before the standard library; the application's directory comes last.
     sys.path[:] = [*(path for path in sys.path if path != "/"), plan.directory]
@@ -154,18 +154,17 @@ def _prepared(plan: Plan) -> _Process:
     )
     from twisted.internet import reactor
 
-    return _Process(plan, reactor)
+    return _Process(plan, log, reactor)
 
 
 class _Process:
     """The worker's service in its process."""
 
-    def __init__(self, plan: Plan, reactor: Any) -> None:
+    def __init__(self, plan: Plan, log: _ChannelLog, reactor: Any) -> None:
         self._reactor = reactor
         self._worker = worker = Worker(plan, reactor)
         self._ends = False
-        self._log = log = _ChannelLog(worker.channel, reactor)
-        globalLogBeginner.beginLoggingTo([log])
+        self._log = log
         self._service = IService(namedAny(plan.make)(worker))
         self._service.privilegedStartService()
         self._service.startService()
@@ -191,7 +190,7 @@ class _Process:
         beats.clock = steady(self._reactor)
         beats.start(BEAT_SECONDS)
         self._worker.row.accepts = True
-        self._log.begin()
+        self._log.begin(channel, self._reactor)
         channel.send(Kind.READY)
 
     def _beat(self) -> None:
@@ -228,25 +227,33 @@ class _Process:
 
 @implementer(ILogObserver)
 class _ChannelLog:
-    """Passes the log on to the first process."""
+    """Passes the log on to the first process, once the worker serves."""
 
-    def __init__(self, channel: Channel, reactor: Any) -> None:
-        self._channel = channel
-        self._reactor = reactor
-        #: The events before there is a channel.
-        self._early: list[LogEvent] | None = []
+    def __init__(self) -> None:
+        self._channel: Channel | None = None
+        self._reactor: Any = None
+        self._early: deque[LogEvent] = deque(maxlen=_EARLY_EVENTS)
 
-    def begin(self) -> None:
+    def begin(self, channel: Channel, reactor: Any) -> None:
         """Send the events so far, and from now on at once."""
-        early, self._early = self._early or [], None
-        for event in early:
+        self._channel, self._reactor = channel, reactor
+        for event in self._early:
             # What we say of a start is the same for all workers; the first process has said it.
             ours = event.get("log_namespace", "").startswith("twisted_hangup.")
             if not ours or event.get("log_level") is not LogLevel.info:
                 self(event)
+        self._early.clear()
+
+    def end(self, problem: str) -> None:
+        """Print the events so far and *problem*: there will be no channel."""
+        # Not sys.stderr, which has become a part of the log.
+        for text in (*(_text_of(event) for event in self._early), problem):
+            print(text, file=sys.__stderr__)
+        if sys.__stderr__ is not None:
+            sys.__stderr__.flush()
 
     def __call__(self, event: LogEvent) -> None:
-        if self._early is not None:
+        if self._channel is None:
             self._early.append(event)
         elif isInIOThread():
             self._send(event)
@@ -254,9 +261,14 @@ class _ChannelLog:
             self._reactor.callFromThread(self._send, event)
 
     def _send(self, event: LogEvent) -> None:
+        assert self._channel is not None
         level = event.get("log_level", LogLevel.info)
-        text = formatEvent(event)
-        if failure := event.get("log_failure"):
-            text += f"\n{failure.getTraceback()}"
-        record = [level.name, event.get("log_namespace", ""), text[:_TEXT_LENGTH]]
+        record = [level.name, event.get("log_namespace", ""), _text_of(event)]
         self._channel.send(Kind.LOG, json.dumps(record).encode("ascii"))
+
+
+def _text_of(event: LogEvent) -> str:
+    text = formatEvent(event)
+    if failure := event.get("log_failure"):
+        text += f"\n{failure.getTraceback()}"
+    return text[:_TEXT_LENGTH]
