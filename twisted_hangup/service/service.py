@@ -6,7 +6,7 @@ No reactor is installed until `makeService` is called.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -107,18 +107,17 @@ def worker_service(worker: Worker) -> IService:
     """
     options = Options()
     options.parseOptions(worker.arguments)
-    service = _make_service(options, worker.reactor, worker.reactors)
+    service = _make_service(options, worker.reactor, worker)
     service.site.noisy = False  # the first process has said what is served
     worker.reopeners.append(service.reopen_logs)
     return service
 
 
-def _make_service(
-    options: Options, reactor: Any, reactors: Sequence[Any] | None = None
-) -> HangupService:
-    """The service; in a worker *reactors* are those of its ports, that of ``--status`` last."""
+def _make_service(options: Options, reactor: Any, worker: Worker | None = None) -> HangupService:
+    """The service, of a process of its own or of a *worker*."""
     ports = options.ports.items()
-    reactors = reactors or [reactor] * (len(ports) + 1)
+    # Those of a worker have the open sockets of its ports; that of --status is the last one.
+    reactors = [reactor] * (len(ports) + 1) if worker is None else worker.reactors
     endpoints = [
         (name, endpoint(port, one)) for (name, port), one in zip(ports, reactors, strict=False)
     ]

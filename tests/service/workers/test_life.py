@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from support.processes import connect
+from support.processes import BIN, connect, free_port
 from support.wire import PATIENCE, wait_for
 from support.workers import APPLICATION, STOPPED, Program, is_worker
 from support.workers import start as start
@@ -318,3 +318,38 @@ def test_one_idle_connection(start: Start) -> None:
         since = time.monotonic()
         assert program.end() in STOPPED
         assert time.monotonic() - since < 20
+
+
+def test_daemon(start: Start, tmp_path: Path) -> None:
+    """Without -n it goes on in the background, with a log and a pid file."""
+    port = free_port()
+    command = [f"{BIN}/twistd", "hangup", "--workers=2", f"--port={port}", "--grace=1"]
+    program = start("--resource=app.Root", command=command)
+    assert program.process.wait(PATIENCE) == 0
+    pid = int((tmp_path / "twistd.pid").read_text())
+    program.log = tmp_path / "twistd.log"
+    try:
+        wait_for(lambda: program.lines("Serving app.Root on http://127.0.0.1:"))
+        before = program.pids()
+        os.kill(pid, signal.SIGHUP)
+        wait_for(lambda: len(program.lines("serves")) == 4)
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not (tmp_path / "twistd.pid").exists())
+        assert not any(map(is_worker, [*before.values(), *program.pids().values()]))
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_twist(start: Start, tmp_path: Path) -> None:
+    """It serves in the same way, and a problem is one line."""
+    port = free_port()
+    command = [f"{BIN}/twist", "--log-format=text", "hangup", "--workers=2", f"--port={port}"]
+    program = start("--resource=app.Root", command=command).started()
+    program.port = port
+    assert program.get() == b"version 1"
+    assert program.end() in STOPPED
+    with socket.create_server(("127.0.0.1", port)):
+        program = start("--resource=app.Root", command=command)
+        assert program.process.wait(PATIENCE) == 1
+    assert program.lines(f"hangup: cannot listen on tcp:{port}: Address already in use")
