@@ -35,13 +35,21 @@ API: Final = {path: path.read_text() for path in sorted((ROOT / "docs" / "api").
 ENTRIES: Final = [name for text in API.values() for name in re.findall(r"^::: (\S+)", text, re.M)]
 
 #: Submodules that users import from.
-SUBMODULES: Final = ["journal", "metrics", "outbox", "parser", "status", "testing"]
+SUBMODULES: Final = [
+    "journal",
+    "metrics",
+    "outbox",
+    "parser",
+    "service.workers",
+    "status",
+    "testing",
+]
 
 
 def exported(module: str) -> set[str]:
     """What a package's ``__init__`` exports, or the classes and functions of a module."""
     names = vars(import_module(f"twisted_hangup.{module}"))
-    path = ROOT / "twisted_hangup" / module / "__init__.py"
+    path = ROOT / "twisted_hangup" / module.replace(".", "/") / "__init__.py"
     if path.exists():
         return {*re.findall(r"^from .* import \w+ as (\w+)$", path.read_text(), re.M)}
     return {

@@ -52,6 +52,7 @@ class Root(Resource):
     def slow(self, request):
         def look():
             if os.path.exists("go"):
+                os.write(2, b"a line on standard error\\n")
                 request.write(b"finished.")
                 request.finish()
             else:

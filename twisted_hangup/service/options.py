@@ -480,7 +480,8 @@ class Options(UsageOptions):
             "worker-boot-timeout",
             None,
             DEFAULT_BOOT_SECONDS,
-            "With --workers: seconds for a worker to start.",
+            "With --workers: seconds for a worker to start; then its stacks are logged, and it is "
+            "ended. 0 = no limit.",
             seconds("worker-boot-timeout"),
         ],
         [

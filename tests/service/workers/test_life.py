@@ -353,3 +353,24 @@ def test_twist(start: Start, tmp_path: Path) -> None:
         program = start("--resource=app.Root", command=command)
         assert program.process.wait(PATIENCE) == 1
     assert program.lines(f"hangup: cannot listen on tcp:{port}: Address already in use")
+
+
+def test_worker_that_ends_by_itself(start: Start, tmp_path: Path) -> None:
+    """Also with a thread that never ends, the next one comes in time."""
+    text = APPLICATION.replace(
+        "    def version(",
+        "    def leave(self, request):\n"
+        "        import threading\n"
+        "        threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "        reactor.stop()\n"
+        "        return b'leaves'\n\n"
+        "    def version(",
+    )
+    (tmp_path / "app.py").write_text(text)
+    program = start("--grace=1", number=1).started()
+    program.get("/leave")
+    line = program.wait_for("of serving: exit status 0; the next one starts now")
+    assert f"Worker 1 (pid {program.pids()[1]}) has ended after " in line
+    program.wait_for("serves", times=2)
+    assert program.get() == b"version 1"
+    assert program.end() in STOPPED

@@ -29,7 +29,7 @@ class Plan:
         directory: Its working directory.
         row: The index of its row in the table.
         grace_seconds: How long its service may take to stop.
-        boot_ends: Until when it may take to start, on the monotonic clock.
+        boot_ends: Until when it may take to start, on the monotonic clock; 0 = for ever.
         systemd_names: The names of the sockets that systemd has passed to the first process.
     """
 

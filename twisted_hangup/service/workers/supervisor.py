@@ -50,6 +50,9 @@ MOST_GENERATIONS: Final = 2
 #: A worker, the one that replaces it, and those that finish.
 _PROCESSES_EACH: Final = 2 + MOST_GENERATIONS
 
+#: How a worker ends that is asked to: by itself, or in its start by the signal.
+_WANTED_ENDS: Final = ("exit status 0", "SIGTERM")
+
 _log = Logger()
 
 
@@ -115,7 +118,8 @@ class Workers(Service):
             reactor: The reactor; by default the one that is installed.
             grace_seconds: How long the service of a worker may take to stop.  `KILL_SECONDS` later
                 the worker is killed.
-            boot_seconds: How long a worker may take to start.
+            boot_seconds: How long a worker may take to start; then its stacks are logged, and it
+                is ended.  0 = for ever.
             timeout_seconds: How long a worker's reactor may be busy with one thing; then its stacks
                 are logged, and it is killed.  0 = for ever.
             stdout: Where lines go that workers write to their standard output.  By default to the
@@ -317,7 +321,7 @@ class Workers(Service):
             directory=self._directory,
             row=index,
             grace_seconds=self._grace_seconds,
-            boot_ends=time.monotonic() + self._boot_seconds,
+            boot_ends=time.monotonic() + self._boot_seconds if self._boot_seconds else 0.0,
             systemd_names=[*systemds._names],
         )
         process = WorkerProcess(plan, self._generation, self.table[index], self._reactor, self)
@@ -331,8 +335,9 @@ class Workers(Service):
             return None
         self._rows.discard(index)
         self._row_of[process] = index
-        # The worker itself logs its stacks then, and ends.
-        process.call_later(self._boot_seconds + KILL_SECONDS, lambda: self._boot_is_over(process))
+        if self._boot_seconds:  # the worker itself prints its stacks then, and ends
+            seconds = self._boot_seconds + KILL_SECONDS
+            process.call_later(seconds, lambda: self._boot_is_over(process))
         return process
 
     def _boot_is_over(self, process: WorkerProcess) -> None:
@@ -498,9 +503,12 @@ class Workers(Service):
 
     def _log_end(self, process: WorkerProcess) -> None:
         """Log the end of a worker that was asked for it."""
-        late = "has not ended in its grace: killed" if process.killed else "has ended"
-        log = _log.warn if process.killed else _log.info
-        log("Worker {number} (pid {pid}) {late}", number=process.number, pid=process.pid, late=late)
+        log, how = _log.info, "has ended"
+        if process.killed:
+            log, how = _log.warn, "has not ended in its grace: killed"
+        elif process.cause not in _WANTED_ENDS:
+            log, how = _log.warn, f"has ended: {process.cause}"
+        log("Worker {number} (pid {pid}) {how}", number=process.number, pid=process.pid, how=how)
 
     def _look_for_the_end(self) -> None:
         if self._stopping and not self._row_of and not self._gone.called:

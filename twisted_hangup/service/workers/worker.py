@@ -120,8 +120,9 @@ def main(text: str) -> NoReturn:
         signal.signal(number, _ignore)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    # It works when nothing else does, and if the first process dies meanwhile.
-    faulthandler.dump_traceback_later(max(0.1, plan.boot_ends - time.monotonic()), exit=True)
+    if plan.boot_ends:
+        # It works when nothing else does, and if the first process dies meanwhile.
+        faulthandler.dump_traceback_later(max(0.1, plan.boot_ends - time.monotonic()), exit=True)
     for descriptor in (CHANNEL_DESCRIPTOR, TABLE_DESCRIPTOR):
         os.set_inheritable(descriptor, False)
     log = _ChannelLog()
@@ -209,12 +210,16 @@ class _Process:
     def _terminated(self, *_: object) -> None:
         """SIGTERM, which ends the process in any case."""
         if not self._ends:
-            self._ends = True
-            end_within(self._worker.grace_seconds + END_SECONDS, lambda: None)
+            self._end_in_time()
             self._reactor.callFromThread(self._reactor.stop)
 
-    def _stop(self) -> Deferred[Any]:
+    def _end_in_time(self) -> None:
         self._ends = True
+        end_within(self._worker.grace_seconds + END_SECONDS, lambda: None)
+
+    def _stop(self) -> Deferred[Any]:
+        if not self._ends:  # the application has stopped the reactor
+            self._end_in_time()
         self._worker.row.accepts = False
         return maybeDeferred(self._service.stopService).addBoth(self._cb_flush)
 
