@@ -458,14 +458,17 @@ def log(request: Any, carrier: Any) -> None:
     Args:
         carrier: The request's carrier.  Twisted removes it from a request that is over.
     """
+    own = getattr(request, "channel", None)
     request.channel = carrier
     try:
         carrier.factory.log(request)
     except Exception:
         _log.failure("Could not write to the access log")
-    if request.finished:
+    if own is not None:
+        request.channel = own  # its finish() has not returned, which removes it
+    elif request.finished:
         del request.channel
-    elif request._disconnected:
+    else:
         request.channel = None
 
 
