@@ -157,7 +157,7 @@ def new_request(
     if not max_age_seconds > 0:
         raise ValueError("max_age_seconds must be more than 0")
     target, destination = _checked_url(_text(url, "the URL"), limits, by_name)
-    pairs, own_key = _checked_headers(headers, limits)
+    lines, own_key = _checked_headers(headers, limits)
     if key is not None and own_key not in (None, key):
         raise ValueError(f"two keys: {key!r}, and {own_key!r} in the headers")
     key = own_key if key is None else key
@@ -173,9 +173,7 @@ def new_request(
         if not isinstance(tag, str) or (tag and not _TAG.fullmatch(tag)):
             raise ValueError(f"ordered must be a bool or a visible ASCII string: {ordered!r}")
         lane = f"{destination} {tag}"
-    return NewRequest(
-        key, lane, int(bool(ordered)), name, target, headers_as_text(pairs), body, max_age_seconds
-    )
+    return NewRequest(key, lane, int(bool(ordered)), name, target, lines, body, max_age_seconds)
 
 
 def new_key() -> str:
@@ -192,22 +190,17 @@ def new_key() -> str:
     )
 
 
-def headers_as_text(pairs: Iterable[tuple[str, str]]) -> str:
-    """Headers in the form in which they are stored: one line each."""
-    return "".join([f"{name}: {value}\n" for name, value in pairs])
-
-
 def headers_from_text(text: str) -> list[tuple[str, str]]:
-    """The headers in a text that `headers_as_text` has made."""
+    """The names and values of `NewRequest.headers`."""
     lines = [line.partition(": ") for line in text.split("\n")[:-1]]
     return [(name, value) for name, _, value in lines]
 
 
 def _text(value: Text, what: str) -> str:
-    if isinstance(value, bytes):
-        return value.decode("latin-1")
     if isinstance(value, str):
         return value
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
     raise TypeError(f"{what} must be str or bytes, not {type(value).__name__}")
 
 
@@ -234,36 +227,40 @@ def _destination(url: str, by_name: bool) -> str:
     return f"{parts.scheme.decode()}://{host.decode().lower()}:{parts.port}"
 
 
-def _checked_headers(
-    headers: HeadersArgument, limits: OutboxLimits
-) -> tuple[list[tuple[str, str]], str | None]:
-    """The headers without the key, and the key."""
-    pairs: list[tuple[str, str]] = []
+def _checked_headers(headers: HeadersArgument, limits: OutboxLimits) -> tuple[str, str | None]:
+    """The headers without the key, as they are stored, and the key."""
+    lines: list[str] = []
     key = None
     size = 0
     for pair in _pairs(headers):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError("headers are Headers, a mapping, or pairs of a name and a value")
-        raw_name, raw_value = pair
-        name, value = _text(raw_name, "a field name"), _text(raw_value, "a field value")
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"not a field name: {name!r}")
+        name, value = _text(pair[0], "a field name"), _text(pair[1], "a field value")
+        lower = _checked_name(name)
         if not _FIELD_VALUE.fullmatch(value):
             # The value itself may be a secret.
             raise ValueError(f"the field {name} has a character that no field may have")
-        lower = name.lower()
-        if lower in _NOT_YOURS:
-            raise ValueError(f"the field {name} is made when the request is sent")
         size += len(name) + len(value)
         if lower != _KEY_FIELD:
-            pairs.append((name, value))
+            lines.append(f"{name}: {value}\n")
         elif key is None:
             key = value
         else:
             raise ValueError("the headers have two keys")
     if size > limits.header_bytes:
         raise ValueError(f"the headers have {size} bytes, more than {limits.header_bytes}")
-    return pairs, key
+    return "".join(lines), key
+
+
+@lru_cache(maxsize=256)
+def _checked_name(name: str) -> str:
+    """The name of a header in lower case."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"not a field name: {name!r}")
+    lower = name.lower()
+    if lower in _NOT_YOURS:
+        raise ValueError(f"the field {name} is made when the request is sent")
+    return lower
 
 
 def _pairs(headers: HeadersArgument) -> Iterable[tuple[Text, Text]]:
@@ -272,7 +269,7 @@ def _pairs(headers: HeadersArgument) -> Iterable[tuple[Text, Text]]:
     if isinstance(headers, Headers):
         lines = headers.getAllRawHeaders()
         return [(name.decode("latin-1"), value) for name, values in lines for value in values]
-    if not isinstance(headers, Mapping):
+    if not isinstance(headers, (dict, Mapping)):  # a dict is known sooner by its own name
         return headers
     return [
         (name, value)
