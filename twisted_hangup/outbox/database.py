@@ -1,7 +1,7 @@
 """SQLite and PostgreSQL, as far as they differ.
 
-Statements are written once, with ``%(name)s`` for parameters; `Database.sql` turns them into the
-driver's form.
+Statements are written once, with ``%(name)s`` for parameters, or with ``%s`` in their order;
+`Database.sql` turns them into the driver's form.
 """
 
 from __future__ import annotations
@@ -460,7 +460,9 @@ class Session:
     def execute(self, statement: str, **parameters: object) -> None:
         self._cursor.execute(self._database.sql(statement), parameters)
 
-    def execute_all(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
+    def execute_all(
+        self, statement: str, rows: Sequence[Mapping[str, object] | Sequence[object]]
+    ) -> None:
         """Execute a statement once for each of *rows*, its parameters."""
         if rows:
             self._cursor.executemany(self._database.sql(statement), rows)
@@ -506,4 +508,5 @@ def _use_wal(connection: sqlite3.Connection, seconds: float) -> None:
 
 @lru_cache(maxsize=256)
 def _for_sqlite(statement: str) -> str:
-    return _PARAMETER.sub(r":\1", statement.format_map(SQLite.words))
+    statement = _PARAMETER.sub(r":\1", statement.format_map(SQLite.words))
+    return statement.replace("%s", "?")

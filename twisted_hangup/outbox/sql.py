@@ -148,11 +148,11 @@ _FORMS: Final = (
     " WHERE 1 = 0",
 )
 
+# Its parameters have no names: a driver looks up each name again for each row.
 INSERT: Final = """
 INSERT INTO hangup_outbox_requests
     (key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at)
-VALUES (%(key)s, %(lane)s, %(ordered)s, %(method)s, %(url)s, %(headers)s, %(body)s,
-    %(now)s, %(expires_at)s, %(now)s)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (key) DO NOTHING
 """
 

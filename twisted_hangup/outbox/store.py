@@ -272,12 +272,9 @@ class _Transaction:
 
     def _insert(self, requests: Sequence[NewRequest]) -> None:
         now = self._now
-        rows = [
-            {**request._asdict(), "now": now, "expires_at": now + request.max_age_seconds}
-            for request in requests
-        ]
+        rows = [(*request[:-1], now, now + request[-1], now) for request in requests]
         self._session.execute_all(sql.INSERT, rows)
-        self._wakes.update((request.lane, now) for request in requests)
+        self._wakes.update(dict.fromkeys([request.lane for request in requests], now))
         if self._session.changed < len(requests):
             # Usually the same request, sent again by a caller who did not learn that it was
             # stored; keys are for this.

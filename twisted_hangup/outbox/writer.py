@@ -156,13 +156,13 @@ class Writer:
                 f"{self._unstored_bytes} bytes wait for {self._database.name} already"
             )
         deadline = self._clock.seconds() + self._limits.store_seconds
-        send = _Send(request, cost, deadline, Deferred(lambda _: self._withdraw(send)))
-        self._sends.append(send)
+        stored: Deferred[str] = Deferred(self._withdraw)
+        self._sends.append(_Send(request, cost, deadline, stored))
         self._unstored_bytes += cost
         if self._overdue is None and isfinite(deadline):
             self._overdue = self._clock.callLater(self._limits.store_seconds, self._fail_overdue)
         self._work_soon()
-        return send.stored
+        return stored
 
     def settle(self, settlement: Settlement) -> None:
         """Store the result of an attempt, however long that takes."""
@@ -224,9 +224,11 @@ class Writer:
         self._unstored_bytes -= send.cost
         return send
 
-    def _withdraw(self, send: _Send) -> None:
-        if send in self._sends:
-            self._sends.remove(self._give_back(send))
+    def _withdraw(self, stored: Deferred[str]) -> None:
+        for send in self._sends:
+            if send.stored is stored:
+                self._sends.remove(self._give_back(send))
+                return
 
     def _work_soon(self) -> None:
         """Begin in the next turn, with everything else that this turn brings."""
@@ -247,11 +249,12 @@ class Writer:
 
     def _next_batch(self) -> _Batch | None:
         batch = _Batch()
+        waiting, sends = self._sends, batch.sends
         size = 0
-        while self._sends and len(batch.sends) < _BATCH_REQUESTS and size < _BATCH_BYTES:
-            send = self._sends.popleft()
+        while waiting and len(sends) < _BATCH_REQUESTS and size < _BATCH_BYTES:
+            send = waiting.popleft()
             size += send.cost
-            batch.sends.append(send)
+            sends.append(send)
         batch.settlements, self._settlements = self._settlements, []
         demand = None if self._closing else self._demand()
         looking = self._sweep or self._beyond or (self._look and demand is not None)
@@ -291,9 +294,10 @@ class Writer:
             self._beyond = self._bounds is not None
         if self._database.shared_writes:
             self._rewake.update(request.lane for request in batch.work.requests)
+        self._unstored_bytes -= sum([send.cost for send in batch.sends])
+        conflicts = result.conflicts
         for place, send in enumerate(batch.sends):
-            self._give_back(send)
-            if place in result.conflicts:
+            if place in conflicts:
                 send.fail(KeyInUse(f"the key {send.request.key} has another request"))
             elif not send.stored.called:
                 send.stored.callback(send.request.key)
