@@ -303,7 +303,10 @@ def test_what_a_worker_passes_on(start: Start, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_file_named_like_a_module(start: Start, tmp_path: Path) -> None:
-    """A file of the application's never takes the place of one of Python's own."""
+    """A file of the application's never takes the place of one of Python's own, but installed
+    modules come after it."""
+    (tmp_path / "pytest.py").write_text("ours = True\n")
+    (tmp_path / "app.py").write_text(f"import pytest\npytest.ours\n{APPLICATION}")
     for name in ("grp", "typing", "mmap", "faulthandler"):
         (tmp_path / f"{name}.py").write_text("raise ValueError('not mine')\n")
     program = start(number=1).started()

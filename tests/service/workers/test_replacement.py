@@ -131,7 +131,8 @@ def test_link_to_the_current_release(start: Start, tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         text = APPLICATION.replace('VERSION = b"1"', f'VERSION = b"{name}"')
-        (tmp_path / name / "app.py").write_text(text)
+        (tmp_path / name / "app.py").write_text(f"import wave\n{text}")
+        (tmp_path / name / "wave.py").write_text("raise ValueError('not the one of Python')\n")
     current = tmp_path / "current"
     current.symlink_to("one")
     environment = {**os.environ, "PWD": str(current)}

@@ -111,7 +111,7 @@ class Workers(Service):
         """
         Args:
             make: The dotted name of a function.  It is called in each worker with a `Worker` and
-                returns its service.  The working directory is on the path, as the last part.
+                returns its service.  The working directory is on the path, after Python's own.
             ports: Where to listen: Twisted's descriptions of endpoints, such as ``tcp:8000``.
             number: How many workers.
             arguments: For *make*, as `Worker.arguments`.  They show in the list of processes.

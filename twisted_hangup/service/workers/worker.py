@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import sysconfig
 import time
 import traceback
 from collections import deque
@@ -146,16 +147,27 @@ def _ignore(number: int, frame: object) -> None:
 
 
 def _prepared(plan: Plan, log: _ChannelLog) -> _Process:
-    # The interpreter has put its own directory first, so that no file of the application's comes
-    # before the standard library; the application's directory comes last.
-    sys.path[:] = [*(path for path in sys.path if path != "/"), plan.directory]
     os.chdir(plan.directory)
+    _search_in(os.getcwd())  # not by a link, which may lead to other code at a later import
     endpoints._SystemdParser._sddaemon = ListenFDs(
         [*range(len(plan.systemd_names))], plan.systemd_names
     )
     from twisted.internet import reactor
 
     return _Process(plan, log, reactor)
+
+
+def _search_in(directory: str) -> None:
+    """Let modules be found in *directory*, after those of Python and before those installed.
+
+    The interpreter has started in another one, so that none of Python's was taken from here.
+    """
+    if "/" in sys.path:
+        sys.path.remove("/")
+    libraries = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}
+    libraries |= {f"{path}/lib-dynload" for path in libraries}
+    places = [place for place, path in enumerate(sys.path, 1) if path in libraries]
+    sys.path.insert(max(places, default=len(sys.path)), directory)
 
 
 class _Process:
