@@ -71,11 +71,16 @@ class Client:
             self.socket.connect(("127.0.0.1", port))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            context.set_alpn_protocols([alpn])
-            self.socket = context.wrap_socket(self.socket, suppress_ragged_eofs=True)
+            self.start_tls(alpn)
+
+    def start_tls(self, alpn: str = "http/1.1") -> Client:
+        """Speak TLS from now on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.set_alpn_protocols([alpn])
+        self.socket = context.wrap_socket(self.socket, suppress_ragged_eofs=True)
+        return self
 
     def send(self, *segments: bytes) -> Client:
         for segment in segments:

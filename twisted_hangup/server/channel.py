@@ -485,7 +485,7 @@ class HangupChannel(HTTPChannel):
             factory = self.requestFactory
             if getattr(factory, "_hangup_plain", False) and self._begins_plainly(head, headers):
                 event = END
-                self.persistent = self._stage <= OPEN and head.keep_alive
+                self.persistent = self._persists(head)
                 self._handlingRequest = True
                 transport = self.transport
                 LeanRequest.run(factory, self, head, headers, self.persistent)
@@ -829,7 +829,7 @@ class HangupChannel(HTTPChannel):
         return version == b"HTTP/1.1"
 
     def _persists(self, head: RequestHead) -> bool:
-        return self._stage <= OPEN and head.keep_alive
+        return self._stage <= OPEN and head.keep_alive and not self.context.retired
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         """Write a response head in one piece: the transport checks each piece it is given."""
@@ -891,6 +891,12 @@ class HangupChannel(HTTPChannel):
         self._upgraded()
 
     # Closing.
+
+    def retire(self) -> None:
+        """Let the next response be the last one, as `checkPersistence` does from now on."""
+        if self.requests and not self.requests[-1].startedWriting:
+            self.persistent = False
+            self.requests[-1].responseHeaders.setRawHeaders(b"Connection", [b"close"])
 
     def close_when_done(self) -> None:
         """Read no further request; close once the running one is answered."""

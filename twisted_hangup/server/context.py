@@ -93,12 +93,14 @@ class SiteContext:
         section: The last header section of a client, as the next client may send the same: clients
             that connect for each request often do.
         request_factories: What a channel last asked `hangup_factory` for, and what it got.
+        retired: Whether the next response of each connection is its last one.
     """
 
     forwarded: ForwardedClients | None = None
     pages: ErrorPages | None = None
     section: FieldBlock | None = None
     request_factories: tuple[Any, Any] = (None, None)
+    retired = False
 
     def __init__(
         self, limits: Limits, timeouts: Timeouts, masking: MaskingPolicy, clock: IReactorTime

@@ -200,6 +200,17 @@ class SiteErrors:
         protocol.requestFactory = own_factory
         return protocol  # type: ignore[no-any-return]
 
+    def retire(self) -> None:
+        """Let each connection end with its next response, which says so.
+
+        Then no client sends a request to a connection that is about to be closed.  Nothing idle is
+        closed before its time.  Call it when the site accepts no more connections; `drain` then
+        closes those whose client sends nothing.
+        """
+        self.context.retired = True
+        for channel in self.context.open():
+            channel.retire()
+
     def drain(self) -> Deferred[None]:
         """Read no further requests, finish the running ones, and close all connections.
 
@@ -329,6 +340,10 @@ class HangupSite(Site):
     def open_connections(self) -> int:
         """How many connections are open, without those that were upgraded."""
         return self.errors.open_connections
+
+    def retire(self) -> None:
+        """See `SiteErrors.retire`."""
+        self.errors.retire()
 
     def drain(self) -> Deferred[None]:
         """See `SiteErrors.drain`."""

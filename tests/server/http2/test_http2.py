@@ -668,6 +668,81 @@ async def test_drain_before_the_first_frame(serve_h2: Serve) -> None:
     assert served.root.fast.ran == [] and served.errors == []
 
 
+#: The last stream of a GOAWAY that refuses none.
+ANY = 2**31 - 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_retire(serve_h2: Serve) -> None:
+    """A stream on its way is served: its GOAWAY comes after a PING and its acknowledgement."""
+    served = serve_h2(reactor=HandClock())
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.answer(client.request()))
+    served.site.retire()
+    last = await in_thread(client.request)  # it has not read the first GOAWAY
+    await in_thread(lambda: client.answer(last))
+    await in_thread(client.to_the_end)
+    client.close()
+    assert client.goaways == [(NO_ERROR, ANY), (NO_ERROR, last)]
+    assert client.stream(last).status == 200
+    assert client.closed == "end"
+    assert served.errors == []
+    await served.emptied()
+
+
+@pytest_twisted.ensureDeferred
+async def test_retire_while_a_request_runs(serve_h2: Serve) -> None:
+    """It is finished; a stream that comes after the acknowledgement may be repeated elsewhere."""
+    served = serve_h2(reactor=HandClock())
+    client = await in_thread(lambda: H2Client(served.port))
+    started = served.root.slow.started
+    await in_thread(lambda: client.request(b"/slow"))
+    request = await started
+    served.site.retire()
+    served.site.retire()
+    await in_thread(lambda: client.until(lambda: len(client.goaways) == 2))
+    await in_thread(lambda: client.answer(client.request()))
+    request.finish()
+    await in_thread(client.to_the_end)
+    client.close()
+    assert client.goaways == [(NO_ERROR, ANY), (NO_ERROR, 1)]
+    assert (client.stream(1).status, client.stream(3).reset) == (200, REFUSED_STREAM)
+    assert client.pinged == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_retire_before_the_first_request(serve_h2: Serve) -> None:
+    """The connection goes on to its first request."""
+    served = serve_h2(reactor=HandClock())
+    before = await in_thread(lambda: H2Client(served.port).ping())
+    served.site.retire()
+    for client in (before, await in_thread(lambda: H2Client(served.port).ping())):
+        assert client.goaways == []
+        await in_thread(client.request)
+        await in_thread(client.to_the_end)
+        client.close()
+        assert client.goaways == [(NO_ERROR, ANY), (NO_ERROR, 1)]
+        assert client.stream(1).status == 200
+
+
+@pytest_twisted.ensureDeferred
+async def test_retire_without_an_acknowledgement(serve_h2: Serve) -> None:
+    """The second GOAWAY comes after some seconds all the same."""
+    served, clock = on_clock(serve_h2)
+    client = await in_thread(lambda: H2Client(served.port))
+    await in_thread(lambda: client.answer(client.request()))
+    served.site.retire()
+    await settled()
+    clock.wait(4)
+    (connection,) = served.site.context.open()
+    assert not connection.closing
+    clock.wait(2)
+    assert connection.closing
+    await in_thread(client.to_the_end)
+    client.close()
+    assert client.goaways == [(NO_ERROR, ANY), (NO_ERROR, 1)]
+
+
 @pytest_twisted.ensureDeferred
 async def test_control_frames_are_sent_once(serve_h2: Serve) -> None:
     """What waited for room when an error came is not sent again while a handler thinks."""

@@ -69,6 +69,14 @@ REFUSED_PER_SECOND: Final = 1
 #: The content of the PING that `HangupHTTP2.nudge` sends.
 _NUDGE: Final = b"answered"
 
+#: The content of the PING that `HangupHTTP2.retire` sends, and how many seconds its way back may
+#: take.
+_RETIRING: Final = b"retiring"
+_RETURN_SECONDS: Final = 5.0
+
+#: The last stream that a client can open: a GOAWAY with it refuses none (RFC 9113, section 6.8).
+_ANY_STREAM: Final = 2**31 - 1
+
 #: Seconds of work on one client's frames; then the other clients have their turn.
 SLICE: Final = 0.01
 
@@ -98,8 +106,17 @@ class HangupHTTP2(H2Connection):
     # Without slots, Python makes a dictionary of 1,500 bytes for so many attributes.
     __slots__ = (
         *("_block_clock", "_ending", "_idle_clock", "_idle_frames", "_idle_since", "_inbox"),
-        *("_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_send_watch", "_sending"),
-        *("_slice_began", "_stage", "_timed_block", "_turn", "_unanswered", "_undelivered"),
+        *("_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_retire_clock"),
+        *(
+            "_send_watch",
+            "_sending",
+            "_slice_began",
+            "_stage",
+            "_timed_block",
+            "_turn",
+            "_unanswered",
+            "_undelivered",
+        ),
         *("_window_clock", "_worked_at", "at_work", "bodies", "client_error", "context"),
         *("default_client_error", "host"),
     )
@@ -152,6 +169,7 @@ class HangupHTTP2(H2Connection):
         self._idle_since = -inf
         self._block_clock = Deadline(self._block_dribbles)
         self._window_clock = Deadline(self._look_for_stalled)
+        self._retire_clock: Deadline | None = None
 
     # The state of the connection.
 
@@ -371,6 +389,8 @@ class HangupHTTP2(H2Connection):
             self._refuse_stream(stream_id)
             return
         self._last_stream_id = stream_id
+        if self.context.retired:
+            self.retire()
         head, error = judge_head(event.headers, self.context.limits)
         bodiless = event.stream_ended is not None
         if error is None and bodiless and head.content_length:
@@ -469,6 +489,10 @@ class HangupHTTP2(H2Connection):
         else:
             self._hung_up(HANG_UP._replace(reason=f"GOAWAY: {_name_of(event.error_code)}"))
 
+    def _ping_returned(self, event: Any) -> None:
+        if event.ping_data == _RETIRING and self._retire_clock is not None:
+            self.close_when_done(linger=True)
+
     # Streams take turns.  The client's priorities are deprecated (RFC 9113, section 5.3.2).
     _ACTS: Final[dict[type[Any], Callable[[HangupHTTP2, Any], None]]] = {
         events.RequestReceived: _requestReceived,
@@ -479,6 +503,7 @@ class HangupHTTP2(H2Connection):
         events.WindowUpdated: _handleWindowUpdate,
         events.RemoteSettingsChanged: _settings_changed,
         events.ConnectionTerminated: _client_going_away,
+        events.PingAckReceived: _ping_returned,
     }
 
     # Streams.
@@ -707,6 +732,22 @@ class HangupHTTP2(H2Connection):
         """Hang up at once: all places are taken, and this connection waits for its client."""
         self._ending.open_socket().part()
 
+    def retire(self) -> None:
+        """Ask the client to open no more streams; close after those that it has opened by then.
+
+        A first GOAWAY refuses none of the streams that are on their way, so that no request is
+        lost; when a PING has come back, a second one has the last stream (RFC 9113, section 6.8).
+        A connection without a request goes on to its first one.
+        """
+        if self._stage >= LAST or self._retire_clock is not None or not self._last_stream_id:
+            return
+        self.conn.close_connection(ErrorCodes.NO_ERROR, last_stream_id=_ANY_STREAM)
+        self._idle_frames.earn(1)  # the acknowledgement of the PING
+        self.conn.ping(_RETIRING)
+        self._tryToWriteControlData()
+        self._retire_clock = Deadline(self._ping_is_late)
+        self._set(self._retire_clock, _RETURN_SECONDS)
+
     def close_when_done(self, *, linger: bool = False) -> None:
         """Accept no more requests; close once those that have begun are answered.
 
@@ -804,8 +845,14 @@ class HangupHTTP2(H2Connection):
         self._set(self._idle_clock, seconds)
 
     def _stop_clocks(self) -> None:
-        for clock in (self._idle_clock, self._block_clock, self._window_clock):
-            self.context.deadlines.forget(clock)
+        for clock in (
+            self._idle_clock,
+            self._block_clock,
+            self._window_clock,
+            self._retire_clock,
+        ):
+            if clock is not None:
+                self.context.deadlines.forget(clock)
 
     def _watch_input(self, in_preface: bool) -> None:
         """Set the deadlines for the place where the input stands."""
@@ -830,6 +877,9 @@ class HangupHTTP2(H2Connection):
             self._idle_clock.due = inf  # the header block has a deadline of its own
         else:
             self.close_when_done(linger=True)
+
+    def _ping_is_late(self) -> None:
+        self.close_when_done(linger=True)
 
     def _block_dribbles(self) -> None:
         self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block not complete in time")
