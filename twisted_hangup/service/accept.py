@@ -24,6 +24,7 @@ from math import inf
 from typing import Any, Final
 
 from twisted.internet import tcp
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IListeningPort, IReactorTime
 from twisted.logger import Logger
 from twisted.protocols.haproxy._wrapper import HAProxyWrappingFactory
@@ -102,6 +103,7 @@ class Gate:
         self._closed = False
         self._rest: IDelayedCall | None = None
         self._next_look: IDelayedCall | None = None
+        self._waiting_for_none: list[Deferred[None]] = []
 
     def guard(self, port: IListeningPort) -> None:
         """Ask this gate before *port* accepts a connection.
@@ -213,6 +215,26 @@ class Gate:
         )
         return False
 
+    def when_empty(self) -> Deferred[None]:
+        """Return a new Deferred that fires with None once no connection is open."""
+        waiter: Deferred[None] = Deferred()
+        self._waiting_for_none.append(waiter)
+        self._look_if_empty()
+        return waiter
+
+    def hang_up(self, reactor: Any) -> None:
+        """Abort every connection that *reactor* reads from or writes to."""
+        for one in {*reactor.getReaders(), *reactor.getWriters()}:
+            if isinstance(one, _Counted) and one.gate is self:
+                connection: Any = one
+                connection.abortConnection()
+
+    def _look_if_empty(self) -> None:
+        if not self.open:
+            waiting, self._waiting_for_none = self._waiting_for_none, []
+            for waiter in waiting:
+                waiter.callback(None)
+
     def connection_made(self) -> None:
         self.open += 1
 
@@ -221,6 +243,7 @@ class Gate:
         self._leaving = max(0, self._leaving - 1)
         if self._closed and self._rest is None:
             self._reopen()
+        self._look_if_empty()
 
 
 class _Counted:

@@ -163,6 +163,7 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
         companions=[] if options.status is None else [status_service(site, options, reactors[-1])],
         threads=threads,
         logs=logs,
+        replaced=lambda: worker is not None and worker.replaced,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -59,6 +60,7 @@ class HangupService(Service):
         companions: Sequence[HangupService] = (),
         threads: ThreadPool | None = None,
         logs: Sequence[LogFile] = (),
+        replaced: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
@@ -71,6 +73,7 @@ class HangupService(Service):
             companions: Start with this service, and stop when no connection is open any more.
             threads: The threads that serve requests; they have the same grace.
             logs: Closed last.
+            replaced: Asked when the service stops: whether another process goes on in its place.
         """
         self.site = site
         self.ports: list[IListeningPort] = []
@@ -89,6 +92,9 @@ class HangupService(Service):
         self._listened = False
         self._problem: CannotListen | None = None
         self._grace: Deferred[None] | None = None
+        self._replaced = replaced
+        #: Whether the service finishes because it was replaced.
+        self._retires = False
 
     def privilegedStartService(self) -> None:
         """Listen while this is allowed: ``twistd --uid`` gives up root after this.
@@ -111,6 +117,11 @@ class HangupService(Service):
 
     def stopService(self) -> Deferred[None]:
         """Accept no more, let running requests finish, and hang up on the rest.
+
+        A service that is replaced lets each connection end with its next response.  One that is
+        idle may stay so for its keep-alive time, and one that was upgraded for the grace.  If no
+        other process goes on, idle connections are closed at once, and nobody waits for those that
+        were upgraded, except tunnels: clients cannot connect until this one has ended.
 
         Returns:
             A Deferred that fires with None when every connection has gone.
@@ -173,8 +184,10 @@ class HangupService(Service):
             self._reactor.stop()
 
     def _cb_drain(self, _: object) -> Deferred[None]:
+        self._retires = self._replaced()
         connections, threads = self._connections, self._threads_at_work
-        gone = self.site.drain().addCallback(self._cb_wait_for_threads)
+        ended = Deferred.fromCoroutine(self._retired()) if self._retires else self.site.drain()
+        gone = ended.addCallback(self._cb_wait_for_threads)
         if connections or threads:
             busy = _counted(connections, "open connection")
             _log.info(
@@ -191,10 +204,31 @@ class HangupService(Service):
         failure.trap(DeferredTimeout, CancelledError)
         self._grace = None
         if clients := self._connections:
-            _log.warn("Hanging up on {clients}", clients=_counted(clients, "client"))
+            upgraded = clients - self.site.open_connections
+            _log.warn(
+                "Hanging up on {clients}{upgraded}",
+                clients=_counted(clients, "client"),
+                upgraded=f" ({upgraded} upgraded)" if upgraded else "",
+            )
         gone = self.site.drain().addCallback(self._cb_wait_no_longer_for_threads)
         self.site.hang_up_all()
+        if self._retires:
+            self._gate.hang_up(self._reactor)
         return gone
+
+    async def _retired(self) -> None:
+        """Let every connection end with its next response, or in its time to be idle."""
+        site = self.site
+        keep_alive = site.context.timeouts.keep_alive_seconds or inf
+        idle_seconds = max(0.0, min(keep_alive, self._grace_seconds - LAST_SECONDS))
+        site.retire()
+        end_of_idle = self._clock.callLater(idle_seconds, site.drain)
+        try:
+            await site.context.when_empty()
+            await self._gate.when_empty()  # those that were upgraded
+        finally:
+            if end_of_idle.active():
+                end_of_idle.cancel()
 
     def _cb_wait_for_threads(self, _: object) -> Deferred[None]:
         """Fire when no thread is at work: a request may go on after its client has left."""
@@ -210,8 +244,9 @@ class HangupService(Service):
 
     @property
     def _connections(self) -> int:
-        """How many connections there are to wait for, with tunnels."""
-        return self.site.open_connections + len(self.site.context.tunnels)
+        """How many connections there are to wait for."""
+        ours = self.site.open_connections + len(self.site.context.tunnels)
+        return max(ours, self._gate.open) if self._retires else ours
 
     @property
     def _threads_at_work(self) -> int:

@@ -405,6 +405,7 @@ class Workers(Service):
             before, slot.process = slot.process, successor
             slot.failures = 0
             if before is not None:
+                before.row.replaced = True
                 self._finish(before)
             return ""
         if slot.process is None and not self._stopping:

@@ -51,6 +51,18 @@ class Row:
     def accepts(self, accepts: bool) -> None:
         self._cells[2] = accepts
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the worker is to end because another one serves in its place.
+
+        The first process sets this before it asks the worker to end.
+        """
+        return bool(self._cells[-1])
+
+    @replaced.setter
+    def replaced(self, replaced: bool) -> None:
+        self._cells[-1] = replaced
+
     def clear(self) -> None:
         """Set all numbers to 0, for the next process."""
         for cell in range(_ROW_CELLS):

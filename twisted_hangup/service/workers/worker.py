@@ -90,6 +90,11 @@ class Worker:
             self.reactors.append(Adopter(reactor, range(first, first + count)))
             first += count
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the worker ends because another one serves in its place."""
+        return self.row.replaced
+
     def endpoints(self) -> list[IStreamServerEndpoint]:
         """The endpoints to listen on, in the order of `Workers`' *ports*."""
         return [
@@ -105,6 +110,7 @@ class Worker:
             Gate(self.reactor, room=site.context.room),
             reactor=self.reactor,
             grace_seconds=self.grace_seconds,
+            replaced=lambda: self.replaced,
         )
 
     def _received(self, kind: int, payload: bytes) -> None:
