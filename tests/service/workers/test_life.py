@@ -114,6 +114,22 @@ def test_first_process_is_killed(start: Start) -> None:
     wait_for(lambda: not is_worker(busy))
 
 
+def test_first_process_is_killed_during_import(start: Start, tmp_path: Path) -> None:
+    """A worker that still starts ends at once: it would hold the port, and accept nothing."""
+    text = "import time\nopen('imports', 'w').close()\ntime.sleep(60)\n"
+    (tmp_path / "app.py").write_text(text)
+    program = start()
+    wait_for((tmp_path / "imports").exists)
+    pid = program.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    program.process.kill()
+    program.process.wait()
+    since = time.monotonic()
+    wait_for(lambda: not any(is_worker(int(child)) for child in children))
+    assert time.monotonic() - since < 30
+    wait_for(lambda: refused(program.port))
+
+
 def has_connection(pid: int, port: int) -> bool:
     """Whether the process *pid* holds an accepted connection on *port*."""
     inodes = {

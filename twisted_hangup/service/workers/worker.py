@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -13,6 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from threading import Event, Thread
 from typing import Any, Final, NoReturn
 
 from twisted.application.service import IService
@@ -54,6 +56,9 @@ _FLUSH_SECONDS: Final = 0.25
 
 #: A longer log text is cut.
 _TEXT_LENGTH: Final = 16_000
+
+#: How often a worker that starts looks whether it has done so.
+_LOOK_MILLISECONDS: Final = 200
 
 #: How many events of a start are kept.
 _EARLY_EVENTS: Final = 1000
@@ -128,14 +133,16 @@ def main(text: str) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     if plan.boot_ends:
-        # It works when nothing else does, and if the first process dies meanwhile.
+        # It works when nothing else does.
         faulthandler.dump_traceback_later(max(0.1, plan.boot_ends - time.monotonic()), exit=True)
     for descriptor in (CHANNEL_DESCRIPTOR, TABLE_DESCRIPTOR):
         os.set_inheritable(descriptor, False)
+    booted = Event()
+    Thread(target=_end_with_first_process, args=(booted,), daemon=True).start()
     log = _ChannelLog()
     globalLogBeginner.beginLoggingTo([log])
     try:
-        process = _prepared(plan, log)
+        process = _prepared(plan, log, booted)
     except (UsageError, CannotListen) as problem:
         log.end(f"hangup: {problem}")
     except SystemExit as problem:
@@ -152,7 +159,7 @@ def _ignore(number: int, frame: object) -> None:
     """What the terminal sends to the whole group is for the first process."""
 
 
-def _prepared(plan: Plan, log: _ChannelLog) -> _Process:
+def _prepared(plan: Plan, log: _ChannelLog, booted: Event) -> _Process:
     os.chdir(plan.directory)
     _search_in(os.getcwd())  # not by a link, which may lead to other code at a later import
     endpoints._SystemdParser._sddaemon = ListenFDs(
@@ -160,7 +167,19 @@ def _prepared(plan: Plan, log: _ChannelLog) -> _Process:
     )
     from twisted.internet import reactor
 
-    return _Process(plan, log, reactor)
+    return _Process(plan, log, booted, reactor)
+
+
+def _end_with_first_process(booted: Event) -> None:
+    """Look for the first process's end while there is no reactor to see it.
+
+    A worker that starts holds the ports, and nobody would accept there.
+    """
+    poller = select.poll()
+    poller.register(CHANNEL_DESCRIPTOR, 0)  # a hang-up is reported in any case
+    while not booted.is_set():
+        if poller.poll(_LOOK_MILLISECONDS) and not booted.is_set():
+            os._exit(1)
 
 
 def _search_in(directory: str) -> None:
@@ -179,11 +198,12 @@ def _search_in(directory: str) -> None:
 class _Process:
     """The worker's service in its process."""
 
-    def __init__(self, plan: Plan, log: _ChannelLog, reactor: Any) -> None:
+    def __init__(self, plan: Plan, log: _ChannelLog, booted: Event, reactor: Any) -> None:
         self._reactor = reactor
         self._worker = worker = Worker(plan, reactor)
         self._ends = False
         self._log = log
+        self._booted = booted
         self._service = IService(namedAny(plan.make)(worker))
         self._service.privilegedStartService()
         self._service.startService()
@@ -197,6 +217,7 @@ class _Process:
     def _begin(self) -> None:
         """Serve, now that Twisted has taken the signals."""
         faulthandler.cancel_dump_traceback_later()
+        self._booted.set()
         signal.signal(signal.SIGTERM, self._terminated)
         bound_failures(self._reactor)
         channel = self._worker.channel
