@@ -140,14 +140,16 @@ async def test_upgraded_connection_ends() -> None:
     assert running.lines == ["Stopping: 1 open connection to finish in 30 seconds"]
 
 
+@pytest.mark.parametrize("slow", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_end_of_the_grace() -> None:
+async def test_end_of_the_grace(slow: bool) -> None:
     """Upgraded connections are hung up on, too, and the operator reads how many there were."""
     running = Running(30, True)
     clients = [await in_thread(running.upgraded) for _ in range(2)]
-    started = running.root.slow.started
-    clients.append(await in_thread(lambda: Client(running.port).send(SLOW)))
-    await started
+    if slow:
+        started = running.root.slow.started
+        clients.append(await in_thread(lambda: Client(running.port).send(SLOW)))
+        await started
     running.stop()
     await settled()
     running.clock.wait(30)
@@ -156,7 +158,30 @@ async def test_end_of_the_grace() -> None:
             await in_thread(client.read_all)
         client.close()
     await until(lambda: running.ended)
-    assert running.lines[1:] == ["Hanging up on 3 clients (2 upgraded)"]
+    assert running.lines[1:] == [f"Hanging up on {2 + slow} clients (2 upgraded)"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_service_whose_successor_ends_too() -> None:
+    """It goes on as if nobody had replaced it: a running request alone has the grace."""
+    running = Running(30, True)
+    clients = [await in_thread(lambda: Client(running.port)), await in_thread(running.upgraded)]
+    started = running.root.slow.started
+    clients.append(await in_thread(lambda: Client(running.port).send(SLOW)))
+    request = await started
+    running.stop()
+    await settled()
+    running.service.hasten()
+    running.service.hasten()
+    assert await in_thread(clients[0].read_all) == b""
+    assert not running.ended
+    request.finish()
+    assert await in_thread(clients[2].read_all)
+    clients[2].close()
+    await until(lambda: running.ended)
+    for client in clients:
+        client.close()
+    running.service.hasten()
 
 
 @pytest_twisted.ensureDeferred

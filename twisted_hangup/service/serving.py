@@ -95,6 +95,8 @@ class HangupService(Service):
         self._replaced = replaced
         #: Whether the service finishes because it was replaced.
         self._retires = False
+        #: Fires when it need not wait for connections that were upgraded, or not any longer.
+        self._upgraded_over: Deferred[None] = Deferred()
 
     def privilegedStartService(self) -> None:
         """Listen while this is allowed: ``twistd --uid`` gives up root after this.
@@ -146,6 +148,13 @@ class HangupService(Service):
         """Go on in new files if the logs have been renamed."""
         for log in self._logs:
             log.reopen()
+
+    def hasten(self) -> None:
+        """While the service finishes: go on as if it had not been replaced."""
+        if self._retires:
+            self._retires = False
+            self.site.drain()
+            self._cb_upgraded_over(None)
 
     def end_grace(self) -> None:
         """Stop waiting for running requests; harmless at any time."""
@@ -225,7 +234,8 @@ class HangupService(Service):
         end_of_idle = self._clock.callLater(idle_seconds, site.drain)
         try:
             await site.context.when_empty()
-            await self._gate.when_empty()  # those that were upgraded
+            self._gate.when_empty().addCallback(self._cb_upgraded_over)
+            await self._upgraded_over
         finally:
             if end_of_idle.active():
                 end_of_idle.cancel()
@@ -241,6 +251,10 @@ class HangupService(Service):
     async def _threads_are_idle(self) -> None:
         while self._threads_at_work:
             await deferLater(self._clock, POLL_SECONDS)
+
+    def _cb_upgraded_over(self, _: object) -> None:
+        if not self._upgraded_over.called:
+            self._upgraded_over.callback(None)
 
     @property
     def _connections(self) -> int:

@@ -344,14 +344,18 @@ class Workers(Service):
         if process.stage is Stage.BOOTING:
             process.kill()
 
-    def _finish(self, process: WorkerProcess) -> None:
+    def _finish(self, process: WorkerProcess, *, replaced: bool = False) -> None:
         """Ask *process* to end, and see to it."""
         if process.stage < Stage.DRAINING:
             if process.stage is Stage.BOOTING:
                 process.ready.callback(False)
             process.stage = Stage.DRAINING
+            process.row.replaced = replaced
             process.signal(signal.SIGTERM)
             process.call_later(self._grace_seconds + KILL_SECONDS, process.kill)
+        elif process.row.replaced:  # and now it ends with all others
+            process.row.replaced = False
+            process.signal(signal.SIGTERM)
 
     def _rest(self, slot: _Slot) -> None:
         """Start the process of *slot* again, after a rest that is the longer the more it fails."""
@@ -405,8 +409,7 @@ class Workers(Service):
             before, slot.process = slot.process, successor
             slot.failures = 0
             if before is not None:
-                before.row.replaced = True
-                self._finish(before)
+                self._finish(before, replaced=True)
             return ""
         if slot.process is None and not self._stopping:
             self._rest(slot)

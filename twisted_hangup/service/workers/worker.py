@@ -77,6 +77,8 @@ class Worker:
         table: What all workers hold.
         row: This worker's part of it.
         reopeners: Functions to call if the logs are to be reopened.
+        hasteners: Functions to call if all workers are to end, while this one finishes because it
+            was replaced.
     """
 
     def __init__(self, plan: Plan, reactor: Any) -> None:
@@ -89,6 +91,7 @@ class Worker:
         self.table = Table(TABLE_DESCRIPTOR)
         self.row: Row = self.table[plan.row]
         self.reopeners: list[Callable[[], object]] = []
+        self.hasteners: list[Callable[[], object]] = []
         self._ports = plan.ports
         first = FIRST_SOCKET
         for count in plan.sockets:
@@ -109,7 +112,7 @@ class Worker:
 
     def serve(self, site: HangupSite) -> HangupService:
         """A service that serves *site* on all ports, and lets requests finish when it stops."""
-        return HangupService(
+        service = HangupService(
             site,
             [*zip(self._ports, self.endpoints(), strict=True)],
             Gate(self.reactor, room=site.context.room),
@@ -117,6 +120,8 @@ class Worker:
             grace_seconds=self.grace_seconds,
             replaced=lambda: self.replaced,
         )
+        self.hasteners.append(service.hasten)
+        return service
 
     def _received(self, kind: int, payload: bytes) -> None:
         if kind == Kind.REOPEN:
@@ -251,6 +256,13 @@ class _Process:
         if not self._ends:
             self._end_in_time()
             self._reactor.callFromThread(self._reactor.stop)
+        else:
+            self._reactor.callFromThread(self._hasten)
+
+    def _hasten(self) -> None:
+        if not self._worker.replaced:
+            for hasten in self._worker.hasteners:
+                hasten()
 
     def _end_in_time(self) -> None:
         self._ends = True
