@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 
@@ -449,6 +452,44 @@ def test_same_key(stores: tuple[Store, Store]) -> None:
     again = [make(b"new", key="n"), make(b"other", key="n"), make(b"new", key="n")]
     assert second.run(requests=again).conflicts == {1}
     assert sorted(bodies(first.take())) == [b"1", b"new"]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("count", [9, 10, 11, 25])
+def test_many_are_stored_in_order(stores: tuple[Store, Store], count: int, ordered: bool) -> None:
+    """However many statements that takes."""
+    store, _ = stores
+    sent = [b"%d" % number for number in range(count)]
+    assert store.put(*sent, ordered=ordered).conflicts == set()
+    queued = store.manage(admin.requests, dead=False, limit=100)
+    assert [store.manage(admin.find, key=one.key)[1] for one in queued] == sent
+    taken = store.take(1)
+    assert len(taken) == 1 and (not ordered or taken[0].body == b"0")
+
+
+def test_many_are_stored_with_a_few_statements(store: Store) -> None:
+    """Ten with each, and the rest one by one."""
+    statements: list[str] = []
+    store.connection.set_trace_callback(statements.append)
+    store.put(*[b"x"] * 25)
+    assert sum("INTO hangup_outbox_requests" in one for one in statements) == 2 + 5
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from("abcdefghijklm"), st.booleans()), max_size=32))
+def test_together_is_as_one_by_one(sent: list[tuple[str, bool]]) -> None:
+    """Requests with the same keys: as many are stored, and the same ones are refused."""
+    requests = [make(b"1" if body else b"2", key=key) for key, body in sent]
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [Store(SQLite(f"{folder}/{name}", lambda: 1000.0), []) for name in "ab"]
+        with closing(stores[0].connection), closing(stores[1].connection):
+            conflicts = stores[0].run(requests=requests).conflicts
+            refused = [stores[1].run(requests=[one]).conflicts for one in requests]
+            assert conflicts == {place for place, one in enumerate(refused) if one}
+            keys, alone = (
+                [one.key for one in store.manage(admin.requests, dead=False)] for store in stores
+            )
+            assert keys == alone
 
 
 def test_requeue_and_drop(stores: tuple[Store, Store]) -> None:

@@ -462,10 +462,16 @@ class Session:
 
     def execute_all(
         self, statement: str, rows: Sequence[Mapping[str, object] | Sequence[object]]
-    ) -> None:
-        """Execute a statement once for each of *rows*, its parameters."""
-        if rows:
-            self._cursor.executemany(self._database.sql(statement), rows)
+    ) -> int:
+        """Execute a statement once for each of *rows*, its parameters.
+
+        Returns:
+            How many rows of the table this has changed, if not `together` with others.
+        """
+        if not rows:
+            return 0
+        self._cursor.executemany(self._database.sql(statement), rows)
+        return self.changed
 
     def row(self, statement: str, **parameters: object) -> Any:
         """The first row of the result; None without one."""
@@ -480,7 +486,7 @@ class Session:
 
     @property
     def changed(self) -> int:
-        """How many rows the last statement has changed, or the last `execute_all` in all."""
+        """How many rows the last statement has changed."""
         return int(self._cursor.rowcount)
 
     def together(self) -> AbstractContextManager[object]:

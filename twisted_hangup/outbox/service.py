@@ -267,7 +267,10 @@ class Outbox(Service):
         if max_age_seconds is None:
             max_age_seconds = self._policy.max_age_seconds
         return new_request(
-            *(method, url, headers, body),
+            method,
+            url,
+            headers,
+            body,
             key=key,
             ordered=ordered,
             max_age_seconds=max_age_seconds,

@@ -148,13 +148,18 @@ _FORMS: Final = (
     " WHERE 1 = 0",
 )
 
-# Its parameters have no names: a driver looks up each name again for each row.
-INSERT: Final = """
+# The parameters have no names: a driver looks up each name again for each row.
+_ROW: Final = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+_INSERT: Final = """
 INSERT INTO hangup_outbox_requests
     (key, lane, ordered, method, url, headers, body, stored_at, expires_at, due_at)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (key) DO NOTHING
+VALUES {} ON CONFLICT (key) DO NOTHING
 """
+INSERT: Final = _INSERT.format(_ROW)
+
+#: Of many requests, so many are stored with each statement.
+TOGETHER: Final = 10
+INSERT_TOGETHER: Final = _INSERT.format(", ".join([_ROW] * TOGETHER))
 
 SAME_KEY: Final = """
 SELECT lane, ordered, method, url, headers, body FROM hangup_outbox_requests

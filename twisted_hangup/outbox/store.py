@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import inf
 from time import monotonic
 from typing import Any, Final, TypeAlias
@@ -273,9 +274,13 @@ class _Transaction:
     def _insert(self, requests: Sequence[NewRequest]) -> None:
         now = self._now
         rows = [(*request[:-1], now, now + request[-1], now) for request in requests]
-        self._session.execute_all(sql.INSERT, rows)
+        grouped = len(rows) - len(rows) % sql.TOGETHER
+        starts = range(0, grouped, sql.TOGETHER)
+        groups = [[*chain.from_iterable(rows[at : at + sql.TOGETHER])] for at in starts]
+        stored = self._session.execute_all(sql.INSERT_TOGETHER, groups)
+        stored += self._session.execute_all(sql.INSERT, rows[grouped:])
         self._wakes.update(dict.fromkeys([request.lane for request in requests], now))
-        if self._session.changed < len(requests):
+        if stored < len(requests):
             # Usually the same request, sent again by a caller who did not learn that it was
             # stored; keys are for this.
             for place, request in enumerate(requests):
