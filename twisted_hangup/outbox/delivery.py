@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -129,7 +128,7 @@ class DeliveryAttempt:
         if settlement.verdict is not Verdict.RETRY or not last:
             return settlement
         problem = f"too many attempts; {settlement.problem}"
-        return replace(settlement, verdict=Verdict.DEAD, problem=problem)
+        return settlement._replace(verdict=Verdict.DEAD, problem=problem)
 
     def _cb_settle(self, settlement: Settlement) -> None:
         if self._timer.active():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any, Final, TypeAlias, TypeVar
@@ -591,7 +591,7 @@ class Outbox(Service):
         if settlement.verdict is not Verdict.RETRY or settlement.given_back:
             return settlement
         wait = self._policy.wait(settlement.claim.attempt, self._jitter)
-        return replace(settlement, wait_seconds=max(wait, settlement.wait_seconds))
+        return settlement._replace(wait_seconds=max(wait, settlement.wait_seconds))
 
 
 def _lease_seconds(policy: DeliveryPolicy) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 from time import monotonic
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import uuid4
 
 from . import sql
@@ -75,8 +75,7 @@ class Demand:
         return window - self.running.get(destination, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A request that belongs to this process until its lease ends.
 
     Attributes:
@@ -110,8 +109,7 @@ class Claim:
     probe: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """The result of an attempt for a claimed request.
 
     Attributes:
