@@ -198,6 +198,15 @@ def test_units_are_systemds(tmp_path: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert not [line for line in checked.stderr.splitlines() if "hangup" in line]
+    (tmp_path / "hangup.service.d").mkdir()
+    (tmp_path / "hangup.service.d" / "reload.conf").write_text(block("scale", "reload.conf"))
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    version = subprocess.check_output(["systemd-analyze", "--version"], text=True).split()[1]
+    # Before version 253 it knows no notify-reload, which is ignored.
+    unknown = ["Failed to parse service type"] if int(version) < 253 else []
+    lines = [line for line in checked.stderr.splitlines() if "reload.conf" in line]
+    assert [line for line in lines if not any(words in line for words in unknown)] == []
+    assert len(lines) == len(unknown)
 
 
 @pytest.mark.skipif(not shutil.which("haproxy"), reason="no haproxy")
