@@ -511,8 +511,8 @@ def main() -> None:
     for one in totals:
         if one.apart:
             print(f"apart, not counted:\n{one}")
-    if any(one.lost for one in totals if not one.apart):
-        sys.exit("requests were lost")
+    if any(one.lost or not one.requests for one in totals if not one.apart):
+        sys.exit("requests were lost, or nobody asked")
 
 
 if __name__ == "__main__":
