@@ -337,14 +337,14 @@ def with_fetch(port: int) -> Program:
 
 def with_wrk(port: int, folder: Path) -> Program:
     def read(output: str) -> tuple[int, Counter[str]]:
-        found = re.search(r"(\d+) requests in", output)
-        assert found, output
+        answered = re.search(r"(\d+) requests in", output)
+        assert answered, output
         failures = Counter(
             {name: int(count) for name, count in re.findall(r"(connect|read|write) (\d+)", output)}
         )
         if bad := re.search(r"Non-2xx or 3xx responses: (\d+)", output):
             failures["status"] = int(bad[1])
-        return int(found[1]), +failures
+        return int(answered[1]), +failures
 
     (folder / "delay.lua").write_text(DELAY)
     command = ["wrk", "-t1", "-c4", "-d1h", "-s", str(folder / "delay.lua")]

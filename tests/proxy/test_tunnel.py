@@ -438,6 +438,17 @@ async def test_end_before_the_tunnel(proxied: Callable[..., Proxied]) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_site_that_was_retired(proxied: Callable[..., Proxied]) -> None:
+    """A connection may still become a tunnel, and goes on."""
+    there = proxied(echoing, timeouts=TIMEOUTS)
+    there.site.retire()
+    client = await joined(there)
+    assert await in_thread(lambda: client.send(b"x").socket.recv(1)) == b"x"
+    client.close()
+    await until(lambda: not left(there))
+
+
+@pytest_twisted.ensureDeferred
 async def test_site_waits_for_a_tunnel(proxied: Callable[..., Proxied]) -> None:
     """`drain` is over when it has ended, and `hang_up_all` ends it."""
     there = proxied(echoing, timeouts=TIMEOUTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -218,6 +219,20 @@ async def test_frame_in_the_segment_of_the_upgrade(
     upgraded.assert_nothing_of_ours()
     await in_thread(client.close)
     await until(lambda: upgraded.chat.lost)
+
+
+@stacks
+@pytest_twisted.ensureDeferred
+async def test_site_that_was_retired(serve: Serve, tmp_path: Path, stack: str) -> None:
+    """It leaves alone what was upgraded, and a connection may still be upgraded."""
+    upgraded = Upgraded(serve, tmp_path, stack, "tcp")
+    before = await upgraded.client(UPGRADE)
+    upgraded.served.site.retire()
+    for client in (before, await upgraded.client(UPGRADE)):
+        client.send(masked(b"still here"))
+        assert await in_thread(partial(read_message, client)) == b"still here"
+        client.close()
+    await until(lambda: all(chat.lost for chat in upgraded.chats))
 
 
 @stacks
