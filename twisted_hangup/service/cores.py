@@ -24,19 +24,29 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """The quotas of this process's group and of all groups around it, in cores."""
-    groups = root / "sys/fs/cgroup"
-    with suppress(OSError, ValueError, ZeroDivisionError):  # version 1
-        period = int((groups / "cpu/cpu.cfs_period_us").read_text())
-        quota = int((groups / "cpu/cpu.cfs_quota_us").read_text())
-        if quota > 0:
-            yield quota / period
-    with suppress(OSError, StopIteration):
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-        name = next(line.removeprefix("0::/") for line in lines if line.startswith("0::/"))
-        group = groups / name
-        for one in (group, *group.parents):
-            if one == groups.parent:
-                return
-            with suppress(OSError, ValueError, ZeroDivisionError):  # "max" is no quota
-                quota, period = map(int, (one / "cpu.max").read_text().split())
-                yield quota / period
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            top = root / "sys/fs/cgroup"
+            if controllers:  # version 1
+                top /= "cpu"
+                if "cpu" not in controllers.split(","):
+                    continue
+            group = top / name.lstrip("/")
+            for one in (group, *group.parents):
+                with suppress(OSError, ValueError, ZeroDivisionError):  # "max" is no quota
+                    quota, period = _quota(one, not controllers)
+                    if quota > 0:
+                        yield quota / period
+                if one == top:
+                    break
+
+
+def _quota(group: Path, is_version_2: bool) -> tuple[int, int]:
+    """The microseconds that *group* may run, and in how many."""
+    if is_version_2:
+        quota, period = (group / "cpu.max").read_text().split()
+    else:
+        files = (group / "cpu.cfs_quota_us", group / "cpu.cfs_period_us")
+        quota, period = (file.read_text() for file in files)
+    return int(quota), int(period)

@@ -185,6 +185,7 @@ def test_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
         ({"a/b/cpu.max": "nonsense"}, 64),
         ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/a/b/cpu.cfs_quota_us": "90000", "cpu/a/b/cpu.cfs_period_us": "100000"}, 1),
         ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
     ],
 )
@@ -194,7 +195,7 @@ def test_cores(
     """A container's quota counts, which the affinity does not show."""
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {*range(64)}, raising=False)
     (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/cgroup").write_text("1:name=systemd:/x\n0::/a/b\n")
+    (tmp_path / "proc/self/cgroup").write_text("1:name=systemd:/x\n2:cpuacct,cpu:/a/b\n0::/a/b\n")
     for name, text in files.items():
         file = tmp_path / "sys/fs/cgroup" / name
         file.parent.mkdir(parents=True, exist_ok=True)
