@@ -15,8 +15,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from twisted_hangup.journal.flood import ThrottledWarning
+from twisted_hangup.server.room import Room
 from twisted_hangup.service import accept
-from twisted_hangup.service.accept import REST_SECONDS, Gate
+from twisted_hangup.service.accept import LOOK_SECONDS, REST_SECONDS, Gate
 
 
 class Greeter(Protocol):
@@ -27,15 +28,42 @@ class Greeter(Protocol):
         self.transport.write(b"hello\n")
 
 
+class Others:
+    """The places of all workers, as a test decides about them."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.most: int | None = 2
+        self.theirs = 0
+        self.waits = [0.0]
+        self.locks: list[float] = []
+        self.events: list[str] = []
+
+    @property
+    def excess(self) -> float:
+        return self.held + self.theirs - 2
+
+    def wait_seconds(self) -> float:
+        return self.waits.pop(0) if self.waits else 0.0
+
+    def lock(self) -> float:
+        seconds = self.locks.pop(0) if self.locks else 0.0
+        self.events += [] if seconds else ["lock"]
+        return seconds
+
+    def unlock(self) -> None:
+        self.events.append(f"unlock with {self.held}")
+
+
 class Guarded:
     """A port behind a gate, and what the gate has said."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int | None, places: Others | None = None) -> None:
         from twisted.internet import reactor as installed
 
         self.reactor: Any = installed
         self.clock = Clock()
-        self.gate = Gate(self.clock, most)
+        self.gate = Gate(self.clock, most, places=places)
         factory: Any = Factory.forProtocol(Greeter)
         self.port: Any = self.reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.gate.guard(self.port)
@@ -187,6 +215,79 @@ async def test_protocol_that_fails_is_counted_all_the_same(
     assert len(expected_errors.flush(ZeroDivisionError)) == 2
     for client in clients:
         client.close()
+
+
+@pytest.fixture
+def shared() -> Iterator[tuple[Guarded, Others]]:
+    """A port that other workers have too."""
+    others = Others()
+    guarded = Guarded(None, others)
+    with capturedLogs() as guarded.events:
+        yield guarded, others
+    guarded.gate.retire()
+    pytest_twisted.blockon(guarded.port.stopListening())
+
+
+@pytest.mark.parametrize("refusal", ["waits", "locks"])
+@pytest_twisted.ensureDeferred
+async def test_connection_is_left_to_other_workers(
+    shared: tuple[Guarded, Others], refusal: str
+) -> None:
+    """The port is not read for as long as they say; then the client is accepted."""
+    guarded, others = shared
+    setattr(others, refusal, [0.25])
+    client = await guarded.connect()
+    await until(lambda: not guarded.accepting())
+    guarded.port.doRead()
+    assert len(guarded.clock.getDelayedCalls()) == 1
+    guarded.clock.advance(0.25)
+    assert guarded.accepting()
+    assert await greeting(client) == b"hello\n"
+    client.close()
+    await until(lambda: guarded.gate.open == 0)
+    assert others.held == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_place_that_another_worker_takes_meanwhile(
+    shared: tuple[Guarded, Others], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has taken a free place makes no room, whatever the others take after that."""
+    guarded, others = shared
+    room = Room(list, guarded.clock.seconds)
+    monkeypatch.setattr(guarded.gate, "_room", room)
+    monkeypatch.setattr(others, "unlock", lambda: setattr(others, "theirs", 9))
+    client = await guarded.connect()
+    assert await greeting(client) == b"hello\n"
+    assert not room.turned_away
+    client.close()
+    await until(lambda: guarded.gate.open == 0)
+
+
+def test_place_is_taken_before_the_connection(shared: tuple[Guarded, Others]) -> None:
+    """While it is looked for, no other worker can take it; if no client is there, it is free."""
+    guarded, others = shared
+    guarded.port.doRead()
+    assert others.events == ["lock", "unlock with 1"]
+    assert others.held == 0
+
+
+@pytest_twisted.ensureDeferred
+async def test_places_are_taken_by_other_workers(shared: tuple[Guarded, Others]) -> None:
+    """A client waits, and is served once one of theirs has ended, of which nobody tells."""
+    guarded, others = shared
+    others.theirs = 2
+    client = await guarded.connect()
+    await until(lambda: guarded.warnings)
+    assert guarded.warnings == ["All 2 connections are taken; new clients wait until one ends"]
+    assert others.events == ["lock", "unlock with 0"]
+    others.theirs = 1
+    guarded.clock.advance(LOOK_SECONDS)
+    assert await greeting(client) == b"hello\n"
+    assert others.held == 1
+    client.close()
+    await until(lambda: guarded.gate.open == 0)
+    assert others.held == 0
 
 
 def test_foreign_port_is_left_alone() -> None:

@@ -215,7 +215,7 @@ def most_connections(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(accept, "raise_file_limit", lambda: 10_000)
     options = Options()
     options.parseOptions(arguments)
-    most = service._most_connections(options)
+    most = service._connections_by_files(options)
     assert most is not None
     return most
 

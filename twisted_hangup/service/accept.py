@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from twisted.internet import tcp
 from twisted.internet.defer import Deferred
@@ -60,6 +60,30 @@ _WHO_MAKES: Final = {
 _log = Logger()
 
 
+class Places(Protocol):
+    """The places for connections in all worker processes, as one of them sees them.
+
+    Attributes:
+        held: How many places this process has taken.
+        most: Most connections of all of them together; None for no limit.
+        excess: How many connections are above that limit.
+    """
+
+    held: int
+    most: int | None
+
+    @property
+    def excess(self) -> float: ...
+
+    def wait_seconds(self) -> float:
+        """How long to leave the next connection to others before asking again; 0 to accept it."""
+
+    def lock(self) -> float:
+        """Let no other process take a place until `unlock`; how long to wait if one is at it."""
+
+    def unlock(self) -> None: ...
+
+
 class Gate:
     """Accepts connections on any number of ports, while there is room for one more.
 
@@ -78,6 +102,7 @@ class Gate:
         room: Room | None = None,
         most_of_address: int | None = None,
         trusted: Sequence[Network] = (),
+        places: Places | None = None,
     ) -> None:
         """
         Args:
@@ -86,15 +111,19 @@ class Gate:
             room: Asked for a place when all are taken; it also counts who is turned away.
             most_of_address: Most connections at a time of one address.
             trusted: Addresses that may have any number: proxies, each with many clients.
+            places: If this is one of several workers, the places of all of them.
         """
         self.most = most
         self.open = 0
         self.of_address: Counter[bytes] = Counter()
         #: Connections that have made room, and end in the next turn.
         self._leaving = 0
+        #: Whether the next connection has a place only if another one makes room.
+        self._makes_room = False
         self._room = room
         self._most_of_address = most_of_address
         self._trusted = trusted
+        self._places = places
         self._clock = clock = steady(clock)
         self._warn = ThrottledWarning(clock)
         self._warn_of_room = ThrottledWarning(clock)
@@ -136,35 +165,72 @@ class Gate:
     def _accept(self, port: Any) -> None:
         """Replaces `Port.doRead`, and calls it for one connection at a time."""
         for _ in range(ACCEPTS_PER_TURN):
-            if self._is_full():
+            if not self._takes_place():
                 return
+            before = self.open
             port.numberAccepts = 1
             type(port).doRead(port)
             if port.numberAccepts == 1:
+                self._count(0)  # no client has come for the place
                 return  # doRead() raises the number when it accepts as many as allowed
-            if self._room is not None and self._excess() > 0:
+            if self._room is not None and self._makes_room and self.open > before:
                 # Only now is it certain that a client waited.
                 self._leaving += 1
+                self._count(0)
                 self._warn_of_room(
                     "All {most} connections are taken; {who} room",
-                    most=self.most,
+                    most=self._bound,
                     who=_WHO_MAKES[self._room.make()],
                 )
 
+    def _takes_place(self) -> bool:
+        """Take the place of one more connection; False if it has to wait, which is seen to."""
+        places = self._places
+        if places is None:
+            return not self._is_full()
+        if self._closed:
+            return False  # another port noticed in this same turn
+        if seconds := places.wait_seconds():
+            return self._look_away(seconds)
+        if places.most is None:
+            return not self._is_full()
+        if seconds := places.lock():
+            return self._look_away(seconds)
+        try:
+            if self._is_full():
+                return False
+            self._count(1)
+            return True
+        finally:
+            places.unlock()
+
+    def _look_away(self, seconds: float) -> bool:
+        self._close()
+        self._rest = self._clock.callLater(seconds, self._rested)
+        return False
+
+    def _count(self, taken: int) -> None:
+        """Tell the other workers what this one holds, and that it has *taken* a place more."""
+        if self._places is not None:
+            self._places.held = self.open - self._leaving + taken
+
     def _excess(self) -> float:
         """How many connections are above the limit, without those that are about to end."""
-        return -inf if self.most is None else self.open - self._leaving - self.most
+        excess = -inf if self.most is None else self.open - self._leaving - self.most
+        return excess if self._places is None else max(excess, self._places.excess)
 
     def _is_full(self) -> bool:
         if self._closed:
             return True  # another port noticed in this same turn
-        if self._excess() >= 0 and not (self._room is not None and self._room.can_make()):
+        self._makes_room = self._excess() >= 0
+        if self._makes_room and not (self._room is not None and self._room.can_make()):
             self._close()
-            if self._room is not None:
-                # While requests are answered, perhaps no connection ends.
+            if self._room is not None or self._places is not None:
+                # While requests are answered, perhaps no connection ends, or one of another worker.
                 self._next_look = self._clock.callLater(LOOK_SECONDS, self._reopen)
             self._warn(
-                "All {most} connections are taken; new clients wait until one ends", most=self.most
+                "All {most} connections are taken; new clients wait until one ends",
+                most=self._bound,
             )
             return True
         if not files_left():
@@ -175,6 +241,12 @@ class Gate:
             )
             return True
         return False
+
+    @property
+    def _bound(self) -> int | None:
+        """The limit that is reached: that of all workers, or our own."""
+        places = self._places
+        return self.most if places is None or places.excess < 0 else places.most
 
     def _close(self) -> None:
         self._closed = True
@@ -237,10 +309,12 @@ class Gate:
 
     def connection_made(self) -> None:
         self.open += 1
+        self._count(0)
 
     def connection_ended(self) -> None:
         self.open -= 1
         self._leaving = max(0, self._leaving - 1)
+        self._count(0)
         if self._closed and self._rest is None:
             self._reopen()
         self._look_if_empty()

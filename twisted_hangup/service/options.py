@@ -448,8 +448,8 @@ class Options(UsageOptions):
             "max-connections",
             None,
             0,
-            "Most connections at a time; others wait. 0 = as many as the limit of open files "
-            "allows.",
+            "Most connections at a time, with --workers of all workers together; others wait. "
+            "0 = as many as the limit of open files allows.",
             count("max-connections"),
         ],
         [

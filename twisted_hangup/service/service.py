@@ -157,7 +157,7 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
     return make(
         site,
         endpoints,
-        _gate(options, site, reactor),
+        _gate(options, site, reactor, worker),
         reactor=reactor,
         grace_seconds=options["grace"],
         closers=closers + log_closers,
@@ -257,32 +257,38 @@ def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
         raise UsageError(f"{option}: cannot write {path!r}: {error.strerror}") from error
 
 
-def _gate(options: Options, site: LoggedSite, reactor: Any) -> Gate:
+def _gate(options: Options, site: LoggedSite, reactor: Any, worker: Worker | None) -> Gate:
     """The gate that admits clients: as many as the operator and the open files allow."""
-    most = _most_connections(options)
+    files, asked = _connections_by_files(options), options["max-connections"]
+    most = _least(files, asked if worker is None else 0)
+    if most is not None:
+        _log.info("At most {most} connections at a time; further clients wait", most=most)
     share = options["max-connections-per-address"]
-    if share is None and most is not None:
-        share = -(-most // ADDRESS_SHARES)
+    if share is None:
+        # A worker knows the addresses of its own clients only; so its part of the places counts.
+        part = _least(files, -(-asked // max(1, options["workers"])))
+        share = -(-(part or 0) // ADDRESS_SHARES)
     return Gate(
         reactor,
         most,
         room=site.context.room,
         most_of_address=share or None,
         trusted=options.trusted_proxies,
+        places=None if worker is None else worker.places(asked or None),
     )
 
 
-def _most_connections(options: Options) -> int | None:
-    """The smaller one of the operator's limit and the limit of open files."""
+def _connections_by_files(options: Options) -> int | None:
+    """How many connections the limit of open files allows; None if it allows any number."""
     limit = accept.raise_file_limit()
-    asked = -(-options["max-connections"] // max(1, options["workers"]))
-    bounds = [asked] if asked else []
-    if limit is not None:
-        # A connection may have a body on disk, or a file that it is served from; a proxied
-        # client also has a connection to the server.
-        files_each = 2 if options["proxy"] is None else 3
-        bounds.append(max(1, accept.room_for_connections(limit) // files_each))
-    most = min(bounds, default=None)
-    if most is not None:
-        _log.info("At most {most} connections at a time; further clients wait", most=most)
-    return most
+    if limit is None:
+        return None
+    # A connection may have a body on disk, or a file that it is served from; a proxied client
+    # also has a connection to the server.
+    files_each = 2 if options["proxy"] is None else 3
+    return max(1, accept.room_for_connections(limit) // files_each)
+
+
+def _least(*bounds: int | None) -> int | None:
+    """The least of *bounds*, of which None and 0 are none."""
+    return min(filter(None, bounds), default=None)

@@ -17,6 +17,11 @@ from typing import Final
 _ROW_CELLS: Final = 8
 _CELL_BYTES: Final = 8
 
+#: The cells of a row.
+_BEAT: Final = 0
+_HELD: Final = 1
+_ACCEPTS: Final = 2
+
 
 class Row:
     """The numbers of one worker process; all are 0 at first."""
@@ -27,29 +32,29 @@ class Row:
     @property
     def beat(self) -> int:
         """When the worker's reactor ran last, in nanoseconds of the monotonic clock."""
-        return int(self._cells[0])
+        return int(self._cells[_BEAT])
 
     @beat.setter
     def beat(self, nanoseconds: int) -> None:
-        self._cells[0] = nanoseconds
+        self._cells[_BEAT] = nanoseconds
 
     @property
     def held(self) -> int:
         """How many connections the worker holds."""
-        return int(self._cells[1])
+        return int(self._cells[_HELD])
 
     @held.setter
     def held(self, connections: int) -> None:
-        self._cells[1] = connections
+        self._cells[_HELD] = connections
 
     @property
     def accepts(self) -> bool:
         """Whether the worker accepts connections: it serves, and does not drain."""
-        return bool(self._cells[2])
+        return bool(self._cells[_ACCEPTS])
 
     @accepts.setter
     def accepts(self, accepts: bool) -> None:
-        self._cells[2] = accepts
+        self._cells[_ACCEPTS] = accepts
 
     @property
     def replaced(self) -> bool:
@@ -93,6 +98,16 @@ class Table:
             descriptor = file
         os.truncate(descriptor, rows * _ROW_CELLS * _CELL_BYTES)
         return cls(descriptor)
+
+    @property
+    def held(self) -> list[int]:
+        """How many connections the worker of each row holds."""
+        return self._cells[_HELD::_ROW_CELLS].tolist()
+
+    @property
+    def accepts(self) -> list[int]:
+        """For each row 1 if its worker accepts connections, or 0."""
+        return self._cells[_ACCEPTS::_ROW_CELLS].tolist()
 
     def __len__(self) -> int:
         return len(self._cells) // _ROW_CELLS

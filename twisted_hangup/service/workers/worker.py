@@ -44,6 +44,7 @@ from ..ports import endpoint
 from ..process import END_SECONDS, end_within
 from ..serving import CannotListen, HangupService
 from .channel import Channel, Kind
+from .places import SharedPlaces
 from .plan import CHANNEL_DESCRIPTOR, FIRST_SOCKET, IGNORED_SIGNALS, TABLE_DESCRIPTOR, Plan
 from .sockets import Adopter
 from .table import Row, Table
@@ -115,13 +116,17 @@ class Worker:
         service = HangupService(
             site,
             [*zip(self._ports, self.endpoints(), strict=True)],
-            Gate(self.reactor, room=site.context.room),
+            Gate(self.reactor, room=site.context.room, places=self.places()),
             reactor=self.reactor,
             grace_seconds=self.grace_seconds,
             replaced=lambda: self.replaced,
         )
         self.hasteners.append(service.hasten)
         return service
+
+    def places(self, most: int | None = None) -> SharedPlaces:
+        """For a `Gate`: the places for connections, of which all workers have at most *most*."""
+        return SharedPlaces(self.table, self.row, self.reactor, most)
 
     def _received(self, kind: int, payload: bytes) -> None:
         if kind == Kind.REOPEN:
