@@ -98,11 +98,11 @@ def joint_writes() -> JointWrites:
 
 
 class Lines:
-    """A push producer of 50,000 lines, which closes after the last."""
+    """A push producer of 200,000 lines, more than one turn sends, which closes after the last."""
 
     def __init__(self, transport: Any) -> None:
         self.transport = transport
-        self.left = 50_000
+        self.left = 200_000
         self.paused = 0
         transport.registerProducer(self, True)
         self.resumeProducing()
@@ -131,6 +131,7 @@ class Fills:
         self.transport = transport
         transport.registerProducer(self, True)
         transport.transport.bufferSize = 10
+        transport.transport._room = 0  # nor may anything be sent at once
         transport.write(b"more than that")
 
     def resumeProducing(self) -> None:

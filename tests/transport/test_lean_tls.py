@@ -546,11 +546,11 @@ def test_push_producer(pair: tuple[Any, Any]) -> None:
         conversation.send(conversation.protection.record(b"lines"))
         lines = conversation.server.transport.producer._producer
         assert isinstance(lines, Lines)
-        assert lines.paused and lines.left > 10_000
+        assert lines.paused and lines.left > 50_000
         opened = conversation.opened()
         assert opened.pop() == (ALERT, CLOSE_NOTIFY)
         content = b"".join(data for _, data in opened)
-        assert content == b"".join(b"%07d\n" % number for number in range(50_000, 0, -1))
+        assert content == b"".join(b"%07d\n" % number for number in range(200_000, 0, -1))
 
 
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "Twisted's"])

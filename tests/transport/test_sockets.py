@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.cleanliness import LoggedErrors
 from support.wire import BAD, Paths, statuses
 from twisted.internet import tcp, unix
@@ -26,6 +29,7 @@ from twisted_hangup.transport.deadlines import Deadlines
 from twisted_hangup.transport.layers import host_of
 from twisted_hangup.transport.sockets import (
     LARGEST_READ,
+    LARGEST_WRITE,
     ConnectionBroken,
     JointWrites,
     SendWatch,
@@ -181,6 +185,154 @@ def test_bodies_are_read_on(times: int, size: int, most: int, reads: list[int]) 
     assert protocol.reads == reads
     if times < 99:
         assert transport.expected is None
+
+
+class Takes:
+    """A socket that takes so much in each call, and then all."""
+
+    def __init__(self, *amounts: int | None) -> None:
+        self.amounts = [*amounts]
+        self.taken: list[bytes] = []
+
+    def send(self, data: bytes) -> int:
+        return self.sendmsg([data])
+
+    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+        data = b"".join(pieces)
+        if self.amounts and (amount := self.amounts.pop(0)) is not None:
+            data = data[:amount]
+            if not data:
+                raise BlockingIOError
+        self.taken.append(data)
+        return len(data)
+
+
+class Pauses:
+    """A push producer."""
+
+    paused = 0
+
+    def pauseProducing(self) -> None:
+        self.paused += 1
+
+    def resumeProducing(self) -> None: ...
+
+    def stopProducing(self) -> None: ...
+
+
+class Writes:
+    """A transport over *takes*, its producer, and the turns of its reactor."""
+
+    def __init__(self, takes: Takes) -> None:
+        self.takes = takes
+        self.clock = MemoryReactorClock()
+        self.transport: Any = unconnected(telling(tcp.Server))
+        FileDescriptor.__init__(self.transport, self.clock)
+        self.transport.connected = 1
+        self.transport.socket = takes
+        self.transport.join(JointWrites(self.clock))
+        self.producer = Pauses()
+        self.transport.registerProducer(self.producer, True)
+
+    def turn(self) -> None:
+        writers = self.clock.getWriters()
+        self.clock.advance(0)
+        for writer in writers:
+            writer.doWrite()
+
+
+PIECE: Final = bytes(40_000)
+
+
+def test_much_is_sent_at_once() -> None:
+    """What is too much to be kept is sent while it is written, and its producer is not paused."""
+    writes = Writes(Takes())
+    writes.transport.write(PIECE)
+    assert writes.takes.taken == []
+    writes.transport.writeSequence([b"", b"x", PIECE])
+    assert writes.takes.taken == [PIECE + b"x" + PIECE]
+    assert not (writes.producer.paused or writes.transport.unsent or writes.transport.sending)
+    writes.turn()
+    assert len(writes.takes.taken) == 1 and not writes.clock.getWriters()
+
+
+def test_one_turn_sends_no_more() -> None:
+    """So that other connections get their turn."""
+    writes = Writes(Takes())
+    while not writes.producer.paused:
+        writes.transport.write(PIECE)
+    assert sum(map(len, writes.takes.taken)) <= LARGEST_WRITE
+    assert writes.transport.unsent <= 2 * len(PIECE)
+    sent = len(writes.takes.taken)
+    while writes.transport.unsent:
+        writes.turn()
+    assert len(writes.takes.taken) > sent
+    writes.transport.writeSequence([PIECE, PIECE])
+    assert writes.transport.unsent == 0
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("disconnecting", True),
+        ("_writeDisconnecting", True),
+        ("_aborting", True),
+        ("producer", None),
+        ("streamingProducer", False),
+        ("producerPaused", True),
+        ("dataBuffer", b"before"),
+        ("unwritten", object()),
+        ("_joint", None),
+    ],
+)
+def test_not_at_once(name: str, value: object) -> None:
+    """If anything else is to be done, Twisted's way is the only one."""
+    writes = Writes(Takes())
+    setattr(writes.transport, name, value)
+    writes.transport.writeSequence([PIECE, PIECE])
+    assert writes.takes.taken == []
+    assert writes.transport.sending
+
+
+def test_failed_at_once() -> None:
+    """Whoever writes does not hear of it; the reactor does, in the next turn."""
+    writes = Writes(Takes())
+
+    def fails(pieces: object) -> int:
+        raise OSError(errno.ECONNRESET, "gone")
+
+    writes.takes.send = writes.takes.sendmsg = fails  # type: ignore[assignment]
+    writes.transport.writeSequence([PIECE, PIECE])
+    assert writes.producer.paused
+    assert writes.transport.unsent == 2 * len(PIECE)
+    assert writes.transport.doWrite() is writes.transport.failure
+
+
+@given(
+    st.lists(st.none() | st.sampled_from([0, 1, 40_000, 80_000]) | st.integers(0, 10**6)),
+    st.lists(st.lists(st.integers(0, 10**5), max_size=3) | st.just("turn"), max_size=30),
+)
+def test_order_of_what_is_sent(amounts: list[int | None], steps: list[list[int] | str]) -> None:
+    """However much fits, every byte is sent once, in order, and no more waits than before."""
+    writes = Writes(Takes(*amounts))
+    written, number = [], 0
+    for step in steps:
+        if isinstance(step, str):
+            writes.turn()
+            continue
+        number += 1
+        pieces = [bytes([number % 256]) * size for size in step]
+        before = writes.producer.paused
+        writes.transport.writeSequence(pieces)
+        written += pieces
+        waits = len(writes.transport.dataBuffer) + writes.transport._tempDataLen
+        if any(pieces) and waits > USUAL:
+            assert writes.producer.paused > before
+    for _ in range(10 + len(amounts) + len(steps) * 3):
+        writes.turn()
+    assert writes.transport.unsent == 0
+    assert b"".join(writes.takes.taken) == b"".join(written)
+    assert writes.transport.taken == len(b"".join(written))
 
 
 class Loses(Protocol):

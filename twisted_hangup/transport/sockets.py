@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import lru_cache
 from math import inf
 from typing import Any, Final, Literal, Protocol
@@ -24,7 +24,7 @@ from twisted.internet.main import CONNECTION_DONE
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..limits import KIB
+from ..limits import KIB, MIB
 from .deadlines import Deadline, Deadlines
 from .layers import transport_beneath
 
@@ -37,6 +37,13 @@ LARGE_READ: Final = 256 * KIB
 #: Most bytes of a body that are read in one turn of the reactor, give or take a usual read: the
 #: more, the cheaper each of them.
 LARGEST_READ: Final = 512 * KIB
+
+#: Most bytes that a connection sends while they are being written, in one turn of the reactor; what
+#: comes after them waits for the next turn.
+LARGEST_WRITE: Final = MIB
+
+#: Most pieces that the system gets in one call; more are joined.  Windows takes one.
+_PIECES_AT_ONCE: Final = 64 if hasattr(socket.socket, "sendmsg") else 1
 
 _log = Logger()
 
@@ -135,6 +142,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     #: Whether there are bytes to send, and whether the reactor was asked to say when.
     sending = False
     _reactor_asked = False
+    #: How many bytes may still be sent at once in this turn.
+    _room = LARGEST_WRITE
     #: Whether reading is paused.
     reading_paused = False
     #: While a body is being read: bytes of it by which the next read may be larger; else None.
@@ -193,10 +202,13 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def writeSomeData(self, data: Any) -> Any:
         """Write what there is room for, as Twisted does; a failure has its cause."""
+        if len(data) > self.SEND_LIMIT:
+            data = memoryview(data)[: self.SEND_LIMIT]
+        return self._send(self.socket.send, data)
+
+    def _send(self, send: Callable[[Any], int], data: Any) -> Any:
         try:
-            if len(data) > self.SEND_LIMIT:
-                data = memoryview(data)[: self.SEND_LIMIT]
-            sent = self.socket.send(data)
+            sent = send(data)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -215,6 +227,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def doWrite(self) -> Any:
         """Write what there is room for, and report it."""
+        self._room = LARGEST_WRITE
         unwritten = self.unwritten
         outcome = unwritten.send(super().doWrite) if unwritten else super().doWrite()
         if outcome is not None and outcome is self.failure and self._has_to_read:
@@ -292,9 +305,71 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._tempDataBuffer.append(data)
             self._tempDataLen += len(data)
             if len(self.dataBuffer) + self._tempDataLen > self.bufferSize:
+                if self._sent_at_once():
+                    return
                 self._maybePauseProducer()
             if not (self._in_line and self.sending):
                 self.startWriting()
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """Send the pieces in *iovec*, as `write` does."""
+        pieces = [piece for piece in iovec if piece != b""]
+        if self.TLS or any(piece.__class__ is not bytes for piece in pieces):
+            super().writeSequence(pieces)
+        elif pieces and self.connected and not self._writeDisconnected:
+            last = pieces.pop()
+            self._tempDataBuffer += pieces
+            self._tempDataLen += sum(map(len, pieces))
+            self.write(last)
+
+    def _sent_at_once(self) -> bool:
+        """Send what was written now, as it is too much to be kept; its producer need not pause.
+
+        Nobody is called.  What may not be sent now, or does not fit, waits as ever.
+
+        Returns:
+            Whether nothing of it is left.
+        """
+        pieces, size = self._tempDataBuffer, self._tempDataLen
+        if (
+            self._reactor_asked  # the peer has to make room
+            or size > self._room
+            or self.dataBuffer
+            or self.unwritten is not None
+            or self._joint is None
+            or self.disconnecting
+            or self._writeDisconnecting
+            or self._aborting
+            or self.producer is None
+            or not self.streamingProducer
+            or self.producerPaused
+            or (self.deliveries is not None and self.deliveries.undelivered)
+        ):
+            return False
+        if len(pieces) > _PIECES_AT_ONCE:
+            pieces = [b"".join(pieces)]
+        if len(pieces) == 1:
+            sent = self._send(self.socket.send, pieces[0])
+        else:
+            sent = self._send(self.socket.sendmsg, pieces)
+        if isinstance(sent, Exception):
+            return False  # it fails again when this turn is over
+        self._room -= sent
+        if sent == size:
+            self._tempDataBuffer = []
+            self._tempDataLen = 0
+            self.sending = False
+            return True
+        over = 0
+        while sent >= len(pieces[over]):
+            sent -= len(pieces[over])
+            over += 1
+        self.dataBuffer, self.offset = pieces[over], sent
+        self._tempDataBuffer = pieces[over + 1 :]
+        self._tempDataLen = sum(map(len, self._tempDataBuffer))
+        self._ask_reactor()
+        self.sending = True
+        return False
 
     def startWriting(self) -> None:
         """There are bytes to send: send them at the end of this turn, or when the reactor says."""
@@ -324,6 +399,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         As `doWrite`, in one piece if nothing else is to be done.
         """
         self._in_line = False
+        self._room = LARGEST_WRITE
         if not (self.sending and self.connected):
             return
         pieces = self._tempDataBuffer
