@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from hypothesis import given
+from hypothesis import strategies as st
 from support.cleanliness import LoggedErrors
 from support.wire import Client, Paths, Serve, in_thread, until
 from twisted.web import http, server
@@ -410,6 +412,34 @@ def test_same_answer(render: Any, request_class: type[Request]) -> None:
     stock = answers(Site, render, request_class, *gets)
     assert stock.count(b"HTTP/1.1 200") == len(gets)
     assert answers(HangupSite, render, request_class, *gets) == stock
+
+
+@given(
+    pieces=st.lists(
+        st.binary(max_size=20).flatmap(lambda data: st.sampled_from([data, data * 9999]))
+    ),
+    sized=st.booleans(),
+    method=st.sampled_from([b"GET", b"HEAD"]),
+    code=st.sampled_from([200, 204, 304]),
+)
+def test_body_in_pieces(pieces: list[bytes], sized: bool, method: bytes, code: int) -> None:
+    """A body that is written piece by piece is the one that Twisted would send."""
+    lengths = []
+
+    def writes(request: Any) -> Any:
+        if sized:
+            request.setHeader(b"Content-Length", b"%d" % len(b"".join(pieces)))
+        request.setResponseCode(code)
+        for piece in pieces:
+            request.write(piece)
+        request.finish()
+        lengths.append(request.sentLength)
+        return server.NOT_DONE_YET
+
+    get = GET.replace(b"GET", method)
+    stock = answers(Site, writes, Request, get)
+    assert answers(HangupSite, writes, Request, get) == stock
+    assert lengths[0] == lengths[1]
 
 
 @pytest.mark.parametrize("version", ["Mine/1", b"Mine/1\r\nX: 1", b"Mine/1"])

@@ -341,10 +341,12 @@ class LeanRequest(Request):
 
     def write(self, data: bytes) -> None:
         """Send *data*, after the head if the head has not been sent yet."""
+        if self.startedWriting:
+            LeanRequest._write_on(self, data)
+            return
         headers = self.responseHeaders
         if (
-            self.startedWriting
-            or self.finished
+            self.finished
             or self._disconnected
             or self._inFakeHead
             or self._encoder
@@ -398,6 +400,27 @@ class LeanRequest(Request):
                 self.channel.writeSequence(toChunk(data))
             else:
                 self.channel.write(data)
+
+    def _write_on(self, data: bytes) -> None:
+        """Send *data*, a part of the body that comes after the first."""
+        left = self._hangup_body_left
+        if (
+            left is None
+            or data.__class__ is not bytes
+            or not 0 < len(data) <= left
+            or self.finished
+            or self._disconnected
+            or self._inFakeHead
+            or self._encoder
+        ):
+            super().write(data)
+            return
+        self._hangup_body_left = left - len(data)
+        self.sentLength += len(data)
+        if self.chunked:
+            self.channel.writeSequence((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            self.channel.write(data)
 
     def finish(self) -> None:
         """The response is complete, or nobody waits for it any more."""
