@@ -8,8 +8,9 @@ and another one before it sends that.  This is half of what TLS costs a small re
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
 from twisted.internet.error import ConnectionLost
@@ -33,6 +34,9 @@ _TURN_BYTES: Final = 64_000
 
 #: Most bytes in one record (RFC 8446, section 5.1).
 _RECORD_BYTES: Final = 2**14
+
+#: Most bytes taken from OpenSSL at a time, of which it holds one record; as in Twisted.
+_TAKEN_BYTES: Final = 2**15
 
 _log = Logger()
 
@@ -154,9 +158,32 @@ class LeanTLS(BufferingTLSTransport):
             self._aggregator = written
             self.write = written.write  # type: ignore[method-assign]
 
-    def encrypt(self, data: bytes) -> None:
-        """Encrypt *data* and write it to the socket, as Twisted does with its own buffer."""
-        super(BufferingTLSTransport, self).write(data)
+    def encrypt(self, data: bytes) -> list[int]:
+        """Encrypt *data* and write it to the socket, as Twisted does with its own buffer.
+
+        OpenSSL's buffers never become smaller: it holds one record at a time.
+
+        Returns:
+            How long the records are then, without those that wait for TLS or come too late.
+        """
+        if self._lostTLSConnection or (self.disconnecting and self._producer is None):
+            return []
+        connection, transport = self._tlsConnection, cast(Any, self.transport)
+        view, over, records = memoryview(data), 0, []
+        finish: Callable[[], object] | None = None
+        while over < len(data) and finish is None:
+            try:
+                over += connection.send(view[over : over + _RECORD_BYTES])
+                records.append(connection.bio_read(_TAKEN_BYTES))
+            except WantReadError:
+                finish = partial(self._bufferedWrite, data[over:])
+            except Error:
+                finish = partial(self._tlsShutdownFinished, Failure())
+        if records:
+            transport.writeSequence(records)
+        if finish is not None:
+            finish()
+        return list(map(len, records))
 
     def cannot_go_on(self, failure: Failure) -> None:
         """A producer has raised: end the connection, as over TCP."""
@@ -236,12 +263,7 @@ class Written:
             pieces, self._pieces = self._pieces, []
             self._flushed += _TURN_BYTES - self._room
             self._room = _TURN_BYTES
-            data = b"".join(pieces)
-            if len(data) <= _RECORD_BYTES:
-                self._encrypt(data)
-            else:
-                for at in range(0, len(data), _RECORD_BYTES):
-                    self._encrypt(data[at : at + _RECORD_BYTES])
+            self._encrypt(b"".join(pieces))
 
     close = flush
 
@@ -253,14 +275,17 @@ class Written:
             self._taken = marks[over - 1][1]
             del marks[:over]
 
-    def _encrypt(self, record: bytes) -> None:
-        socket, marks = self._socket, self._marks
+    def _encrypt(self, data: bytes) -> None:
+        socket, marks, left = self._socket, self._marks, len(data)
         self._look_at_marks()  # or they would pile up if nobody asks
-        before = socket.taken + socket.unsent
-        self._transport.encrypt(record)
         end = socket.taken + socket.unsent
-        if end > before:  # else it will never be sent: TLS has ended
-            self._encrypted += len(record)
+        lengths = self._transport.encrypt(data)
+        if socket.taken + socket.unsent == end:
+            return  # it will never be sent: TLS has ended
+        for length in lengths:
+            end += length
+            self._encrypted += min(left, _RECORD_BYTES)
+            left -= _RECORD_BYTES
             marks.append((end, self._encrypted))
 
     def send_joined(self) -> None:
