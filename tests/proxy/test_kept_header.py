@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.proxying import ServerInMemory, proxy_in_memory
-from support.wire import Paths
+from support.certificates import server_context
+from support.http2_client import H2Client
+from support.proxying import Proxied, ServerInMemory, proxy_in_memory
+from support.proxying import proxied as proxied
+from support.upstreams import OK, Connection
+from support.wire import Paths, in_thread
 from twisted.web.http_headers import Headers
+from twisted.web.server import Request
 
 from twisted_hangup import Forwarding, HangupSite, ProxyResource, testing
 from twisted_hangup.events import Field
@@ -173,3 +178,36 @@ def test_addresses_are_those_of_the_connection(monkeypatch: pytest.MonkeyPatch) 
             client.feed(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         heads.add(server.asked[-1].head)
     assert len(heads) == 2
+
+
+class ReadsNoCookies(Request):
+    """Twisted reads the header for them, even if there are none."""
+
+    def parseCookies(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", [Request, ReadsNoCookies])
+async def test_streams_keep_no_header(proxied: Callable[..., Proxied], kind: type[Request]) -> None:
+    """Over HTTP/2 each request has a header of its own, whatever has been read of it."""
+    heads: list[bytes] = []
+
+    def server(connection: Connection) -> None:
+        while head := connection.read_head():
+            heads.append(head)
+            connection.send(OK)
+
+    front = proxied(server, tls=server_context())
+    front.site.requestFactory = kind
+
+    def ask() -> None:
+        for name in (b"x-1", b"x-2"):
+            client = H2Client(front.port)
+            client.answer(client.request(b"/", (name, b"own")))
+            client.close()
+
+    await in_thread(ask)
+    assert [(b"x-1: own" in head.lower(), b"x-2: own" in head.lower()) for head in heads] == [
+        (True, False),
+        (False, True),
+    ]

@@ -455,11 +455,19 @@ def untouched(request: Any) -> HeadersCache | None:
     """Where the header of *request* comes from, if nobody has touched it, and there is no body.
 
     Then `HeadersCache.looked_at` is the request's whole header.
+
+    Returns:
+        None as well over HTTP/2, where no header is kept for the next request.
     """
     if isinstance(request, LeanRequest):
-        attributes = _attributes_of(request)
-        if "requestHeaders" not in attributes and "content" not in attributes:
-            return request._hangup_cache
+        attributes, cache = _attributes_of(request), request._hangup_cache
+        if (
+            "requestHeaders" not in attributes
+            and "content" not in attributes
+            and cache is not None
+            and cache.looked_at is request._hangup_fields
+        ):
+            return cache
     return None
 
 

@@ -81,8 +81,8 @@ class HangupStream(H2Stream):
             LeanRequest.set_fields(request, head.fields, _FIELDS)
         else:
             request.requestHeaders = headers_of(head.fields)
+        request.parseCookies()  # first, as over HTTP/1.1, or the header would be read for them
         request.gotLength(0 if self._bodiless else head.content_length)
-        request.parseCookies()
 
     def begin(self) -> None:
         """Ask for the body, or refuse a request that no resource may see."""
