@@ -122,6 +122,7 @@ NOTHING_HELD: Final = {
     "server.http2.connection._MOST_WORDS",
     "server.http2.head._MOST_SHOWN",
     "service.files.ranges._MOST_DIGITS",
+    "transport.sockets._PIECES_AT_ONCE",
 }
 
 

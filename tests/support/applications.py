@@ -1004,7 +1004,11 @@ def overriding(*hooks: str, by_name: bool = False) -> type[Request]:
 
     def overridden(name: str) -> Callable[..., Any]:
         def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not name.startswith("__"):
+            if name == "handleContentChunk":
+                if "body_came" not in vars(self):
+                    note(name)  # once: into which pieces a body is cut is no promise
+                self.body_came = True
+            elif not name.startswith("__"):
                 note(name, args, kwargs)
             following = getattr(Request if by_name else super(kind, self), name)
             return following(self, *args, **kwargs) if by_name else following(*args, **kwargs)
