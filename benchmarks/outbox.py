@@ -5,7 +5,7 @@
     python benchmarks/outbox.py crash [--requests 1000] [--seed 1]
     python benchmarks/outbox.py memory [--queued 1000000]
 
-``speed``: requests of 200 bytes.  "bare" is the same INSERT through the driver alone, one
+``speed``: requests of 200 bytes.  "bare" is the INSERT of one row through the driver alone, one
 commit per row or per 100 rows, in tables of the same form.  Deliveries go to a server in a
 process of its own; the bound for them is the agent alone, with nothing stored.  Before each,
 what one commit costs the disk.

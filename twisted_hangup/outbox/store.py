@@ -271,12 +271,18 @@ class _Transaction:
 
     def _insert(self, requests: Sequence[NewRequest]) -> None:
         now = self._now
-        rows = [(*request[:-1], now, now + request[-1], now) for request in requests]
-        grouped = len(rows) - len(rows) % sql.TOGETHER
+
+        def row(request: NewRequest) -> tuple[object, ...]:
+            return (*request[:-1], now, now + request.max_age_seconds, now)
+
+        grouped = len(requests) - len(requests) % sql.TOGETHER
         starts = range(0, grouped, sql.TOGETHER)
-        groups = [[*chain.from_iterable(rows[at : at + sql.TOGETHER])] for at in starts]
+        # No row outlives its group: the garbage collector would look at each.
+        groups = [
+            [*chain.from_iterable(map(row, requests[at : at + sql.TOGETHER]))] for at in starts
+        ]
         stored = self._session.execute_all(sql.INSERT_TOGETHER, groups)
-        stored += self._session.execute_all(sql.INSERT, rows[grouped:])
+        stored += self._session.execute_all(sql.INSERT, [*map(row, requests[grouped:])])
         self._wakes.update(dict.fromkeys([request.lane for request in requests], now))
         if stored < len(requests):
             # Usually the same request, sent again by a caller who did not learn that it was

@@ -124,6 +124,8 @@ class Writer:
         self._beyond = bounds is not None
         self._ahead: float | None = None
         self._sends: deque[_Send] = deque()
+        #: One for all, because the garbage collector would look at each.
+        self._canceller = self._withdraw
         self._storing: list[_Send] = []
         self._overdue: IDelayedCall | None = None
         self._unstored_bytes = 0
@@ -156,7 +158,7 @@ class Writer:
                 f"{self._unstored_bytes} bytes wait for {self._database.name} already"
             )
         deadline = self._clock.seconds() + self._limits.store_seconds
-        stored: Deferred[str] = Deferred(self._withdraw)
+        stored: Deferred[str] = Deferred(self._canceller)
         self._sends.append(_Send(request, cost, deadline, stored))
         self._unstored_bytes += cost
         if self._overdue is None and isfinite(deadline):
