@@ -110,8 +110,8 @@ async def test_idle_client() -> None:
 async def test_client_that_stays_idle(grace: float, keep_alive: float, seconds: float) -> None:
     """It is closed after the keep-alive time, or shortly before the end of the grace."""
     running = Running(grace, True, keep_alive_seconds=keep_alive)
-    client = await in_thread(lambda: Client(running.port))  # it has never sent a byte
-    await until(lambda: running.service.site.open_connections)
+    client = await in_thread(lambda: Client(running.port).send(GOOD))
+    await in_thread(lambda: client.read_until(b"fast"))
     running.stop()
     await settled()
     running.clock.wait(seconds - 0.5)
@@ -124,6 +124,25 @@ async def test_client_that_stays_idle(grace: float, keep_alive: float, seconds: 
     client.close()
     await until(lambda: running.ended)
     assert len(running.lines) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_takes_longer_than_the_keep_alive_time() -> None:
+    """It could not say that it is the last; so one more request is served."""
+    running = Running(30, True, keep_alive_seconds=10)
+    started = running.root.slow.started
+    client = await in_thread(lambda: Client(running.port).send(SLOW))
+    request = await started
+    request.write(b"begun")
+    running.stop()
+    await settled()
+    running.clock.wait(20)
+    request.finish()
+    await in_thread(lambda: client.read_until(b"\r\n0\r\n\r\n"))
+    response = await in_thread(lambda: client.send(GOOD).read_all())
+    client.close()
+    assert CLOSE in response and response.endswith(b"fast")
+    await until(lambda: running.ended)
 
 
 @pytest_twisted.ensureDeferred

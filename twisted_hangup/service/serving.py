@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -228,9 +227,9 @@ class HangupService(Service):
     async def _retired(self) -> None:
         """Let every connection end with its next response, or in its time to be idle."""
         site = self.site
-        keep_alive = site.context.timeouts.keep_alive_seconds or inf
-        idle_seconds = max(0.0, min(keep_alive, self._grace_seconds - LAST_SECONDS))
         site.retire()
+        # The keep-alive time may end before that, as always.
+        idle_seconds = max(0.0, self._grace_seconds - LAST_SECONDS)
         end_of_idle = self._clock.callLater(idle_seconds, site.drain)
         try:
             await site.context.when_empty()

@@ -107,16 +107,8 @@ class HangupHTTP2(H2Connection):
     __slots__ = (
         *("_block_clock", "_ending", "_idle_clock", "_idle_frames", "_idle_since", "_inbox"),
         *("_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_retire_clock"),
-        *(
-            "_send_watch",
-            "_sending",
-            "_slice_began",
-            "_stage",
-            "_timed_block",
-            "_turn",
-            "_unanswered",
-            "_undelivered",
-        ),
+        *("_send_watch", "_sending", "_slice_began", "_stage", "_timed_block", "_turn"),
+        *("_unanswered", "_undelivered"),
         *("_window_clock", "_worked_at", "at_work", "bodies", "client_error", "context"),
         *("default_client_error", "host"),
     )
@@ -845,14 +837,11 @@ class HangupHTTP2(H2Connection):
         self._set(self._idle_clock, seconds)
 
     def _stop_clocks(self) -> None:
-        for clock in (
-            self._idle_clock,
-            self._block_clock,
-            self._window_clock,
-            self._retire_clock,
-        ):
-            if clock is not None:
-                self.context.deadlines.forget(clock)
+        clocks = [self._idle_clock, self._block_clock, self._window_clock]
+        if self._retire_clock is not None:
+            clocks.append(self._retire_clock)
+        for clock in clocks:
+            self.context.deadlines.forget(clock)
 
     def _watch_input(self, in_preface: bool) -> None:
         """Set the deadlines for the place where the input stands."""
