@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from hyperframe.frame import RstStreamFrame
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import Counter as PrometheusCounter
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -56,7 +57,8 @@ from twisted_hangup import (
     UpstreamError,
 )
 from twisted_hangup.errors import ClientError
-from twisted_hangup.metrics import MOST_NAMES, Metrics
+from twisted_hangup.journal.merged import WorkerState
+from twisted_hangup.metrics import MOST_NAMES, Metrics, WorkerMetrics, metrics_report
 from twisted_hangup.outbox import Outbox
 from twisted_hangup.report import LOOKALIKES
 
@@ -547,3 +549,82 @@ async def test_lingering_closes(serve: Serve, end: str) -> None:
     client.close()
     closes = values(metrics, "hangup_lingering_closes_total")
     assert {labels: count for labels, count in closes.items() if count} == {(end,): 1}
+
+
+class Count:
+    """A process of a worker, which counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = PrometheusCounter(
+            "hangup_requests", "Requests.", ["status"], registry=self.registry
+        )
+        self.open = Gauge("hangup_open_connections", "Open.", registry=self.registry)
+        self.seconds = Histogram(
+            "hangup_request_duration_seconds", "Time.", buckets=[1, 2], registry=self.registry
+        )
+
+    def report(self) -> bytes:
+        return metrics_report(self.registry)
+
+
+@pytest_twisted.ensureDeferred
+async def test_metrics_of_workers() -> None:
+    """Counters are the sum of all that have ever been, gauges of those that are."""
+    asked: list[int] = []
+    states = [WorkerState(1, 71, True, 3, 0), WorkerState(2, 0, False, 0, 5)]
+
+    async def ask() -> None:
+        asked.append(1)
+        metrics.report(first, first.report())
+
+    metrics = WorkerMetrics(lambda: states, ask)
+    first, second = Count(), Count()
+    first.requests.labels("200").inc(2)
+    second.requests.labels("200").inc(3)
+    second.requests.labels("404").inc()
+    first.seconds.observe(0.5)
+    second.seconds.observe(1.5)
+    first.open.set(3)
+    second.open.set(4)
+    metrics.report(second, second.report())
+    assert metrics.knows(second) and not metrics.knows(first)
+
+    async def read() -> dict[str, float]:
+        content_type, text = await metrics.exposition(OPENMETRICS)
+        assert content_type.startswith("application/openmetrics-text")
+        return {
+            f"{sample.name}{[*sample.labels.values()]}": sample.value
+            for family in parse_openmetrics(text.decode())
+            for sample in family.samples
+        }
+
+    read_first = await read()
+    assert asked == [1]
+    assert read_first["hangup_requests_total['200']"] == 5
+    assert read_first["hangup_requests_total['404']"] == 1
+    assert read_first["hangup_open_connections[]"] == 7
+    assert read_first["hangup_request_duration_seconds_bucket['1.0']"] == 1
+    assert read_first["hangup_request_duration_seconds_bucket['+Inf']"] == 2
+    assert read_first["hangup_request_duration_seconds_sum[]"] == 2
+    assert read_first["hangup_worker_up['1']"] == 1
+    assert read_first["hangup_worker_up['2']"] == 0
+    assert read_first["hangup_worker_connections['1']"] == 3
+    assert read_first["hangup_worker_lost_records_total['2']"] == 5
+    assert await read() == read_first | {
+        name: value for name, value in (await read()).items() if name.startswith("process_")
+    }
+    # One goes, and another comes in its place.
+    second.requests.labels("404").inc()
+    metrics.report(second, second.report())
+    metrics.forget(second)
+    metrics.forget(second)
+    third = Count()
+    third.requests.labels("404").inc(10)
+    metrics.report(third, third.report())
+    read_last = await read()
+    assert read_last["hangup_requests_total['200']"] == 5
+    assert read_last["hangup_requests_total['404']"] == 12
+    assert read_last["hangup_open_connections[]"] == 3
+    created = "hangup_requests_created['404']"
+    assert read_last[created] == read_first[created]

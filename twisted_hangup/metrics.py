@@ -5,11 +5,12 @@ docs/metrics.md lists all names; they are an interface.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -28,6 +29,7 @@ from ._arguments import must_be
 from .async_resource import AsyncResource
 from .client.retry import Attempt
 from .errors import QUIET_PHASES, ClientError, ClientHangUp, OutboxUnavailable, UpstreamError
+from .journal.merged import WorkerState
 from .outbox import Delivery, Outbox, OutboxStats, Verdict
 from .report import LOOKALIKES, lookalike_of
 from .server.client_socket import LingerEnd
@@ -215,11 +217,7 @@ class Metrics:
         """
         if self._outbox is not None:
             await self._outbox.ask()
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # an invalid version in Accept
-            encode, content_type = choose_encoder("")
-        return content_type, encode(self.registry)
+        return _encoded(self.registry, accept)
 
     def resource(self) -> Resource:
         """A resource that answers GET with all metrics, for Prometheus."""
@@ -258,6 +256,15 @@ class Metrics:
                 self._request_seconds.observe(time.monotonic() - request.begun_at)
 
         return log_and_count
+
+
+def _encoded(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
+    """The content type and the text of all metrics in *registry*."""
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # an invalid version in Accept
+        encode, content_type = choose_encoder("")
+    return content_type, encode(registry)
 
 
 def _status_label(status: int) -> str:
@@ -390,10 +397,141 @@ class _OutboxMetrics(Collector):
         )
 
 
+class WorkerMetrics(Collector):
+    """The metrics of all workers as one.
+
+    Counters are added, also those of workers that have gone, so they never go back.  Gauges are
+    added over the workers that there are.  A source is whatever stands for a process.
+    """
+
+    def __init__(
+        self,
+        workers: Callable[[], Sequence[WorkerState]],
+        ask: Callable[[], Awaitable[object]],
+    ) -> None:
+        """
+        Args:
+            workers: Returns how the workers are.
+            ask: Asks all workers for a new report, before each exposition.
+        """
+        self._workers = workers
+        self._ask = ask
+        #: The last report of each process, and what of it has been counted.
+        self._reports: dict[Hashable, bytes] = {}
+        self._counted: dict[Hashable, _Samples] = {}
+        #: For each metric its help and its type, and its samples.
+        self._families: dict[str, tuple[str, str]] = {}
+        self._totals: dict[str, _Samples] = {}
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(self)
+
+    def report(self, source: Hashable, data: bytes) -> None:
+        """Keep the `metrics_report` of *source*, which is decoded when somebody reads it."""
+        self._reports[source] = data
+
+    def knows(self, source: Hashable) -> bool:
+        """Whether *source* has reported."""
+        return source in self._reports
+
+    def forget(self, source: Hashable) -> None:
+        """*source* has gone; what it has counted stays."""
+        self._count(source)
+        self._reports.pop(source, None)
+        self._counted.pop(source, None)
+
+    async def exposition(self, accept: str = "") -> tuple[str, bytes]:
+        """As `Metrics.exposition`."""
+        await self._ask()
+        return _encoded(self.registry, accept)
+
+    def resource(self) -> Resource:
+        """As `Metrics.resource`."""
+        return _MetricsResource(self)
+
+    def describe(self) -> list[Metric]:
+        """None: which metrics there are is known once a worker has reported."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        gauges: dict[str, _Samples] = {}
+        for source in [*self._reports]:
+            for name, samples in self._count(source).items():
+                of_all = gauges.setdefault(name, {})
+                for key, value in samples.items():
+                    of_all[key] = of_all.get(key, 0.0) + value
+        for name, (text, kind) in self._families.items():
+            family = Metric(name, text, kind)
+            of_family = (gauges if kind == "gauge" else self._totals).get(name, {})
+            for (sample, labels), value in of_family.items():
+                family.add_sample(sample, dict(labels), value)
+            yield family
+        yield from self._of_workers()
+
+    def _count(self, source: Hashable) -> dict[str, _Samples]:
+        """Count what is new in the report of *source*; returns its gauges."""
+        gauges: dict[str, _Samples] = {}
+        counted = self._counted.setdefault(source, {})
+        for name, text, kind, samples in json.loads(self._reports.get(source, b"[]")):
+            self._families[name] = text, kind
+            if kind == "gauge":
+                gauges[name] = {(one, _key(labels)): value for one, labels, value in samples}
+                continue
+            totals = self._totals.setdefault(name, {})
+            for sample, labels, value in samples:
+                key = sample, _key(labels)
+                if sample.endswith("_created"):
+                    totals[key] = min(value, totals.get(key, value))
+                else:
+                    totals[key] = totals.get(key, 0.0) + value - counted.get(key, 0.0)
+                    counted[key] = value
+        return gauges
+
+    def _of_workers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("hangup_worker_up", "Whether the worker serves.", labels=["worker"])
+        connections = GaugeMetricFamily(
+            "hangup_worker_connections",
+            "Connections that the worker holds, with those of its processes that finish.",
+            labels=["worker"],
+        )
+        lost = CounterMetricFamily(
+            "hangup_worker_lost_records",
+            "Records that the worker could not pass on to the first process.",
+            labels=["worker"],
+        )
+        for state in self._workers():
+            up.add_metric([str(state.number)], float(state.up))
+            connections.add_metric([str(state.number)], state.connections)
+            lost.add_metric([str(state.number)], state.lost_records)
+        yield up
+        yield connections
+        yield lost
+
+
+#: The values of a metric by the name of the sample and its labels.
+_Samples: TypeAlias = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def _key(labels: list[list[str]]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in labels)
+
+
+def metrics_report(registry: CollectorRegistry) -> bytes:
+    """All metrics in *registry*, for `WorkerMetrics`."""
+    report = [
+        (
+            *(family.name, family.documentation, family.type),
+            [(one.name, [*one.labels.items()], one.value) for one in family.samples],
+        )
+        for family in registry.collect()
+    ]
+    return json.dumps(report).encode("ascii")
+
+
 class _MetricsResource(AsyncResource):
     isLeaf = True
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics | WorkerMetrics) -> None:
         super().__init__()
         self._metrics = metrics
 

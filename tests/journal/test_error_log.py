@@ -293,3 +293,20 @@ def test_nothing_is_raised_into_the_caller(
     assert log.lost_lines == 1
     (event,) = events
     assert "log_failure" in event
+
+
+def test_lines_of_another_process() -> None:
+    """They have the same bound as our own, and none after the close."""
+    clock, file = Clock(), io.BytesIO()
+    log = ErrorLog(file, clock, per_second=1, now=now)
+    log.pass_on("HPE_STRICT", b'{"code": "HPE_STRICT", "worker": 2}\n')
+    log.pass_on("HPE_STRICT", b'{"code": "HPE_STRICT", "worker": 1}\n')
+    log.count("HPE_STRICT", 5)
+    assert lines(file) == [{"code": "HPE_STRICT", "worker": 2}]
+    clock.advance(1)
+    (summary,) = lines(file)[1:]
+    assert (summary["code"], summary["suppressed"]) == ("HPE_STRICT", 6)
+    log.pass_on("HPE_STRICT", b'{"code": "HPE_STRICT", "worker": 1}\n')
+    log.close()
+    log.pass_on("HPE_STRICT", b'{"code": "HPE_STRICT", "worker": 1}\n')
+    assert len(lines(file)) == 3

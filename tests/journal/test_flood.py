@@ -180,3 +180,28 @@ def test_throttled_warning() -> None:
             warn("trouble {n}", n=1)
             clock.advance(0.1)
     assert [formatEvent(event) for event in events] == ["trouble 1"] * 3
+
+
+def test_counts_of_another_gate() -> None:
+    """What another gate has left out is counted here with the rest, when the second is over."""
+    flood = Flood(1)
+    assert flood.gate.admit("A")
+    assert not flood.gate.admit("A")
+    flood.gate.count("A", 5)
+    flood.gate.count("B", 7)
+    flood.gate.count(OTHER_CODES, 2)
+    flood.clock.advance(1)
+    assert flood.suppressed == [("A", 6), ("B", 7), (OTHER_CODES, 2)]
+    assert flood.gate.admit("A")
+    assert flood.clock.getDelayedCalls() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 9)), max_size=400))
+def test_counts_of_many_codes(counts: list[tuple[int, int]]) -> None:
+    """Their lines are bounded, and add up."""
+    flood = Flood(1)
+    for code, number in counts:
+        flood.gate.count(str(code), number)
+    flood.gate.close()
+    assert sum(number for _, number in flood.suppressed) == sum(number for _, number in counts)
+    assert len(flood.suppressed) <= MOST_COUNTS

@@ -28,15 +28,15 @@ class Rates:
         self._second = -1
         self._this: dict[str, int] = {}
 
-    def add(self, second: int, code: str) -> None:
-        """Count one error in *second*, a Unix time."""
+    def add(self, second: int, code: str, number: int = 1) -> None:
+        """Count *number* errors in *second*, a Unix time."""
         if second != self._second:
             place = second % HOUR
             counts = self._ring.get(place)
             if counts is None or counts[0] != second:
                 counts = self._ring[place] = (second, {})
             self._second, self._this = counts
-        self._this[code] = self._this.get(code, 0) + 1
+        self._this[code] = self._this.get(code, 0) + number
 
     def last_hour(self, now: int) -> tuple[tuple[int, Mapping[str, int]], ...]:
         """The 3600 seconds up to *now*, without those that have no errors, oldest first."""

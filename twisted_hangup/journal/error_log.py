@@ -93,7 +93,16 @@ class ErrorLog:
         if error.quiet and not self._log_idle:
             return
         if self._gate.admit(error.code):
-            self._write(lambda: self._record(error))
+            self._write(lambda: log_record(error, self._policy))
+
+    def pass_on(self, code: str, line: bytes) -> None:
+        """Write the *line* of an error that another process has recorded, or count it."""
+        if self._gate.admit(code) and not self._closed:
+            self._file.write(line)
+
+    def count(self, code: str, number: int) -> None:
+        """Count *number* errors that another process has left out in a flood."""
+        self._gate.count(code, number)
 
     def close(self) -> None:
         """Write the counts of a flood so far, and close the file.  A second call is harmless."""
@@ -101,10 +110,6 @@ class ErrorLog:
         self._closed = True
         if self._is_ours:
             self._file.close()
-
-    def _record(self, error: RecordedError) -> dict[str, Any]:
-        packet = masked_packet(error, RAW_PACKET_BYTES, self._policy)
-        return error_record(error, self._policy, packet)
 
     def _suppressed(self, code: str, count: int) -> None:
         self._write(lambda: {"code": visible(code), "suppressed": count})
@@ -114,8 +119,18 @@ class ErrorLog:
         if self._closed:
             return
         try:
-            line = json.dumps({"time": timestamp(self._now()), **record()}) + "\n"
+            line = line_of({"time": timestamp(self._now()), **record()})
         except Exception as error:
             self._file.lose(error)
         else:
-            self._file.write(line.encode("ascii"))
+            self._file.write(line)
+
+
+def log_record(error: RecordedError, policy: MaskingPolicy) -> dict[str, Any]:
+    """What a line says of *error*."""
+    return error_record(error, policy, masked_packet(error, RAW_PACKET_BYTES, policy))
+
+
+def line_of(record: dict[str, object]) -> bytes:
+    """*record* as a line of JSON, with its end."""
+    return json.dumps(record).encode("ascii") + b"\n"

@@ -143,6 +143,23 @@ class LogFile:
         self._intakes.append(thread)
         return writer
 
+    @property
+    def descriptor(self) -> int | None:
+        """The descriptor of a file that other processes may append to as well.
+
+        None if the file has no path, or if writing to it may block.
+        """
+        output = self._output
+        if isinstance(output, _Direct) and self._path is not None:
+            return output.fileno()
+        return None
+
+    def go_on_in(self, file: BinaryIO) -> None:
+        """Write to *file* from now on, which never blocks and is closed with this log."""
+        old, self._output = self._output, _Direct(file, True)
+        if old is not None:
+            old.close()
+
     def reopen(self) -> None:
         """Open the path again if it names another file now, after a rotation."""
         old, path = self._output, self._path
@@ -285,6 +302,9 @@ class _Direct:
     def is_at(self, path: Path) -> bool:
         """Whether *path* names this file."""
         return is_at(path, self._file)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def flush(self) -> int:
         """How many lines wait: none."""

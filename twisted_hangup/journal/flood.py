@@ -67,13 +67,10 @@ class FloodGate:
 
     def admit(self, code: str, lines: int = 1) -> bool:
         """Whether an event of this many lines is admitted; if not, it is counted under *code*."""
-        now = self._clock.seconds()
-        second = math.floor(now)
-        if second != self._second:
-            self._settle()
-            self._second, self._admitted, self._firsts = second, 0, 0
-            self._codes.clear()
-        if not self._per_second or self._admitted + lines <= self._per_second:
+        if not self._per_second:
+            return True
+        self._look_at_the_clock()
+        if self._admitted + lines <= self._per_second:
             self._admitted += lines
             self._see(code, True)
             return True
@@ -83,12 +80,29 @@ class FloodGate:
             if admitted:
                 self._firsts += 1
                 return True
+        self._count(code, 1)
+        return False
+
+    def count(self, code: str, number: int) -> None:
+        """Count *number* events that another gate has not admitted."""
+        self._look_at_the_clock()
+        self._see(code, False)
+        self._count(code, number)
+
+    def _look_at_the_clock(self) -> None:
+        second = math.floor(self._clock.seconds())
+        if second != self._second:
+            self._settle()
+            self._second, self._admitted, self._firsts = second, 0, 0
+            self._codes.clear()
+
+    def _count(self, code: str, number: int) -> None:
         if code not in self._codes:
             code = OTHER_CODES
-        self._suppressed[code] = self._suppressed.get(code, 0) + 1
+        self._suppressed[code] = self._suppressed.get(code, 0) + number
         if self._timer is None:
-            self._timer = self._clock.callLater(second + 1 - now, self._settle)
-        return False
+            rest = self._second + 1 - self._clock.seconds()
+            self._timer = self._clock.callLater(max(0, rest), self._settle)
 
     def _see(self, code: str, admitted: bool) -> None:
         if code not in self._codes and len(self._codes) < MOST_CODES:

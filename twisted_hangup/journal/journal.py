@@ -58,8 +58,22 @@ class Entry:
     settled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The counts of a journal at one moment; see `Snapshot`."""
+
+    since: float
+    quiet: int
+    by_code: Mapping[str, int]
+    by_phase: Mapping[str, int]
+    by_status: Mapping[int | None, int]
+    rates: tuple[tuple[int, Mapping[str, int]], ...]
+    top_peers: tuple[tuple[str, int], ...]
+    top_codes: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot(Totals):
     """The content of a journal at one moment.
 
     Attributes:
@@ -75,15 +89,7 @@ class Snapshot:
         top_codes: The most frequent codes and their numbers; most first.
     """
 
-    since: float
     entries: tuple[Entry, ...]
-    quiet: int
-    by_code: Mapping[str, int]
-    by_phase: Mapping[str, int]
-    by_status: Mapping[int | None, int]
-    rates: tuple[tuple[int, Mapping[str, int]], ...]
-    top_peers: tuple[tuple[str, int], ...]
-    top_codes: tuple[tuple[str, int], ...]
 
 
 Follower: TypeAlias = Callable[[Snapshot | Entry], object]

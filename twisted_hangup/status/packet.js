@@ -29,7 +29,7 @@ function detailOf(error) {
   const code = linkTo(error.entry, error.code);
   const looksLike = error.looks_like && linkTo(error.looks_like, error.looks_like);
   for (const [name, value] of [
-    ["Code", code], ["Looks like", looksLike], ["Request", error.line], ["Field", error.field], ["Peer", error.peer],
+    ["Code", code], ["Looks like", looksLike], ["Request", error.line], ["Field", error.field], ["Peer", error.peer], ["Worker", error.worker],
     ["Upstream", error.upstream], ["Phase", error.phase], ["Answer", answered],
     ["Byte", error.offset === null ? null : `${error.offset.toLocaleString()} of the message`],
     ["Time", new Date(error.time).toLocaleString()],

@@ -97,6 +97,18 @@ function showTallies() {
   tally(find("phases"), sorted(latest.by_phase), all, "phase");
   tally(find("answers"), sorted(latest.by_status), all, null);
   tally(find("peers"), latest.top_peers, all, "peer");
+  showWorkers(latest.workers ?? []);
+}
+
+// All other figures are of all workers together.
+function showWorkers(workers) {
+  find("workers-section").hidden = !workers.length;
+  find("workers").replaceChildren(...workers.map((worker) => {
+    const connections = `${worker.connections.toLocaleString()} open`;
+    const lost = worker.lost_records ? `, ${worker.lost_records.toLocaleString()} records lost` : "";
+    const text = worker.up ? `pid ${worker.pid}, ${connections}${lost}` : `does not serve${lost}`;
+    return element("li", "", `worker ${worker.number}: ${text}`);
+  }));
 }
 
 function tally(list, counts, all, filter) {

@@ -22,6 +22,7 @@ from twisted.web.http import (
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
+from ..journal.merged import AnyJournal, MergedJournal
 from ..server.pages import without_body
 from ..server.site import HangupSite, SiteErrors, errors_of
 from ..transport.clock import steady
@@ -56,7 +57,7 @@ class StatusResource(Resource):
 
     Args:
         site: The site whose client errors are shown: a `HangupSite`, or the `SiteErrors` that
-            `forward_client_errors` has returned.
+            `forward_client_errors` has returned; or what its workers report.
         clock: Timers; the reactor.
         token: Everybody needs it to see the page.  None makes one up, which is not needed on
             loopback and UNIX sockets.
@@ -72,7 +73,7 @@ class StatusResource(Resource):
 
     def __init__(
         self,
-        site: HangupSite | SiteErrors,
+        site: HangupSite | SiteErrors | MergedJournal,
         clock: IReactorTime,
         *,
         token: str | None = None,
@@ -81,11 +82,13 @@ class StatusResource(Resource):
     ) -> None:
         super().__init__()
         clock = steady(clock)
-        errors = errors_of(site)
-        self._journal = errors.journal
+        errors = site if isinstance(site, MergedJournal) else errors_of(site)
+        self._journal: AnyJournal
+        self._journal = errors if isinstance(errors, MergedJournal) else errors.journal
+        workers = errors.workers if isinstance(errors, MergedJournal) else None
         self._access = Access(clock, token)
-        self._snapshots = Snapshots(errors.masking, now, lambda: errors.open_connections)
-        self._streams = Streams(errors.journal, self._snapshots, clock)
+        self._snapshots = Snapshots(errors.masking, now, lambda: errors.open_connections, workers)
+        self._streams = Streams(self._journal, self._snapshots, clock)
         self._metrics = metrics
         self._page, self._sign_in_page = document("page"), document("sign_in")
         self._codes_page = codes_page()

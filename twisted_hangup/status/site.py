@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.web.resource import IResource
 
 from .._arguments import must_be, must_be_reactor, must_have
+from ..journal.merged import MergedJournal
 from ..limits import KIB, Limits
 from ..server.site import HangupSite, SiteErrors, errors_of
 from .resource import StatusResource
@@ -31,7 +32,7 @@ class StatusSite(HangupSite):
 
     Args:
         site: The site whose client errors are shown: a `HangupSite`, or the `SiteErrors` that
-            `forward_client_errors` has returned.
+            `forward_client_errors` has returned; or what its workers report.
         reactor: Timers and clock.
         token: Everybody needs it to see the page.  None makes one up, which is not needed on
             loopback and UNIX sockets.
@@ -47,13 +48,13 @@ class StatusSite(HangupSite):
 
     def __init__(
         self,
-        site: HangupSite | SiteErrors,
+        site: HangupSite | SiteErrors | MergedJournal,
         reactor: Any,
         *,
         token: str | None = None,
         metrics: IResource | None = None,
     ) -> None:
-        errors = errors_of(site)
+        errors = site if isinstance(site, MergedJournal) else errors_of(site)
         must_be_reactor("reactor", reactor)
         must_be("token", token, (str, type(None)))
         if token == "":

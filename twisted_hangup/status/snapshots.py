@@ -7,11 +7,13 @@ ASCII; a peer's bytes are in base64.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from ..errors import RecordedError
 from ..journal.journal import Entry, Snapshot
+from ..journal.merged import MergedEntry, MergedSnapshot, WorkerState
 from ..journal.records import error_record, record_text
 from ..report.links import anchor_of
 from ..report.lookalikes import advice_of, lookalike_of
@@ -28,23 +30,29 @@ class Snapshots:
     """Turns the entries of a journal into JSON, each once for all readers."""
 
     def __init__(
-        self, policy: MaskingPolicy, now: Callable[[], float], connections: Callable[[], int]
+        self,
+        policy: MaskingPolicy,
+        now: Callable[[], float],
+        connections: Callable[[], int],
+        workers: Callable[[], Sequence[WorkerState]] | None = None,
     ) -> None:
         """
         Args:
             policy: Which secrets are hidden.
             now: Returns the time in seconds since 1970.
             connections: Returns how many connections are open.
+            workers: Returns how the workers are, if there are any.
         """
         self._policy = policy
         self._now = now
         self._connections = connections
+        self._workers = workers
         #: Number of an entry -> whether it was answered by then, and its JSON.
         self._entries: dict[int, tuple[bool, str]] = {}
 
     def json(
         self,
-        snapshot: Snapshot,
+        snapshot: Snapshot | MergedSnapshot,
         *,
         only: Container[int] | None = None,
         rates_from: float = 0,
@@ -58,7 +66,7 @@ class Snapshots:
         """
         kept = {entry.number for entry in snapshot.entries}
         self._entries = {n: entry for n, entry in self._entries.items() if n in kept}
-        totals = {
+        totals: dict[str, Any] = {
             "complete": only is None,
             "since": timestamp(snapshot.since),
             "now": timestamp(self._now()),
@@ -78,12 +86,16 @@ class Snapshots:
             "top_peers": [[visible(peer), count] for peer, count in snapshot.top_peers],
             "top_codes": [[visible(code), count] for code, count in snapshot.top_codes],
         }
+        if self._workers is not None:
+            totals["workers"] = [asdict(state) for state in self._workers()]
         entries = ", ".join(
             self._entry(entry) for entry in snapshot.entries if only is None or entry.number in only
         )
         return f'{json.dumps(totals)[:-1]}, "entries": [{entries}]}}'
 
-    def _entry(self, entry: Entry) -> str:
+    def _entry(self, entry: Entry | MergedEntry) -> str:
+        if isinstance(entry, MergedEntry):
+            return entry.text
         settled, text = self._entries.get(entry.number, (None, ""))
         if settled is not entry.settled:
             text = json.dumps(entry_record(entry, self._policy))

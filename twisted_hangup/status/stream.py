@@ -16,7 +16,8 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..journal.journal import Entry, Journal, Snapshot
+from ..journal.journal import Entry, Snapshot
+from ..journal.merged import AnyJournal, MergedEntry, MergedSnapshot
 from .snapshots import Snapshots
 
 MOST_STREAMS: Final = 16
@@ -38,7 +39,7 @@ _LAST_ID: Final = re.compile(rb"([0-9a-f]{16})-([0-9]{1,15})")
 class Streams:
     """All readers of one journal."""
 
-    def __init__(self, journal: Journal, snapshots: Snapshots, clock: IReactorTime) -> None:
+    def __init__(self, journal: AnyJournal, snapshots: Snapshots, clock: IReactorTime) -> None:
         self._journal = journal
         self._snapshots = snapshots
         self._clock = clock
@@ -84,9 +85,9 @@ class Streams:
             self._changed.clear()
             self._sleep()
 
-    def _follow(self, news: Snapshot | Entry) -> None:
+    def _follow(self, news: Snapshot | MergedSnapshot | Entry | MergedEntry) -> None:
         """Called by the journal while it records an error, so it only takes a note."""
-        if isinstance(news, Entry):
+        if isinstance(news, Entry | MergedEntry):
             if not self._changed:
                 since = self._clock.seconds() - self._updated
                 self._wake_in(max(_GATHER_SECONDS, UPDATE_SECONDS - since))
@@ -115,7 +116,7 @@ class Streams:
     def _message(
         self,
         kind: bytes,
-        snapshot: Snapshot,
+        snapshot: Snapshot | MergedSnapshot,
         only: Container[int] | None,
         rates_from: float = 0.0,
     ) -> bytes:
@@ -172,7 +173,7 @@ class _Stream:
         self._ended = True
 
 
-def _settled_up_to(snapshot: Snapshot) -> int:
+def _settled_up_to(snapshot: Snapshot | MergedSnapshot) -> int:
     """The last number of those that will not change any more, nor any before it."""
     last = 0
     for entry in snapshot.entries:
