@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
+from support.wire import until
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
@@ -18,6 +24,7 @@ from twisted_hangup.service.workers import Channel, Kind, Workers
 from twisted_hangup.service.workers.channel import MOST_WAITING_BYTES, count_in
 from twisted_hangup.service.workers.plan import Plan
 from twisted_hangup.service.workers.process import (
+    CUT,
     MOST_LINE_BYTES,
     Lines,
     environment,
@@ -99,11 +106,11 @@ def test_lines(lines: list[bytes], step: int) -> None:
 
 
 def test_line_without_an_end() -> None:
-    """It is cut, so that it takes no memory."""
+    """It is cut, so that it takes no memory; a mark says that it goes on."""
     received: list[bytes] = []
     cutter = Lines(received.append)
     cutter.receive(b"x" * (2 * MOST_LINE_BYTES + 1))
-    assert [len(line) for line in received] == [MOST_LINE_BYTES] * 2
+    assert received == [b"x" * MOST_LINE_BYTES + CUT] * 2
     cutter.close()
     assert received[2] == b"x"
 
@@ -206,3 +213,41 @@ def test_cores(
 def test_number_of_workers() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Workers("app.make", ["tcp:0"], 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_descriptor(tmp_path: Path) -> None:
+    """It comes with its frame, open, whatever has become of ours; none of ours stays open."""
+    from twisted.internet import reactor
+
+    path = tmp_path / "file"
+    before = len(os.listdir("/proc/self/fd"))
+    received: list[tuple[int, bytes]] = []
+    come: Deferred[None] = Deferred()
+
+    def receive(kind: int, payload: bytes) -> None:
+        received.append((kind, payload))
+        if kind == 23:
+            with open(other.take_descriptor(), "ab") as file:
+                file.write(b"from the other end\n")
+        else:
+            come.callback(None)
+
+    one, other = Channel(lambda *_: None), Channel(receive)
+    for channel, end in zip((one, other), socket.socketpair(), strict=True):
+        with end:
+            end.setblocking(False)
+            factory: Factory[Any] = Factory.forProtocol([channel].pop)
+            adopt: Any = reactor
+            adopt.adoptStreamConnection(end.fileno(), socket.AF_UNIX, factory)
+    with path.open("ab") as file:
+        for _ in range(3):
+            one.send_descriptor(23, file.fileno())
+    one.send(24)
+    await come
+    assert path.read_bytes() == b"from the other end\n" * 3
+    assert [kind for kind, _ in received] == [23, 23, 23, 24]
+    await until(lambda: not one._sent)
+    await one.close()
+    await other.closed
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -7,6 +7,7 @@ however that came.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IFileDescriptorReceiver, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -39,9 +40,11 @@ class Kind(IntEnum):
     LOST = 3
     #: To the worker: open the logs again.
     REOPEN = 4
+    #: A descriptor has come.
+    RECEIVED = 5
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IFileDescriptorReceiver)
 class Channel(Protocol):
     """One end.  Call its methods in the reactor's thread.
 
@@ -61,6 +64,9 @@ class Channel(Protocol):
         self._paused = False
         self._open = False
         self._reported_frames = 0
+        #: Copies of descriptors on their way, and descriptors that have come.
+        self._sent: deque[int] = deque()
+        self._arrived: deque[int] = deque()
 
     def send(self, kind: int, payload: bytes = b"") -> bool:
         """Send a frame, now or when the other process reads again.
@@ -80,6 +86,18 @@ class Channel(Protocol):
             self.lost_frames += 1
             return False
         return True
+
+    def send_descriptor(self, kind: int, descriptor: int) -> None:
+        """Send a copy of *descriptor* with a frame, which waits for no other."""
+        if self._open:
+            # Ours may be closed, and its number used again, before the other process reads.
+            self._sent.append(os.dup(descriptor))
+            self._transport.sendFileDescriptor(self._sent[-1])
+            self._write(_HEAD.pack(kind, 0))
+
+    def take_descriptor(self) -> int:
+        """The descriptor that has come with the frame; you close it."""
+        return self._arrived.popleft()
 
     def close(self) -> Deferred[None]:
         """Close it once all frames are sent; returns `closed`."""
@@ -104,13 +122,25 @@ class Channel(Protocol):
             end = start + _HEAD.size + length
             if end > len(data):
                 break
-            self._received(kind, data[start + _HEAD.size : end])
+            if kind == Kind.RECEIVED and self._sent:
+                os.close(self._sent.popleft())
+            else:
+                self._received(kind, data[start + _HEAD.size : end])
             start = end
         self._input = data[start:]
+
+    def fileDescriptorReceived(self, descriptor: int) -> None:
+        # Before the frame that it belongs to.
+        os.set_inheritable(descriptor, False)
+        self._arrived.append(descriptor)
+        self.send(Kind.RECEIVED)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._open = False
         self._waiting.clear()
+        for descriptors in (self._sent, self._arrived):
+            while descriptors:
+                os.close(descriptors.popleft())
         self.closed.callback(None)
 
     def pauseProducing(self) -> None:

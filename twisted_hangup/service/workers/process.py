@@ -25,8 +25,9 @@ from .channel import Channel
 from .plan import CHANNEL_DESCRIPTOR, FIRST_SOCKET, IGNORED_SIGNALS, TABLE_DESCRIPTOR, Plan
 from .table import Row
 
-#: A longer line of a worker's output is cut in pieces.
-MOST_LINE_BYTES: Final = 8 * KIB
+#: A longer line of a worker's output is cut in pieces, each of which but the last ends with `CUT`.
+MOST_LINE_BYTES: Final = 64 * KIB
+CUT: Final = b" ..."
 
 #: How many of its last lines are kept for the case that it fails.
 KEPT_LINES: Final = 20
@@ -65,20 +66,21 @@ class Lines:
     def receive(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._pieces(line)
-        while len(self._rest) > MOST_LINE_BYTES:
-            self._line(self._rest[:MOST_LINE_BYTES])
-            self._rest = self._rest[MOST_LINE_BYTES:]
+            self._line(self._cut(line))
+        self._rest = self._cut(self._rest)
 
     def close(self) -> None:
         """The last line has no end."""
         if self._rest:
-            self._pieces(self._rest)
+            self._line(self._rest)
             self._rest = b""
 
-    def _pieces(self, line: bytes) -> None:
-        for start in range(0, max(1, len(line)), MOST_LINE_BYTES):
-            self._line(line[start : start + MOST_LINE_BYTES])
+    def _cut(self, line: bytes) -> bytes:
+        """The last piece of *line*; the others are passed on."""
+        while len(line) > MOST_LINE_BYTES:
+            self._line(line[:MOST_LINE_BYTES] + CUT)
+            line = line[MOST_LINE_BYTES:]
+        return line
 
 
 class WorkerProcess(ProcessProtocol):
@@ -211,6 +213,11 @@ class WorkerProcess(ProcessProtocol):
             self._pipes.cancel()
         for lines in self._lines.values():
             lines.close()
+        # Its last frames may still come.
+        self.channel.closed.addTimeout(PIPES_SECONDS, self._clock)
+        self.channel.closed.addBoth(self._cb_ended)
+
+    def _cb_ended(self, _: object) -> None:
         self.channel.close()
         if self.ended_in is Stage.BOOTING:
             self.ready.callback(False)

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
 from ...journal.files import LogFile
+from ...journal.flood import ThrottledWarning
 from ...report.text import visible
 from ...transport.clock import steady
 from ..ports import endpoint
@@ -44,6 +45,9 @@ STACKS_SECONDS: Final = 1.0
 #: How often to look for workers that are stuck.
 LOOK_SECONDS: Final = 1.0
 
+#: That workers had to drop frames is logged at most once in so many seconds.
+LOSS_SECONDS: Final = 60.0
+
 #: How many replacements may leave workers that still finish; the next one waits.
 MOST_GENERATIONS: Final = 2
 
@@ -63,6 +67,7 @@ class _Slot:
         process: Its process; None while it rests.
         successor: The process that is to replace it.
         failures: How often in a row it has not served for long.
+        lost_frames: How many frames its processes had to drop.
         rest: The end of its rest.
     """
 
@@ -71,6 +76,7 @@ class _Slot:
         self.process: WorkerProcess | None = None
         self.successor: WorkerProcess | None = None
         self.failures = 0
+        self.lost_frames = 0
         self.rest: IDelayedCall | None = None
 
     def wake(self) -> None:
@@ -87,7 +93,7 @@ class Workers(Service):
     ``twistd --uid`` gives up root.  A worker that dies is replaced, at once or after a rest of at
     most `MOST_REST_SECONDS`.  `replace` replaces all of them without a client's notice.
 
-    Override `started`, `replacing`, `replaced`, `changed` and `failed` to hear of that.
+    Override `begun`, `started`, `replacing`, `replaced`, `changed` and `failed` to hear of that.
 
     Attributes:
         table: What the workers have written of themselves, a row for each process.
@@ -165,8 +171,12 @@ class Workers(Service):
         self._looked = self._awake_since = time.monotonic()
         self._problem = "the system refuses"
         self.lost_frames = 0
+        self._warn_of_loss = ThrottledWarning(self._clock, LOSS_SECONDS)
 
     # What a subclass may hear
+
+    def begun(self, process: WorkerProcess) -> None:
+        """A worker's process has been started; its channel takes frames."""
 
     def started(self) -> None:
         """All workers serve, for the first time."""
@@ -335,6 +345,7 @@ class Workers(Service):
             return None
         self._rows.discard(index)
         self._row_of[process] = index
+        self.begun(process)
         if self._boot_seconds:  # the worker itself prints its stacks then, and ends
             seconds = self._boot_seconds + KILL_SECONDS
             process.call_later(seconds, lambda: self._boot_is_over(process))
@@ -447,8 +458,13 @@ class Workers(Service):
             lost = count_in(payload) - process.lost_frames
             process.lost_frames += lost
             self.lost_frames += lost
-            _log.warn(
-                "Worker {number} had to drop {lost} records", number=process.number, lost=lost
+            self._slots[process.number - 1].lost_frames += lost
+            self._warn_of_loss(
+                "Worker {number} had to drop {lost} records, because this process was too slow; "
+                "{all} records of all workers are lost so far",
+                number=process.number,
+                lost=lost,
+                all=self.lost_frames,
             )
         elif receiver := self._receivers.get(kind):
             receiver(process.number, payload)

@@ -37,6 +37,7 @@ from twisted.python.usage import UsageError
 from zope.interface import implementer
 
 from ...journal.failures import bound_failures
+from ...limits import KIB
 from ...server.site import HangupSite
 from ...transport.clock import steady
 from ..accept import Gate
@@ -55,8 +56,9 @@ BEAT_SECONDS: Final = 1.0
 #: How long the last frames may take to leave.
 _FLUSH_SECONDS: Final = 0.25
 
-#: A longer log text is cut.
-_TEXT_LENGTH: Final = 16_000
+#: A longer log text is cut, and ends with `_CUT`.
+_TEXT_LENGTH: Final = 64 * KIB
+_CUT: Final = " ..."
 
 #: How often a worker that starts looks whether it has done so.
 _LOOK_MILLISECONDS: Final = 200
@@ -80,6 +82,7 @@ class Worker:
         reopeners: Functions to call if the logs are to be reopened.
         hasteners: Functions to call if all workers are to end, while this one finishes because it
             was replaced.
+        receivers: For a kind of frame from the first process, who is called with the payload.
     """
 
     def __init__(self, plan: Plan, reactor: Any) -> None:
@@ -93,6 +96,7 @@ class Worker:
         self.row: Row = self.table[plan.row]
         self.reopeners: list[Callable[[], object]] = []
         self.hasteners: list[Callable[[], object]] = []
+        self.receivers: dict[int, Callable[[bytes], object]] = {}
         self._ports = plan.ports
         first = FIRST_SOCKET
         for count in plan.sockets:
@@ -132,6 +136,8 @@ class Worker:
         if kind == Kind.REOPEN:
             for reopen in self.reopeners:
                 reopen()
+        elif receiver := self.receivers.get(kind):
+            receiver(payload)
 
 
 def main(text: str) -> NoReturn:
@@ -332,4 +338,4 @@ def _text_of(event: LogEvent) -> str:
     text = formatEvent(event)
     if failure := event.get("log_failure"):
         text += f"\n{failure.getTraceback()}"
-    return text[:_TEXT_LENGTH]
+    return text if len(text) <= _TEXT_LENGTH else text[:_TEXT_LENGTH] + _CUT
