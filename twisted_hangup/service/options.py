@@ -691,10 +691,6 @@ class Options(UsageOptions):
         """Refuse what several processes cannot do."""
         if self.parent is not None and self.parent.get("chroot"):
             raise UsageError("--workers: a worker starts Python anew, which --chroot would hide")
-        anywhere = self.status is not None and not self.status[1].endswith(":interface=127.0.0.1")
-        if anywhere and self["status-token-file"] is None:
-            # A token that a worker makes up would be another one in each.
-            raise UsageError("--workers: --status on an endpoint needs --status-token-file")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         self.arguments = [*(sys.argv[1:] if options is None else options)]

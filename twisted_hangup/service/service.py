@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import FileIO
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted.application.service import IService
 from twisted.logger import Logger
@@ -23,6 +23,7 @@ from ..journal.console import ConsoleLog
 from ..journal.error_log import ErrorLog
 from ..journal.files import LogFile
 from ..journal.flood import ThrottledWarning
+from ..journal.merged import MergedJournal
 from ..limits import Lenience
 from ..proxy.resource import ProxyResource
 from ..server.site import HangupSite
@@ -35,10 +36,12 @@ from .options import Options as Options
 from .ports import endpoint
 from .process import DaemonThreads, StandardOutput
 from .serving import CommandLineService, HangupService
-from .status import status_service
+from .status import metrics_of, metrics_report_of, status_service
 from .welcome import WelcomePage
 from .workers import Worker
 from .workers.command import CommandLineWorkers
+from .workers.reports import ErrorLines, PageReports, Report, SentLines
+from .workers.view import View
 
 #: Without -n the shell's prompt is back, and nothing else is to be seen.
 IN_THE_BACKGROUND: Final = (
@@ -82,21 +85,34 @@ def makeService(options: Options) -> IService:
 def _make_workers(options: Options, reactor: Any) -> CommandLineWorkers:
     assert options.parent is not None
     stdout = _stdout(options)
-    status = [] if options.status is None else [options.status[1]]
-    return CommandLineWorkers(
+    files = _log_files(options, stdout)
+    error_log = None if files.errors is None else _error_log(files.errors, options, reactor)
+    view = View(reactor, access_log=files.access, error_log=error_log)
+    workers = CommandLineWorkers(
         options.parent,
         stdout,
         _name_of_content(options),
-        len(options.ports),
+        view,
         f"{__name__}.worker_service",
-        [*options.ports.values(), *status],
+        [*options.ports.values()],
         options["workers"],
+        closers=[] if error_log is None else [error_log.close],
+        logs=files.all,
         arguments=options.arguments,
         reactor=reactor,
         grace_seconds=options["grace"],
         boot_seconds=options["worker-boot-timeout"],
         timeout_seconds=options["worker-timeout"],
     )
+    if options.status is not None:
+        states = partial(getattr, workers, "states")
+        view.journal = MergedJournal(options.masking, states)
+        with suppress(ImportError):  # the extra [metrics] is not installed
+            from ..metrics import WorkerMetrics
+
+            view.metrics = WorkerMetrics(states, view.ask)
+        workers.status = status_service(view.journal, options, reactor, view.metrics)
+    return workers
 
 
 def worker_service(worker: Worker) -> IService:
@@ -117,10 +133,10 @@ def worker_service(worker: Worker) -> IService:
 def _make_service(options: Options, reactor: Any, worker: Worker | None = None) -> HangupService:
     """The service, of a process of its own or of a *worker*."""
     ports = options.ports.items()
-    # Those of a worker have the open sockets of its ports; that of --status is the last one.
-    reactors = [reactor] * (len(ports) + 1) if worker is None else worker.reactors
+    # Those of a worker have the open sockets of its ports.
+    reactors = [reactor] * len(ports) if worker is None else worker.reactors
     endpoints = [
-        (name, endpoint(port, one)) for (name, port), one in zip(ports, reactors, strict=False)
+        (name, endpoint(port, one)) for (name, port), one in zip(ports, reactors, strict=True)
     ]
     warn = ThrottledWarning(steady(reactor))
     threads = None if options["wsgi"] is None else DaemonThreads(options["threads"], "wsgi")
@@ -138,8 +154,9 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
     site.context.pages = _content.error_pages(options["error-pages"])
     for name in options.handlers:
         site.on_client_error(_content.handler(name))
-    log_idle = bool(options["log-idle"])
-    console = ConsoleLog(steady(reactor), log_idle=log_idle, policy=options.masking)
+    console = ConsoleLog(
+        steady(reactor), log_idle=bool(options["log-idle"]), policy=options.masking
+    )
     closers: list[Callable[[], object]] = [
         site.journal.watch(console),
         site.journal.watch_upstream(console),
@@ -151,7 +168,14 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
         closers.append(threads.stop)
     parent = options.parent
     stdout = _stdout(options)
-    log_closers, logs = _open_logs(site, options, reactor, stdout)
+    companions = []
+    if worker is not None:
+        log_closers, logs = _pass_on(worker, site, options)
+    else:
+        files = _log_files(options, stdout)
+        log_closers, logs = _connect_logs(site, options, reactor, files), files.all
+        if options.status is not None:
+            companions = [status_service(site, options, reactor, metrics_of(site))]
     name = _name_of_content(options)
     make = HangupService if parent is None else partial(CommandLineService, parent, stdout, name)
     return make(
@@ -161,7 +185,7 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
         reactor=reactor,
         grace_seconds=options["grace"],
         closers=closers + log_closers,
-        companions=[] if options.status is None else [status_service(site, options, reactors[-1])],
+        companions=companions,
         threads=threads,
         logs=logs,
         replaced=lambda: worker is not None and worker.replaced,
@@ -208,40 +232,102 @@ def _content_of(
     return WelcomePage()
 
 
-def _open_logs(
-    site: LoggedSite, options: Options, reactor: Any, stdout: LogFile | None
-) -> tuple[list[Callable[[], object]], list[LogFile]]:
-    """Open the files of --access-log and --error-log.
+class _LogFiles(NamedTuple):
+    """The files of --access-log and --error-log, and all that are to be closed at the end."""
+
+    access: LogFile | None
+    errors: LogFile | None
+    all: list[LogFile]
+
+
+def _log_files(options: Options, stdout: LogFile | None) -> _LogFiles:
+    """Open the files."""
+    access, errors = (
+        None if options[option] is None else _open_log(name, options[option], stdout)
+        for name, option in (("access log", "access-log"), ("error log", "error-log"))
+    )
+    return _LogFiles(access, errors, [log for log in (errors, access, stdout) if log is not None])
+
+
+def _error_log(file: LogFile, options: Options, reactor: Any) -> ErrorLog:
+    return ErrorLog(
+        file,
+        steady(reactor),
+        per_second=options["error-log-per-second"],
+        log_idle=bool(options["log-idle"]),
+        policy=options.masking,
+    )
+
+
+def _access_log(file: LogFile, options: Options) -> AccessLog:
+    return AccessLog(
+        file,
+        line_of=options["access-log-format"],
+        log_idle=bool(options["log-idle"]),
+        policy=options.masking,
+    )
+
+
+def _connect_logs(
+    site: LoggedSite, options: Options, reactor: Any, files: _LogFiles
+) -> list[Callable[[], object]]:
+    """Write what happens at *site* to *files*.
 
     Returns:
-        A function to call at the end, and the files to close after that.
+        Functions to call at the end.
     """
     closers: list[Callable[[], object]] = []
-    log_idle = bool(options["log-idle"])
-    logs = [] if stdout is None else [stdout]
-    if options["access-log"] is not None:
-        logs.insert(0, _open_log("access log", options["access-log"], stdout))
-        site.access_log = AccessLog(
-            logs[0],
-            line_of=options["access-log-format"],
-            log_idle=log_idle,
-            policy=options.masking,
-        )
+    if files.access is not None:
+        site.access_log = _access_log(files.access, options)
         closers.append(site.journal.watch_settled(site.access_log.refused))
-    if options["error-log"] is not None:
-        logs.insert(0, _open_log("error log", options["error-log"], stdout))
-        error_log = ErrorLog(
-            logs[0],
-            steady(reactor),
-            per_second=options["error-log-per-second"],
-            log_idle=log_idle,
-            policy=options.masking,
-        )
+    if files.errors is not None:
+        error_log = _error_log(files.errors, options, reactor)
         closers += [
             site.journal.watch(error_log),
             site.journal.watch_upstream(error_log),
             error_log.close,
         ]
+    return closers
+
+
+def _pass_on(
+    worker: Worker, site: LoggedSite, options: Options
+) -> tuple[list[Callable[[], object]], list[LogFile]]:
+    """Pass on what happens at *site* to the first process, which has the files and the page.
+
+    Returns:
+        Functions to call at the end, and the files to close after that.
+    """
+    channel = worker.channel
+    closers: list[Callable[[], object]] = []
+    logs: list[LogFile] = []
+    if options["access-log"] is not None:
+        sent: Any = SentLines(channel)
+        file = LogFile(sent, "access log")
+        logs.append(file)
+        # The first process sends the file if each worker can append to it.
+        worker.receivers[Report.APPEND] = lambda _: file.go_on_in(
+            FileIO(channel.take_descriptor(), "ab")
+        )
+        worker.receivers[Report.SEND] = lambda _: file.go_on_in(sent)
+        site.access_log = _access_log(file, options)
+        closers.append(site.journal.watch_settled(site.access_log.refused))
+    if options["error-log"] is not None:
+        lines = ErrorLines(
+            channel,
+            worker.number,
+            steady(worker.reactor),
+            per_second=options["error-log-per-second"],
+            log_idle=bool(options["log-idle"]),
+            policy=options.masking,
+        )
+        closers += [site.journal.watch(lines), site.journal.watch_upstream(lines), lines.close]
+    if options.status is not None:
+        metrics = metrics_report_of(site)
+        reports = PageReports(channel, site, worker.reactor, metrics)
+        worker.receivers[Report.ASKED] = reports.asked
+        worker.reactor.callLater(0, reports.start)  # once the channel is open
+        closers.append(reports.close)
     return closers, logs
 
 

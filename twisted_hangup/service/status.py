@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
-from twisted.web.resource import IResource
 
 from ..journal.console import ConsoleLog
+from ..journal.merged import MergedJournal
 from ..server.site import HangupSite
 from ..status import StatusSite, is_local
 from ..transport.clock import steady
@@ -17,6 +19,9 @@ from .accept import Gate
 from .options import Options
 from .ports import endpoint
 from .serving import HangupService, address_text
+
+if TYPE_CHECKING:
+    from ..metrics import Metrics, WorkerMetrics
 
 #: Enough for a handful of operators and a scraper, and never so many that the site lacks files.
 MOST_CONNECTIONS: Final = 64
@@ -47,7 +52,12 @@ class StatusService(HangupService):
             _log.info("The status page is on {address}", address=address_text(address))
 
 
-def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusService:
+def status_service(
+    site: HangupSite | MergedJournal,
+    options: Options,
+    reactor: Any,
+    metrics: Metrics | WorkerMetrics | None,
+) -> StatusService:
     """The service that shows the errors of *site* at the endpoint of ``--status``.
 
     Raises:
@@ -57,7 +67,8 @@ def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusSe
     name, description = options.status
     path = options["status-token-file"]
     token = None if path is None else _token_in(path)
-    shown = StatusSite(site, reactor, token=token, metrics=_metrics_of(site))
+    resource = None if metrics is None else metrics.resource()
+    shown = StatusSite(site, reactor, token=token, metrics=resource)
     console = ConsoleLog(
         steady(reactor), log_idle=bool(options["log-idle"]), policy=options.masking
     )
@@ -71,12 +82,26 @@ def status_service(site: HangupSite, options: Options, reactor: Any) -> StatusSe
     )
 
 
-def _metrics_of(site: HangupSite) -> IResource | None:
+def metrics_of(site: HangupSite) -> Metrics | None:
+    """The metrics of *site*; None if the extra ``metrics`` is not installed."""
     try:
         from ..metrics import Metrics
     except ImportError:
-        return None  # the extra [metrics] is not installed
-    return Metrics(site).resource()
+        return None
+    return Metrics(site)
+
+
+def metrics_report_of(site: HangupSite) -> Callable[[], bytes] | None:
+    """A function that returns the metrics of *site* for `WorkerMetrics`; None likewise."""
+    try:
+        from prometheus_client import CollectorRegistry
+
+        from ..metrics import Metrics, metrics_report
+    except ImportError:
+        return None
+    # The first process has metrics of its own process.
+    registry = Metrics(site, registry=CollectorRegistry()).registry
+    return partial(metrics_report, registry)
 
 
 def _token_in(path: str) -> str:

@@ -163,7 +163,7 @@ def test_key_that_only_root_may_read(start: Start, tmp_path: Path) -> None:
 
 
 def test_status_page(start: Start) -> None:
-    """It is there, and says how things are in the worker that answers."""
+    """It is there, in the first process."""
     status = free_port()
     program = start(f"--status={status}").started()
     asked(Client(program.port), b"BAD\r\n\r\n")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from ...journal.files import LogFile
+from ...journal.merged import WorkerState
 from ...report.text import visible
 from ..certificates import RenewedEndpoint
 from ..process import Program, StandardOutput
-from ..serving import CannotListen, url_text
+from ..serving import CannotListen, HangupService, url_text
 from ..systemd import READY, STOPPING, notify, notify_reloading
+from .process import Stage, WorkerProcess
 from .supervisor import KILL_SECONDS, Workers
+from .view import View
 
 _log = Logger()
 
@@ -29,8 +33,10 @@ class CommandLineWorkers(Workers):
         settings: Mapping[str, Any],
         stdout: StandardOutput | None,
         content: str,
-        shown: int,
+        view: View,
         *args: Any,
+        closers: Sequence[Callable[[], object]] = (),
+        logs: Sequence[LogFile] = (),
         **kwargs: Any,
     ) -> None:
         """
@@ -38,18 +44,23 @@ class CommandLineWorkers(Workers):
             settings: The options of ``twistd`` or ``twist`` itself.
             stdout: Taken over while the service runs; None for a daemon, which has none.
             content: The operator's name for what is served.
-            shown: On how many of the ports that is, the first ones.
+            view: Where the frames of workers go.
             args: As in `Workers`.
+            closers: Called when all workers have ended.
+            logs: The files that this process writes; closed last.
         """
         super().__init__(*args, stdout=stdout, **kwargs)
         self._content = content
-        self._shown = shown
+        self._view = view
         self._output = stdout
-        self._closers: list[Callable[[], object]] = []
+        self._closers = [*closers]
+        self._logs = logs
+        #: The service of the status page, which starts and ends with this one.
+        self.status: HangupService | None = None
         self._program = Program(
             settings,
             self._reactor,
-            [] if stdout is None else [stdout],
+            logs,
             grace_seconds=self._grace_seconds + KILL_SECONDS,
             end_now=self.end_now,
             last_words="The grace is over: ended with workers still at work",
@@ -59,6 +70,7 @@ class CommandLineWorkers(Workers):
         """As in `Workers`; a problem ends the program with one line."""
         try:
             super().privilegedStartService()
+            self._start_status()
         except CannotListen as problem:
             self._program.refuse(str(problem))
 
@@ -67,6 +79,7 @@ class CommandLineWorkers(Workers):
         self._program.take_reloads(self._reopen, self._reload)
         try:
             super().startService()
+            self._start_status()
         except CannotListen as problem:
             self._program.refuse(str(problem))
         if self._output is not None:
@@ -76,14 +89,44 @@ class CommandLineWorkers(Workers):
     def stopService(self) -> Deferred[Any]:
         """As in `Workers`, within the grace, `KILL_SECONDS` and one second."""
         self._program.stop()
-        return super().stopService().addBoth(self._cb_close)
+        ended = super().stopService()
+        if self.status is not None:
+            ended.addBoth(lambda _: self.status and self.status.stopService())
+        return ended.addBoth(self._cb_close)
+
+    @property
+    def states(self) -> list[WorkerState]:
+        """How the workers are."""
+        return [
+            WorkerState(
+                number=slot.number,
+                pid=0 if slot.process is None else slot.process.pid,
+                up=slot.process is not None and slot.process.stage is Stage.SERVING,
+                connections=sum(
+                    self._view.connections_of(process)
+                    for process in self._processes
+                    if process.number == slot.number
+                ),
+                lost_records=slot.lost_frames,
+            )
+            for slot in self._slots
+        ]
+
+    def begun(self, process: WorkerProcess) -> None:
+        self._view.begin(process, process.channel)
+
+    def received(self, process: WorkerProcess, kind: int, payload: bytes) -> None:
+        if not self._view.received(process, process.number, kind, payload):
+            super().received(process, kind, payload)
+
+    def ended(self, process: WorkerProcess) -> None:
+        self._view.end(process)
+        super().ended(process)
 
     def started(self) -> None:
         urls = [
             url_text(port.getHost(), isinstance(endpoint, RenewedEndpoint))
-            for ports, (_, endpoint) in zip(
-                self._bound, self._endpoints[: self._shown], strict=False
-            )
+            for ports, (_, endpoint) in zip(self._bound, self._endpoints, strict=True)
             for port in ports
         ]
         _log.info(
@@ -108,17 +151,22 @@ class CommandLineWorkers(Workers):
     def failed(self, problem: str) -> None:
         self._program.fail(problem)
 
+    def _start_status(self) -> None:
+        if self.status is not None and not self.status.running:
+            self.status.startService()
+
     def _reload(self) -> None:
-        self._program.reopen_logs()
+        self._reopen()
         self.replace()
 
     def _reopen(self) -> None:
         self._program.reopen_logs()
+        self._view.reopen()
         self.reopen_logs()
 
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
             close()
-        if self._output is not None:
-            self._output.close()
+        for log in self._logs:
+            log.close()
         return result
