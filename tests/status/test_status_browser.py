@@ -5,6 +5,7 @@ Needs Debian's packages chromium and chromium-driver, and selenium; skipped with
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from support.wire import BAD, PATIENCE, Client, Paths, Serve, in_thread, pause
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from twisted_hangup.errors import ParseError
+from twisted_hangup.journal.merged import MergedJournal, WorkerState, report_of
+from twisted_hangup.report.masking import MaskingPolicy
 from twisted_hangup.status import StatusSite
+from twisted_hangup.status.snapshots import entry_record
 
 webdriver: Any = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 service: Any = pytest.importorskip("selenium.webdriver.chrome.service")
@@ -569,4 +573,36 @@ async def test_flood(pair: Pair, browser: Browser) -> None:
         journal.settle(error, 400)
         if number % 250 == 0:
             await pause(0.02)
+    await use(steps)
+
+
+@pytest_twisted.ensureDeferred
+async def test_workers(serve: Serve, browser: Browser) -> None:
+    """The page says how each worker is, and which one an error is of; without workers, nothing."""
+    from twisted.internet import reactor
+
+    states = [WorkerState(1, 71, True, 12, 0), WorkerState(2, 0, False, 0, 1300)]
+    merged = MergedJournal(MaskingPolicy(), lambda: states)
+    shown = serve(Paths())
+    shown.site.journal.record(ParseError("broken", code="HPE_STRICT", phase="head"))
+    snapshot = shown.site.journal.snapshot()
+    (entry,) = snapshot.entries
+    record = entry_record(entry, MaskingPolicy())
+    del record["number"]
+    merged.add_entry("process", 2, 1, True, json.dumps(record)[1:-1].encode())
+    merged.add_report("process", json.loads(json.dumps(report_of(snapshot, 12, 0))))
+    served = serve(StatusSite(merged, reactor))
+
+    def steps() -> None:
+        browser.open(f"http://127.0.0.1:{served.port}/")
+        browser.until(browser.has_rows(1))
+        assert [item.text for item in browser.all("#workers li")] == [
+            "worker 1: pid 71, 12 open",
+            "worker 2: does not serve, 1,300 records lost",
+        ]
+        assert browser.text("#connections") == "12"
+        browser.one(".error button").click()
+        browser.until(lambda: "Worker\n2" in browser.text(".detail .facts"))
+        assert not browser.complaints()
+
     await use(steps)

@@ -105,12 +105,11 @@ def _make_workers(options: Options, reactor: Any) -> CommandLineWorkers:
         timeout_seconds=options["worker-timeout"],
     )
     if options.status is not None:
-        states = partial(getattr, workers, "states")
-        view.journal = MergedJournal(options.masking, states)
+        view.journal = MergedJournal(options.masking, workers.states)
         with suppress(ImportError):  # the extra [metrics] is not installed
             from ..metrics import WorkerMetrics
 
-            view.metrics = WorkerMetrics(states, view.ask)
+            view.metrics = WorkerMetrics(workers.states, view.ask)
         workers.status = status_service(view.journal, options, reactor, view.metrics)
     return workers
 

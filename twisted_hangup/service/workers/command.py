@@ -94,7 +94,6 @@ class CommandLineWorkers(Workers):
             ended.addBoth(lambda _: self.status and self.status.stopService())
         return ended.addBoth(self._cb_close)
 
-    @property
     def states(self) -> list[WorkerState]:
         """How the workers are."""
         return [
