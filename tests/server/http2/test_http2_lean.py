@@ -19,6 +19,7 @@ from hyperframe.frame import (
     HeadersFrame,
     PingFrame,
     PriorityFrame,
+    PushPromiseFrame,
     RstStreamFrame,
     SettingsFrame,
     WindowUpdateFrame,
@@ -165,6 +166,7 @@ BEGUN = [SettingsFrame(0), *(HeadersFrame(each, HEAD, flags=["END_HEADERS"]) for
 @given(st.lists(st.one_of(SENT, SENT, received()), max_size=40))
 @example([SettingsFrame(0, settings={4: 10}), ("data", 1, 9000)])  # no window
 @example([HeadersFrame(5, HEAD), DataFrame(1, b"a")])  # no CONTINUATION
+@example([PushPromiseFrame(1, 2, HEAD), DataFrame(1, b"a")])  # nor here
 @example([("response", 1, RESPONSES[4]), ("response", 1, RESPONSES[0])])  # 100 first
 @example([("response", 1, RESPONSES[0])] * 2)
 @example([("response", 1, ONLY_404), SettingsFrame(0, settings={1: 0}), ("response", 3, ONLY_404)])

@@ -172,8 +172,6 @@ class _Connection(H2Connection):
         acts: dict[Any, Any] = self._frame_dispatch_table
         acts[_WholeData] = self._receive_data_frame
         acts[_WholeHeaders] = self._receive_headers_frame
-        #: Whether CONTINUATION has to come next.
-        self._in_block = False
         self.encoder = _Encoder()
 
     @property
@@ -206,11 +204,9 @@ class _Connection(H2Connection):
         """
         whole = _WHOLE.get((data[_TYPE], data[_FLAGS]))
         stream_id = _stream_of(data)
-        if whole is None or self._in_block or not stream_id:
-            events = super().receive_data(data)
-            if data[_TYPE] in (_HEADERS, _CONTINUATION):
-                self._in_block = not data[_FLAGS] & _END_HEADERS
-            return events
+        # h2 holds the frames of a header block that is not complete: CONTINUATION has to come next.
+        if whole is None or not stream_id or self.incoming_buffer._headers_buffer:
+            return super().receive_data(data)
         kind, flags = whole
         frame: Any = kind(stream_id, flags, bytes(memoryview(data)[_FRAME_HEADER:]))
         try:
