@@ -724,7 +724,7 @@ DIFFERENCES: Final[Mapping[str, Difference]] = {
         [GET],
         f"producer True True, {'paused, resumed, ' * 4}paused, access 200, 200",
         "producer True True, 200, access 200",
-        "it is sent while it is written, so that its producer is paused only for a client that waits",
+        "it is sent while it is written: a producer is paused only for a client that reads slowly",
         answering(apps.pushed_much),
     ),
     "fields of its own": Difference(

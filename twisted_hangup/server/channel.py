@@ -660,11 +660,12 @@ class HangupChannel(HTTPChannel):
 
     def deliver(self, request: Any) -> None:
         """Log *request*, which is over, once all that was written has been sent."""
-        meter = self._meter
+        meter, undelivered = self._meter, self._undelivered
         if meter is None or not (meter.sending or meter.unsent):
+            if undelivered is not None and undelivered.undelivered:
+                undelivered.log_all()  # those before it: a file has been sent in the same step
             log(request, self)
             return
-        undelivered = self._undelivered
         if undelivered is None:
             assert self._wire is not None
             undelivered = self._wire.deliveries = self._undelivered = Undelivered(meter)

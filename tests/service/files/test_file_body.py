@@ -162,6 +162,21 @@ async def test_last_response(serve: Serve, files: StaticFiles, kernel: Kernel) -
 
 
 @pytest_twisted.ensureDeferred
+async def test_requests_before_it(
+    serve: Serve, files: StaticFiles, kernel: Kernel, tmp_path: Path
+) -> None:
+    """Those that are sent with it in one turn are logged before it."""
+    (tmp_path / "quick").write_bytes(CONTENT[:100_000])
+    served = serve(files)
+    log = Log(served)
+    small = SMALL.replace(b"Connection: close\r\n", b"")
+    quick = GET.replace(b"large", b"quick")
+    await talk(served.port, small + small + quick + SMALL)
+    assert kernel.steps
+    assert log.lines == [(200, 5), (200, 5), (200, 100_000), (200, 5)]
+
+
+@pytest_twisted.ensureDeferred
 async def test_head_sends_nothing(serve: Serve, files: StaticFiles, kernel: Kernel) -> None:
     """HEAD says the length; a small file is written with its head."""
     response = await talk(serve(files).port, LAST.replace(b"GET", b"HEAD"))
