@@ -220,13 +220,17 @@ class Pauses:
     def stopProducing(self) -> None: ...
 
 
+class HasRoom(telling(tcp.Server)):  # type: ignore[misc]
+    _has_room = True
+
+
 class Writes:
     """A transport over *takes*, its producer, and the turns of its reactor."""
 
     def __init__(self, takes: Takes) -> None:
         self.takes = takes
         self.clock = MemoryReactorClock()
-        self.transport: Any = unconnected(telling(tcp.Server))
+        self.transport: Any = unconnected(HasRoom)
         FileDescriptor.__init__(self.transport, self.clock)
         self.transport.connected = 1
         self.transport.socket = takes
@@ -283,6 +287,8 @@ def test_one_turn_sends_no_more() -> None:
         ("dataBuffer", b"before"),
         ("unwritten", object()),
         ("_joint", None),
+        ("_has_room", False),
+        ("_room", 10),
     ],
 )
 def test_not_at_once(name: str, value: object) -> None:

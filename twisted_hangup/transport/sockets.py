@@ -10,6 +10,7 @@ connection is made or it is watched.
 from __future__ import annotations
 
 import errno
+import select
 import socket
 from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import lru_cache
@@ -42,7 +43,10 @@ LARGEST_READ: Final = 512 * KIB
 #: comes after them waits for the next turn.
 LARGEST_WRITE: Final = MIB
 
-#: Most pieces that the system gets in one call; more are joined.  Windows takes one.
+#: Most of them in one call.  What the kernel has more of, a slow peer takes without our notice.
+LARGEST_AT_ONCE: Final = 192 * KIB
+
+#: Most pieces in one call; more are joined.  Windows takes one.
 _PIECES_AT_ONCE: Final = 64 if hasattr(socket.socket, "sendmsg") else 1
 
 _log = Logger()
@@ -322,6 +326,20 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._tempDataLen += sum(map(len, pieces))
             self.write(last)
 
+    @property
+    def _has_room(self) -> bool:
+        """Whether the kernel has the room for which the reactor would give this a turn to write.
+
+        It takes more than that; but then a slow peer would have to take all of it before we notice
+        that it takes anything.
+        """
+        descriptor = self.fileno()
+        if descriptor < 0 or not hasattr(select, "poll"):
+            return False
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        return bool(poll.poll(0))
+
     def _sent_at_once(self) -> bool:
         """Send what was written now, as it is too much to be kept; its producer need not pause.
 
@@ -333,7 +351,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         pieces, size = self._tempDataBuffer, self._tempDataLen
         if (
             self._reactor_asked  # the peer has to make room
-            or size > self._room
+            or size > min(self._room, LARGEST_AT_ONCE)
             or self.dataBuffer
             or self.unwritten is not None
             or self._joint is None
@@ -344,6 +362,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             or not self.streamingProducer
             or self.producerPaused
             or (self.deliveries is not None and self.deliveries.undelivered)
+            or not self._has_room
         ):
             return False
         if len(pieces) > _PIECES_AT_ONCE:
