@@ -74,7 +74,7 @@ CHECKED: Final = {
         "pipelined": [""],
         "handshakes": ["TLS 1.3 handshake, full"],
         "files": ["file of 8 MB"],
-        "bodies": ["TCP body up, Content-Length", "TCP body down, push, Content-Length"],
+        "bodies": ["TCP body up, Content-Length"],
         "http2": [""],
         "proxy": ["proxy, small"],
     }.items()
