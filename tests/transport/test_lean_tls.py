@@ -41,7 +41,7 @@ from twisted.python.failure import Failure
 from zope.interface import providedBy
 
 from twisted_hangup.transport.endpoint import _wrapper
-from twisted_hangup.transport.lean_tls import _TURN_BYTES, LeanTLS, adopt_tls, lean
+from twisted_hangup.transport.lean_tls import _TURN_BYTES, LARGEST_PIECE, LeanTLS, adopt_tls, lean
 from twisted_hangup.transport.sockets import TellingSocket, adopted
 from twisted_hangup.transport.tls import HangupTLS
 
@@ -537,6 +537,24 @@ def test_what_is_no_bytes() -> None:
 
 
 # Room.
+
+
+def test_large_reads_are_decrypted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL's buffer would keep the size of the largest read while the connection is open."""
+    sizes: list[int] = []
+    with Conversation(lean=True) as conversation:
+        write = conversation.server._tlsConnection.bio_write
+        connection = conversation.server._tlsConnection
+
+        def bio_write(data: bytes) -> int:
+            sizes.append(len(data))
+            return int(write(data))
+
+        monkeypatch.setattr(connection, "bio_write", bio_write)
+        records = b"".join(conversation.protection.record(b"x" * 9000) for _ in range(30))
+        conversation.server.dataReceived(records)
+        assert conversation.events == [b"x" * 9000] * 30
+    assert max(sizes) == LARGEST_PIECE and sum(sizes) == len(records)
 
 
 @pairs

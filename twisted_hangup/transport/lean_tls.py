@@ -22,6 +22,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.protocols.tls import BufferingTLSTransport
 from twisted.python.failure import Failure
 
+from ..limits import KIB
 from .sockets import JointWrites, Meter, TellingSocket
 
 # RFC 8446, section 5.1; RFC 5246, section 6.2.1
@@ -37,6 +38,10 @@ _RECORD_BYTES: Final = 2**14
 
 #: Most bytes taken from OpenSSL at a time, of which it holds one record; as in Twisted.
 _TAKEN_BYTES: Final = 2**15
+
+#: Most bytes that OpenSSL is given at a time; it keeps a third more for as long as the connection
+#: is open.
+LARGEST_PIECE: Final = 64 * KIB
 
 _log = Logger()
 
@@ -70,6 +75,13 @@ class LeanTLS(BufferingTLSTransport):
             self._checkHandshakeStatus()
 
     def dataReceived(self, data: bytes) -> None:
+        """Decrypt *data*, in pieces: the buffer of OpenSSL grows with them, and never shrinks."""
+        for at in range(0, len(data), LARGEST_PIECE):
+            self._receive(data[at : at + LARGEST_PIECE])
+            if self._lostTLSConnection or self._aborted:
+                return
+
+    def _receive(self, data: bytes) -> None:
         """Decrypt *data*; in one step if it is one whole record."""
         if (
             len(data) <= _HEADER
