@@ -393,9 +393,18 @@ def class_with(**attributes: object) -> type[Request]:
     return type("Own", (Request,), attributes)
 
 
+def in_pieces(request: Request) -> int:
+    request.setHeader(b"Content-Length", b"8")
+    for piece in (b"", b"pie", b"ces", b".."):
+        request.write(piece)
+    request.finish()
+    return server.NOT_DONE_YET
+
+
 @pytest.mark.parametrize(
     ("render", "request_class"),
     [
+        (in_pieces, Request),
         (lambda request: request.content.read() + b"x", class_with(content=None)),
         (lambda request: repr(request.received_cookies).encode(), class_with(received_cookies={})),
         (fields_of_request, class_with(requestHeaders=None)),
@@ -440,6 +449,12 @@ def test_body_in_pieces(pieces: list[bytes], sized: bool, method: bytes, code: i
     stock = answers(Site, writes, Request, get)
     assert answers(HangupSite, writes, Request, get) == stock
     assert lengths[0] == lengths[1]
+
+
+def test_head_of_a_body_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes out in the same way as one with its whole body, and the length is kept to."""
+    monkeypatch.setattr("twisted_hangup.server.channel.response_head", pytest.fail)
+    assert answers(HangupSite, in_pieces, Request, GET).endswith(b"\r\n\r\npieces..")
 
 
 @pytest.mark.parametrize("version", ["Mine/1", b"Mine/1\r\nX: 1", b"Mine/1"])

@@ -365,8 +365,10 @@ class LeanRequest(Request):
         raw = headers._rawHeaders
         length = raw.get(_CONTENT_LENGTH)
         if length and length[0] != _decimal(len(data)):
-            super().write(data)
-            return
+            if not length[0].isdigit() or len(data) > int(length[0]):
+                super().write(data)
+                return
+            self._hangup_body_left = int(length[0]) - len(data)  # more comes
         if not raw.get(_CONTENT_TYPE) and not (length and length[0] == b"0"):
             content_type = self.defaultContentType
             if content_type == b"text/html":
