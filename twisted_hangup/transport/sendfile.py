@@ -13,8 +13,9 @@ from twisted.protocols.policies import ProtocolWrapper
 from ..limits import KIB, MIB
 from .sockets import TellingSocket
 
-#: Bytes sent in one turn of the reactor, so that other connections get theirs.
-TURN_BYTES: Final = MIB
+#: Bytes sent in one turn of the reactor, so that other connections get theirs.  A socket of Linux
+#: holds no more (tcp_wmem); between turns others use the processor's caches, so few are cheap.
+TURN_BYTES: Final = 4 * MIB
 
 #: Bytes of a file that are read at a time where it cannot be sent.
 READ_BYTES: Final = 64 * KIB
