@@ -341,7 +341,7 @@ async def test_request_factory(serve: Serve) -> None:
 
 def test_tac(tmp_path: Path) -> None:
     """docs/serve.md's server serves and logs what it says."""
-    [program] = re.findall(r"^```python\n(.*?)^```$", TEXTS["serve"], re.S | re.M)
+    [program] = re.findall(r"^`server.tac`:\n\n```python\n(.*?)^```$", TEXTS["serve"], re.S | re.M)
     port = free_port()
     (tmp_path / "public").mkdir()
     (tmp_path / "server.tac").write_text(program.replace("tcp:8000", f"tcp:{port}"))

@@ -40,6 +40,7 @@ SUBMODULES: Final = [
     "metrics",
     "outbox",
     "parser",
+    "service.files",
     "service.workers",
     "status",
     "testing",

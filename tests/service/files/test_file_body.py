@@ -81,7 +81,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticFil
     (tmp_path / "large").write_bytes(CONTENT)
     (tmp_path / "small").write_bytes(b"small")
     files = StaticFiles(str(tmp_path))
-    files.out_of_files = pytest.fail  # type: ignore[assignment]
+    files.out_of_files = pytest.fail
     opened: list[FileIO] = []
     real = StaticFiles.openForReading
 

@@ -15,6 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.wire import Serve, talk
 from twisted.logger import capturedLogs
+from twisted.web.resource import Resource
+from twisted.web.server import Request
 from twisted.web.static import File
 
 from twisted_hangup.service.files import StaticFiles
@@ -36,12 +38,12 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticFil
     special = socket.socket(socket.AF_UNIX)
     special.bind("special")
     files = StaticFiles(str(tmp_path))
-    files.out_of_files = pytest.fail  # type: ignore[assignment]
+    files.out_of_files = pytest.fail
     yield files
     special.close()
 
 
-async def get(serve: Serve, files: StaticFiles, target: str, method: str = "GET") -> bytes:
+async def get(serve: Serve, files: Resource, target: str, method: str = "GET") -> bytes:
     served = serve(files)
     request = f"{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     return await talk(served.port, request.encode())
@@ -166,12 +168,60 @@ async def test_out_of_files(
         raise OSError(errno.EMFILE, "Too many open files")
 
     warnings: list[str] = []
-    files.out_of_files = lambda text, **_: warnings.append(text)  # type: ignore[assignment]
+    files.out_of_files = lambda text, **_: warnings.append(text)
     monkeypatch.setattr(StaticFiles, "openForReading", none_left)
     response = await get(serve, files, "/page.html")
     assert response.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nRetry-After: 1\r\n" in response
     assert warnings == ["Out of files: {path} could not be opened"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_out_of_files_in_a_program(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that nobody has set up logs that, but not for each client."""
+
+    def none_left(self: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "page.html").write_text("<p>page")
+    monkeypatch.setattr(StaticFiles, "openForReading", none_left)
+    with capturedLogs() as events:
+        for _ in range(3):
+            files = StaticFiles(str(tmp_path))
+            assert (await get(serve, files, "/page.html")).startswith(b"HTTP/1.1 503 ")
+    assert 1 <= sum("Out of files" in str(event.get("log_format")) for event in events) < 3
+
+
+class Reports(Resource):
+    """Sends one file, whatever is asked of it."""
+
+    isLeaf = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def render_GET(self, request: Request) -> Any:
+        request.setHeader(b"Content-Disposition", b"attachment")
+        return StaticFiles(str(self.path)).render(request)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest_twisted.ensureDeferred
+async def test_one_file(serve: Serve, tmp_path: Path, method: str) -> None:
+    """A resource of an application sends a file with it, with headers of its own."""
+    path = tmp_path / "report.csv"
+    path.write_bytes(b"1,2\n" * 30_000)
+    answer = await get(serve, Reports(path), "/any/thing", method)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    for line in (b"Content-Disposition: attachment", b"Content-Length: 120000", b"ETag: "):
+        assert b"\r\n" + line in head
+    assert body == (path.read_bytes() if method == "GET" else b"")
+    path.unlink()
+    assert (await get(serve, Reports(path), "/")).startswith(b"HTTP/1.1 404 ")
 
 
 async def ranges(

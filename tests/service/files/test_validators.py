@@ -37,7 +37,7 @@ def served(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ser
     os.utime(file, (MODIFIED, MODIFIED))
     monkeypatch.setattr(Files, "opened", [])
     files = Files(str(tmp_path))
-    files.out_of_files = pytest.fail  # type: ignore[assignment]
+    files.out_of_files = pytest.fail
     return serve(files)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from io import FileIO
 from stat import S_ISDIR, S_ISLNK, S_ISREG
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any, Final
 
 from twisted.web.http import (
@@ -30,6 +33,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OUT_OF_FILES: Final = (errno.EMFILE, errno.ENFILE)
 #: Where the system can, the user that opens files is asked about, and not the one who started us.
 _EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
+_CLOCK: Final[Any] = SimpleNamespace(seconds=monotonic)
 
 
 class StaticFiles(File):
@@ -41,17 +45,20 @@ class StaticFiles(File):
     would stop the whole server.  It does not list directories: one without an index page is a 403.
     A file of unknown type is a download, not a web page.
 
+    If the connection is plain TCP, the kernel sends large files.  If one becomes shorter meanwhile,
+    its response is cut.
+
     Attributes:
         dotfiles: Whether names that begin with a dot are served.
         follow_links: Whether symbolic links may lead out of `root`.
         root: The directory that this file is served from.
         out_of_files: Called with a log format when no file can be opened; the client then gets a
-            503.
+            503.  It logs a warning, once a second at most.
     """
 
     dotfiles = False
     follow_links = False
-    out_of_files: ThrottledWarning
+    out_of_files: Callable[..., object] = ThrottledWarning(_CLOCK)
     #: What was seen of the file when it was looked up, for the one request that it answers.
     _status: os.stat_result | None = None
     indexNames = ["index.html", "index.htm"]
