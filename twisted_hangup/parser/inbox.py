@@ -107,8 +107,8 @@ class RequestInbox(RequestParser):
         `next_event` would return the same bytes.
 
         Returns:
-            The bytes, and how many bytes they keep in memory.  None, and 0, if `next_event` has to
-            say what comes next.
+            The bytes, and how many bytes they keep in memory.  No bytes if `next_event` has to say
+            what comes next.
         """
         scan, packet = self._scan, self._packet
         if scan is None or not packet or self._ahead is not None:

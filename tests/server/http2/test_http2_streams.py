@@ -30,13 +30,16 @@ from support.http2_client import (
 from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
 from twisted_hangup import ClientError, ClientHangUp, ClientSocket, Lenience, Limits, Timeouts
+from twisted_hangup.events import Field
 from twisted_hangup.journal.access_log import AccessLog
 from twisted_hangup.journal.files import LogFile
+from twisted_hangup.server.headers import FieldsOfStreams, headers_of
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
 
@@ -322,6 +325,37 @@ class Asked(Resource):
         self.headers = dict(request.requestHeaders.getAllRawHeaders())
         self.cookie = request.getCookie(b"b")
         return b"body"
+
+
+@pytest_twisted.ensureDeferred
+async def test_header_that_nobody_reads(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made into `Headers` only for a resource that asks for it."""
+    read: list[list[Field]] = []
+
+    def note(cache: FieldsOfStreams, fields: list[Field]) -> Headers:
+        read.append(fields)
+        return headers_of(fields)
+
+    monkeypatch.setattr(FieldsOfStreams, "headers", note)
+
+    class Reads(Resource):
+        def render_GET(self, request: Request) -> bytes:
+            return request.getHeader(b"cookie") or b""
+
+    served = serve_h2(Paths(fast=Data(b"", "text/plain"), reads=Reads()))
+    site: Any = served.site
+    site.log = lambda request: None  # that of a stock site reads it
+
+    def run() -> bytes:
+        client = H2Client(served.port)
+        client.answer(client.request(b"/fast"))
+        assert not read
+        answer = client.answer(client.request(b"/reads", (b"cookie", b"a=b")))
+        client.close()
+        return answer.body
+
+    assert await in_thread(run) == b"a=b"
+    assert len(read) == 1
 
 
 @pytest_twisted.ensureDeferred
