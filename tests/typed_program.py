@@ -30,6 +30,7 @@ from twisted_hangup import (
     hangup_endpoint,
     shield,
 )
+from twisted_hangup.service.workers import Worker, Workers
 
 
 class Report(AsyncResource):
@@ -83,3 +84,17 @@ def listen(reactor: Any, endpoint: IStreamServerEndpoint) -> None:
 
 
 handler: Handler = note
+
+
+def make(worker: Worker) -> object:
+    """What a worker runs."""
+    worker.channel.send(16, b"begun")
+    return worker.serve(HangupSite(Report()))
+
+
+def begun(number: int, payload: bytes) -> None:
+    print(number, payload)
+
+
+workers = Workers("typed_program.make", ["tcp:8000"], 2, receivers={16: begun})
+workers.replace()

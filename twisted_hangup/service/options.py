@@ -118,7 +118,16 @@ def seconds(option: str) -> Coerce:
 def workers(option: str) -> Coerce:
     """A number of workers, 0 or more, or ``auto``."""
     number = count(option)
-    return lambda text: usable_cores() if text == "auto" else number(text)
+
+    def coerce(text: str) -> Any:
+        if text == "auto":
+            return usable_cores()
+        try:
+            return number(text)
+        except UsageError as error:
+            raise UsageError(f"{error}, nor auto") from error
+
+    return coerce
 
 
 def one_of(option: str, words: Sequence[str]) -> Coerce:

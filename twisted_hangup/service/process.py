@@ -8,7 +8,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import getclosurevars, isfunction
@@ -123,7 +123,7 @@ class Program:
 
     def __init__(
         self,
-        settings: Mapping[str, Any],
+        settings: MutableMapping[str, Any],
         reactor: Any,
         logs: Sequence[LogFile],
         *,
@@ -148,6 +148,7 @@ class Program:
         self._grace_seconds = grace_seconds
         self._end_now = end_now
         self._text = last_words
+        self._status_pipe: int | None = None
 
     def take_reloads(self, reopen: Callable[[], object], reload: Callable[[], object]) -> None:
         """From now on SIGUSR1 calls *reopen* and SIGHUP calls *reload*, in the reactor's thread.
@@ -210,10 +211,10 @@ class Program:
         For an exception twistd would print a traceback.  For SystemExit it would leave the
         terminal that started a daemon waiting, and the pid file undeleted.
         """
-        status_pipe = self._settings.get("statusPipe")
-        if status_pipe is not None:
+        self.report_later()
+        if self._status_pipe is not None:
             _log.critical("{problem}", problem=problem)
-            os.write(status_pipe, b"1 " + problem.encode("ascii", "replace")[:98])
+            self.report(problem)
         else:
             # Not sys.stderr: twistd has made that a part of its log.
             print(f"hangup: {problem}", file=sys.__stderr__)
@@ -226,7 +227,26 @@ class Program:
         print(f"hangup: {problem}", file=sys.__stderr__)
         # Neither twistd nor twist asks for a status; the last function is called first.
         atexit.register(_exit_with_failure)
+        self.report(problem)
         self._reactor.stop()
+
+    def report_later(self) -> None:
+        """Let the shell that starts a daemon wait for `report`, and not for startService alone."""
+        if self._settings.get("statusPipe") is not None:
+            self._status_pipe = self._settings["statusPipe"]
+            self._settings["statusPipe"] = None
+
+    def report(self, problem: str = "") -> None:
+        """Tell this shell that the daemon has started, or why it has not.
+
+        A second call, or one for another program than a daemon, is harmless.
+        """
+        pipe, self._status_pipe = self._status_pipe, None
+        if pipe is not None:
+            with suppress(OSError):  # the shell waits no longer
+                # twistd prints what comes after two bytes, of 100.
+                os.write(pipe, b"1 " + problem.encode("ascii", "replace")[:98] if problem else b"0")
+            os.close(pipe)
 
     def _asked(self, answer: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -285,7 +285,7 @@ class CommandLineService(HangupService):
 
     def __init__(
         self,
-        settings: Mapping[str, Any],
+        settings: MutableMapping[str, Any],
         stdout: StandardOutput | None,
         content: str,
         *args: Any,

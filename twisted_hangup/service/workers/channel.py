@@ -76,7 +76,7 @@ class Channel(Protocol):
         """
         if not self._open:
             return False
-        frame = _HEAD.pack(kind, len(payload)) + payload
+        frame = frame_of(kind, payload)
         if not self._paused:
             self._write(frame)
         elif self._waiting_bytes + len(frame) <= MOST_WAITING_BYTES:
@@ -161,6 +161,11 @@ class Channel(Protocol):
 
     def _write(self, data: bytes) -> None:
         self._transport.write(data)
+
+
+def frame_of(kind: int, payload: bytes) -> bytes:
+    """A frame as it is sent."""
+    return _HEAD.pack(kind, len(payload)) + payload
 
 
 def count_in(payload: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,12 +11,13 @@ from twisted.logger import Logger
 from ...journal.files import LogFile
 from ...journal.merged import WorkerState
 from ...report.text import visible
+from ..accept import raise_file_limit
 from ..certificates import RenewedEndpoint
 from ..process import Program, StandardOutput
 from ..serving import CannotListen, HangupService, url_text
 from ..systemd import READY, STOPPING, notify, notify_reloading
 from .process import Stage, WorkerProcess
-from .supervisor import KILL_SECONDS, Workers
+from .supervisor import KILL_SECONDS, Workers, counted
 from .view import View
 
 _log = Logger()
@@ -30,7 +31,7 @@ class CommandLineWorkers(Workers):
 
     def __init__(
         self,
-        settings: Mapping[str, Any],
+        settings: MutableMapping[str, Any],
         stdout: StandardOutput | None,
         content: str,
         view: View,
@@ -68,6 +69,7 @@ class CommandLineWorkers(Workers):
 
     def privilegedStartService(self) -> None:
         """As in `Workers`; a problem ends the program with one line."""
+        raise_file_limit()  # each worker has a channel and two pipes
         try:
             super().privilegedStartService()
             self._start_status()
@@ -82,6 +84,7 @@ class CommandLineWorkers(Workers):
             self._start_status()
         except CannotListen as problem:
             self._program.refuse(str(problem))
+        self._program.report_later()
         if self._output is not None:
             self._output.take_over()
         self._reactor.callWhenRunning(self._program.take_ends)
@@ -129,10 +132,10 @@ class CommandLineWorkers(Workers):
             for port in ports
         ]
         _log.info(
-            "Serving {content} on {urls} with {number} workers{end}",
+            "Serving {content} on {urls} with {workers}{end}",
             content=visible(self._content),
             urls=" and ".join(urls),
-            number=self.serving,
+            workers=counted(self.serving),
             end=" (Ctrl-C stops)" if self._program.on_terminal else "",
         )
         self._closers.append(self._program.ready(lambda: self.serving > 0))
@@ -145,6 +148,8 @@ class CommandLineWorkers(Workers):
         notify(STOPPING if self._program.ends else READY, *status)
 
     def changed(self, status: str) -> None:
+        if self.serving:
+            self._program.report()
         notify(f"STATUS={status}")
 
     def failed(self, problem: str) -> None:

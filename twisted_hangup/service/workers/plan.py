@@ -15,6 +15,10 @@ FIRST_SOCKET: Final = 5
 #: Signals of a terminal and of ``pkill``, which are for the first process.
 IGNORED_SIGNALS: Final = frozenset({signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 
+#: Signals that wait until a worker knows what to do about them.  Before that it is a copy of the
+#: first process, whose handlers would take them.
+BLOCKED_SIGNALS: Final = IGNORED_SIGNALS | {signal.SIGTERM}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -22,7 +23,7 @@ from twisted.python.failure import Failure
 from ...limits import KIB
 from ...transport.clock import steady
 from .channel import Channel
-from .plan import CHANNEL_DESCRIPTOR, FIRST_SOCKET, IGNORED_SIGNALS, TABLE_DESCRIPTOR, Plan
+from .plan import BLOCKED_SIGNALS, CHANNEL_DESCRIPTOR, FIRST_SOCKET, TABLE_DESCRIPTOR, Plan
 from .table import Row
 
 #: A longer line of a worker's output is cut in pieces, each of which but the last ends with `CUT`.
@@ -98,6 +99,7 @@ class WorkerProcess(ProcessProtocol):
         cause: Why it ended, for people, such as ``exit status 1`` or ``SIGKILL``.
         ended_in: The stage in which it ended.
         killed: Whether we killed it.
+        late: Whether it ended because it took too long to start.
         stuck: Whether it is killed because it was stuck.
         lost_frames: How many frames it had to drop, as far as it has told.
         last_lines: The last lines on its standard error.
@@ -118,6 +120,7 @@ class WorkerProcess(ProcessProtocol):
         self.cause = ""
         self.ended_in = Stage.BOOTING
         self.killed = False
+        self.late = False
         self.stuck = False
         self.lost_frames = 0
         self.last_lines: deque[bytes] = deque(maxlen=KEPT_LINES)
@@ -135,6 +138,7 @@ class WorkerProcess(ProcessProtocol):
         Raises:
             OSError: The system refuses.
         """
+        _stay_in(self._plan.directory)
         program = [sys.executable, *subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
         with ExitStack() as stack:
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
@@ -148,8 +152,11 @@ class WorkerProcess(ProcessProtocol):
                 TABLE_DESCRIPTOR: table,
                 **dict(enumerate(sockets, FIRST_SOCKET)),
             }
-            # The mask is inherited: no signal comes before the worker can ignore it.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED_SIGNALS)
+            ours.setblocking(False)
+            factory = Factory.forProtocol(lambda: self.channel)
+            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
+            # The mask is inherited.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
             try:
                 self._reactor.spawnProcess(
                     self,
@@ -162,9 +169,6 @@ class WorkerProcess(ProcessProtocol):
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            ours.setblocking(False)
-            factory = Factory.forProtocol(lambda: self.channel)
-            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> None:
         """Call *function* later, unless the process has gone by then."""
@@ -200,6 +204,8 @@ class WorkerProcess(ProcessProtocol):
     def processExited(self, reason: Failure) -> None:
         """The process has gone; what it has written may still come."""
         was, self.stage = self.stage, Stage.GONE
+        boot_ends = self._plan.boot_ends
+        self.late = was is Stage.BOOTING and 0 < boot_ends <= time.monotonic()
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
@@ -230,6 +236,17 @@ class WorkerProcess(ProcessProtocol):
         self.last_lines.append(line)
         self.error_lines += 1
         self._owner.printed(self, 2, line)
+
+
+def _stay_in(directory: str) -> None:
+    """Go to *directory* if the working directory has been removed; Twisted asks for its name.
+
+    That is the fate of an old release.  By its name *directory* may be the new one.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        os.chdir(directory)
 
 
 def _cause(error: Any) -> str:

@@ -162,6 +162,7 @@ class Workers(Service):
         self._served = False
         self._all_served = False
         self._stopping = False
+        self._ends_now = False
         self._gone: Deferred[None] = Deferred()
         self._replaces = False
         self._asked_again = False
@@ -237,7 +238,7 @@ class Workers(Service):
         for slot in self._slots:
             slot.wake()
         if self._processes:
-            _log.info("Stopping {workers}", workers=_counted(len(self._processes)))
+            _log.info("Stopping {workers}", workers=counted(len(self._processes)))
         for process in self._processes:
             self._finish(process)
         self._look_for_the_end()
@@ -274,6 +275,7 @@ class Workers(Service):
 
     def end_now(self) -> None:
         """Kill all workers."""
+        self._ends_now = True
         for process in self._processes:
             process.kill()
 
@@ -339,9 +341,9 @@ class Workers(Service):
         try:
             process.start(self.table.descriptor, sockets)
         except OSError as error:
-            self._problem = visible(str(error))
-            words = "Worker {number} cannot be started: {error}"
-            _log.error(words, number=slot.number, error=self._problem)
+            problem = f"cannot be started: {visible(str(error))}"
+            self._problem = f"worker {slot.number} {problem}"
+            _log.error("Worker {number} {problem}", number=slot.number, problem=problem)
             return None
         self._rows.discard(index)
         self._row_of[process] = index
@@ -424,8 +426,10 @@ class Workers(Service):
             return ""
         if slot.process is None and not self._stopping:
             self._rest(slot)
-        why = "cannot be started" if successor is None else _why(successor)
-        return f"the new worker {slot.number} {why}; those not yet replaced stay"
+        problem = self._problem
+        if successor is not None:
+            problem = f"worker {slot.number} {_why(successor)}"
+        return f"the new {problem}; those not yet replaced stay"
 
     @property
     def _finishing(self) -> set[int]:
@@ -482,10 +486,11 @@ class Workers(Service):
         process.row.clear()
         self._rows.add(self._row_of.pop(process))
         slot = self._slots[process.number - 1]
+        why = _why(process)
         if process.ended_in is Stage.DRAINING:
             self._log_end(process)
         else:
-            self._problem = _why(process)
+            self._problem = f"worker {process.number} {why}"
         if process is slot.process:
             slot.process = None
             if not self._stopping:
@@ -496,7 +501,7 @@ class Workers(Service):
                     "Worker {number} (pid {pid}) {why}{rests}",
                     number=process.number,
                     pid=process.pid,
-                    why=self._problem,
+                    why=why,
                     rests=rests,
                 )
                 if slot.successor is None:
@@ -526,6 +531,8 @@ class Workers(Service):
         log, how = _log.info, "has ended"
         if process.killed:
             log, how = _log.warn, "has not ended in its grace: killed"
+            if self._ends_now:
+                how = "has ended: killed"
         elif process.cause not in _WANTED_ENDS:
             log, how = _log.warn, f"has ended: {process.cause}"
         log("Worker {number} (pid {pid}) {how}", number=process.number, pid=process.pid, how=how)
@@ -594,13 +601,16 @@ def _why(process: WorkerProcess) -> str:
     cause = process.cause
     if process.stuck:
         cause += ", because it was stuck"
-    elif cause == "SIGKILL":
-        cause += ", because it took too long" if process.killed else ", perhaps out of memory"
+    elif cause == "SIGKILL" and not process.killed:
+        cause += ", perhaps out of memory"
     if process.ended_in is Stage.SERVING:
         return f"has ended after {_duration(process.seconds)} of serving: {cause}"
     lines = [line for line in process.last_lines if line.strip()]
-    last = f": {visible(lines[-1].decode('utf-8', 'replace'))}" if lines else ""
-    return f"has ended in its start, after {_duration(process.seconds)}: {cause}{last}"
+    if process.late:
+        cause = "it took too long"
+    elif lines and cause.startswith("exit"):
+        cause += f": {visible(lines[-1].decode('utf-8', 'replace'))}"
+    return f"has ended in its start, after {_duration(process.seconds)}: {cause}"
 
 
 def _duration(seconds: float) -> str:
@@ -609,5 +619,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
-def _counted(number: int) -> str:
+def counted(number: int) -> str:
+    """*number* workers, for people."""
     return "1 worker" if number == 1 else f"{number} workers"

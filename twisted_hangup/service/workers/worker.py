@@ -12,9 +12,9 @@ import sys
 import sysconfig
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
-from threading import Event, Thread
+from contextlib import suppress
+from threading import Event, RLock, Thread
 from typing import Any, Final, NoReturn
 
 from twisted.application.service import IService
@@ -44,9 +44,16 @@ from ..accept import Gate
 from ..ports import endpoint
 from ..process import END_SECONDS, end_within
 from ..serving import CannotListen, HangupService
-from .channel import Channel, Kind
+from .channel import Channel, Kind, frame_of
 from .places import SharedPlaces
-from .plan import CHANNEL_DESCRIPTOR, FIRST_SOCKET, IGNORED_SIGNALS, TABLE_DESCRIPTOR, Plan
+from .plan import (
+    BLOCKED_SIGNALS,
+    CHANNEL_DESCRIPTOR,
+    FIRST_SOCKET,
+    IGNORED_SIGNALS,
+    TABLE_DESCRIPTOR,
+    Plan,
+)
 from .sockets import Adopter
 from .table import Row, Table
 
@@ -62,9 +69,6 @@ _CUT: Final = " ..."
 
 #: How often a worker that starts looks whether it has done so.
 _LOOK_MILLISECONDS: Final = 200
-
-#: How many events of a start are kept.
-_EARLY_EVENTS: Final = 1000
 
 
 class Worker:
@@ -146,16 +150,17 @@ def main(text: str) -> NoReturn:
     for number in IGNORED_SIGNALS:
         # Not SIG_IGN, which programs that the worker starts would inherit.
         signal.signal(number, _ignore)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
+    faulthandler.enable()
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     if plan.boot_ends:
         # It works when nothing else does.
         faulthandler.dump_traceback_later(max(0.1, plan.boot_ends - time.monotonic()), exit=True)
-    for descriptor in (CHANNEL_DESCRIPTOR, TABLE_DESCRIPTOR):
+    for descriptor in range(CHANNEL_DESCRIPTOR, FIRST_SOCKET + sum(plan.sockets)):
         os.set_inheritable(descriptor, False)
     booted = Event()
     Thread(target=_end_with_first_process, args=(booted,), daemon=True).start()
-    log = _ChannelLog()
+    log = _ChannelLog(socket.socket(fileno=CHANNEL_DESCRIPTOR))
     globalLogBeginner.beginLoggingTo([log])
     try:
         process = _prepared(plan, log, booted)
@@ -237,16 +242,12 @@ class _Process:
         signal.signal(signal.SIGTERM, self._terminated)
         bound_failures(self._reactor)
         channel = self._worker.channel
-        with socket.socket(fileno=CHANNEL_DESCRIPTOR) as end:
-            end.setblocking(False)
-            factory = Factory.forProtocol(lambda: channel)
-            self._reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, factory)
+        self._log.begin(channel, self._reactor)
         channel.closed.addCallback(self._cb_orphaned)
         beats = LoopingCall(self._beat)
         beats.clock = steady(self._reactor)
         beats.start(BEAT_SECONDS)
         self._worker.row.accepts = True
-        self._log.begin(channel, self._reactor)
         channel.send(Kind.READY)
 
     def _beat(self) -> None:
@@ -294,44 +295,54 @@ class _Process:
 
 @implementer(ILogObserver)
 class _ChannelLog:
-    """Passes the log on to the first process, once the worker serves."""
+    """Passes the log on to the first process.
 
-    def __init__(self) -> None:
+    While the worker starts, this waits for the first process: whatever ends the start, all that it
+    has logged is there.
+    """
+
+    def __init__(self, end: socket.socket) -> None:
+        """*end* is that of the channel."""
+        self._end = end
+        self._lock = RLock()
         self._channel: Channel | None = None
         self._reactor: Any = None
-        self._early: deque[LogEvent] = deque(maxlen=_EARLY_EVENTS)
 
     def begin(self, channel: Channel, reactor: Any) -> None:
-        """Send the events so far, and from now on at once."""
-        self._channel, self._reactor = channel, reactor
-        for event in self._early:
-            # What we say of a start is the same for all workers; the first process has said it.
-            ours = event.get("log_namespace", "").startswith("twisted_hangup.")
-            if not ours or event.get("log_level") is not LogLevel.info:
-                self(event)
-        self._early.clear()
+        """From now on send the events through *channel*."""
+        with self._lock, self._end as end:
+            end.setblocking(False)
+            factory = Factory.forProtocol(lambda: channel)
+            reactor.adoptStreamConnection(end.fileno(), socket.AF_UNIX, factory)
+            self._channel, self._reactor = channel, reactor
 
     def end(self, problem: str) -> None:
-        """Print the events so far and *problem*: there will be no channel."""
+        """Print *problem*, which ends the start."""
         # Not sys.stderr, which has become a part of the log.
-        for text in (*(_text_of(event) for event in self._early), problem):
-            print(text, file=sys.__stderr__)
-        if sys.__stderr__ is not None:
-            sys.__stderr__.flush()
+        print(problem, file=sys.__stderr__, flush=True)
 
     def __call__(self, event: LogEvent) -> None:
-        if self._channel is None:
-            self._early.append(event)
-        elif isInIOThread():
-            self._send(event)
+        with self._lock:
+            if self._channel is None:
+                self._send_early(event)
+                return
+        if isInIOThread():
+            self._channel.send(Kind.LOG, _record_of(event))
         else:
-            self._reactor.callFromThread(self._send, event)
+            self._reactor.callFromThread(self._channel.send, Kind.LOG, _record_of(event))
 
-    def _send(self, event: LogEvent) -> None:
-        assert self._channel is not None
-        level = event.get("log_level", LogLevel.info)
-        record = [level.name, event.get("log_namespace", ""), _text_of(event)]
-        self._channel.send(Kind.LOG, json.dumps(record).encode("ascii"))
+    def _send_early(self, event: LogEvent) -> None:
+        # What we say of a start is the same for all workers; the first process has said it.
+        ours = event.get("log_namespace", "").startswith("twisted_hangup.")
+        if not ours or event.get("log_level") is not LogLevel.info:
+            with suppress(OSError):  # the first process has ended
+                self._end.sendall(frame_of(Kind.LOG, _record_of(event)))
+
+
+def _record_of(event: LogEvent) -> bytes:
+    level = event.get("log_level", LogLevel.info)
+    record = [level.name, event.get("log_namespace", ""), _text_of(event)]
+    return json.dumps(record).encode("ascii")
 
 
 def _text_of(event: LogEvent) -> str:
