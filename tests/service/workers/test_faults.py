@@ -19,7 +19,7 @@ from support.wire import PATIENCE, Client, wait_for
 from support.workers import APPLICATION, STOPPED, Program, is_worker
 from support.workers import start as start
 from twisted.internet.address import IPv4Address
-from twisted.internet.error import ConnectionDone, ProcessTerminated
+from twisted.internet.error import ConnectionDone, ProcessDone, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
@@ -29,7 +29,7 @@ from twisted.python.usage import UsageError
 from twisted_hangup.service.options import Options
 from twisted_hangup.service.workers import Kind, Workers
 from twisted_hangup.service.workers.channel import frame_of
-from twisted_hangup.service.workers.process import WorkerProcess
+from twisted_hangup.service.workers.process import Stage, WorkerProcess
 from twisted_hangup.service.workers.supervisor import KILL_SECONDS
 
 Start = Callable[..., Program]
@@ -175,6 +175,24 @@ def test_ends_that_a_second_signal_brings(monkeypatch: pytest.MonkeyPatch) -> No
             reactor.end()
         assert ended.called
         assert [formatEvent(one).partition(") ")[2] for one in events] == [words]
+
+
+def test_process_whose_pipes_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they are closed, a worker that has gone still counts among those that finish."""
+    monkeypatch.setattr("os.kill", lambda pid, number: None)
+    reactor = Reactor()
+    service = workers(reactor)
+    reactor.serve()
+    for _ in range(5):
+        service.replace()
+        if reactor.processes[-1].stage is Stage.BOOTING:
+            reactor.serve()
+            reactor.processes[-2].processExited(Failure(ProcessDone(None)))
+    assert len(reactor.processes) == 3
+    first = reactor.processes[0]
+    first.channel.connectionLost(Failure(ConnectionDone()))
+    first.processEnded(Failure(ProcessDone(None)))
+    assert len(reactor.processes) == 4
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "lots", "", "0x2"])

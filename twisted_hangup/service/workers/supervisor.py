@@ -435,7 +435,7 @@ class Workers(Service):
     def _finishing(self) -> set[int]:
         """The generations of which workers still finish."""
         processes = self._processes
-        return {one.generation for one in processes if one.stage is Stage.DRAINING}
+        return {one.generation for one in processes if one.stage >= Stage.DRAINING}
 
     def _tell(self) -> None:
         status = f"{self.serving} of {len(self._slots)} workers serve"
