@@ -256,6 +256,16 @@ def test_worker_that_crashes(start: Start, tmp_path: Path) -> None:
     assert program.end() in STOPPED
 
 
+def test_worker_that_is_asked_to_end(start: Start) -> None:
+    """Somebody takes it for the first process: the next one starts when it has finished."""
+    program = start(number=1).started()
+    os.kill(program.pids()[1], signal.SIGTERM)
+    program.wait_for("of serving: exit status 0; the next one starts now")
+    program.wait_for("serves", times=2)
+    assert program.get() == b"version 1"
+    assert program.end() in STOPPED
+
+
 IMPORTING = "import os, time\nopen(f'importing-{os.getpid()}', 'w').close()\n"
 
 
