@@ -506,8 +506,9 @@ async def test_documented(start: Start, tmp_path: Path) -> None:
         (metrics._attempts, 1),
     ]:
         counter.labels(*["x"] * number)
+    workers = WorkerMetrics(lambda: [WorkerState(1, 71, True, 0, 0)], metrics.exposition)
     there = {}
-    for family in metrics.registry.collect():
+    for family in [*metrics.registry.collect(), *workers.collect()]:
         assert family.documentation.endswith(".")
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = sorted(family.samples[0].labels.keys() - {"le"})
