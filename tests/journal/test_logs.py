@@ -120,7 +120,7 @@ def test_fields_of_the_error_log_are_documented() -> None:
     """docs/logs.md names what stands in a line of --error-log, and nothing else."""
     logs = Logs()
     logs.error_log(ParseError("r", code="HPE_STRICT", phase="head"))
-    assert {*logs.lines[0]} == {*table("The error log")} - {"suppressed", "upstream"}
+    assert {*logs.lines[0]} == {*table("The error log")} - {"suppressed", "upstream", "worker"}
 
 
 #: Of target and field name at most a part is logged, each backslash twice.

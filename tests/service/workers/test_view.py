@@ -86,6 +86,8 @@ def test_one_view(start: Start, tmp_path: Path) -> None:
     assert numbers == sorted(set(numbers))
     assert before["by_code"] == {"HPE_INVALID_HEADER_TOKEN": sent}
     assert before["by_status"] == {"400": sent}
+    names = {"number", "pid", "up", "connections", "lost_records"}
+    assert all(one.keys() == names for one in before["workers"])
     assert [(one["number"], one["pid"], one["up"]) for one in before["workers"]] == [
         (number, pid, True) for number, pid in sorted(program.pids().items())
     ]
