@@ -273,8 +273,8 @@ def show(row: Row) -> None:
     print(line, flush=True)
 
 
-def main(doc: str | None, rows: Callable[[Options], Iterable[Row]]) -> None:
-    """Run one benchmark alone; exits with 1 where stock costs less than is aimed at."""
+def options_of(doc: str | None) -> Options:
+    """The options on the command line of a benchmark that *doc* describes."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=1, help="per measurement")
@@ -282,8 +282,13 @@ def main(doc: str | None, rows: Callable[[Options], Iterable[Row]]) -> None:
     parser.add_argument("--before", type=Path, help="another checkout of this project")
     given = parser.parse_args()
     before = given.before and given.before.resolve()
+    return Options(given.rounds, given.seconds, [given.only], before=before)
+
+
+def main(doc: str | None, rows: Callable[[Options], Iterable[Row]]) -> None:
+    """Run one benchmark alone; exits with 1 where stock costs less than is aimed at."""
     missed = []
-    for row in rows(Options(given.rounds, given.seconds, [given.only], before=before)):
+    for row in rows(options_of(doc)):
         show(row)
         if row.missed():
             missed.append(f"{row.load} ({row.least})")
