@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from support.cleanliness import LoggedErrors
@@ -150,6 +151,24 @@ def test_end_without_a_worker_that_served(expected_errors: LoggedErrors) -> None
         reactor.processes.pop()
         reactor.end()
         assert reactor.stopped is not serves
+    assert expected_errors.flush()
+
+
+def test_end_of_workers_that_the_system_refuses(
+    expected_errors: LoggedErrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes once, and nothing is started after it."""
+    refused = Mock(side_effect=OSError("too many"))
+    monkeypatch.setattr(WorkerProcess, "start", refused)
+    reactor = Reactor()
+    service = Workers("app.make", ["tcp:0"], 2, reactor=reactor)
+    monkeypatch.setattr(service, "failed", Mock())
+    service.startService()
+    reactor.advance(0)
+    service.failed.assert_called_once_with(  # type: ignore[attr-defined]
+        "no worker can start: worker 2 cannot be started: too many"
+    )
+    assert refused.call_count == 2
     assert expected_errors.flush()
 
 

@@ -381,6 +381,8 @@ class Workers(Service):
 
     def _give_up(self) -> None:
         self._stopping = True
+        for slot in self._slots:
+            slot.wake()
         self.failed(f"no worker can start: {self._problem}")
 
     async def _replace(self) -> None:
