@@ -31,7 +31,7 @@ from twisted_hangup.service.options import Options
 from twisted_hangup.service.workers import Kind, Workers
 from twisted_hangup.service.workers.channel import frame_of
 from twisted_hangup.service.workers.process import Stage, WorkerProcess
-from twisted_hangup.service.workers.supervisor import KILL_SECONDS
+from twisted_hangup.service.workers.supervisor import KILL_SECONDS, MOST_GENERATIONS
 
 Start = Callable[..., Program]
 
@@ -212,6 +212,30 @@ def test_process_whose_pipes_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     first.channel.connectionLost(Failure(ConnectionDone()))
     first.processEnded(Failure(ProcessDone(None)))
     assert len(reactor.processes) == 4
+
+
+def test_replacement_that_waits_for_several_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it waits is logged once, whichever of them ends."""
+    monkeypatch.setattr("os.kill", lambda pid, number: None)
+    reactor = Reactor()
+    service = workers(reactor, 2)
+    first = [*reactor.processes]
+    for process in first:
+        process.channel.dataReceived(frame_of(Kind.READY, b""))
+    with capturedLogs() as events:
+        for _ in range(MOST_GENERATIONS):
+            service.replace()
+            reactor.serve()
+            reactor.serve()
+        service.replace()
+        for process in first:
+            assert len(reactor.processes) == 6
+            process.processExited(Failure(ProcessDone(None)))
+            process.channel.connectionLost(Failure(ConnectionDone()))
+            process.processEnded(Failure(ProcessDone(None)))
+    assert len(reactor.processes) == 7
+    lines = [formatEvent(one) for one in events]
+    assert sum(line.startswith("The replacement waits") for line in lines) == 1
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "lots", "", "0x2"])

@@ -387,8 +387,9 @@ class Workers(Service):
 
     async def _replace(self) -> None:
         self.replacing()
-        while not self._stopping and len(self._finishing) >= MOST_GENERATIONS:
+        if len(self._finishing) >= MOST_GENERATIONS:
             _log.info("The replacement waits: workers of two earlier ones still finish")
+        while not self._stopping and len(self._finishing) >= MOST_GENERATIONS:
             self._finished = Deferred()
             await self._finished
         self._generation += 1
