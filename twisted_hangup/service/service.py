@@ -124,7 +124,6 @@ def worker_service(worker: Worker) -> IService:
     options.parseOptions(worker.arguments)
     service = _make_service(options, worker.reactor, worker)
     service.site.noisy = False  # the first process has said what is served
-    worker.reopeners.append(service.reopen_logs)
     worker.hasteners.append(service.hasten)
     return service
 

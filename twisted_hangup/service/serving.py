@@ -143,11 +143,6 @@ class HangupService(Service):
         for companion in self._companions:
             companion.read_certificates()
 
-    def reopen_logs(self) -> None:
-        """Go on in new files if the logs have been renamed."""
-        for log in self._logs:
-            log.reopen()
-
     def hasten(self) -> None:
         """While the service finishes: go on as if it had not been replaced."""
         if self._retires:

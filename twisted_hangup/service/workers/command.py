@@ -166,7 +166,6 @@ class CommandLineWorkers(Workers):
     def _reopen(self) -> None:
         self._program.reopen_logs()
         self._view.reopen()
-        self.reopen_logs()
 
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
