@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,6 +128,8 @@ class Program:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                # A shell lets what it starts with & ignore SIGINT, and that is inherited.
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
                 **{"cwd": directory, "start_new_session": True, **options},
             )
 
