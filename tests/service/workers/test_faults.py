@@ -467,6 +467,15 @@ def test_daemon_that_cannot_start(tmp_path: Path) -> None:
     wait_for(lambda: not (tmp_path / "twistd.pid").exists())
 
 
+def has_gone(pid: int) -> bool:
+    """Whether a process has ended, and its parent knows."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_daemon_that_was_killed(tmp_path: Path) -> None:
     """When the shell goes on, it serves; a pid file that was left does not keep it from that."""
     (tmp_path / "app.py").write_text(APPLICATION)
@@ -481,6 +490,7 @@ def test_daemon_that_was_killed(tmp_path: Path) -> None:
                 assert client.read_all().endswith(b"version 1")
         finally:
             os.kill(pid, signal.SIGKILL)
+        wait_for(partial(has_gone, pid))  # a process that nobody has waited for is still there
     log = (tmp_path / "twistd.log").read_text()
     pids = [int(one) for one in re.findall(r"Worker \d \(pid (\d+)\) serves", log)]
     wait_for(lambda: not any(map(is_worker, pids)))
