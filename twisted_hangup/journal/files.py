@@ -168,13 +168,17 @@ class LogFile:
         try:
             self._output = self._opened(path)
         except OSError as error:
-            _log.error(
-                "Cannot reopen the {name}: {error}; it goes on in the old file",
-                name=self.name,
-                error=visible(str(error)),
-            )
+            self.stay(error)
         else:
             old.close()
+
+    def stay(self, error: OSError) -> None:
+        """Go on in the old file, because of *error*, which is logged."""
+        _log.error(
+            "Cannot reopen the {name}: {error}; it goes on in the old file",
+            name=self.name,
+            error=visible(str(error)),
+        )
 
     def close(self) -> None:
         """Write what waits, for at most `FLUSH_SECONDS`, and close; twice is harmless."""

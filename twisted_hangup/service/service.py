@@ -38,7 +38,7 @@ from .process import DaemonThreads, StandardOutput
 from .serving import CommandLineService, HangupService
 from .status import metrics_of, metrics_report_of, status_service
 from .welcome import WelcomePage
-from .workers import Worker
+from .workers import Channel, Worker
 from .workers.command import CommandLineWorkers
 from .workers.reports import ErrorLines, PageReports, Report, SentLines
 from .workers.view import View
@@ -304,9 +304,7 @@ def _pass_on(
         file = LogFile(sent, "access log")
         logs.append(file)
         # The first process sends the file if each worker can append to it.
-        worker.receivers[Report.APPEND] = lambda _: file.go_on_in(
-            FileIO(channel.take_descriptor(), "ab")
-        )
+        worker.receivers[Report.APPEND] = lambda _: _append(file, channel)
         worker.receivers[Report.SEND] = lambda _: file.go_on_in(sent)
         site.access_log = _access_log(file, options)
         closers.append(site.journal.watch_settled(site.access_log.refused))
@@ -327,6 +325,16 @@ def _pass_on(
         worker.reactor.callLater(0, reports.start)  # once the channel is open
         closers.append(reports.close)
     return closers, logs
+
+
+def _append(log: LogFile, channel: Channel) -> None:
+    """Let *log* go on in the file that has come through *channel*."""
+    try:
+        descriptor = channel.take_descriptor()
+    except OSError as error:
+        log.stay(error)
+    else:
+        log.go_on_in(FileIO(descriptor, "ab"))
 
 
 def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:

@@ -199,6 +199,25 @@ def python_of_everybody() -> tuple[str, str]:
     pytest.skip("nobody may run this Python and our packages")
 
 
+def test_rotation_while_a_worker_is_out_of_files(start: Start, tmp_path: Path) -> None:
+    """It serves on, and writes to the old file."""
+    log = tmp_path / "access.log"
+    program = start(f"--access-log={log}", number=1).started()
+    pid = program.pids()[1]
+    with closing(connect(program.port)) as client:
+        client.send(b"GET /?first HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.read_until(b"version 1")
+        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=3:"], check=True)
+        log.rename(tmp_path / "old.log")
+        program.process.send_signal(signal.SIGUSR1)
+        line = program.wait_for("Cannot reopen the access log: ")
+        assert line.endswith("Too many open files; it goes on in the old file")
+        client.send(b"GET /?last HTTP/1.1\r\nHost: a\r\n\r\n")
+        wait_for(lambda: "GET /?last" in (tmp_path / "old.log").read_text())
+    assert program.pids()[1] == pid
+    assert program.end() in STOPPED
+
+
 def test_logs_that_only_root_may_open(start: Start) -> None:
     """With --uid the first process opens them before that, and its workers use its files."""
     if os.getuid():

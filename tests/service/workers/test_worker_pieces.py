@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from itertools import pairwise
@@ -21,7 +22,7 @@ from twisted.python.failure import Failure
 
 from twisted_hangup.service.cores import usable_cores
 from twisted_hangup.service.workers import Channel, Kind, Workers
-from twisted_hangup.service.workers.channel import MOST_WAITING_BYTES, count_in
+from twisted_hangup.service.workers.channel import MOST_WAITING_BYTES, count_in, frame_of
 from twisted_hangup.service.workers.plan import Plan
 from twisted_hangup.service.workers.process import (
     CUT,
@@ -251,3 +252,20 @@ async def test_descriptor(tmp_path: Path) -> None:
     await one.close()
     await other.closed
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_descriptor_that_finds_no_room() -> None:
+    """The system drops it if the process is out of files; its frame comes, and the next ones do."""
+    problems: list[int | None] = []
+
+    def receive(kind: int, payload: bytes) -> None:
+        try:
+            channel.take_descriptor()
+        except OSError as error:
+            problems.append(error.errno)
+
+    channel, transport = Channel(receive), StringTransport()
+    channel.makeConnection(transport)
+    channel.dataReceived(frame_of(23, b""))
+    assert problems == [errno.EMFILE]
+    assert transport.value() == frame_of(Kind.RECEIVED, b"")

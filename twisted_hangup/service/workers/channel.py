@@ -7,6 +7,7 @@ however that came.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections import deque
@@ -40,7 +41,7 @@ class Kind(IntEnum):
     LOST = 3
     #: To the worker: open the logs again.
     REOPEN = 4
-    #: A descriptor has come.
+    #: A descriptor has been taken, or had no room.
     RECEIVED = 5
 
 
@@ -96,7 +97,14 @@ class Channel(Protocol):
             self._write(_HEAD.pack(kind, 0))
 
     def take_descriptor(self) -> int:
-        """The descriptor that has come with the frame; you close it."""
+        """The descriptor that has come with the frame; you close it.
+
+        Raises:
+            OSError: This process had no room for one more file when it came.
+        """
+        self.send(Kind.RECEIVED)
+        if not self._arrived:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return self._arrived.popleft()
 
     def close(self) -> Deferred[None]:
@@ -133,7 +141,6 @@ class Channel(Protocol):
         # Before the frame that it belongs to.
         os.set_inheritable(descriptor, False)
         self._arrived.append(descriptor)
-        self.send(Kind.RECEIVED)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._open = False
