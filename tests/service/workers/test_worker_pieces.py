@@ -8,6 +8,7 @@ import socket
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_twisted
@@ -17,9 +18,11 @@ from support.wire import until
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from twisted_hangup.journal.files import LogFile
 from twisted_hangup.service.cores import usable_cores
 from twisted_hangup.service.workers import Channel, Kind, Workers
 from twisted_hangup.service.workers.channel import MOST_WAITING_BYTES, count_in, frame_of
@@ -31,8 +34,10 @@ from twisted_hangup.service.workers.process import (
     environment,
     working_directory,
 )
+from twisted_hangup.service.workers.reports import Report
 from twisted_hangup.service.workers.supervisor import rest_seconds
 from twisted_hangup.service.workers.table import Table
+from twisted_hangup.service.workers.view import View
 
 
 def connected(frames: list[tuple[int, bytes]] | None = None) -> tuple[Channel, Any]:
@@ -269,3 +274,18 @@ def test_descriptor_that_finds_no_room() -> None:
     channel.dataReceived(frame_of(23, b""))
     assert problems == [errno.EMFILE]
     assert transport.value() == frame_of(Kind.RECEIVED, b"")
+
+
+def test_access_log_of_a_first_process_that_is_out_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot pass the file on, so it writes the lines itself."""
+    log = LogFile(tmp_path / "access.log", "access log")
+    view = View(Clock(), access_log=log, error_log=None)
+    channel, transport = connected()
+    monkeypatch.setattr("os.dup", Mock(side_effect=OSError("too many")))
+    view.begin("process", channel)
+    assert transport.value() == frame_of(Report.SEND, b"")
+    assert view.received("process", 1, Report.ACCESS, b"a line\n")
+    log.close()
+    assert (tmp_path / "access.log").read_bytes() == b"a line\n"

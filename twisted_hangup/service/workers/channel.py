@@ -89,7 +89,11 @@ class Channel(Protocol):
         return True
 
     def send_descriptor(self, kind: int, descriptor: int) -> None:
-        """Send a copy of *descriptor* with a frame, which waits for no other."""
+        """Send a copy of *descriptor* with a frame, which waits for no other.
+
+        Raises:
+            OSError: This process has no room for the copy.
+        """
         if self._open:
             # Ours may be closed, and its number used again, before the other process reads.
             self._sent.append(os.dup(descriptor))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from twisted.internet.defer import Deferred
@@ -116,10 +117,11 @@ class View:
         if self._access_log is None:
             return
         descriptor = self._access_log.descriptor
-        if descriptor is None:
-            channel.send(Report.SEND)
-        else:
-            channel.send_descriptor(Report.APPEND, descriptor)
+        if descriptor is not None:
+            with suppress(OSError):  # out of files: the lines come here
+                channel.send_descriptor(Report.APPEND, descriptor)
+                return
+        channel.send(Report.SEND)
 
     def _access_lines(self, source: Hashable, number: int, lines: bytes) -> None:
         if self._access_log is not None:
