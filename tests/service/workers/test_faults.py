@@ -239,6 +239,24 @@ def test_replacement_that_waits_for_several_workers(monkeypatch: pytest.MonkeyPa
     assert sum(line.startswith("The replacement waits") for line in lines) == 1
 
 
+def test_death_while_the_next_one_starts(expected_errors: LoggedErrors) -> None:
+    """It is logged, also if the next one serves before the pipes are closed."""
+    reactor = Reactor()
+    service = workers(reactor)
+    reactor.serve()
+    (process,) = reactor.processes
+    service.replace()
+    process.processExited(Failure(ProcessTerminated(3)))
+    reactor.serve()
+    process.channel.connectionLost(Failure(ConnectionDone()))
+    with capturedLogs() as events:
+        process.processEnded(Failure(ProcessTerminated(3)))
+    (line,) = map(formatEvent, events)
+    assert "has ended after 0.0 s of serving: exit status 3" in str(line)
+    assert service.serving == 1
+    assert expected_errors.flush()
+
+
 def test_logs_that_are_to_be_reopened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each worker calls what it was given for that."""
     reactor = Reactor()

@@ -500,16 +500,12 @@ class Workers(Service):
                 if process.ended_in is Stage.SERVING and process.seconds >= STEADY_SECONDS:
                     slot.failures = 0
                 rests = "" if slot.successor is not None else rest_text(slot.failures + 1)
-                _log.error(
-                    "Worker {number} (pid {pid}) {why}{rests}",
-                    number=process.number,
-                    pid=process.pid,
-                    why=why,
-                    rests=rests,
-                )
+                self._log_death(process, why + rests)
                 if slot.successor is None:
                     self._rest(slot)
                 self._tell()
+        elif process.ended_in is Stage.SERVING:  # its successor was quicker than its pipes
+            self._log_death(process, why)
         finished, self._finished = self._finished, None
         if finished is not None:
             finished.callback(None)
@@ -528,6 +524,12 @@ class Workers(Service):
         if not self._all_served and self.serving == len(self._slots):
             self._all_served = True
             self.started()
+
+    def _log_death(self, process: WorkerProcess, why: str) -> None:
+        """Log the end of a worker that was not asked for it."""
+        _log.error(
+            "Worker {number} (pid {pid}) {why}", number=process.number, pid=process.pid, why=why
+        )
 
     def _log_end(self, process: WorkerProcess) -> None:
         """Log the end of a worker that was asked for it."""
