@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -231,6 +232,7 @@ def test_watchdog_of_systemd(
         systemd.recv(100)
 
 
+@pytest.mark.skipif(shutil.which("ss") is None, reason="no ss (Debian: iproute2)")
 def test_mode_of_a_unix_socket(start: Start, tmp_path: Path) -> None:
     """A replacement changes neither mode nor backlog nor path, and the end removes it."""
     path = tmp_path / "web.sock"
