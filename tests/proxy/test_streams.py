@@ -100,7 +100,15 @@ class Upload:
             stream = self.h2.answer(self.stream)
             assert stream.status is not None
             return stream.status, stream.body
-        head = self.client.read_until(b"\r\n\r\n")
+        return self._answer(self.client.read_until(b"\r\n\r\n"))
+
+    def send_until_answered(self, data: bytes) -> tuple[int, bytes]:
+        """Send *data* for as long as no response has come."""
+        if self.front == "h2":
+            return self.send(data).answer()
+        return self._answer(self.client.send_until(b"\r\n\r\n", data))
+
+    def _answer(self, head: bytes) -> tuple[int, bytes]:
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
         body = b""
         while length and len(body) < int(length[1]):
@@ -516,20 +524,10 @@ async def test_server_that_takes_nothing(proxied: Callable[..., Proxied], front:
 
     def run() -> int:
         upload = Upload(there.port, front, MUCH)
-        if front == "h2":
-            status = upload.send(bytes(MUCH)).answer()[0]
-        else:
-            sending = threading.Thread(target=send, args=[upload])
-            sending.start()
-            status = upload.answer()[0]
-            sending.join()
+        status = upload.send_until_answered(bytes(MUCH))[0]
         answered.set()
         upload.close()
         return status
-
-    def send(upload: Upload) -> None:
-        with suppress(OSError):  # whatever becomes of the rest
-            upload.send(bytes(MUCH))
 
     answer = in_thread(run)
     await until(lambda: there.server.connections and there.server.connections[0].received)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import isawaitable
 from math import ceil
 from os import fsdecode
@@ -96,6 +98,30 @@ class Client:
                 break
             data += more
         return data
+
+    def send_until(self, end: bytes, data: bytes) -> bytes:
+        """Send *data*, and read up to and including *end*, after which nothing more is sent.
+
+        In one thread: before Python 3.13, two at one TLS socket take each other's errors for
+        their own, and read an end of the connection that never was.
+        """
+        rest, came = memoryview(data), b""
+        self.socket.setblocking(False)
+        while not came.endswith(end):
+            try:
+                more = self.socket.recv(1)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                writers = [self.socket] if rest else []
+                readable, writable, _ = select.select([self.socket], writers, [], PATIENCE)
+                assert readable or writable, "nothing can be sent, and nothing comes"
+                if writable:
+                    with suppress(BlockingIOError, ssl.SSLWantWriteError):
+                        rest = rest[self.socket.send(rest[:65536]) :]
+            else:
+                assert more, came
+                came += more
+        self.socket.settimeout(PATIENCE)
+        return came
 
     def read_all(self) -> bytes:
         """Read to the end; a reset after the last byte is an error."""
