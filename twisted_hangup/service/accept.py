@@ -185,11 +185,11 @@ class Gate:
 
     def _takes_place(self) -> bool:
         """Take the place of one more connection; False if it has to wait, which is seen to."""
+        if self._closed:
+            return False  # another port noticed in this same turn
         places = self._places
         if places is None:
             return not self._is_full()
-        if self._closed:
-            return False  # another port noticed in this same turn
         if seconds := places.wait_seconds():
             return self._look_away(seconds)
         if places.most is None:
@@ -220,8 +220,6 @@ class Gate:
         return excess if self._places is None else max(excess, self._places.excess)
 
     def _is_full(self) -> bool:
-        if self._closed:
-            return True  # another port noticed in this same turn
         self._makes_room = self._excess() >= 0
         if self._makes_room and not (self._room is not None and self._room.can_make()):
             self._close()
@@ -234,8 +232,7 @@ class Gate:
             )
             return True
         if not files_left():
-            self._close()
-            self._rest = self._clock.callLater(REST_SECONDS, self._rested)
+            self._look_away(REST_SECONDS)
             self._warn(
                 "Out of files with {open} connections open; new clients wait", open=self.open
             )
