@@ -113,12 +113,11 @@ class Program:
     """The program of ``twistd`` or ``twist`` that runs one service: its signals, and its end.
 
     Call `take_reloads` before there are clients, `take_ends` once the reactor runs, and
-    `end_in_time` when the service stops.
+    `stop` when the service stops.
 
     Attributes:
         ends: Whether the end has begun.
         on_terminal: Whether a terminal controls the program.
-        logs: Its logs.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Program:
         """
         self.ends = False
         self.on_terminal = False
-        self.logs = logs
+        self._logs = logs
         self._settings = settings
         self._reactor = reactor
         self._grace_seconds = grace_seconds
@@ -187,23 +186,21 @@ class Program:
         watchdog.start(seconds / 2)
         return watchdog.stop
 
-    def end_in_time(self) -> None:
-        """End the process after the grace and `END_SECONDS`, whatever it does then."""
-        if not self.ends:
-            self.ends = True
-            end_within(self._grace_seconds + END_SECONDS, self._last_words)
-
     def stop(self) -> None:
-        """The same, because the service stops, which systemd hears."""
-        self.end_in_time()
+        """End the process after the grace and `END_SECONDS`, whatever it does; systemd hears it."""
+        self._end_in_time()
         notify(STOPPING)
 
     def reopen_logs(self) -> None:
         """Go on in new files if the logs have been renamed."""
         self._twisted_log.reopen()
-        for log in self.logs:
+        for log in self._logs:
             log.reopen()
         _log.info("The logs are reopened")
+
+    def close_logs(self) -> None:
+        for log in self._logs:
+            log.close()
 
     def refuse(self, problem: str) -> NoReturn:
         """End a program that has started already, with one line and status 1.
@@ -266,15 +263,19 @@ class Program:
             end_within(END_SECONDS, self._last_words)
             self._reactor.callFromThread(self._end_now)
         else:
-            self.end_in_time()
+            self._end_in_time()
             handler(number, frame)
+
+    def _end_in_time(self) -> None:
+        if not self.ends:
+            self.ends = True
+            end_within(self._grace_seconds + END_SECONDS, self._last_words)
 
     def _last_words(self) -> None:
         """Log the last line, in a thread, because the reactor may be blocked."""
         self._remove_pid_file()
         _log.warn("{text}", text=self._text)
-        for log in self.logs:
-            log.close()
+        self.close_logs()
 
     def _remove_pid_file(self) -> None:
         if self._settings.get("pidfile"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -192,10 +192,10 @@ class HangupService(Service):
         ended = Deferred.fromCoroutine(self._retired()) if self._retires else self.site.drain()
         gone = ended.addCallback(self._cb_wait_for_threads)
         if connections or threads:
-            busy = _counted(connections, "open connection")
+            busy = counted(connections, "open connection")
             _log.info(
                 "Stopping: {busy} to finish in {seconds:g} seconds",
-                busy=busy if connections else _counted(threads, "thread"),
+                busy=busy if connections else counted(threads, "thread"),
                 seconds=self._grace_seconds,
             )
             gone.addTimeout(self._grace_seconds, self._clock)
@@ -210,7 +210,7 @@ class HangupService(Service):
             upgraded = clients - self.site.open_connections
             _log.warn(
                 "Hanging up on {clients}{upgraded}",
-                clients=_counted(clients, "client"),
+                clients=counted(clients, "client"),
                 upgraded=f" ({upgraded} upgraded)" if upgraded else "",
             )
         gone = self.site.drain().addCallback(self._cb_wait_no_longer_for_threads)
@@ -262,7 +262,7 @@ class HangupService(Service):
 
     def _eb_time_is_up(self, failure: Failure) -> None:
         failure.trap(DeferredTimeout)
-        _log.warn("Leaving {threads} at work", threads=_counted(self._threads_at_work, "thread"))
+        _log.warn("Leaving {threads} at work", threads=counted(self._threads_at_work, "thread"))
 
     def _cb_stop_companions(self, _: object) -> Deferred[Any]:
         return DeferredList([companion.stopService() for companion in self._companions])
@@ -327,14 +327,11 @@ class CommandLineService(HangupService):
     def _say_where(self) -> None:
         """Log one line with a URL to click on."""
         if self.ports:
-            urls = [
-                url_text(port.getHost(), isinstance(endpoint, RenewedEndpoint))
-                for port, (_, endpoint) in zip(self.ports, self._endpoints, strict=False)
-            ]
+            endpoints = [endpoint for _, endpoint in self._endpoints]
             _log.info(
                 "Serving {content} on {urls}{end}",
                 content=visible(self._content),
-                urls=" and ".join(urls),
+                urls=urls_text(zip(self.ports, endpoints, strict=False)),
                 end=" (Ctrl-C stops)" if self._program.on_terminal else "",
             )
 
@@ -364,11 +361,19 @@ def listen_problem(error: Any, description: str) -> str:
     return f"cannot listen on {description}: {reason}"
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """The number of what *noun* names, for people."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def url_text(address: Any, secure: bool) -> str:
+def urls_text(ports: Iterable[tuple[IListeningPort, IStreamServerEndpoint]]) -> str:
+    """The URLs of *ports*, each given with its endpoint."""
+    return " and ".join(
+        _url_text(port.getHost(), isinstance(endpoint, RenewedEndpoint)) for port, endpoint in ports
+    )
+
+
+def _url_text(address: Any, secure: bool) -> str:
     """The URL to open in a browser for a port at this address; a UNIX socket's own name."""
     if isinstance(address, UNIXAddress):
         return f"the UNIX socket {address_text(address)}"

@@ -12,12 +12,11 @@ from ...journal.files import LogFile
 from ...journal.merged import WorkerState
 from ...report.text import visible
 from ..accept import raise_file_limit
-from ..certificates import RenewedEndpoint
 from ..process import Program, StandardOutput
-from ..serving import CannotListen, HangupService, url_text
+from ..serving import CannotListen, HangupService, counted, urls_text
 from ..systemd import READY, STOPPING, notify, notify_reloading
 from .process import Stage, WorkerProcess
-from .supervisor import KILL_SECONDS, Workers, counted
+from .supervisor import KILL_SECONDS, Workers
 from .view import View
 
 _log = Logger()
@@ -55,7 +54,6 @@ class CommandLineWorkers(Workers):
         self._view = view
         self._output = stdout
         self._closers = [*closers]
-        self._logs = logs
         #: The service of the status page, which starts and ends with this one.
         self.status: HangupService | None = None
         self._program = Program(
@@ -93,8 +91,8 @@ class CommandLineWorkers(Workers):
         """As in `Workers`, within the grace, `KILL_SECONDS` and one second."""
         self._program.stop()
         ended = super().stopService()
-        if self.status is not None:
-            ended.addBoth(lambda _: self.status and self.status.stopService())
+        if (status := self.status) is not None:
+            ended.addBoth(lambda _: status.stopService())
         return ended.addBoth(self._cb_close)
 
     def states(self) -> list[WorkerState]:
@@ -126,16 +124,16 @@ class CommandLineWorkers(Workers):
         super().ended(process)
 
     def started(self) -> None:
-        urls = [
-            url_text(port.getHost(), isinstance(endpoint, RenewedEndpoint))
-            for ports, (_, endpoint) in zip(self._bound, self._endpoints, strict=True)
-            for port in ports
+        ports = [
+            (port, endpoint)
+            for bound, (_, endpoint) in zip(self._bound, self._endpoints, strict=True)
+            for port in bound
         ]
         _log.info(
             "Serving {content} on {urls} with {workers}{end}",
             content=visible(self._content),
-            urls=" and ".join(urls),
-            workers=counted(self.serving),
+            urls=urls_text(ports),
+            workers=counted(self.serving, "worker"),
             end=" (Ctrl-C stops)" if self._program.on_terminal else "",
         )
         self._closers.append(self._program.ready(lambda: self.serving > 0))
@@ -170,6 +168,5 @@ class CommandLineWorkers(Workers):
     def _cb_close(self, result: object) -> object:
         for close in self._closers:
             close()
-        for log in self._logs:
-            log.close()
+        self._program.close_logs()
         return result

@@ -23,7 +23,7 @@ from ...journal.flood import ThrottledWarning
 from ...report.text import visible
 from ...transport.clock import steady
 from ..ports import endpoint
-from ..serving import CannotListen, address_text, listen_problem
+from ..serving import CannotListen, address_text, counted, listen_problem
 from .channel import Kind, count_in
 from .plan import Plan
 from .process import Stage, WorkerProcess, working_directory
@@ -238,7 +238,7 @@ class Workers(Service):
         for slot in self._slots:
             slot.wake()
         if self._processes:
-            _log.info("Stopping {workers}", workers=counted(len(self._processes)))
+            _log.info("Stopping {workers}", workers=counted(len(self._processes), "worker"))
         for process in self._processes:
             self._finish(process)
         self._look_for_the_end()
@@ -622,8 +622,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
-
-
-def counted(number: int) -> str:
-    """*number* workers, for people."""
-    return "1 worker" if number == 1 else f"{number} workers"
