@@ -97,7 +97,6 @@ class Workers(Service):
 
     Attributes:
         table: What the workers have written of themselves, a row for each process.
-        lost_frames: How many frames the workers had to drop because this process was too slow.
     """
 
     def __init__(
@@ -154,7 +153,6 @@ class Workers(Service):
         self._endpoints = [self._endpoint(port) for port in self._ports]
         self._slots = [_Slot(one) for one in range(1, number + 1)]
         self.table = Table.of(number * _PROCESSES_EACH)
-        self._rows = {*range(len(self.table))}
         self._row_of: dict[WorkerProcess, int] = {}
         self._bound: list[list[Any]] = []
         self._generation = 0
@@ -171,7 +169,6 @@ class Workers(Service):
         self._looks.clock = self._clock
         self._looked = self._awake_since = time.monotonic()
         self._problem = "the system refuses"
-        self.lost_frames = 0
         self._warn_of_loss = ThrottledWarning(self._clock, LOSS_SECONDS)
 
     # What a subclass may hear
@@ -252,6 +249,11 @@ class Workers(Service):
         processes = (slot.process for slot in self._slots)
         return sum(one is not None and one.stage is Stage.SERVING for one in processes)
 
+    @property
+    def lost_frames(self) -> int:
+        """How many frames the workers had to drop because this process was too slow."""
+        return sum(slot.lost_frames for slot in self._slots)
+
     def replace(self) -> None:
         """Replace all workers, one after the other, each once its successor serves.
 
@@ -322,7 +324,7 @@ class Workers(Service):
 
     def _process(self, slot: _Slot) -> WorkerProcess | None:
         """A new process for *slot*; None if the system refuses, which is logged."""
-        index = min(self._rows)
+        index = min({*range(len(self.table))} - {*self._row_of.values()})
         systemds: Any = endpoints._SystemdParser._sddaemon
         plan = Plan(
             number=slot.number,
@@ -345,7 +347,6 @@ class Workers(Service):
             self._problem = f"worker {slot.number} {problem}"
             _log.error("Worker {number} {problem}", number=slot.number, problem=problem)
             return None
-        self._rows.discard(index)
         self._row_of[process] = index
         self.begun(process)
         if self._boot_seconds:  # the worker itself prints its stacks then, and ends
@@ -464,7 +465,6 @@ class Workers(Service):
         elif kind == Kind.LOST:
             lost = count_in(payload) - process.lost_frames
             process.lost_frames += lost
-            self.lost_frames += lost
             self._slots[process.number - 1].lost_frames += lost
             self._warn_of_loss(
                 "Worker {number} had to drop {lost} records, because this process was too slow; "
@@ -487,7 +487,7 @@ class Workers(Service):
     def ended(self, process: WorkerProcess) -> None:
         """*process* has gone."""
         process.row.clear()
-        self._rows.add(self._row_of.pop(process))
+        del self._row_of[process]
         slot = self._slots[process.number - 1]
         why = _why(process)
         if process.ended_in is Stage.DRAINING:

@@ -1,8 +1,8 @@
 """Numbers that all workers and the first process see at any time: a table in shared memory.
 
-Each worker process writes its own row.  A number is stored in one piece, so that a reader sees the
-old one or the new one.  What a worker has written stays when it is killed, until the first process
-clears the row.
+Each worker process writes its own row; `Row.replaced` alone is for the first process to write.  A
+number is stored in one piece, so that a reader sees the old one or the new one.  What a worker has
+written stays when it is killed, until the first process clears the row.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _CELL_BYTES: Final = 8
 _BEAT: Final = 0
 _HELD: Final = 1
 _ACCEPTS: Final = 2
+_REPLACED: Final = 3
 
 
 class Row:
@@ -62,11 +63,11 @@ class Row:
 
         The first process sets this before it asks the worker to end.
         """
-        return bool(self._cells[-1])
+        return bool(self._cells[_REPLACED])
 
     @replaced.setter
     def replaced(self, replaced: bool) -> None:
-        self._cells[-1] = replaced
+        self._cells[_REPLACED] = replaced
 
     def clear(self) -> None:
         """Set all numbers to 0, for the next process."""
@@ -93,9 +94,8 @@ class Table:
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("hangup-workers")
         else:  # macOS
-            file, path = tempfile.mkstemp()
+            descriptor, path = tempfile.mkstemp()
             os.unlink(path)
-            descriptor = file
         os.truncate(descriptor, rows * _ROW_CELLS * _CELL_BYTES)
         return cls(descriptor)
 
