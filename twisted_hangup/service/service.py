@@ -130,12 +130,10 @@ def worker_service(worker: Worker) -> IService:
 
 def _make_service(options: Options, reactor: Any, worker: Worker | None = None) -> HangupService:
     """The service, of a process of its own or of a *worker*."""
-    ports = options.ports.items()
-    # Those of a worker have the open sockets of its ports.
-    reactors = [reactor] * len(ports) if worker is None else worker.reactors
-    endpoints = [
-        (name, endpoint(port, one)) for (name, port), one in zip(ports, reactors, strict=True)
-    ]
+    if worker is None:
+        endpoints = [endpoint(port, reactor) for port in options.ports.values()]
+    else:
+        endpoints = worker.endpoints()
     warn = ThrottledWarning(steady(reactor))
     threads = None if options["wsgi"] is None else DaemonThreads(options["threads"], "wsgi")
     content = _content_of(options, reactor, warn, threads)
@@ -155,11 +153,7 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
     console = ConsoleLog(
         steady(reactor), log_idle=bool(options["log-idle"]), policy=options.masking
     )
-    closers: list[Callable[[], object]] = [
-        site.journal.watch(console),
-        site.journal.watch_upstream(console),
-        console.close,
-    ]
+    closers = _watch(site, console)
     if isinstance(content, ProxyResource):
         closers.append(content.pool.close)
     if threads is not None:
@@ -178,7 +172,7 @@ def _make_service(options: Options, reactor: Any, worker: Worker | None = None) 
     make = HangupService if parent is None else partial(CommandLineService, parent, stdout, name)
     return make(
         site,
-        endpoints,
+        [*zip(options.ports, endpoints, strict=True)],
         _gate(options, site, reactor, worker),
         reactor=reactor,
         grace_seconds=options["grace"],
@@ -257,13 +251,20 @@ def _error_log(file: LogFile, options: Options, reactor: Any) -> ErrorLog:
     )
 
 
-def _access_log(file: LogFile, options: Options) -> AccessLog:
-    return AccessLog(
+def _write_access_log(site: LoggedSite, file: LogFile, options: Options) -> Callable[[], object]:
+    """Write the requests and refusals of *site* to *file*; returns a function for the end."""
+    site.access_log = AccessLog(
         file,
         line_of=options["access-log-format"],
         log_idle=bool(options["log-idle"]),
         policy=options.masking,
     )
+    return site.journal.watch_settled(site.access_log.refused)
+
+
+def _watch(site: HangupSite, log: ConsoleLog | ErrorLog | ErrorLines) -> list[Callable[[], object]]:
+    """Write all errors of *site* to *log*; returns functions to call at the end."""
+    return [site.journal.watch(log), site.journal.watch_upstream(log), log.close]
 
 
 def _connect_logs(
@@ -276,15 +277,9 @@ def _connect_logs(
     """
     closers: list[Callable[[], object]] = []
     if files.access is not None:
-        site.access_log = _access_log(files.access, options)
-        closers.append(site.journal.watch_settled(site.access_log.refused))
+        closers.append(_write_access_log(site, files.access, options))
     if files.errors is not None:
-        error_log = _error_log(files.errors, options, reactor)
-        closers += [
-            site.journal.watch(error_log),
-            site.journal.watch_upstream(error_log),
-            error_log.close,
-        ]
+        closers += _watch(site, _error_log(files.errors, options, reactor))
     return closers
 
 
@@ -306,8 +301,7 @@ def _pass_on(
         # The first process sends the file if each worker can append to it.
         worker.receivers[Report.APPEND] = lambda _: _append(file, channel)
         worker.receivers[Report.SEND] = lambda _: file.go_on_in(sent)
-        site.access_log = _access_log(file, options)
-        closers.append(site.journal.watch_settled(site.access_log.refused))
+        closers.append(_write_access_log(site, file, options))
     if options["error-log"] is not None:
         lines = ErrorLines(
             channel,
@@ -317,7 +311,7 @@ def _pass_on(
             log_idle=bool(options["log-idle"]),
             policy=options.masking,
         )
-        closers += [site.journal.watch(lines), site.journal.watch_upstream(lines), lines.close]
+        closers += _watch(site, lines)
     if options.status is not None:
         metrics = metrics_report_of(site)
         reports = PageReports(channel, site, worker.reactor, metrics)
