@@ -686,8 +686,8 @@ class Options(UsageOptions):
         for option in ("worker-boot-timeout", "worker-timeout"):
             if self[option] != self._given_nothing[option] and not self["workers"]:
                 raise UsageError(f"--{option} needs --workers")
-        if self["workers"]:
-            self._refuse_workers()
+        if self["workers"] and self.parent is not None and self.parent.get("chroot"):
+            raise UsageError("--workers: a worker starts Python anew, which --chroot would hide")
         if not self.ports:
             self.opt_port(DEFAULT_PORT)
         if self.status is not None:
@@ -695,11 +695,6 @@ class Options(UsageOptions):
             taken = {one for one in self.ports.values() if not _ANY_PORT.match(one)}
             if {endpoint, endpoint.partition(":interface=")[0]} & taken:
                 raise UsageError(f"--status: {name} is used by --port")
-
-    def _refuse_workers(self) -> None:
-        """Refuse what several processes cannot do."""
-        if self.parent is not None and self.parent.get("chroot"):
-            raise UsageError("--workers: a worker starts Python anew, which --chroot would hide")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         self.arguments = [*(sys.argv[1:] if options is None else options)]
