@@ -48,10 +48,10 @@ class Validators(NamedTuple):
             value = b",".join(tags).strip()
             return value == b"*" or any(tag == self.tag for _, tag in _ENTITY_TAG.findall(value))
         date = request.getHeader(b"If-Modified-Since")
-        if (
-            not date or date == self.date
-        ):  # as nearly all have it; to read it takes ten times as long
-            return bool(date)
+        if not date:
+            return False
+        if date == self.date:  # as nearly all have it; to read it takes ten times as long
+            return True
         try:
             return bool(stringToDatetime(date.partition(b";")[0]) >= self.modified)
         except ValueError:
