@@ -28,7 +28,7 @@ UPDATE_SECONDS: Final = 0.5
 HEARTBEAT_SECONDS: Final = 5.0
 
 #: How long a first error waits for others that come with it.
-_GATHER_SECONDS: Final = 0.05
+GATHER_SECONDS: Final = 0.05
 
 #: How long a browser waits before it connects again.
 _RETRY: Final = b"retry: 2000\n\n"
@@ -90,7 +90,7 @@ class Streams:
         if isinstance(news, Entry | MergedEntry):
             if not self._changed:
                 since = self._clock.seconds() - self._updated
-                self._wake_in(max(_GATHER_SECONDS, UPDATE_SECONDS - since))
+                self._wake_in(max(GATHER_SECONDS, UPDATE_SECONDS - since))
             self._changed.add(news.number)
 
     def _update(self) -> None:

@@ -24,12 +24,9 @@ from ...report.masking import MaskingPolicy
 from ...report.text import timestamp
 from ...server.site import HangupSite
 from ...status.snapshots import entry_record
-from ...status.stream import UPDATE_SECONDS
+from ...status.stream import GATHER_SECONDS, UPDATE_SECONDS
 from ...transport.clock import steady
 from .channel import Channel
-
-#: How long a first error waits for others that come with it.
-_GATHER_SECONDS: Final = 0.05
 
 #: How often a worker reports its counts and metrics.
 REPORT_SECONDS: Final = 1.0
@@ -187,7 +184,7 @@ class PageReports:
         if isinstance(news, Entry):
             if self._timer is None:
                 since = self._clock.seconds() - self._reported
-                wait = max(_GATHER_SECONDS, UPDATE_SECONDS - since)
+                wait = max(GATHER_SECONDS, UPDATE_SECONDS - since)
                 self._timer = self._clock.callLater(wait, self._report_errors)
             self._changed.add(news.number)
 
