@@ -71,6 +71,14 @@ class Totals:
     top_peers: tuple[tuple[str, int], ...]
     top_codes: tuple[tuple[str, int], ...]
 
+    @property
+    def by_status_name(self) -> dict[str, int]:
+        """`by_status` for JSON: with ``none`` if nothing was sent."""
+        return {
+            "none" if status is None else str(status): count
+            for status, count in self.by_status.items()
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot(Totals):

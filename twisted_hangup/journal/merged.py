@@ -189,10 +189,7 @@ def report_of(snapshot: Snapshot, connections: int, rates_from: float) -> Mappin
         "quiet": snapshot.quiet,
         "by_code": snapshot.by_code,
         "by_phase": snapshot.by_phase,
-        "by_status": {
-            "none" if status is None else str(status): count
-            for status, count in snapshot.by_status.items()
-        },
+        "by_status": snapshot.by_status_name,
         "peers": dict(snapshot.top_peers),
         "rates": [pair for pair in snapshot.rates if pair[0] >= rates_from],
     }

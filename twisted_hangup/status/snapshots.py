@@ -74,10 +74,7 @@ class Snapshots:
             "quiet": snapshot.quiet,
             "by_code": _visible_keys(snapshot.by_code.items()),
             "by_phase": dict(snapshot.by_phase),
-            "by_status": {
-                "none" if status is None else str(status): count
-                for status, count in snapshot.by_status.items()
-            },
+            "by_status": snapshot.by_status_name,
             "rates": [
                 [second, _visible_keys(codes.items())]
                 for second, codes in snapshot.rates
