@@ -436,12 +436,14 @@ def test_socket_file_of_a_first_process_that_was_killed(start: Start, tmp_path: 
     assert not [*tmp_path.glob("web.sock*")]
 
 
-def test_limit_of_open_files(start: Start) -> None:
+@pytest.mark.parametrize("program", ["twistd -n --pidfile=", "twist --log-format=text"])
+def test_limit_of_open_files(start: Start, program: str) -> None:
     """The first process raises its own, too: very many workers have very many pipes."""
-    program = start(number=1, launcher=["prlimit", "--nofile=100:1000"]).started()
-    limits = Path(f"/proc/{program.process.pid}/limits").read_text()
+    command = f"{BIN}/{program} hangup --workers=1 --port=tcp:0:interface=127.0.0.1".split()
+    running = start(command=command, launcher=["prlimit", "--nofile=100:1000"]).started()
+    limits = Path(f"/proc/{running.process.pid}/limits").read_text()
     assert re.search(r"Max open files +1000 +1000", limits)
-    assert program.end() in STOPPED
+    assert running.end() in STOPPED
 
 
 def test_worker_that_dies_before_a_message(start: Start) -> None:

@@ -67,7 +67,6 @@ class CommandLineWorkers(Workers):
 
     def privilegedStartService(self) -> None:
         """As in `Workers`; a problem ends the program with one line."""
-        raise_file_limit()  # each worker has a channel and two pipes
         try:
             super().privilegedStartService()
             self._start_status()
@@ -77,6 +76,7 @@ class CommandLineWorkers(Workers):
     def startService(self) -> None:
         """As in `Workers`; from now on a signal ends the program in any case."""
         self._program.take_reloads(self._reopen, self._reload)
+        raise_file_limit()  # each worker has a channel and two pipes
         try:
             super().startService()
             self._start_status()
