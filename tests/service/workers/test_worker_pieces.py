@@ -66,8 +66,9 @@ def test_frames_however_they_are_cut(frames: list[tuple[int, bytes]], cuts: list
     assert received == frames
 
 
-def test_reader_that_is_too_slow() -> None:
-    """Frames wait up to a bound; those beyond it are counted, and the other hears."""
+@pytest.mark.parametrize("reads_again", [True, False])
+def test_reader_that_is_too_slow(reads_again: bool) -> None:
+    """Frames wait up to a bound; more are counted, of which the other hears, also at a close."""
     channel, transport = connected()
     transport.producer.pauseProducing()
     payload = b"x" * 65_000
@@ -76,7 +77,9 @@ def test_reader_that_is_too_slow() -> None:
     assert results == [True] * kept + [False] * (20 - kept)
     assert channel.lost_frames == 20 - kept
     assert transport.value() == b""
-    transport.producer.resumeProducing()
+    if reads_again:
+        transport.producer.resumeProducing()
+    channel.close()
     received: list[tuple[int, bytes]] = []
     other, _ = connected(received)
     other.dataReceived(transport.value())

@@ -115,6 +115,7 @@ class Channel(Protocol):
         """Close it once all frames are sent; returns `closed`."""
         if self._open:
             self._write(b"".join(self._waiting))
+            self._report_losses()
             self._open = False
             self._transport.unregisterProducer()
             self._transport.loseConnection()
@@ -163,12 +164,16 @@ class Channel(Protocol):
             frame = self._waiting.popleft()
             self._waiting_bytes -= len(frame)
             self._write(frame)
-        if not self._paused and self.lost_frames != self._reported_frames:
-            self._reported_frames = self.lost_frames
-            self.send(Kind.LOST, _COUNT.pack(self.lost_frames))
+        if not self._paused:
+            self._report_losses()
 
     def stopProducing(self) -> None:
         self._waiting.clear()
+
+    def _report_losses(self) -> None:
+        if self.lost_frames != self._reported_frames:
+            self._reported_frames = self.lost_frames
+            self._write(frame_of(Kind.LOST, _COUNT.pack(self.lost_frames)))
 
     def _write(self, data: bytes) -> None:
         self._transport.write(data)
