@@ -2,9 +2,9 @@
 
 Twisted's transports report each failed read or write as the same `ConnectionLost`, and the socket
 is gone when a protocol hears of it.  They do not report a peer that takes no byte.  And for each
-answer they ask the reactor for a turn to write in, although the socket was writable all the time.
-Two classes here change that.  A listening port is given one, or a transport gets one when its
-connection is made or it is watched.
+answer they ask the reactor for a turn to write in, although the socket was writable all the time;
+for a large body they need many turns.  Two classes here change that.  A listening port is given
+one, or a transport gets one when its connection is made or it is watched.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ LARGEST_WRITE: Final = MIB
 #: Most of them in one call.  What the kernel has more of, a slow peer takes without our notice.
 LARGEST_AT_ONCE: Final = 192 * KIB
 
-#: Most pieces in one call; more are joined.  Windows takes one.
-_PIECES_AT_ONCE: Final = 64 if hasattr(socket.socket, "sendmsg") else 1
+#: Most pieces in one call; more are joined.
+_PIECES_AT_ONCE: Final = 64
 
 _log = Logger()
 
@@ -194,9 +194,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
                 break
             outcome = self.protocol.dataReceived(data)
             room -= len(data)
-            if (
-                self.expected is None or room <= 0 or 4 * len(data) < size
-            ):  # that was all, or nearly
+            nearly_all = 4 * len(data) < size
+            if self.expected is None or room <= 0 or nearly_all:
                 return outcome
         failure = self.failure
         # Linux refuses a write after a FIN and a reset with EPIPE, and after a reset alone not.
@@ -340,6 +339,19 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         poll.register(descriptor, select.POLLOUT)
         return bool(poll.poll(0))
 
+    @property
+    def _has_only_to_send(self) -> bool:
+        """Whether there is nothing to do but to send the pieces that were written."""
+        return not (
+            self.dataBuffer
+            or self.unwritten is not None
+            or self.disconnecting
+            or self._writeDisconnecting
+            or self._aborting
+            or self.producerPaused
+            or (self.producer is not None and not self.streamingProducer)
+        )
+
     def _sent_at_once(self) -> bool:
         """Send what was written now, as it is too much to be kept; its producer need not pause.
 
@@ -352,15 +364,9 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         if (
             self._reactor_asked  # the peer has to make room
             or size > min(self._room, LARGEST_AT_ONCE)
-            or self.dataBuffer
-            or self.unwritten is not None
             or self._joint is None
-            or self.disconnecting
-            or self._writeDisconnecting
-            or self._aborting
             or self.producer is None
-            or not self.streamingProducer
-            or self.producerPaused
+            or not self._has_only_to_send
             or (self.deliveries is not None and self.deliveries.undelivered)
             or not self._has_room
         ):
@@ -422,17 +428,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         if not (self.sending and self.connected):
             return
         pieces = self._tempDataBuffer
-        if (
-            not pieces
-            or self.dataBuffer
-            or self.disconnecting
-            or self._writeDisconnecting
-            or self._aborting
-            or self.producerPaused
-            or (self.producer is not None and not self.streamingProducer)
-            or self._tempDataLen > self.SEND_LIMIT
-            or self.unwritten is not None
-        ):
+        if not pieces or self._tempDataLen > self.SEND_LIMIT or not self._has_only_to_send:
             self._write_on()
             return
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
@@ -476,7 +472,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
 
 class JoinsWrites(Protocol):
-    """A transport that sends once a turn."""
+    """What sends once a turn: a transport, or a body that goes to its file."""
 
     def send_joined(self) -> None: ...
 
