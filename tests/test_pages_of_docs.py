@@ -115,8 +115,8 @@ CLIENT_FACING: Final = ("parser", "server", "transport", "journal", "service", "
 #: Such names that bound nothing which a client could make us hold: numbers of a grammar, text
 #: of one error, and what is a part of another bound.
 NOTHING_HELD: Final = {
-    "parser.body._MOST_SIZE_DIGITS",
     "parser.fields._LARGEST",
+    "parser.grammar.MOST_SIZE_DIGITS",
     "server.forms._MOST_BOUNDARY",
     "server.forms._SLICE",
     "server.http2.connection._MOST_WORDS",

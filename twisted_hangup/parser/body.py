@@ -22,7 +22,6 @@ _QUOTE: Final = ord('"')
 _EQUALS: Final = ord("=")
 _SEMICOLON: Final = ord(";")
 _BACKSLASH: Final = ord("\\")
-_MOST_SIZE_DIGITS: Final = 16
 
 #: HEXDIG (RFC 5234, appendix B.1) -> its value.
 _HEX: Final = {byte: int(chr(byte), 16) for byte in b"0123456789ABCDEFabcdef"}
@@ -85,7 +84,7 @@ def _begin_chunk(scan: Scan[Head]) -> None:
 
 def _size(scan: Scan[Head], data: bytes, at: int) -> int:
     while at < len(data) and data[at] in _HEX:
-        if scan.step == _MOST_SIZE_DIGITS:
+        if scan.step == grammar.MOST_SIZE_DIGITS:
             raise after_byte(why.CHUNK_SIZE_OVERFLOW, at)
         scan.number = scan.number * 16 + _HEX[data[at]]
         scan.step += 1

@@ -191,6 +191,10 @@ COMMON_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 # --- chunks -------------------------------------------------------------------------------
 
 # RFC 9112, section 7.1
-#   chunk = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
+#   chunk      = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
+#   chunk-size = 1*HEXDIG
+# The RFC has no largest size.  More digits than these are refused, also if they are zeros.
+MOST_SIZE_DIGITS: Final = 16
+
 # Only the common case: what stands between the data of two chunks, without extensions.
-NEXT_CHUNK: Final = re.compile(rb"\r\n([" + HEXDIG + rb"]{1,16})\r\n")
+NEXT_CHUNK: Final = re.compile(rb"\r\n([" + HEXDIG + rb"]{1,%d})\r\n" % MOST_SIZE_DIGITS)
