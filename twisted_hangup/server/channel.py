@@ -135,7 +135,7 @@ class HangupChannel(HTTPChannel):
         self._dataBuffer = ()  # type: ignore[assignment]  # of Twisted's parser; ours has its own
         self._stage = NEW
         self._ending = Ending(self)
-        #: Whether `_go_on` is acting on events now.
+        #: Whether `_go_on` or `_serve` is acting on messages now.
         self._pumping = False
         self._paused: int | None = None
         self._send_watch: SendWatch | None = None
@@ -496,7 +496,7 @@ class HangupChannel(HTTPChannel):
             if self.over:
                 return
             event = END
-            self._run(self.allContentReceived)
+            self._run()
         except Exception:
             if not self._takes_blame(event):
                 raise
@@ -507,7 +507,7 @@ class HangupChannel(HTTPChannel):
             head.version == b"1.1"
             and head.target[0] == _SLASH
             and not headers.expects
-            and head.method != b"CONNECT"
+            and head.method != b"CONNECT"  # with the Expect, all that `unserved_status` looks at
             and not self.timeOut
             and not hasattr(self.site, "getContentFile")
         )
@@ -567,7 +567,7 @@ class HangupChannel(HTTPChannel):
                 self._wire.expected = None
             if self._streamed is not None:
                 self._body_complete()
-            self._run(self.allContentReceived)
+            self._run()
 
     def _note_message_read(self) -> None:
         """A message is complete: the next one gets its own time, unless it has begun."""
@@ -610,11 +610,11 @@ class HangupChannel(HTTPChannel):
         else:
             self.refuse_request(request, status)
 
-    def _run(self, received: Callable[..., object], *args: object) -> None:
-        """Tell the request that it is complete, through *received*."""
+    def _run(self) -> None:
+        """Tell the request that it is complete."""
         self._handlingRequest = True
         transport = self.transport
-        received(*args)
+        self.allContentReceived()
         if self._after_upgrade or self.transport is None:
             self.rendered(transport)
 
