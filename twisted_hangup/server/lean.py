@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes as unquote
 from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.error import UnsupportedMethod
-from twisted.web.http import NO_BODY_CODES, parse_qs, toChunk
+from twisted.web.http import NO_BODY_CODES, parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.resource import _IEncodingResource, getChildForRequest
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -392,14 +392,14 @@ class LeanRequest(Request):
         self.sentLength += len(data)
         if len(data) <= _SMALL_BODY:
             if data and self.chunked:
-                pieces += toChunk(data)
+                pieces += _chunk(data)
             else:
                 pieces.append(data)
             self.channel.write(b"".join(pieces))
         else:
             self.channel.write(b"".join(pieces))
             if self.chunked:
-                self.channel.writeSequence(toChunk(data))
+                self.channel.writeSequence(_chunk(data))
             else:
                 self.channel.write(data)
 
@@ -420,7 +420,7 @@ class LeanRequest(Request):
         self._hangup_body_left = left - len(data)
         self.sentLength += len(data)
         if self.chunked:
-            self.channel.writeSequence((b"%x\r\n" % len(data), data, b"\r\n"))
+            self.channel.writeSequence(_chunk(data))
         else:
             self.channel.write(data)
 
@@ -505,6 +505,11 @@ def _date(second: int) -> bytes:
     return date
 
 
+def _chunk(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """A chunk of *data* (RFC 9112, section 7.1), in fewer pieces than Twisted's."""
+    return b"%x\r\n" % len(data), data, b"\r\n"
+
+
 @lru_cache(maxsize=256)
 def _decimal(number: int) -> bytes:
     return b"%d" % number
@@ -565,7 +570,7 @@ _TAKEN: Final = frozenset(
 
 
 def left_out(factory: Any) -> object:
-    """Those methods of *request_class* that `LeanRequest.run` does not call; else None."""
+    """Those methods of *factory* that `LeanRequest.run` does not call; None if it is no class."""
     is_class = isinstance(factory, type) and issubclass(factory, Request)
     return _LEFT_OUT(factory) if is_class else None
 
