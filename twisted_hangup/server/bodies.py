@@ -78,7 +78,7 @@ class BodiesInMemory:
 
 
 class GatheredBody:
-    """Writes a body to its file: what comes in one turn of the reactor at its end, in one piece.
+    """Writes a body to its file in large pieces, most of them at the end of a turn of the reactor.
 
     Args:
         file: The file; it is written past its buffer, so `seek` comes before its next use.

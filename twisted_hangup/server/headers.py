@@ -18,7 +18,6 @@ _KEPT_NAME: Final = 64
 #: No fields, and the headers of none.
 _NONE: Final[tuple[None, dict[bytes, list[bytes]]]] = None, {}
 
-
 _EXPECT_BYTES: Final = len(b"expect")
 
 

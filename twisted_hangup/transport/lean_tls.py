@@ -1,4 +1,4 @@
-"""TLS for small requests with fewer calls of OpenSSL; Twisted's code does all the rest.
+"""TLS with fewer calls of OpenSSL, above all for small requests; Twisted's code does all the rest.
 
 Twisted reads until an exception of OpenSSL says that there is no more, and asks in the same way for
 what there is to send.  It lets one turn of the reactor pass before it encrypts what was written,
