@@ -75,6 +75,7 @@ class FilePart:
     def start(self) -> None:
         """Send it, from the end of this turn of the reactor on."""
         self._socket.unwritten = self
+        self._pause()
         self._socket.startWriting()
 
     def drop(self) -> None:
@@ -116,20 +117,25 @@ class FilePart:
             self._offset += count
             self.left -= count
             self._sent(count)
-        producer: Any = socket.producer
         if self.left and count:
-            if producer is not None and not socket.producerPaused:
-                socket.producerPaused = True
-                producer.pauseProducing()
+            self._pause()
             return None
         self.drop()
         if not socket.unsent:
             socket.stopWriting()
+            producer: Any = socket.producer
             if producer is not None and socket.producerPaused:
                 socket.producerPaused = False
                 producer.resumeProducing()
         self._over()
         return None
+
+    def _pause(self) -> None:
+        """The peer has to make room; who produces hears of it, and gives the peer its time."""
+        producer: Any = self._socket.producer
+        if producer is not None and not self._socket.producerPaused:
+            self._socket.producerPaused = True
+            producer.pauseProducing()
 
     def _write_read(self) -> int:
         """Write some bytes that were read; returns their number, 0 if the file has no more."""

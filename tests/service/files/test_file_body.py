@@ -26,6 +26,7 @@ from twisted.web.server import Request
 from twisted_hangup import HangupSite, Timeouts
 from twisted_hangup.service.files import StaticFiles
 from twisted_hangup.transport import sendfile
+from twisted_hangup.transport.sockets import TellingSocket
 
 MIB = 1024 * 1024
 SIZE = 12 * MIB + 345
@@ -462,6 +463,43 @@ async def test_client_that_takes_nothing(serve: Serve, files: StaticFiles, kerne
     await until(gone)
     assert served.codes == ["ETIMEDOUT"]
     client.close()
+
+
+@pytest.mark.parametrize("size", [66_000, 100_000, 250_000])
+@pytest_twisted.ensureDeferred
+async def test_client_without_room_for_the_head(
+    serve: Serve, files: StaticFiles, kernel: Kernel, size: int
+) -> None:
+    """What it has asked for before fills its buffers: it has no more time than others."""
+    clock = HandClock()
+    served = serve(files, reactor=clock)
+    ranged = GET.replace(b"\r\n\r\n", b"\r\nRange: bytes=1-%d\r\n\r\n" % size)
+    client = await in_thread(lambda: Client(served.port).send(ranged * 120))
+    await stuck(kernel)
+    clock.wait(Timeouts().send_seconds - 1)
+    await settled()
+    assert served.site.open_connections == 1
+    clock.wait(2)
+    await until(lambda: served.site.open_connections == 0)
+    assert served.codes == ["ETIMEDOUT"]
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_head_that_waits(
+    serve: Serve, files: StaticFiles, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file comes after it, and the next response after that."""
+    write, room = TellingSocket.writeSomeData, [0, 10, 0]
+
+    def some(transport: TellingSocket, data: Any) -> Any:
+        return write(transport, data[: room.pop()]) if room else write(transport, data)
+
+    monkeypatch.setattr(TellingSocket, "writeSomeData", some)
+    received = await talk(serve(files).port, GET + SMALL)
+    assert not room
+    assert body_of(received)[:SIZE] == CONTENT
+    assert body_of(received)[SIZE:].endswith(b"small")
 
 
 @pytest_twisted.ensureDeferred
