@@ -50,13 +50,18 @@ FIRST_WINDOW = 65_535
 
 
 class Stream:
-    """What has come on one stream."""
+    """What has come on one stream.
+
+    Attributes:
+        frames: The bytes of content in each DATA frame.
+    """
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
         self.fields: dict[bytes, bytes] = {}
         self.lines: list[tuple[bytes, bytes]] = []
         self.body = b""
+        self.frames: list[int] = []
         self.ended = False
         self.reset: int | None = None
 
@@ -201,6 +206,7 @@ class H2Client:
             stream.statuses.append(int(stream.fields[b":status"]))
         elif isinstance(frame, DataFrame):
             stream.body += frame.data
+            stream.frames.append(len(frame.data))
             if self._windows and frame.data:
                 for stream_id in {0, frame.stream_id}:
                     update = WindowUpdateFrame(stream_id, window_increment=len(frame.data))

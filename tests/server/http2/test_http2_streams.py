@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +22,7 @@ from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import (
     CANCEL,
+    FIRST_WINDOW,
     NO_ERROR,
     PROTOCOL_ERROR,
     H2Client,
@@ -33,7 +36,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
-from twisted.web.static import Data
+from twisted.web.static import Data, File
 
 from twisted_hangup import ClientError, ClientHangUp, ClientSocket, Lenience, Limits, Timeouts
 from twisted_hangup.events import Field
@@ -833,6 +836,91 @@ async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None
 
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
     assert (await talk(served.port, run, settings=settings, windows=False)).body == page
+
+
+@pytest_twisted.ensureDeferred
+async def test_each_frame_is_given_back(serve_h2: Serve, tmp_path: Path) -> None:
+    """What a client gives back in small parts does not become smaller and smaller frames."""
+    content = os.urandom(12_000_000)
+    (tmp_path / "file").write_bytes(content)
+    served = serve_h2(File(str(tmp_path)))
+    stream = await talk(served.port, lambda client: client.answer(client.request(b"/file")))
+    assert stream.body == content and served.codes == []
+    written = len(content) // 65_536 + 1  # of which each ends with a frame of any size
+    assert sum(size < 4096 for size in stream.frames) <= written
+
+
+@pytest.mark.parametrize("of_stream", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_window_that_stays_small(serve_h2: Serve, of_stream: bool) -> None:
+    """A window for a small frame gets it a moment later, or sooner if it grows."""
+    served = serve_h2(
+        Paths(page=Data(bytes(100_000), "text/plain")), reactor=(clock := HandClock())
+    )
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: FIRST_WINDOW if of_stream else 2**20}
+    client = await in_thread(lambda: H2Client(served.port, settings=settings, windows=False))
+    stream_id = client.request(b"/page")
+    stream = client.stream(stream_id)
+    opened = stream_id if of_stream else 0
+    if of_stream:
+        client.send(WindowUpdateFrame(0, window_increment=2**20))
+
+    async def read(count: int) -> None:
+        await in_thread(lambda: client.until(lambda: len(stream.body) >= count))
+        await in_thread(client.ping)
+        assert len(stream.body) == count
+
+    await read(FIRST_WINDOW)
+    client.send(WindowUpdateFrame(opened, window_increment=1000))
+    await read(FIRST_WINDOW)
+    client.send(WindowUpdateFrame(opened, window_increment=1000))
+    await read(FIRST_WINDOW)
+    clock.wait(0.5)
+    await read(FIRST_WINDOW + 2000)
+    client.send(WindowUpdateFrame(opened, window_increment=1000))
+    await read(FIRST_WINDOW + 3000)  # nothing has been sent for a moment
+    for _ in range(4):
+        client.send(WindowUpdateFrame(opened, window_increment=1024))
+    await read(FIRST_WINDOW + 3000 + 4096)
+    assert stream.frames[-3:] == [2000, 1000, 4096]
+    client.send(WindowUpdateFrame(opened, window_increment=2**20))
+    await in_thread(lambda: client.answer(stream_id))
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_window_that_is_small_from_the_first(serve_h2: Serve) -> None:
+    """A client with little room need not wait for each frame."""
+    served = serve_h2(Paths(page=Data(bytes(5_000), "text/plain")), reactor=HandClock())
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 1000}
+    run = lambda client: client.answer(client.request(b"/page"))  # noqa: E731
+    stream = await talk(served.port, run, settings=settings)
+    assert stream.frames == [1000] * 5
+
+
+@pytest_twisted.ensureDeferred
+async def test_small_writes_wait_together(serve_h2: Serve) -> None:
+    """What a handler has written in small pieces while the window was closed is one frame."""
+
+    class Dribbles(Resource):
+        isLeaf = True
+
+        def render(self, request: Request) -> bytes:
+            for number in range(2000):
+                request.write(b"%010d" % number)
+            return b"end"
+
+    served = serve_h2(Paths(page=Dribbles()))
+
+    def run(client: H2Client) -> Stream:
+        stream = client.request(b"/page")
+        client.ping().send(WindowUpdateFrame(stream, window_increment=2**20))
+        return client.answer(stream)
+
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 0}
+    stream = await talk(served.port, run, settings=settings)
+    assert stream.body == b"".join(b"%010d" % number for number in range(2000)) + b"end"
+    assert stream.frames == [16_384, len(stream.body) - 16_384]
 
 
 @pytest_twisted.ensureDeferred

@@ -58,6 +58,11 @@ _MEMORY: Final = re.compile(r"( from|:) <memory at \w+>")
 _FRAMES_A_TURN: Final = MOST_STREAMS
 _BYTES_A_TURN: Final = 128 * KIB
 
+#: A window for fewer bytes than this, and than half of a stream's first one, is given time to grow
+#: if more are to be sent, so many seconds at most.
+_LEAST_FRAME: Final = 4 * KIB
+_GROW_SECONDS: Final = 0.25
+
 #: Bytes of a response that may wait to be sent; then its producer is paused.
 MOST_QUEUED: Final = 64 * KIB
 
@@ -105,8 +110,8 @@ class HangupHTTP2(H2Connection):
 
     # Without slots, Python makes a dictionary of 1,500 bytes for so many attributes.
     __slots__ = (
-        *("_block_clock", "_ending", "_idle_clock", "_idle_frames", "_idle_since", "_inbox"),
-        *("_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_retire_clock"),
+        *("_block_clock", "_ending", "_grow_clock", "_idle_clock", "_idle_frames", "_idle_since"),
+        *("_inbox", "_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_retire_clock"),
         *("_send_watch", "_sending", "_slice_began", "_stage", "_timed_block", "_turn"),
         *("_unanswered", "_undelivered"),
         *("_window_clock", "_worked_at", "at_work", "bodies", "client_error", "context"),
@@ -162,6 +167,7 @@ class HangupHTTP2(H2Connection):
         self._block_clock = Deadline(self._block_dribbles)
         self._window_clock = Deadline(self._look_for_stalled)
         self._retire_clock: Deadline | None = None
+        self._grow_clock: Deadline | None = None
 
     # The state of the connection.
 
@@ -457,8 +463,8 @@ class HangupHTTP2(H2Connection):
         """The client has opened a window: of one stream, or with id 0 of the connection."""
         if event.stream_id:
             self._windows_opened([event.stream_id])
-        elif self.conn.outbound_flow_control_window <= event.delta:  # it was closed
-            self._windows_opened(list(self.streams))
+        elif self.conn.outbound_flow_control_window - event.delta < _LEAST_FRAME:
+            self._windows_opened(list(self.streams))  # some may have waited for it
 
     def _settings_changed(self, event: Any) -> None:
         window = event.changed_settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
@@ -672,24 +678,23 @@ class HangupHTTP2(H2Connection):
     def _send_frame(self, stream_id: int) -> None:
         """Send the next frame of a stream; it comes last again if it has more."""
         stream, queue = self.streams[stream_id], self._outboundStreamQueues[stream_id]
-        data = queue.popleft()
-        if data is _END_STREAM_SENTINEL:
+        if queue[0] is _END_STREAM_SENTINEL:
+            queue.popleft()
             self.conn.end_stream(stream_id)
             stream.output_end = self.output_bytes
             stream.response_sent()
             return
         window = self.conn.local_flow_control_window(stream_id)
-        size = min(len(data), window, self.conn.max_outbound_frame_size, MOST_QUEUED)
-        if size < len(data):
-            queue.appendleft(data[size:] if size > 0 else data)
-        if size <= 0:
+        size = min(stream.queued, window, self.conn.max_outbound_frame_size, MOST_QUEUED)
+        if size <= 0 or (size < min(stream.queued, _LEAST_FRAME) and self._may_grow(stream, size)):
             return
-        last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
-        self.conn.send_data(stream_id, data[:size], end_stream=last)
-        stream.output_end = self.output_bytes
-        if size == len(data) or size >= KIB:  # no small frames for a client with a small window
-            self._idle_frames.earn(2 + size // KIB)
+        data = _take(queue, size)
         stream.queued -= size
+        last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
+        self.conn.send_data(stream_id, data, end_stream=last)
+        stream.output_end = self.output_bytes
+        if not stream.queued or size >= KIB:  # no small frames for a client with a small window
+            self._idle_frames.earn(2 + size // KIB)
         stream.waiting_since = self.context.deadlines.seconds()
         if last:
             stream.response_sent()
@@ -697,6 +702,30 @@ class HangupHTTP2(H2Connection):
         if queue:
             self._ready[stream_id] = None
         stream.windowUpdated()
+
+    def _may_grow(self, stream: HangupStream | RefusedStream, size: int) -> bool:
+        """Whether to wait for a window of more than *size* bytes before more of *stream* is sent.
+
+        A client may give back the bytes of each frame when it comes.  A small frame would then open
+        a small window for the next one, and what is left of other frames makes more of them: the
+        "silly window syndrome" of TCP (RFC 1122, section 4.2.3.4).
+        """
+        due = stream.waiting_since + _GROW_SECONDS
+        first: int = self.conn.remote_settings.initial_window_size
+        if size >= first // 2 or due <= self.context.deadlines.seconds():
+            return False
+        if self._grow_clock is None:
+            self._grow_clock = Deadline(self._send_small_frames)
+        if due < self._grow_clock.due:
+            self.context.deadlines.set(self._grow_clock, due)
+        return True
+
+    def _send_small_frames(self) -> None:
+        """Windows had the time to grow: send what fits."""
+        self._ready.update(
+            (stream_id, None) for stream_id, stream in self.streams.items() if stream.queued
+        )
+        self._wake()
 
     def _tryToWriteControlData(self) -> bool:
         """Give the transport what h2 has made, after the frames that wait for it already.
@@ -837,10 +866,11 @@ class HangupHTTP2(H2Connection):
         self._set(self._idle_clock, seconds)
 
     def _stop_clocks(self) -> None:
-        clocks = [self._idle_clock, self._block_clock, self._window_clock]
-        if self._retire_clock is not None:
-            clocks.append(self._retire_clock)
-        for clock in clocks:
+        clocks = (
+            *(self._idle_clock, self._block_clock, self._window_clock),
+            *(self._retire_clock, self._grow_clock),
+        )
+        for clock in filter(None, clocks):
             self.context.deadlines.forget(clock)
 
     def _watch_input(self, in_preface: bool) -> None:
@@ -899,6 +929,19 @@ class HangupHTTP2(H2Connection):
         left = [stream.waiting_since for stream in self.streams.values() if stream.queued]
         if left:
             self._set_window_clock(max(min(left), due + 1.0))
+
+
+def _take(queue: deque[Any], size: int) -> Any:
+    """Take the next *size* bytes out of *queue*, of as many pieces as it takes."""
+    pieces, left = [], size
+    while left:
+        data = queue.popleft()
+        if len(data) > left:
+            queue.appendleft(data[left:])
+            data = data[:left]
+        pieces.append(data)
+        left -= len(data)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _code_of(error: ProtocolError) -> ErrorCodes:
