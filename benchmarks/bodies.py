@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from measure import OURS, ROOT, Options, Row, compare, main, started
-from servers import make_certificate
+from servers import make_certificate, serve_site, trusting
 
 MIB: Final = 1 << 20
 
@@ -102,9 +102,6 @@ def loads() -> Iterator[Load]:
 
 def rows(options: Options) -> Iterator[Row]:
     """Measure each load over TCP and TLS."""
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         for keys in ("", str(make_certificate(Path(folder)))):
             checkouts = {"stock": ROOT, OURS: ROOT}
@@ -118,20 +115,18 @@ def rows(options: Options) -> Iterator[Row]:
             for load in loads():
                 name = f"{'TLS' if keys else 'TCP'} body {load.name}"
                 if options.wants(name):
-                    ask = load.asked_over(trusting if keys else None)
+                    ask = load.asked_over(trusting() if keys else None)
                     yield compare(name, servers, ask, options.rounds, "us/MiB")
 
 
 def serve(kind: str, keys: str) -> None:
     """Serve on a free port of the loopback interface, with TLS if *keys* is a folder."""
-    from twisted.internet import endpoints, reactor, stdio
     from twisted.internet.interfaces import IPullProducer, IPushProducer
-    from twisted.internet.protocol import Protocol
     from twisted.web.resource import Resource
     from twisted.web.server import NOT_DONE_YET, Request, Site
     from zope.interface import implementer
 
-    from twisted_hangup import HangupSite, hangup_endpoint
+    from twisted_hangup import HangupSite
 
     piece = bytes(PIECE)
 
@@ -187,22 +182,8 @@ def serve(kind: str, keys: str) -> None:
             content: Any = request.content
             return b"%d" % content.seek(0, os.SEEK_END)
 
-    class UntilEndOfInput(Protocol):
-        def connectionLost(self, reason: object = None) -> None:
-            if reactor.running:
-                reactor.stop()
-
     site: Any = HangupSite(Bodies()) if kind == OURS else Site(Bodies())
-    site.log = lambda request: None
-    description = "tcp:0:interface=127.0.0.1"
-    if keys:
-        description = f"ssl:0:interface=127.0.0.1:privateKey={keys}/key.pem:certKey={keys}/cert.pem"
-    endpoint: Any = endpoints.serverFromString(reactor, description)
-    if kind == OURS:
-        endpoint = hangup_endpoint(endpoint)
-    endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
-    stdio.StandardIO(UntilEndOfInput())
-    reactor.run()
+    serve_site(kind, site, Path(keys) if keys else None)
 
 
 if __name__ == "__main__":

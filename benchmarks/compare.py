@@ -13,9 +13,6 @@ Exits with 1 where stock does not cost as many times ours as is aimed at.
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flood import flooded
-from measure import OURS, Options, Row, Server, compare, main, need
+from measure import OURS, Options, Row, Server, compare, main, need, wrk
 from servers import PEERS, installed_peers, make_certificate, running
 
 #: What a browser sends: 16 fields, about 730 bytes.
@@ -47,9 +44,6 @@ BROWSER_FIELDS = {
     "Cookie": "session=0123456789abcdef; theme=dark",
 }
 
-#: Connections at a time.
-CONNECTIONS = 16
-
 
 class Load(NamedTuple):
     """One kind of load.
@@ -69,21 +63,14 @@ class Load(NamedTuple):
         return lambda port: self.ask(port, seconds)
 
 
-def wrk(
+def gets(
     fields: dict[str, str], scheme: str = "http", script: Path | None = None
 ) -> Callable[[int, int], int]:
     """GETs with *fields*, or what wrk's *script* in Lua asks."""
 
     def ask(port: int, seconds: int) -> int:
-        headers = [word for pair in fields.items() for word in ("-H", "{}: {}".format(*pair))]
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", *headers]
-        command += ["-s", str(script)] if script else []
         address = f"{scheme}://127.0.0.1:{port}/"
-        output = subprocess.run([*command, address], capture_output=True, text=True).stdout
-        answered = re.search(r"(\d+) requests in", output)
-        if answered is None or "Non-2xx" in output:
-            sys.exit(f"not every request was answered well:\n{output}")
-        return int(answered[1])
+        return wrk(address, seconds, fields=fields, script=script).requests
 
     return ask
 
@@ -94,10 +81,10 @@ def refused(port: int, seconds: int) -> int:
 
 
 LOADS = [
-    Load("minimal GET", wrk({})),
-    Load("browser GET, 16 fields", wrk(BROWSER_FIELDS)),
-    Load("TLS small GET", wrk({}, "https"), tls=True),
-    Load("GET with Connection: close", wrk({"Connection": "close"})),
+    Load("minimal GET", gets({})),
+    Load("browser GET, 16 fields", gets(BROWSER_FIELDS)),
+    Load("TLS small GET", gets({}, "https"), tls=True),
+    Load("GET with Connection: close", gets({"Connection": "close"})),
     Load("refusal, new connection", refused, peers=False),
 ]
 

@@ -14,7 +14,6 @@ Exits with 1 where twice as much costs more than twice as much.
 from __future__ import annotations
 
 import argparse
-import re
 import resource
 import socket
 import struct
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from compare import refused
-from measure import OURS, ROOT, Row, Server, compare, need, spread
+from measure import OURS, ROOT, Row, Server, compare, h2load, need, spread, wrk
 from pipelined import SCRIPT as PIPELINED
 from servers import KINDS, make_certificate, running
 
@@ -77,19 +76,13 @@ class Curve(NamedTuple):
         return costs[-1] / costs[len(self.points) // 2] / (last / first)
 
 
-def scripted(folder: Path, script: str, connections: int = 16) -> Callable[[int], int]:
+def scripted(folder: Path, script: str) -> Callable[[int], int]:
     """Asks a port for a second what wrk's *script* says."""
     file = folder / "wrk.lua"
-    command = ["wrk", "-t1", f"-c{connections}", "-d1s", "-s", str(file)]
 
     def ask(port: int) -> int:
         file.write_text(script)
-        address = f"http://127.0.0.1:{port}/"
-        output = subprocess.run([*command, address], capture_output=True, text=True).stdout
-        answered = re.search(r"(\d+) requests in", output)
-        if answered is None or "Non-2xx" in output:
-            sys.exit(f"not every request was answered well:\n{output}")
-        return int(answered[1])
+        return wrk(f"http://127.0.0.1:{port}/", 1, script=file).requests
 
     return ask
 
@@ -100,16 +93,8 @@ def with_fields(folder: Path, fields: Sequence[str]) -> Callable[[int], int]:
 
 def streamed(streams: int) -> Callable[[int], int]:
     """GETs over HTTP/2, so many at a time on one connection."""
-    command = ["h2load", "-n", "3000", "-c", "1", "-m", str(streams)]
-
-    def ask(port: int) -> int:
-        address = f"https://127.0.0.1:{port}/"
-        output = subprocess.run([*command, address], capture_output=True, text=True).stdout
-        if "3000 succeeded" not in output:
-            sys.exit(f"not every request was answered well:\n{output}")
-        return 3000
-
-    return ask
+    arguments = ["-n", "3000", "-c", "1", "-m", str(streams)]
+    return lambda port: h2load(f"https://127.0.0.1:{port}/", *arguments)
 
 
 @contextmanager

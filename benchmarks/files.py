@@ -15,9 +15,7 @@ Exits with 1 where stock does not cost as many times ours as is aimed at.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measure import OURS, ROOT, Options, Row, compare, main, nginx, started
+from measure import OURS, ROOT, Options, Row, compare, main, need, nginx, started, wrk
+from servers import serve_site
 
 MB = 1_000_000
 
@@ -35,10 +34,6 @@ SIZES = {"large": 8 * MB, "middle": 100 * 1024, "small": 1024}
 
 #: A moment after that at which they were written.
 TOMORROW = "Fri, 01 Jan 2100 00:00:00 GMT"
-
-#: What wrk says it has read, and its units.
-_READ = re.compile(r"(\d+) requests in [^,]+, ([\d.]+)([KMG]?)B read")
-_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 class Load(NamedTuple):
@@ -68,22 +63,16 @@ def asking(load: Load, seconds: int) -> Callable[[int], float]:
     """Asks a port, and returns how many requests were answered, or MB read."""
 
     def ask(port: int) -> float:
-        fields = [word for pair in load.fields.items() for word in ("-H", "{}: {}".format(*pair))]
-        command = ["wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", *fields]
         address = f"http://127.0.0.1:{port}{load.path}"
-        output = subprocess.run([*command, address], capture_output=True, text=True).stdout
-        read = _READ.search(output)
-        if read is None or "Non-2xx" in output:
-            sys.exit(f"not every request was answered well:\n{output}")
-        return float(read[2]) * _UNITS[read[3]] / MB if load.by_bytes else int(read[1])
+        answered = wrk(address, seconds, load.connections, load.fields)
+        return answered.megabytes if load.by_bytes else answered.requests
 
     return ask
 
 
 def rows(options: Options) -> Iterator[Row]:
     """One row for each load."""
-    if shutil.which("wrk") is None:
-        sys.exit("benchmarks/files.py needs wrk (Debian: apt-get install wrk)")
+    need("wrk")
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for name, size in SIZES.items():
@@ -119,31 +108,21 @@ def serve(kind: str, folder: str) -> None:
     if kind == "aiohttp":
         serve_with_aiohttp(folder)
         return
-    from twisted.internet import endpoints, reactor, stdio
-    from twisted.internet.protocol import Protocol
+    from twisted.internet import reactor
     from twisted.web.server import Site
     from twisted.web.static import File
 
-    from twisted_hangup import HangupSite, hangup_endpoint
+    from twisted_hangup import HangupSite
     from twisted_hangup.journal.flood import ThrottledWarning
     from twisted_hangup.service.content import directory
 
-    class UntilEndOfInput(Protocol):
-        def connectionLost(self, reason: object = None) -> None:
-            reactor.stop()
-
-    endpoint: Any = endpoints.serverFromString(reactor, "tcp:0:interface=127.0.0.1:backlog=1024")
     if kind == OURS:
         warning = ThrottledWarning(reactor)
         files = directory(folder, dotfiles=False, follow_links=False, out_of_files=warning)
         site: Any = HangupSite(files)
-        endpoint = hangup_endpoint(endpoint)
     else:
         site = Site(File(folder))
-    site.log = lambda request: None
-    endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
-    stdio.StandardIO(UntilEndOfInput())
-    reactor.run()
+    serve_site(kind, site)
 
 
 def serve_with_aiohttp(folder: str) -> None:

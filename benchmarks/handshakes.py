@@ -24,6 +24,7 @@ from functools import cache
 from compare import Load
 from compare import rows as compared
 from measure import Options, Row, main
+from servers import trusting
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -35,9 +36,7 @@ TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 @cache
 def context_of(version: ssl.TLSVersion) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = trusting()
     context.minimum_version = context.maximum_version = version
     return context
 

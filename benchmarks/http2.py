@@ -16,20 +16,17 @@ Exits with 1 where stock does not cost as many times ours as is aimed at.
 
 from __future__ import annotations
 
-import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measure import OURS, Options, Row, Server, compare, main, need, nginx, started
-from servers import make_certificate
+from measure import OURS, ROOT, Options, Row, Server, compare, h2load, main, need, nginx, started
+from servers import listening, make_certificate, serve_site
 
 SMALL = b"hello\n"
 LARGE = bytes(1_000_000)
@@ -63,12 +60,7 @@ class Load(NamedTuple):
 
         def ask(port: int) -> float:
             *arguments, path = self.arguments.format(folder=folder).split()
-            command = ["h2load", *arguments, f"https://127.0.0.1:{port}{path}"]
-            output = subprocess.run(command, capture_output=True, text=True).stdout
-            counts = re.search(r"requests: (\d+) total.* (\d+) succeeded", output)
-            if counts is None or counts[1] != counts[2]:
-                sys.exit(f"not every request was answered well:\n{output}")
-            return int(counts[1]) * self.units
+            return h2load(f"https://127.0.0.1:{port}{path}", *arguments) * self.units
 
         return ask
 
@@ -94,16 +86,11 @@ def rows(options: Options) -> Iterator[Row]:
         (folder / "large").write_bytes(LARGE)
         (folder / "body").write_bytes(UPLOAD)
         servers: dict[str, Server] = {}
-        kinds = [
-            "stock",
-            *(["hypercorn"] if options.peers and find_spec("hypercorn") else []),
-            OURS,
-        ]
-        for kind in kinds:
-            command = [sys.executable, __file__, kind, str(folder)]
-            servers[kind] = stack.enter_context(started(command))
+        others = ["hypercorn"] * bool(options.peers and find_spec("hypercorn"))
+        for kind in ("stock", *others, OURS):
+            servers[kind] = stack.enter_context(serving(kind, folder))
         if options.before:
-            servers["before"] = stack.enter_context(started(command, options.before))
+            servers["before"] = stack.enter_context(serving(OURS, folder, options.before))
         if options.peers and shutil.which("nginx"):
             server = nginx(NGINX.format(folder=folder), listen="ssl http2")
             servers["nginx"] = stack.enter_context(server)
@@ -113,13 +100,16 @@ def rows(options: Options) -> Iterator[Row]:
                 yield compare(load.name, servers, ask, rounds, load.unit, load.scale)
 
 
+def serving(kind: str, folder: Path, root: Path = ROOT) -> AbstractContextManager[Server]:
+    """Runs the server *kind*, with the certificate in *folder*."""
+    return started([sys.executable, __file__, kind, str(folder)], root)
+
+
 def serve_with_twisted(kind: str, folder: Path) -> None:
-    from twisted.internet import endpoints, reactor, stdio
-    from twisted.internet.protocol import Protocol
     from twisted.web.resource import Resource
     from twisted.web.server import Request, Site
 
-    from twisted_hangup import HangupSite, hangup_endpoint
+    from twisted_hangup import HangupSite
 
     class Bytes(Resource):
         isLeaf = True
@@ -129,19 +119,8 @@ def serve_with_twisted(kind: str, folder: Path) -> None:
 
         render_PUT = render_GET
 
-    class UntilEndOfInput(Protocol):
-        def connectionLost(self, reason: object = None) -> None:
-            reactor.stop()
-
     site: Any = HangupSite(Bytes()) if kind == OURS else Site(Bytes())
-    site.log = lambda request: None  # a Site without logPath logs to twisted's log
-    keys = f"privateKey={folder}/key.pem:certKey={folder}/cert.pem"
-    endpoint: Any = endpoints.serverFromString(reactor, f"ssl:0:interface=127.0.0.1:{keys}")
-    if kind == OURS:
-        endpoint = hangup_endpoint(endpoint)
-    endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
-    stdio.StandardIO(UntilEndOfInput())
-    reactor.run()
+    serve_site(kind, site, folder)
 
 
 def serve_with_hypercorn(folder: Path) -> None:
@@ -162,12 +141,10 @@ def serve_with_hypercorn(folder: Path) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    config = Config()
-    config.bind = [f"fd://{listening.fileno()}"]
+    config, port = Config(), listening()
+    config.bind = [f"fd://{port.fileno()}"]
     config.certfile, config.keyfile = str(folder / "cert.pem"), str(folder / "key.pem")
     config.errorlog = None
-    print(listening.getsockname()[1], flush=True)
 
     async def run() -> None:
         end = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import socket
 import ssl
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,19 +22,13 @@ from pathlib import Path
 from typing import Final
 
 import limits
-from measure import OURS, Options, Row, Server, main
-from servers import KINDS, installed_peers, make_certificate, running
+from measure import OURS, Options, Row, Server, main, settled_kib
+from servers import KINDS, installed_peers, make_certificate, running, trusting
 
 CONNECTIONS: Final = 400
 
 #: States of `limits.py`, and the protocols.
 STATES: Final = {("new", "HTTP/2"), ("idle", "HTTP/2"), ("head half read", "TCP")}
-
-#: How many connect at a time.
-AT_ONCE: Final = 20
-
-#: How long the memory has to stay the same, in seconds.
-STILL: Final = 0.5
 
 #: Each round is a new server: more would take long, and the memory hardly differs.
 MOST_ROUNDS: Final = 2
@@ -47,42 +40,26 @@ def ask(port: int, tls: ssl.SSLContext | None) -> socket.socket:
     if tls:
         client = tls.wrap_socket(client)
     client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    answer = b""
-    while not answer.endswith(b"hello\n"):
-        data = client.recv(4096)
-        assert data, answer
-        answer += data
+    limits.answered(client)
     return client
 
 
 def kib_each(server: Server, tls: ssl.SSLContext | None) -> float:
     """What each of so many connections costs the *server*, in KiB."""
     clients = [ask(server.port, tls)]  # makes what all have in common
-    before = settled(server)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    before = settled_kib(server)
+    with ThreadPoolExecutor(limits.AT_ONCE) as pool:
         clients += pool.map(partial(ask, tls=tls), [server.port] * CONNECTIONS)
-    grown = settled(server) - before
+    grown = settled_kib(server) - before
     for client in clients:
         client.close()
     return grown / CONNECTIONS
 
 
-def settled(server: Server) -> float:
-    """The memory of the *server*, once it does not change any more."""
-    last, since = server.resident_kib(), time.monotonic()
-    while time.monotonic() < since + STILL:
-        time.sleep(0.05)
-        if (now := server.resident_kib()) != last:
-            last, since = now, time.monotonic()
-    return last
-
-
 def rows(options: Options) -> Iterator[Row]:
     """TCP and TLS beside all, then the states of `limits.py` beside stock."""
     kinds = ["stock", *(installed_peers() if options.peers else []), OURS]
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = trusting()
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
         for name, keys in (("TCP", None), ("TLS", certificate)):

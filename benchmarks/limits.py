@@ -13,29 +13,25 @@ Linux only: the memory is read from /proc, without what the kernel holds.
 from __future__ import annotations
 
 import argparse
-import resource
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from h2.connection import H2Connection
 from h2.settings import SettingCodes, Settings
-from servers import KINDS, make_certificate
+from measure import OURS, PATIENCE, settled_kib, started
+from servers import KINDS, make_certificate, serve_site, trusting
 
 KIB: Final = 1024
 #: Bytes of the file that is not read: more than the kernel takes for its client.
 FILE_BYTES: Final = 16 * KIB * KIB
-#: How long the memory has to stay the same, and how long that is waited for, in seconds.
-STILL, PATIENCE = 0.5, 30.0
 #: A client sends on until the server has taken nothing for so long, in seconds.
 FULL: Final = 0.2
 #: How many connect at a time.
@@ -272,11 +268,7 @@ CASES: Final = [
 
 @cache
 def context_of(protocol: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2" if protocol == "HTTP/2" else "http/1.1"])
-    return context
+    return trusting("h2" if protocol == "HTTP/2" else "http/1.1")
 
 
 def connect(case: Case, port: int) -> socket.socket:
@@ -293,56 +285,28 @@ def connect(case: Case, port: int) -> socket.socket:
     return client
 
 
-def memory(pid: int) -> int:
-    """Resident bytes of the process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def settled_memory(pid: int) -> int:
-    """The same, once it does not change any more."""
-    ends = time.monotonic() + PATIENCE
-    last, since = memory(pid), time.monotonic()
-    while time.monotonic() < min(since + STILL, ends):
-        time.sleep(0.05)
-        if (now := memory(pid)) != last:
-            last, since = now, time.monotonic()
-    return last
-
-
 def measure(kind: str, case: Case, connections: int, folder: Path) -> float:
     """KiB for each of so many connections to a new server of that *kind*."""
-    with running(kind, case.protocol != "TCP", folder) as (port, pid):
-        clients = [connect(case, port)]  # makes what all have in common
-        before = settled_memory(pid)
+    tls = ["--tls"] if case.protocol != "TCP" else []
+    command = [sys.executable, __file__, "--serve", kind, "--folder", str(folder), *tls]
+    with started(command) as server:
+        clients = [connect(case, server.port)]  # makes what all have in common
+        before = settled_kib(server)
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            clients += pool.map(lambda _: connect(case, port), range(connections))
-        grown = settled_memory(pid) - before
+            clients += pool.map(lambda _: connect(case, server.port), range(connections))
+        grown = settled_kib(server) - before
         for client in clients:
             client.close()
-    return grown / connections / KIB
-
-
-@contextmanager
-def running(kind: str, tls: bool, folder: Path) -> Iterator[tuple[int, int]]:
-    """Run the server *kind* in a process of its own; gives its port and process id."""
-    command = [sys.executable, __file__, "--serve", kind, "--folder", str(folder)]
-    command += ["--tls"] if tls else []
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
-        assert server.stdout
-        try:
-            yield int(server.stdout.readline()), server.pid
-        finally:
-            server.kill()
+    return grown / connections
 
 
 def serve(kind: str, tls: bool, folder: str) -> None:
-    from twisted.internet import endpoints, reactor
     from twisted.internet.defer import Deferred
     from twisted.web.resource import Resource
     from twisted.web.server import NOT_DONE_YET, Request, Site
     from twisted.web.static import Data, File
 
-    from twisted_hangup import HangupSite, hangup_endpoint
+    from twisted_hangup import HangupSite
 
     class Never(Resource):
         isLeaf = True
@@ -355,22 +319,15 @@ def serve(kind: str, tls: bool, folder: str) -> None:
     root.putChild(b"file", File(f"{folder}/file"))
     root.putChild(b"small", Data(SMALL, "text/plain"))
     root.putChild(b"", Never())
-    site: Any = HangupSite(root) if kind == "hangup" else Site(root)
-    if kind == "hangup":
+    site: Any = HangupSite(root) if kind == OURS else Site(root)
+    if kind == OURS:
 
         def wait(failure: Any, socket: Any) -> Any:
             request = failure.value.request
             return Deferred() if request and request.target.startswith(b"/slow") else failure
 
         site.on_client_error(wait)
-    site.log = lambda request: None
-    keys = f":privateKey={folder}/key.pem:certKey={folder}/cert.pem" if tls else ""
-    description = f"{'ssl' if tls else 'tcp'}:0:interface=127.0.0.1:backlog=1024{keys}"
-    endpoint: Any = endpoints.serverFromString(reactor, description)
-    if kind == "hangup":
-        endpoint = hangup_endpoint(endpoint)
-    endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
-    reactor.run()
+    serve_site(kind, site, Path(folder) if tls else None)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the comparisons have in common: servers in processes, their CPU time, rounds and rows.
+"""What the comparisons have in common: servers and their CPU time, who asks, rounds and rows.
 
 A benchmark starts what it compares (`started`, `nginx`, or `servers.running`), lets `compare`
 ask all of them in turn, and gives a row for each load: its ``rows(options)`` is for
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -60,6 +61,13 @@ FLOORS = {
 
 #: Where Debian has a program, if the package has another name.
 PACKAGES = {"h2load": "nghttp2-client", "nginx": "nginx-light"}
+
+#: What wrk says it has read, and its units.
+_READ = re.compile(r"(\d+) requests in [^,]+, ([\d.]+)([KMG]?)B read")
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+#: How long memory has to stay the same, and how long that is waited for, in seconds.
+STILL, PATIENCE = 0.5, 30.0
 
 NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/log crit;
@@ -222,6 +230,57 @@ def need(*programs: str) -> None:
     if lacking:
         packages = " ".join(PACKAGES.get(program, program) for program in lacking)
         sys.exit(f"no {', '.join(lacking)} here (Debian: apt-get install {packages})")
+
+
+class Answered(NamedTuple):
+    """What a server has answered: how many requests, with how many MB."""
+
+    requests: int
+    megabytes: float
+
+
+def wrk(
+    address: str,
+    seconds: int,
+    connections: int = 16,
+    fields: Mapping[str, str] = {},
+    script: Path | None = None,
+    strict: bool = False,
+) -> Answered:
+    """GETs with *fields*, or what wrk's *script* in Lua asks; exits if one was answered badly.
+
+    Args:
+        strict: Whether to exit as well if a connection has failed.
+    """
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    command += [word for pair in fields.items() for word in ("-H", "{}: {}".format(*pair))]
+    command += ["-s", str(script)] if script else []
+    output = subprocess.run([*command, address], capture_output=True, text=True).stdout
+    read = _READ.search(output)
+    if read is None or "Non-2xx" in output or (strict and "Socket errors" in output):
+        sys.exit(f"not every request was answered well:\n{output}")
+    return Answered(int(read[1]), float(read[2]) * _UNITS[read[3]] / 1e6)
+
+
+def h2load(address: str, *arguments: str) -> int:
+    """What h2load asks with *arguments*; how many requests, or exits if one was answered badly."""
+    command = ["h2load", *arguments, address]
+    output = subprocess.run(command, capture_output=True, text=True).stdout
+    counts = re.search(r"requests: (\d+) total.* (\d+) succeeded", output)
+    if counts is None or counts[1] != counts[2]:
+        sys.exit(f"not every request was answered well:\n{output}")
+    return int(counts[1])
+
+
+def settled_kib(server: Server) -> float:
+    """The memory of the *server*, once it does not change any more."""
+    ends = time.monotonic() + PATIENCE
+    last, since = server.resident_kib(), time.monotonic()
+    while time.monotonic() < min(since + STILL, ends):
+        time.sleep(0.05)
+        if (now := server.resident_kib()) != last:
+            last, since = now, time.monotonic()
+    return last
 
 
 def node() -> str | None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from compare import Load, wrk
+from compare import Load, gets
 from compare import rows as compared
 from measure import Options, Row, main
 
@@ -35,7 +35,7 @@ def rows(options: Options) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "wrk.lua")
         script.write_text(SCRIPT.format(depth=DEPTH))
-        yield from compared(options, [Load(f"pipelined, {DEPTH} deep", wrk({}, script=script))])
+        yield from compared(options, [Load(f"pipelined, {DEPTH} deep", gets({}, script=script))])
 
 
 if __name__ == "__main__":

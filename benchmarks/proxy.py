@@ -25,7 +25,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from measure import OURS, ROOT, Options, Row, Server, compare, main, need, nginx, started
+from measure import OURS, ROOT, Options, Row, Server, compare, main, need, nginx, started, wrk
 from servers import listening, stop_at_end_of_input
 
 MB = 1_000_000
@@ -116,12 +116,8 @@ def small(seconds: int) -> Callable[[int], int]:
     """GETs of a small file over eight kept connections; how many there were."""
 
     def ask(port: int) -> int:
-        command = ["wrk", "-t1", "-c8", f"-d{seconds}s", f"http://127.0.0.1:{port}/small"]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        count = re.search(r"(\d+) requests in", output)
-        if count is None or "Non-2xx" in output or "Socket errors" in output:
-            sys.exit(f"not every request was answered well:\n{output}")
-        return int(count[1])
+        address = f"http://127.0.0.1:{port}/small"
+        return wrk(address, seconds, connections=8, strict=True).requests
 
     return ask
 

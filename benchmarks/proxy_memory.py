@@ -14,7 +14,6 @@ import argparse
 import os
 import re
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -27,7 +26,8 @@ from tempfile import TemporaryDirectory
 
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
-from servers import make_certificate
+from measure import free_port
+from servers import make_certificate, trusting
 
 MIB = 1024 * 1024
 PIECE = b"x" * (256 * 1024)
@@ -122,13 +122,6 @@ def proxy(upstream: int, *options: str) -> Iterator[tuple[int, int, int]]:
                 running.terminate()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def resident(pid: int, name: str) -> int:
     """VmRSS or VmHWM of a process, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -163,10 +156,7 @@ def connect(port: int, alpn: str | None = None) -> socket.socket:
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if alpn is None:
         return client
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols([alpn])
-    return context.wrap_socket(client)
+    return trusting(alpn).wrap_socket(client)
 
 
 def upload(client: socket.socket, size: int, rate: float = 0, chunked: bool = False) -> None:

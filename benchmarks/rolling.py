@@ -25,7 +25,6 @@ import re
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -44,7 +43,7 @@ import h2.errors
 import h2.events
 from h2.connection import ConnectionInputs, H2ConnectionStateMachine
 from measure import ROOT, free_port, node, wait_for
-from servers import make_certificate
+from servers import make_certificate, trusting
 
 #: How long a kept connection may be idle, and a request take.
 KEEP_ALIVE_SECONDS = 3
@@ -167,21 +166,12 @@ def check(status: int, body: bytes) -> None:
         raise ValueError(f"{status} {body[:20]!r}")
 
 
-def unverified() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
 def visits(
     port: int, path: str = "/", *, tls: bool = False, kept: bool = True, body: Any = None
 ) -> Iterator[int]:
     """Requests with ``http.client``, which connects anew when a response says close."""
     connection = (
-        http.client.HTTPSConnection(
-            "127.0.0.1", port, timeout=PATIENCE_SECONDS, context=unverified()
-        )
+        http.client.HTTPSConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS, context=trusting())
         if tls
         else http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     )
@@ -254,8 +244,7 @@ class HTTP2:
     """
 
     def __init__(self, port: int) -> None:
-        context = unverified()
-        context.set_alpn_protocols(["h2"])
+        context = trusting("h2")
         plain = socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS)
         self.socket = context.wrap_socket(plain)
         self.going = False

@@ -101,6 +101,16 @@ def make_certificate(folder: Path) -> Path:
     return folder
 
 
+def trusting(*protocols: str) -> ssl.SSLContext:
+    """A client's TLS that accepts any certificate, and offers *protocols* by ALPN."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    return context
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=[*KINDS, *PEERS])
@@ -150,13 +160,33 @@ def stop_at_end_of_input() -> None:
     stdio.StandardIO(UntilEndOfInput())
 
 
-def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None, handlers: int) -> None:
+def serve_site(kind: str, site: Any, tls: Path | None = None) -> None:
+    """Serve *site* on a free port, which is printed, until standard input ends.
+
+    Args:
+        kind: One of `KINDS`, to which the site belongs.
+        tls: A folder with ``key.pem`` and ``cert.pem``.
+    """
     from twisted.internet import endpoints, reactor
+
+    from twisted_hangup import hangup_endpoint
+
+    if site.logPath is None:
+        site.log = lambda request: None  # a Site without logPath logs to twisted's log
+    endpoint: Any = endpoints.serverFromString(reactor, description(0, tls))
+    if kind == OURS:
+        endpoint = hangup_endpoint(endpoint)
+    endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
+    stop_at_end_of_input()
+    reactor.run()
+
+
+def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None, handlers: int) -> None:
     from twisted.python.failure import Failure
     from twisted.web.resource import Resource
     from twisted.web.server import Request, Site
 
-    from twisted_hangup import ClientSocket, HangupSite, hangup_endpoint
+    from twisted_hangup import ClientSocket, HangupSite
 
     class Hello(Resource):
         isLeaf = True
@@ -172,20 +202,13 @@ def serve_with_twisted(kind: str, access_log: str | None, tls: Path | None, hand
         errors += 1
         return failure
 
-    if kind == "hangup":
+    if kind == OURS:
         site: Any = HangupSite(Hello(), logPath=access_log)
         for _ in range(handlers):
             site.on_client_error(count)
     else:
         site = Site(Hello(), logPath=access_log)
-    if access_log is None:
-        site.log = lambda request: None  # a Site without logPath logs to twisted's log
-    endpoint: Any = endpoints.serverFromString(reactor, description(0, tls))
-    if kind == "hangup":
-        endpoint = hangup_endpoint(endpoint)
-    endpoint.listen(site).addCallback(lambda port: print(port.getHost().port, flush=True))
-    stop_at_end_of_input()
-    reactor.run()
+    serve_site(kind, site, tls)
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from compare import wrk
+from compare import gets
 from measure import (
     OURS,
     ROOT,
@@ -208,7 +208,7 @@ def asking(
     fields: dict[str, str], ports: Mapping[int, Sequence[int]], seconds: int
 ) -> Callable[[int], int]:
     """Ask with *fields*, instead of a port, all of its *ports* at once."""
-    ask = wrk(fields)
+    ask = gets(fields)
 
     def together(port: int) -> int:
         with ThreadPoolExecutor() as threads:

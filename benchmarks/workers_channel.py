@@ -128,7 +128,7 @@ def one_round(kind: str, rate: int, seconds: float) -> tuple[float, float, int, 
         return float(worker[0]), float(first[0]), sent, dropped
 
 
-def rows(rate: int = 20_000, seconds: float = 2.0, rounds: int = 5) -> list[Row]:
+def rows(rate: int, seconds: float, rounds: int) -> list[Row]:
     """One row for each kind of record."""
     result = []
     for kind in LINES:
