@@ -256,6 +256,15 @@ def test_blocks_are_bounded() -> None:
     assert len(connection.encoder._blocks) <= frames._MOST_BLOCKS
 
 
+def test_long_names_are_not_kept() -> None:
+    """Names are kept for all connections: those of a proxy's servers may be of any length."""
+    connection: Any = server_frames(Limits())
+    connection.receive_data(HeadersFrame(1, HEAD, flags=["END_HEADERS"]).serialize())
+    before = frames._lower.cache_info().misses
+    connection.send_response(1, ((b"seen-once-" * 1000, b"a"),))
+    assert frames._lower.cache_info().misses == before
+
+
 def test_ended_streams_are_forgotten_even_if_nobody_says_so() -> None:
     """h2 looks for them once it has more streams than can be open."""
     connection: Any = server_frames(Limits())

@@ -320,13 +320,15 @@ def _plain(fields: Iterable[Field]) -> list[Field] | None:
     """The *fields* of a response as h2 would send them; None if it has to look at them."""
     plain, size = [], 0
     for name, value in fields:
+        size += len(name) + len(value)
+        if size > _LARGEST_BLOCK:
+            return None  # before `_lower` keeps a name of any length
         lower = _lower(name)
         if lower in _NEVER_INDEXED or (lower == b":status" and value[:1] == b"1"):
             return None
         if lower not in CONNECTION_FIELDS:
             plain.append((lower, value.strip()))
-            size += len(lower) + len(value)
-    return plain if size <= _LARGEST_BLOCK else None
+    return plain
 
 
 def _read_no_length(headers: Iterable[Field]) -> None:
