@@ -110,12 +110,12 @@ class HangupHTTP2(H2Connection):
 
     # Without slots, Python makes a dictionary of 1,500 bytes for so many attributes.
     __slots__ = (
-        *("_block_clock", "_ending", "_grow_clock", "_idle_clock", "_idle_frames", "_idle_since"),
-        *("_inbox", "_last_stream_id", "_meter", "_peer", "_refusals", "_resets", "_retire_clock"),
-        *("_send_watch", "_sending", "_slice_began", "_stage", "_timed_block", "_turn"),
-        *("_unanswered", "_undelivered"),
-        *("_window_clock", "_worked_at", "at_work", "bodies", "client_error", "context"),
-        *("default_client_error", "host"),
+        *("_block_clock", "_ending", "_grow_clock", "_idle_clock", "_idle_frames"),
+        *("_idle_since", "_inbox", "_last_stream_id", "_meter", "_peer", "_ready", "_refusals"),
+        *("_resets", "_retire_clock", "_send_watch", "_sending", "_slice_began", "_stage"),
+        *("_timed_block", "_turn", "_unanswered", "_undelivered", "_window_clock", "_woken"),
+        *("_worked_at", "_working"),
+        *("at_work", "bodies", "client_error", "context", "default_client_error", "host"),
     )
 
     conn: Any
