@@ -54,7 +54,7 @@ _KEEP_ALIVE: Final = re.compile(rb"(?i)(?:^|,)[ \t]*timeout[ \t]*=[ \t]*\"?([0-9
 #: Read what there is, and leave it there; as a number, because Python's flags are slow to join.
 _LOOK: Final = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
-_NAME_BYTES: Final = len(b"keep-alive")
+_KEEP_ALIVE_BYTES: Final = len(b"keep-alive")
 
 #: Seconds before a server closes an idle connection in which it is not used any more: the request
 #: and the end of the connection would cross.
@@ -461,7 +461,7 @@ def idle_seconds(fields: Iterable[Field], most: float) -> float:
     least = most
     for name, value in fields:
         # By its length first: this is asked of every response.
-        if len(name) == _NAME_BYTES and name.lower() == b"keep-alive":
+        if len(name) == _KEEP_ALIVE_BYTES and name.lower() == b"keep-alive":
             found = _KEEP_ALIVE.search(value)
             if found is not None:
                 least = min(least, int(found[1]) - _CLOSE_EARLY)
