@@ -314,25 +314,9 @@ def test_length_of_a_response_passes() -> None:
 
 NAMES = st.sampled_from(
     [
-        *(
-            b"Host",
-            b"Cookie",
-            b"TE",
-            b"te",
-            b"Upgrade",
-            b"Connection",
-            b"connection",
-            b"X-A",
-            b"X_A",
-        ),
-        *(
-            b"x_b",
-            b"X-Forwarded-For",
-            b"x_forwarded-for",
-            b"Forwarded",
-            b"Content_Length",
-            b"Expect",
-        ),
+        *(b"Host", b"Cookie", b"TE", b"te", b"Upgrade", b"Connection", b"connection"),
+        *(b"X-A", b"X_A", b"x_b", b"X-Forwarded-For", b"x_forwarded-for", b"Forwarded"),
+        *(b"Content_Length", b"Expect"),
         *(b"Content-Length", b"Keep-Alive", b"Trailer", b"Transfer-Encoding", b"x-own", b"X_Own"),
         *(b"x-%b" % (b"a" * 70), b"x-webauth-%b" % (b"a" * 70), b"Date"),
     ]

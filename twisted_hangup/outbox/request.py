@@ -78,7 +78,7 @@ _NO_LIMITS: Final = OutboxLimits()
 
 
 class NewRequest(NamedTuple):
-    """A request on its way into the store; its fields are the columns of its row.
+    """A request on its way into the store; all its fields but the last are columns of its row.
 
     Attributes:
         key: Its ``Idempotency-Key``.

@@ -148,7 +148,8 @@ _FORMS: Final = (
     " WHERE 1 = 0",
 )
 
-# The parameters have no names: a driver looks up each name again for each row.
+# The parameters begin with those of `NewRequest`, and have no names: a driver looks up each name
+# again for each row.
 _ROW: Final = "(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 _INSERT: Final = """
 INSERT INTO hangup_outbox_requests
