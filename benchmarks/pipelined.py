@@ -5,7 +5,7 @@
 Measured as in `compare.py`: the CPU time of the server process for each request, round by round.
 More than 1 means that ours is cheaper.  Needs Linux and ``wrk``.
 
-Exits with 1 if stock does not cost twice as much as ours.
+Exits with 1 where stock does not cost as many times ours as is aimed at.
 """
 
 from __future__ import annotations
