@@ -32,7 +32,7 @@ from ..events import Field, RequestHead, ResponseHead
 from ..journal.journal import Journal
 from ..limits import CONTENT_METHODS, IDEMPOTENT_METHODS, Limits, OutboundTimeouts
 from ..server.bodies import StreamedBody
-from ..server.headers import fields_of, headers_of, replace_fields
+from ..server.headers import HeadersCache, fields_of, headers_of, replace_fields
 from ..server.lean import untouched
 from ..server.pages import error_page
 from ..server.request import Carrier, HangupRequest, UpgradableCarrier
@@ -228,7 +228,9 @@ class _Relay:
         body: Any = self._streamed
         length: int | None = 0
         cache = untouched(request)
-        if cache is None:
+        if cache is not None:
+            header = self._kept_header(cache)
+        else:
             if body is None:
                 body = request.content
                 length = body.seek(0, 2)
@@ -236,15 +238,6 @@ class _Relay:
             else:
                 length = None if body.length is UNKNOWN_LENGTH else body.length
             header = self._make_header(request.requestHeaders, length)
-        else:
-            key = (
-                *(proxy, proxy.upstream, proxy.forwarding),
-                *(request.clientproto, request.isSecure(), request.method in CONTENT_METHODS),
-                not request.uri.startswith(b"/") and request.uri,  # it names the host
-            )
-            if cache.passed_on is None or cache.passed_on[0] != key:
-                cache.passed_on = key, self._make_header(headers_of(cache.looked_at or ()), 0)
-            header = cache.passed_on[1]
         self._trailers_wanted = header.trailers_wanted
         target = proxy.upstream.target(request.method, request.uri, len(request.prepath))
         return OutboundRequest(
@@ -254,6 +247,19 @@ class _Relay:
             length,
             header.upgrade,
         )
+
+    def _kept_header(self, cache: HeadersCache) -> _Header:
+        """What `_make_header` makes of a header in *cache*: once, while nothing else changes."""
+        request, proxy = self._request, self._proxy
+        key = (
+            *(proxy, proxy.upstream, proxy.forwarding),
+            *(request.clientproto, request.isSecure(), request.method in CONTENT_METHODS),
+            not request.uri.startswith(b"/") and request.uri,  # it names the host
+        )
+        if cache.passed_on is None or cache.passed_on[0] != key:
+            cache.passed_on = key, self._make_header(headers_of(cache.looked_at or ()), 0)
+        header: _Header = cache.passed_on[1]
+        return header
 
     def _make_header(self, headers: Headers, length: int | None) -> _Header:
         """The header of the request to the server.
