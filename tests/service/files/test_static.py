@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,25 @@ class Reports(Resource):
     def render_GET(self, request: Request) -> Any:
         request.setHeader(b"Content-Disposition", b"attachment")
         return StaticFiles(str(self.path)).render(request)
+
+
+@pytest.mark.parametrize("now", ["pipe", "directory", "nothing"])
+@pytest_twisted.ensureDeferred
+async def test_what_has_become_of_a_file(serve: Serve, tmp_path: Path, now: str) -> None:
+    """What was a file when it was looked up is not served as anything else, nor waited for."""
+
+    class Replaced(StaticFiles):
+        def openForReading(self) -> FileIO:
+            os.unlink(self.path)
+            if now == "pipe":
+                os.mkfifo(self.path)
+            elif now == "directory":
+                os.mkdir(self.path)
+            return super().openForReading()
+
+    (tmp_path / "file").write_text("content")
+    response = await get(serve, Replaced(str(tmp_path)), "/file")
+    assert response.startswith(b"HTTP/1.1 404 ")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

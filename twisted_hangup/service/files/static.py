@@ -150,6 +150,8 @@ class StaticFiles(File):
             file = self.openForReading()
         except PermissionError:
             return self.forbidden.render(request)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):  # since it was found
+            return self.childNotFound.render(request)
         except OSError as error:
             if error.errno not in _OUT_OF_FILES:
                 raise
@@ -158,6 +160,9 @@ class StaticFiles(File):
             sentence = "The server has too many files open. Try again in a second."
             return error_page(request, SERVICE_UNAVAILABLE, sentence)
         self._statinfo = status = os.fstat(file.fileno())
+        if not S_ISREG(status.st_mode):
+            file.close()
+            return self.childNotFound.render(request)
         validators = Validators.of(status)
         parts = self._parts(request, validators, status.st_size)
         _set_validators(request, validators)
@@ -169,7 +174,7 @@ class StaticFiles(File):
         return body if body is NOT_DONE_YET else without_body(request, body)
 
     def openForReading(self) -> FileIO:
-        return FileIO(self.path)
+        return FileIO(self.path, opener=_open)
 
     def _set_type(self) -> None:
         stem, extension = os.path.splitext(self.path)
@@ -205,6 +210,11 @@ class StaticFiles(File):
             request.setHeader(b"Content-Type", self.type.encode("ascii"))
         if self.encoding:
             request.setHeader(b"Content-Encoding", self.encoding.encode("ascii"))
+
+
+def _open(path: str, flags: int) -> int:
+    """Open *path*, without waiting for a writer if it has become a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _set_validators(request: Any, validators: Validators) -> None:
