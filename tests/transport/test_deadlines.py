@@ -121,6 +121,18 @@ class SlowClock(Clock):
         return super().callLater(delay, callable, *args, **kw)
 
 
+def test_later_after_it_has_passed() -> None:
+    """One that has passed, and is moved before its turn comes, passes at its new moment."""
+    clock = Clock()
+    deadlines, watched = Deadlines(clock), Watched(clock)
+    before = Deadline(lambda: setattr(watched.deadline, "due", 2.0))
+    deadlines.set(before, 1.0)
+    deadlines.set(watched.deadline, 1.0)
+    clock.pump([TICK] * 12)
+    assert watched.passed_at == [2.0]
+    assert clock.getDelayedCalls() == []
+
+
 def test_slices() -> None:
     """Many that expire at once are spread over reactor turns, and all of them expire."""
     clock = SlowClock()

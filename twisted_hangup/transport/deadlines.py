@@ -153,6 +153,8 @@ class Deadlines:
             if deadline.due <= self.seconds():
                 deadline.due = inf
                 deadline._expired()
+            else:
+                self.set(deadline, deadline.due)
             if self.seconds() - started >= SLICE:
                 break
         self._go_on()
