@@ -32,11 +32,13 @@ from support.http2_client import (
 )
 from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data, File
+from zope.interface import implementer
 
 from twisted_hangup import ClientError, ClientHangUp, ClientSocket, Lenience, Limits, Timeouts
 from twisted_hangup.events import Field
@@ -942,6 +944,60 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
     assert (error.code, error.phase, status) == ("ETIMEDOUT", "response", None)
     assert error.request is not None and error.request.target == b"/page"
     assert served.errors[0] is error
+
+
+@pytest.mark.parametrize("windows", [(2 * 8192, 0), (8192 + 1, 8192 - 1)])
+@pytest_twisted.ensureDeferred
+async def test_window_that_is_just_filled(serve_h2: Serve, windows: tuple[int, int]) -> None:
+    """A producer that has filled the window to the last byte waits for no longer than others."""
+    clock = HandClock()
+    served = serve_h2(Paths(unending=(unending := Unending())), reactor=clock)
+    first, more = windows
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: first}
+    client = await in_thread(lambda: H2Client(served.port, settings=settings, windows=False))
+    stream = client.request(b"/unending")
+    if more:
+        await in_thread(lambda: client.until(lambda: len(client.stream(stream).body) == first))
+        client.send(WindowUpdateFrame(stream, window_increment=more))
+    await in_thread(lambda: client.until(lambda: len(client.stream(stream).body) == first + more))
+    clock.wait(Timeouts().send_seconds + 1)
+    await until(lambda: unending.stopped)
+    await served.emptied()
+    assert served.codes == ["ETIMEDOUT"]
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_response_that_just_fills_the_window(serve_h2: Serve) -> None:
+    """An application that waits for room before it finishes need not wait for more of it."""
+
+    @implementer(IPushProducer)
+    class Waits(Resource):
+        isLeaf = True
+        paused = False
+
+        def render(self, request: Request) -> int:
+            self.request = request
+            request.registerProducer(self, True)
+            request.write(bytes(100))
+            if not self.paused:
+                self.resumeProducing()
+            return NOT_DONE_YET
+
+        def pauseProducing(self) -> None:
+            self.paused = True
+
+        def resumeProducing(self) -> None:
+            self.request.unregisterProducer()
+            self.request.finish()
+
+        def stopProducing(self) -> None: ...
+
+    served = serve_h2(Paths(page=Waits()))
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 100}
+    run = lambda client: client.answer(client.request(b"/page"))  # noqa: E731
+    stream = await talk(served.port, run, settings=settings, windows=False)
+    assert stream.ended and len(stream.body) == 100
 
 
 # The resource fails.

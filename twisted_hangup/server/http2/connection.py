@@ -638,9 +638,14 @@ class HangupHTTP2(H2Connection):
             self._wake()
 
     def remainingOutboundWindow(self, streamID: int) -> int:
-        """How many bytes the stream may send now."""
+        """How many bytes the stream has room for now: one at least if none waits.
+
+        Then a producer is paused only while bytes of its stream wait, and a stream with bytes that
+        wait is watched.
+        """
         window: int = self.conn.local_flow_control_window(streamID)
-        return min(window, MOST_QUEUED) - self.streams[streamID].queued
+        queued = self.streams[streamID].queued
+        return min(window, MOST_QUEUED) - queued if queued else max(1, window)
 
     def _wake(self) -> None:
         """There is something to send.  Send it once all that has come was acted on.
