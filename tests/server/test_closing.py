@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from support.wire import (
     HandClock,
     Paths,
     Serve,
+    Served,
     in_thread,
     settled,
     until,
@@ -30,8 +32,9 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent
 from twisted.web.static import Data
 
-from twisted_hangup import ClientSocket, HangupSite, Limits
+from twisted_hangup import ClientSocket, HangupSite, Limits, Timeouts
 from twisted_hangup.testing import End, RecordingSocket, feed
+from twisted_hangup.transport.layers import transport_beneath
 
 UPLOAD = 8 * 1024 * 1024
 
@@ -112,6 +115,56 @@ async def test_drain_waits_for_no_idle_client(serve: Serve, tls: bool, wire: byt
     await settled()  # until the last of the handshake is sent
     await served.site.drain()
     assert await in_thread(client.read_all) == b""
+    client.close()
+
+
+async def fill(served: Served) -> None:
+    """Leave no room in the buffers between a client and the site."""
+    (channel,) = served.site.context.connections
+    connection = transport_beneath(channel.transport).socket
+    for _ in range(20):
+        with suppress(BlockingIOError):
+            while True:
+                connection.send(bytes(64 * 1024))
+        await settled()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_drain_of_a_client_that_reads_nothing(serve: Serve, tls: bool) -> None:
+    """The kernel has the last response, and no room for the end of the connection."""
+    clock = HandClock()
+    served = serve(tls=server_context() if tls else None, reactor=clock)
+    client = await in_thread(lambda: Client(served.port, tls=tls).send(GOOD))
+    await in_thread(lambda: client.read_until(b"fast"))
+    await fill(served)
+    drained = served.site.drain()
+    clock.wait(Timeouts().send_seconds - 1)
+    await settled()
+    assert not drained.called
+    clock.wait(2)
+    await drained
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_leaves_with_everything_and_reads_nothing(serve: Serve) -> None:
+    """It has all of a response that is not finished; the kernel has no room for the end."""
+    clock = HandClock()
+    served = serve(reactor=clock)
+    client = await in_thread(lambda: Client(served.port).send(SLOW))
+    await until(lambda: served.root.slow.requests)
+    (request,) = served.root.slow.requests
+    request.setHeader(b"Content-Length", b"5")
+    request.write(b"whole")
+    await in_thread(lambda: client.read_until(b"whole"))
+    await fill(served)
+    client.end()
+    await request.notifyFinish()
+    await settled()
+    assert served.site.open_connections == 1
+    clock.wait(Timeouts().send_seconds + 1)
+    await served.emptied()
     client.close()
 
 

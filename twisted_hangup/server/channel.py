@@ -1002,6 +1002,7 @@ class HangupChannel(HTTPChannel):
                 requests, self.requests = self.requests, []
                 for request in requests:
                     request.connectionLost(Failure(CONNECTION_DONE))
+                self.watch_sending()  # Twisted waits until the kernel has room, to close
                 super().loseConnection()
             return
         try:

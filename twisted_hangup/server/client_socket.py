@@ -267,7 +267,7 @@ class ClientSocket:
         self._ending = True
         transport.loseConnection()
         self._let_go()
-        transport_beneath(transport).loseConnection()  # TLS waits for the peer's close_notify
+        self._close_beneath(transport)
 
     def destroy(self) -> None:
         """Abort the connection now (reset).  Bytes that were not sent yet are lost."""
@@ -397,8 +397,15 @@ class ClientSocket:
             return
         self.linger_end = "silence"
         # The kernel goes on delivering what we wrote to a client that reads slowly; aborting
-        # would cut that short.  TLS waits for the peer's close_notify, and a second close
-        # does nothing: so the transport under it closes.
+        # would cut that short.
+        self._close_beneath(transport)
+
+    def _close_beneath(self, transport: Transport) -> None:
+        """Close once the kernel has taken everything, and has room for more: Twisted waits for it.
+
+        TLS waits for the peer's close_notify, and a second close does nothing: so the transport
+        under it closes.
+        """
         if self._watch_sending is not None:
             self._watch_sending()
         transport_beneath(transport).loseConnection()
