@@ -35,6 +35,7 @@ class Others:
         self.held = 0
         self.most: int | None = 2
         self.theirs = 0
+        self.leads = True
         self.waits = [0.0]
         self.locks: list[float] = []
         self.events: list[str] = []
@@ -246,6 +247,45 @@ async def test_connection_is_left_to_other_workers(
     client.close()
     await until(lambda: guarded.gate.open == 0)
     assert others.held == 0
+
+
+@pytest.mark.parametrize("refusal", ["waits", "locks"])
+@pytest_twisted.ensureDeferred
+async def test_worker_does_not_look_away_from_nobody(
+    shared: tuple[Guarded, Others], refusal: str
+) -> None:
+    """Once it has accepted, only the next turn shows whether more clients wait."""
+    guarded, others = shared
+    setattr(others, refusal, [0.0, 0.25])
+    client = await guarded.connect()
+    assert await greeting(client) == b"hello\n"
+    assert getattr(others, refusal) == []
+    assert guarded.accepting()
+    assert not guarded.clock.getDelayedCalls()
+    client.close()
+    await until(lambda: guarded.gate.open == 0)
+
+
+@pytest_twisted.ensureDeferred
+async def test_wait_ends_with_the_reason_for_it(shared: tuple[Guarded, Others]) -> None:
+    """A worker whose connections end holds no more than others, and accepts at once."""
+    guarded, others = shared
+    others.most = None
+    clients = [await guarded.connect() for _ in range(2)]
+    for client in clients:
+        assert await greeting(client) == b"hello\n"
+    others.waits = [0.25]
+    late = await guarded.connect()
+    await until(lambda: not guarded.accepting())
+    clients[0].close()
+    await until(lambda: guarded.gate.open == 1)
+    assert not guarded.accepting()
+    others.leads = False
+    clients[1].close()
+    assert await greeting(late) == b"hello\n"
+    assert not guarded.clock.getDelayedCalls()
+    late.close()
+    await until(lambda: guarded.gate.open == 0)
 
 
 @pytest_twisted.ensureDeferred

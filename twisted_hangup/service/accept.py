@@ -67,6 +67,8 @@ class Places(Protocol):
         held: How many places this process has taken.
         most: Most connections of all of them together; None for no limit.
         excess: How many connections are above that limit.
+        leads: Whether this process holds so many more than another that it leaves the next
+            connection to that one.
     """
 
     held: int
@@ -74,6 +76,9 @@ class Places(Protocol):
 
     @property
     def excess(self) -> float: ...
+
+    @property
+    def leads(self) -> bool: ...
 
     def wait_seconds(self) -> float:
         """How long to leave the next connection to others before asking again; 0 to accept it."""
@@ -131,6 +136,8 @@ class Gate:
         self._ports: list[Any] = []
         self._closed = False
         self._rest: IDelayedCall | None = None
+        #: Whether the rest is only there to leave the next connection to other workers.
+        self._yields = False
         self._next_look: IDelayedCall | None = None
         self._waiting_for_none: list[Deferred[None]] = []
 
@@ -164,8 +171,8 @@ class Gate:
 
     def _accept(self, port: Any) -> None:
         """Replaces `Port.doRead`, and calls it for one connection at a time."""
-        for _ in range(ACCEPTS_PER_TURN):
-            if not self._takes_place():
+        for accepted in range(ACCEPTS_PER_TURN):
+            if not self._takes_place(accepted):
                 return
             before = self.open
             port.numberAccepts = 1
@@ -183,19 +190,23 @@ class Gate:
                     who=_WHO_MAKES[self._room.make()],
                 )
 
-    def _takes_place(self) -> bool:
-        """Take the place of one more connection; False if it has to wait, which is seen to."""
+    def _takes_place(self, accepted: int) -> bool:
+        """Take the place of one more connection; False if it has to wait, which is seen to.
+
+        Args:
+            accepted: How many have been accepted in this turn.
+        """
         if self._closed:
             return False  # another port noticed in this same turn
         places = self._places
         if places is None:
             return not self._is_full()
         if seconds := places.wait_seconds():
-            return self._look_away(seconds)
+            return self._yield(seconds, accepted)
         if places.most is None:
             return not self._is_full()
         if seconds := places.lock():
-            return self._look_away(seconds)
+            return self._yield(seconds, accepted)
         try:
             if self._is_full():
                 return False
@@ -203,6 +214,13 @@ class Gate:
             return True
         finally:
             places.unlock()
+
+    def _yield(self, seconds: float, accepted: int) -> bool:
+        # Once some have been accepted, perhaps no more come; if they do, that is the next turn's.
+        if not accepted:
+            self._yields = True
+            self._look_away(seconds)
+        return False
 
     def _look_away(self, seconds: float) -> bool:
         self._close()
@@ -252,6 +270,7 @@ class Gate:
 
     def _rested(self) -> None:
         self._rest = None
+        self._yields = False
         self._reopen()
 
     def _reopen(self) -> None:
@@ -314,6 +333,9 @@ class Gate:
         self._count(0)
         if self._closed and self._rest is None:
             self._reopen()
+        elif self._yields and self._rest and self._places and not self._places.leads:
+            self._rest.cancel()
+            self._rested()
         self._look_if_empty()
 
 

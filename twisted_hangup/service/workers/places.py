@@ -73,11 +73,17 @@ class SharedPlaces:
         """How many connections are above the limit."""
         return -inf if self.most is None else sum(self._table.held) - self.most
 
+    @property
+    def leads(self) -> bool:
+        """Whether this worker holds over `SLACK` connections more than another one that accepts."""
+        mine = self._row.held
+        return mine > min(compress(self._table.held, self._table.accepts), default=mine) + SLACK
+
     def wait_seconds(self) -> float:
         """How long to leave the next connection to others before asking again; 0 to accept it."""
-        held, accepts, mine = self._table.held, self._table.accepts, self._row.held
-        if mine <= min(compress(held, accepts), default=mine) + SLACK:
+        if not self.leads:
             return 0.0
+        held, accepts, mine = self._table.held, self._table.accepts, self._row.held
         self._away = {index: was for index, was in self._away.items() if held[index] == was}
         behind = {
             index: number
