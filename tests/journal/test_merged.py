@@ -117,6 +117,47 @@ def test_entries() -> None:
     assert [entry.number for entry in ours.snapshot().entries] == [*range(8, RECENT_ERRORS + 8)]
 
 
+def test_answer_to_an_error_that_is_kept_no_more() -> None:
+    """It is not a new error."""
+    ours = merged()
+    slow, busy = Process(), Process()
+    ours.add_entry(slow, 1, 1, False, b'"settled": false')
+    for number in range(1, RECENT_ERRORS + 1):
+        ours.add_entry(busy, 2, number, True, b'"settled": true')
+    ours.add_entry(slow, 1, 1, True, b'"settled": true')
+    assert {json.loads(entry.text)["worker"] for entry in ours.snapshot().entries} == {2}
+    ours.add_entry(slow, 1, 2, True, b'"settled": true')
+    assert ours.snapshot().entries[-1].number == RECENT_ERRORS + 2
+
+
+def test_errors_of_a_process_that_was_killed() -> None:
+    """It answers no more, so that nothing was sent."""
+    ours = merged()
+    killed, lives = Process(), Process()
+    for process in (killed, lives):
+        ours.add_entry(process, 1, 1, False, b'"settled": false, "answered": null')
+    news: list[Any] = []
+    ours.follow(news.append)
+    ours.forget(killed)
+    first, second = (json.loads(entry.text) for entry in ours.snapshot().entries)
+    assert first == {"number": 1, "worker": 1, "settled": True, "answered": None}
+    assert not second["settled"]
+    assert [(one.number, one.settled) for one in news[1:]] == [(1, True)]
+
+
+def test_errors_that_their_process_keeps_no_more() -> None:
+    """How one of them was answered nobody tells, so that it goes; those that were answered stay."""
+    ours = merged()
+    process, other = Process(), Process()
+    for number, settled in ((1, False), (2, True), (3, False)):
+        ours.add_entry(process, 1, number, settled, b'"code": "A"')
+    ours.add_entry(other, 2, 1, False, b'"code": "A"')
+    for _ in range(RECENT_ERRORS + 2):
+        process.fail(CODES[0])
+    ours.add_report(process, process.report())
+    assert [entry.number for entry in ours.snapshot().entries] == [2, 3, 4]
+
+
 def test_connections_of_those_that_live() -> None:
     """A process that has gone holds none."""
     ours = merged()

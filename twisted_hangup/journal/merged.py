@@ -6,6 +6,7 @@ to time its totals.  A count never goes back, whatever process ends.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -87,6 +88,8 @@ class MergedJournal:
         self._since = seconds()
         self._number = 0
         self._entries: OrderedDict[tuple[Hashable, int], MergedEntry] = OrderedDict()
+        #: The number of the newest error of each process.
+        self._newest: dict[Hashable, int] = {}
         self._quiet = 0
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTS}
         self._rates = Rates()
@@ -117,14 +120,13 @@ class MergedJournal:
         """
         known = self._entries.get((source, number))
         if known is None:
+            if number <= self._newest.get(source, 0):
+                return  # the answer to one that is not among the recent ones any more
+            self._newest[source] = number
             self._number += 1
         ours = self._number if known is None else known.number
         whole = f'{{"number": {ours}, "worker": {worker}, {text.decode("ascii")}}}'
-        entry = MergedEntry(ours, settled, whole)
-        self._entries[source, number] = entry
-        while len(self._entries) > RECENT_ERRORS:
-            self._entries.popitem(last=False)
-        self._followers.tell(entry)
+        self._keep((source, number), MergedEntry(ours, settled, whole))
 
     def add_report(self, source: Hashable, report: dict[str, Any]) -> None:
         """Count what is new in a `report_of` the journal of *source*."""
@@ -142,14 +144,31 @@ class MergedJournal:
                 if count > counted.get(code, 0):
                     self._rates.add(second, code, count - counted.get(code, 0))
         self._reports[source] = report
+        for key in self._unsettled(source):
+            if key[1] < report["oldest"]:
+                del self._entries[key]  # nobody will tell how it was answered
 
     def forget(self, source: Hashable) -> None:
-        """*source* has gone; what it has counted stays."""
+        """*source* has gone; what it has counted stays, and what it has not answered is settled."""
+        for key in self._unsettled(source):
+            entry = self._entries[key]
+            record = {**json.loads(entry.text), "settled": True}
+            self._keep(key, MergedEntry(entry.number, True, json.dumps(record)))
+        self._newest.pop(source, None)
         report = self._reports.pop(source, None)
         if report is not None:
             self._gone_peers.update(report["peers"])
             if len(self._gone_peers) > PEERS_COUNTED:
                 self._gone_peers = Counter(dict(self._gone_peers.most_common(PEERS_COUNTED // 2)))
+
+    def _keep(self, key: tuple[Hashable, int], entry: MergedEntry) -> None:
+        self._entries[key] = entry
+        while len(self._entries) > RECENT_ERRORS:
+            self._entries.popitem(last=False)
+        self._followers.tell(entry)
+
+    def _unsettled(self, source: Hashable) -> list[tuple[Hashable, int]]:
+        return [key for key, one in self._entries.items() if key[0] == source and not one.settled]
 
     def snapshot(self) -> MergedSnapshot:
         """What all journals hold, as far as it has been reported."""
@@ -186,6 +205,8 @@ def report_of(snapshot: Snapshot, connections: int, rates_from: float) -> Mappin
     """
     return {
         "connections": connections,
+        #: All errors with a number less than this are kept no more.
+        "oldest": snapshot.entries[0].number if snapshot.entries else 0,
         "quiet": snapshot.quiet,
         "by_code": snapshot.by_code,
         "by_phase": snapshot.by_phase,
