@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
 
 from twisted_hangup.service.options import Options
-from twisted_hangup.service.workers import Kind, Worker, Workers
+from twisted_hangup.service.workers import Kind, Workers
 from twisted_hangup.service.workers.channel import frame_of
 from twisted_hangup.service.workers.process import Stage, WorkerProcess
 from twisted_hangup.service.workers.supervisor import KILL_SECONDS, MOST_GENERATIONS
@@ -255,23 +255,6 @@ def test_death_while_the_next_one_starts(expected_errors: LoggedErrors) -> None:
     assert "has ended after 0.0 s of serving: exit status 3" in str(line)
     assert service.serving == 1
     assert expected_errors.flush()
-
-
-def test_logs_that_are_to_be_reopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each worker calls what it was given for that."""
-    reactor = Reactor()
-    service = workers(reactor, 2)
-    service.reopen_logs()
-    reopened: list[int] = []
-    monkeypatch.setattr(
-        "twisted_hangup.service.workers.worker.TABLE_DESCRIPTOR", service.table.descriptor
-    )
-    for process in reactor.processes:
-        worker = Worker(process._plan, reactor)
-        worker.reopeners.append(partial(reopened.append, worker.number))
-        transport: Any = process.channel.transport
-        worker.channel.dataReceived(transport.value())
-    assert reopened == [1, 2]
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "lots", "", "0x2"])

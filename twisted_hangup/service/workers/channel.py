@@ -39,10 +39,8 @@ class Kind(IntEnum):
     LOG = 2
     #: How many frames the sender has dropped in all.
     LOST = 3
-    #: To the worker: open the logs again.
-    REOPEN = 4
     #: A descriptor has been taken, or had no room.
-    RECEIVED = 5
+    RECEIVED = 4
 
 
 @implementer(IPushProducer, IFileDescriptorReceiver)

@@ -270,11 +270,6 @@ class Workers(Service):
         replacement.addErrback(lambda failure: _log.failure("The replacement has failed", failure))
         replacement.addBoth(self._cb_replaced)
 
-    def reopen_logs(self) -> None:
-        """Let all workers go on in new files if their logs have been renamed."""
-        for process in self._processes:
-            process.channel.send(Kind.REOPEN)
-
     def end_now(self) -> None:
         """Kill all workers."""
         self._ends_now = True

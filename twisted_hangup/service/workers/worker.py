@@ -83,7 +83,6 @@ class Worker:
         channel: Frames to the first process, and from it.
         table: What all workers hold.
         row: This worker's part of it.
-        reopeners: Functions to call if the logs are to be reopened.
         hasteners: Functions to call if all workers are to end, while this one finishes because it
             was replaced.
         receivers: For a kind of frame from the first process, who is called with the payload.
@@ -98,7 +97,6 @@ class Worker:
         self.channel = Channel(self._received)
         self.table = Table(TABLE_DESCRIPTOR)
         self.row: Row = self.table[plan.row]
-        self.reopeners: list[Callable[[], object]] = []
         self.hasteners: list[Callable[[], object]] = []
         self.receivers: dict[int, Callable[[bytes], object]] = {}
         self._ports = plan.ports
@@ -137,10 +135,7 @@ class Worker:
         return SharedPlaces(self.table, self.row, self.reactor, most)
 
     def _received(self, kind: int, payload: bytes) -> None:
-        if kind == Kind.REOPEN:
-            for reopen in self.reopeners:
-                reopen()
-        elif receiver := self.receivers.get(kind):
+        if receiver := self.receivers.get(kind):
             receiver(payload)
 
 
