@@ -89,8 +89,7 @@ class Streams:
         """Called by the journal while it records an error, so it only takes a note."""
         if isinstance(news, Entry | MergedEntry):
             if not self._changed:
-                since = self._clock.seconds() - self._updated
-                self._wake_in(max(GATHER_SECONDS, UPDATE_SECONDS - since))
+                self._wake_in(seconds_to_update(self._clock.seconds() - self._updated))
             self._changed.add(news.number)
 
     def _update(self) -> None:
@@ -171,6 +170,11 @@ class _Stream:
 
     def stopProducing(self) -> None:
         self._ended = True
+
+
+def seconds_to_update(since: float) -> float:
+    """How long a first error waits if the last update was *since* seconds ago."""
+    return max(GATHER_SECONDS, UPDATE_SECONDS - since)
 
 
 def _settled_up_to(snapshot: Snapshot | MergedSnapshot) -> int:

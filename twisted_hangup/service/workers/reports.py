@@ -24,7 +24,7 @@ from ...report.masking import MaskingPolicy
 from ...report.text import timestamp
 from ...server.site import HangupSite
 from ...status.snapshots import entry_record
-from ...status.stream import GATHER_SECONDS, UPDATE_SECONDS
+from ...status.stream import seconds_to_update
 from ...transport.clock import steady
 from .channel import Channel
 
@@ -183,8 +183,7 @@ class PageReports:
         """Called by the journal while it records an error, so it only takes a note."""
         if isinstance(news, Entry):
             if self._timer is None:
-                since = self._clock.seconds() - self._reported
-                wait = max(GATHER_SECONDS, UPDATE_SECONDS - since)
+                wait = seconds_to_update(self._clock.seconds() - self._reported)
                 self._timer = self._clock.callLater(wait, self._report_errors)
             self._changed.add(news.number)
 
