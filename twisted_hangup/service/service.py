@@ -84,6 +84,7 @@ def makeService(options: Options) -> IService:
 
 def _make_workers(options: Options, reactor: Any) -> CommandLineWorkers:
     assert options.parent is not None
+    _log_most(_most_of_workers(options))
     stdout = _stdout(options)
     files = _log_files(options, stdout)
     error_log = None if files.errors is None else _error_log(files.errors, options, reactor)
@@ -347,8 +348,8 @@ def _gate(options: Options, site: LoggedSite, reactor: Any, worker: Worker | Non
     """The gate that admits clients: as many as the operator and the open files allow."""
     files, asked = _connections_by_files(options), options["max-connections"]
     most = _least(files, asked if worker is None else 0)
-    if most is not None:
-        _log.info("At most {most} connections at a time; further clients wait", most=most)
+    if worker is None:
+        _log_most(most)
     share = options["max-connections-per-address"]
     if share is None:
         # A worker knows the addresses of its own clients only; so its part of the places counts.
@@ -362,6 +363,17 @@ def _gate(options: Options, site: LoggedSite, reactor: Any, worker: Worker | Non
         trusted=options.trusted_proxies,
         places=None if worker is None else worker.places(asked or None),
     )
+
+
+def _most_of_workers(options: Options) -> int | None:
+    """The most connections of all workers; None for any number."""
+    files = _connections_by_files(options)  # each worker has as many files as this process may open
+    return _least(files and files * options["workers"], options["max-connections"])
+
+
+def _log_most(most: int | None) -> None:
+    if most is not None:
+        _log.info("At most {most} connections at a time; further clients wait", most=most)
 
 
 def _connections_by_files(options: Options) -> int | None:

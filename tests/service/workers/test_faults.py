@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -426,7 +426,28 @@ def test_limit_of_open_files(start: Start, program: str) -> None:
     running = start(command=command, launcher=["prlimit", "--nofile=100:1000"]).started()
     limits = Path(f"/proc/{running.process.pid}/limits").read_text()
     assert re.search(r"Max open files +1000 +1000", limits)
+    assert len(running.lines("Open files: at most 1000")) == 1
     assert running.end() in STOPPED
+
+
+MOST = [
+    ((), "prlimit --nofile=200", 2 * ((200 - 32) // 2)),
+    (("--max-connections=7",), "prlimit --nofile=200", 7),
+    (("--max-connections=1000",), "prlimit --nofile=200", 2 * ((200 - 32) // 2)),
+]
+
+
+@pytest.mark.parametrize("arguments, launcher, most", MOST)
+def test_most_connections_are_logged(
+    start: Start, arguments: Sequence[str], launcher: str, most: int
+) -> None:
+    """One line says how many all workers hold: as many as is asked for and their files allow."""
+    program = start(*arguments, launcher=launcher.split()).started()
+    (line,) = program.lines(" connections at a time; further clients wait")
+    logged = re.search(r"At most (\d+) connections", line)
+    assert logged
+    assert most - 20 <= int(logged[1]) <= most
+    assert program.end() in STOPPED
 
 
 def test_worker_that_dies_before_a_message(start: Start) -> None:

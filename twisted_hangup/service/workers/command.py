@@ -11,7 +11,6 @@ from twisted.logger import Logger
 from ...journal.files import LogFile
 from ...journal.merged import WorkerState
 from ...report.text import visible
-from ..accept import raise_file_limit
 from ..process import Program, StandardOutput
 from ..serving import CannotListen, HangupService, counted, urls_text
 from ..systemd import READY, STOPPING, notify, notify_reloading
@@ -76,7 +75,6 @@ class CommandLineWorkers(Workers):
     def startService(self) -> None:
         """As in `Workers`; from now on a signal ends the program in any case."""
         self._program.take_reloads(self._reopen, self._reload)
-        raise_file_limit()  # each worker has a channel and two pipes
         try:
             super().startService()
             self._start_status()
