@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+
 import pytest
 import pytest_twisted
 from support.certificates import server_context
@@ -17,6 +20,7 @@ PAGE = bytes(range(256)) * 65536
 SEND_SECONDS = Timeouts().send_seconds
 MIB = 1024 * 1024
 GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="its kernel says what it holds")
 LAST = b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
@@ -68,14 +72,22 @@ async def test_client_that_takes_nothing(serve: Serve, wire: bytes, tls: bool) -
     client.close()
 
 
+@pytest.mark.parametrize("at_a_time", [2 * MIB, pytest.param(64 * 1024, marks=LINUX)])
 @pytest.mark.parametrize("tls", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_client_that_reads_slowly(serve: Serve, tls: bool) -> None:
-    """A client that takes a little now and then gets all of it, however long that takes."""
+async def test_client_that_reads_slowly(serve: Serve, tls: bool, at_a_time: int) -> None:
+    """A client that takes a little now and then gets all of it, however long that takes.
+
+    The kernel holds megabytes for it, and has no room for more until it has taken a third of them.
+    """
     stalled = Stalled(serve, Paths(page=Data(PAGE, "application/octet-stream")), tls)
     client = await in_thread(
         lambda: Client(stalled.served.port, tls=tls, receive_buffer=16 * 1024).send(LAST)
     )
+    await until(lambda: stalled.served.site.open_connections)
+    (channel,) = stalled.served.site.context.connections
+    connection = transport_beneath(channel.transport).socket
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * MIB)
     await stalled.stuck()
     received = bytearray()
 
@@ -85,7 +97,7 @@ async def test_client_that_reads_slowly(serve: Serve, tls: bool) -> None:
         return piece
 
     def read_some() -> None:
-        aim = len(received) + 2 * MIB
+        aim = len(received) + at_a_time
         while len(received) < aim and read():
             ...
 

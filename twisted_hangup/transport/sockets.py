@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import sys
 from collections.abc import Callable, Iterable, Sequence, Sized
 from functools import lru_cache
 from math import inf
@@ -49,6 +50,19 @@ LARGEST_AT_ONCE: Final = 192 * KIB
 #: Most pieces in one call; more are joined.
 _PIECES_AT_ONCE: Final = 64
 
+#: Seconds between two looks at a peer that has not made room, and the share of its time that they
+#: are at most.
+_LOOK_SECONDS: Final = 1.0
+_LOOK_SHARE: Final = 0.25
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    _HELD = None
+else:  # elsewhere a socket has another name for it, or none
+    _HELD = termios.TIOCOUTQ if sys.platform == "linux" else None
+
 _log = Logger()
 
 
@@ -72,6 +86,21 @@ class ConnectionBroken(ConnectionLost):
     def code(self) -> str:
         """The name of the error number, such as ``ECONNRESET``."""
         return errno.errorcode.get(self.errno, str(self.errno))
+
+
+def held_by_kernel(transport: FileDescriptor) -> int:
+    """How many bytes the kernel has taken and the peer has not; 0 if it does not tell.
+
+    Linux counts them until the peer's kernel has them (tcp(7), SIOCOUTQ).
+    """
+    descriptor = transport.fileno()
+    if _HELD is None or descriptor < 0:
+        return 0
+    try:
+        count = fcntl.ioctl(descriptor, _HELD, bytes(4))
+    except OSError:  # not a socket that counts them
+        return 0
+    return int.from_bytes(count, sys.byteorder)
 
 
 def socket_error(transport: Any) -> int:
@@ -516,7 +545,8 @@ class SendWatch:
     """Watches one transport that has more to send than its peer takes.
 
     Each byte that the peer takes starts the time anew, however slowly it reads.  Only a peer that
-    takes none for the whole time has stalled.
+    takes none for the whole time has stalled.  The kernel may hold megabytes for it, and takes more
+    only when a third of its buffer is free: so what it holds is looked at as well, on Linux.
 
     Args:
         transport: A transport.  The file descriptor under it is watched; in memory there is none,
@@ -525,7 +555,7 @@ class SendWatch:
         stalled: Called once when the time has passed.
     """
 
-    __slots__ = ("_deadline", "_deadlines", "_seconds", "_socket")
+    __slots__ = ("_deadline", "_deadlines", "_held", "_seconds", "_since", "_socket", "_stalled")
 
     def __init__(
         self,
@@ -536,14 +566,20 @@ class SendWatch:
     ) -> None:
         self._socket = _watched(transport_beneath(transport))
         self._deadlines = deadlines
-        self._deadline = Deadline(stalled)
-        self._seconds = seconds or inf
+        self._deadline = Deadline(self._look)
+        self._seconds = seconds
+        self._stalled = stalled
+        #: When the peer last took some bytes, as far as we know, and how many the kernel held then.
+        self._since = 0.0
+        self._held = 0
 
     def start(self) -> None:
         """Bytes wait to be sent; harmless if that is known."""
         if self._socket is not None and self._socket._watch is not self:
             self._socket._watch = self
-            self._deadlines.set(self._deadline, self._deadlines.seconds() + self._seconds)
+            if self._seconds:
+                self.bytes_taken()
+                self._look_later(self._since)
 
     def stop(self) -> None:
         """No bytes wait any more."""
@@ -556,10 +592,33 @@ class SendWatch:
         self.stop()
         self._deadlines.forget(self._deadline)
         self._socket = None
+        self._stalled = _nobody_waits
 
     def bytes_taken(self) -> None:
-        """The peer has taken some of the bytes that wait."""
-        self._deadline.due = self._deadlines.seconds() + self._seconds
+        """The kernel has taken some of the bytes that wait, as the peer has made room."""
+        assert self._socket is not None
+        self._since = self._deadlines.seconds()
+        self._held = held_by_kernel(self._socket)
+
+    def _look_later(self, now: float) -> None:
+        """Look again soon, but not after the peer's time has passed."""
+        soon = now + min(_LOOK_SECONDS, self._seconds * _LOOK_SHARE)
+        self._deadlines.set(self._deadline, min(soon, self._since + self._seconds))
+
+    def _look(self) -> None:
+        """See whether the peer has taken some of the bytes that the kernel holds."""
+        assert self._socket is not None
+        now, held = self._deadlines.seconds(), held_by_kernel(self._socket)
+        if held < self._held:
+            self._since, self._held = now, held
+        if now - self._since < self._seconds:
+            self._look_later(now)
+        else:
+            self._stalled()
+
+
+def _nobody_waits() -> None:
+    """What a forgotten watch calls."""
 
 
 #: Twisted's classes whose reading and writing `TellingSocket` replaces.
