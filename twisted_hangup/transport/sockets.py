@@ -50,8 +50,8 @@ LARGEST_AT_ONCE: Final = 192 * KIB
 #: Most pieces in one call; more are joined.
 _PIECES_AT_ONCE: Final = 64
 
-#: Seconds between two looks at a peer that has not made room, and the share of its time that they
-#: are at most.
+#: Seconds between two looks at a peer that makes no room, and the share of its time that they are
+#: at most.
 _LOOK_SECONDS: Final = 1.0
 _LOOK_SHARE: Final = 0.25
 
@@ -101,6 +101,11 @@ def held_by_kernel(transport: FileDescriptor) -> int:
     except OSError:  # not a socket that counts them
         return 0
     return int.from_bytes(count, sys.byteorder)
+
+
+def until_next_look(seconds: float) -> float:
+    """In how many seconds to look again at a peer that has *seconds* to make room."""
+    return min(_LOOK_SECONDS, seconds * _LOOK_SHARE)
 
 
 def socket_error(transport: Any) -> int:
@@ -602,7 +607,7 @@ class SendWatch:
 
     def _look_later(self, now: float) -> None:
         """Look again soon, but not after the peer's time has passed."""
-        soon = now + min(_LOOK_SECONDS, self._seconds * _LOOK_SHARE)
+        soon = now + until_next_look(self._seconds)
         self._deadlines.set(self._deadline, min(soon, self._since + self._seconds))
 
     def _look(self) -> None:

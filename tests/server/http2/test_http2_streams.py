@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +49,7 @@ from twisted_hangup.journal.files import LogFile
 from twisted_hangup.server.headers import FieldsOfStreams, headers_of
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
+from twisted_hangup.transport.layers import transport_beneath
 
 INTERNAL_ERROR = 2
 
@@ -944,6 +947,62 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
     assert (error.code, error.phase, status) == ("ETIMEDOUT", "response", None)
     assert error.request is not None and error.request.target == b"/page"
     assert served.errors[0] is error
+
+
+async def slow_reader(served: Served, count: int, held: int) -> tuple[H2Client, HangupHTTP2]:
+    """A client with *count* responses that reads nothing yet; the kernel may hold *held* bytes."""
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 256 * 1024}
+
+    def run() -> H2Client:
+        client = H2Client(served.port, settings=settings, windows=False, receive_buffer=16384)
+        return client.send(WindowUpdateFrame(0, window_increment=2**30)).ping()
+
+    client = await in_thread(run)
+    (connection,) = served.site.context.connections
+    transport_beneath(connection.transport).socket.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, held
+    )
+    for _ in range(count):
+        client.request(b"/page")
+    await until(lambda: len(connection.streams) == count)
+    await settled(100)
+    return client, connection
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its kernel says what it holds")
+@pytest_twisted.ensureDeferred
+async def test_client_that_reads_slowly(serve_h2: Serve) -> None:
+    """It opens a window once it has what the server has sent, which may take a while."""
+    clock = HandClock()
+    served = serve_h2(Paths(page=Data(bytes(500_000), "text/plain")), reactor=clock)
+    client, _ = await slow_reader(served, 1, 2**20)
+    stream = client.stream(1)
+    for count in range(1, 6):
+        clock.wait(Timeouts().send_seconds - 2)
+        await in_thread(lambda: client.until(lambda: len(stream.body) >= count * 40_000))  # noqa: B023
+        await settled()
+    clock.wait(Timeouts().send_seconds - 2)
+    client.send(WindowUpdateFrame(1, window_increment=2**20))
+    await in_thread(lambda: client.answer(1))
+    client.close()
+    assert len(stream.body) == 500_000 and served.codes == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_stream_that_waits_for_its_turn(serve_h2: Serve) -> None:
+    """The client of a response that could be sent is not to blame for what has not been."""
+    clock = HandClock()
+    served = serve_h2(Paths(page=Data(bytes(500_000), "text/plain")), reactor=clock)
+    client, connection = await slow_reader(served, 20, 8192)
+    for count in range(1, 5):
+        clock.wait(Timeouts().send_seconds / 2)
+        total = lambda: sum(len(stream.body) for stream in client.streams.values())  # noqa: E731
+        await in_thread(lambda: client.until(lambda: total() >= count * 40_000))  # noqa: B023
+        await settled()
+    connection.resumeProducing()
+    connection._look_for_stalled()
+    assert len(connection.streams) == 20 and served.codes == []
+    client.close()
 
 
 @pytest.mark.parametrize("windows", [(2 * 8192, 0), (8192 + 1, 8192 - 1)])

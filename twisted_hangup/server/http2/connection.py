@@ -36,7 +36,7 @@ from ...report.rules import HANG_UP, STALLED
 from ...transport.deadlines import Deadline
 from ...transport.layers import transport_beneath
 from ...transport.lean_tls import meter_of
-from ...transport.sockets import Meter, SendWatch, adopted
+from ...transport.sockets import Meter, SendWatch, adopted, held_by_kernel, until_next_look
 from ..bodies import BodiesInMemory
 from ..channel import CLOSING, LAST, LEFT, NEW, HangupChannel
 from ..client_socket import ClientSocket, has_unsent
@@ -110,11 +110,11 @@ class HangupHTTP2(H2Connection):
 
     # Without slots, Python makes a dictionary of 1,500 bytes for so many attributes.
     __slots__ = (
-        *("_block_clock", "_ending", "_grow_clock", "_idle_clock", "_idle_frames"),
-        *("_idle_since", "_inbox", "_last_stream_id", "_meter", "_peer", "_ready", "_refusals"),
-        *("_resets", "_retire_clock", "_send_watch", "_sending", "_slice_began", "_stage"),
-        *("_timed_block", "_turn", "_unanswered", "_undelivered", "_window_clock", "_woken"),
-        *("_worked_at", "_working"),
+        *("_block_clock", "_came", "_came_at", "_ending", "_grow_clock", "_idle_clock"),
+        *("_idle_frames", "_idle_since", "_inbox", "_last_stream_id", "_meter", "_peer"),
+        *("_ready", "_refusals", "_resets", "_retire_clock", "_send_watch", "_sending"),
+        *("_slice_began", "_stage", "_timed_block", "_turn", "_unanswered", "_undelivered"),
+        *("_window_clock", "_woken", "_worked_at", "_working"),
         *("at_work", "bodies", "client_error", "context", "default_client_error", "host"),
     )
 
@@ -166,6 +166,9 @@ class HangupHTTP2(H2Connection):
         self._idle_since = -inf
         self._block_clock = Deadline(self._block_dribbles)
         self._window_clock = Deadline(self._look_for_stalled)
+        #: How many bytes the client had at the last look, and when it had got more of them.
+        self._came = 0.0
+        self._came_at = -inf
         self._retire_clock: Deadline | None = None
         self._grow_clock: Deadline | None = None
 
@@ -909,20 +912,30 @@ class HangupHTTP2(H2Connection):
         self._break(ErrorCodes.ENHANCE_YOUR_CALM, "Header block not complete in time")
 
     def _watch_windows(self) -> None:
-        if self._window_clock.due == inf and self.context.timeouts.send_seconds:
-            self._set_window_clock(self.context.deadlines.seconds())
-
-    def _set_window_clock(self, since: float) -> None:
-        due = since + self.context.timeouts.send_seconds
-        self.context.deadlines.set(self._window_clock, due)
+        seconds = self.context.timeouts.send_seconds
+        if self._window_clock.due == inf and seconds:
+            self._set(self._window_clock, until_next_look(seconds))
 
     def _look_for_stalled(self) -> None:
-        """End the streams whose windows stay closed; end the connection if all of them do."""
+        """End the streams whose windows stay closed; end the connection if all of them do.
+
+        A client that reads slowly opens a window only once it has some of what the kernel holds.
+        """
         waiting = [stream for stream in self.streams.values() if stream.queued]
         if not waiting:
             return
-        due = self.context.deadlines.seconds() - self.context.timeouts.send_seconds
-        stalled = [stream for stream in waiting if stream.waiting_since <= due]
+        now = self.context.deadlines.seconds()
+        due = now - self.context.timeouts.send_seconds
+        came = self._bytes_at_client
+        if came > self._came:
+            self._came, self._came_at = came, now
+        stalled = [
+            stream
+            for stream in waiting
+            if stream.waiting_since <= due
+            and stream.streamID not in self._ready  # else it waits for its turn
+            and (stream.output_end <= came or self._came_at <= due)
+        ]
         if self._consumerBlocked is not None:
             stalled = []  # the transport waits, which has a watch of its own
         if stalled and len(stalled) == len(self.streams):
@@ -931,9 +944,14 @@ class HangupHTTP2(H2Connection):
         for stream in stalled:
             if self.streams.get(stream.streamID) is stream:  # another stream's end may end it
                 stream.stalled()
-        left = [stream.waiting_since for stream in self.streams.values() if stream.queued]
-        if left:
-            self._set_window_clock(max(min(left), due + 1.0))
+        self._watch_windows()
+
+    @property
+    def _bytes_at_client(self) -> float:
+        """How many bytes of the output the client has, at least; inf if we cannot know."""
+        if self._meter is None:
+            return inf
+        return self._meter.taken - held_by_kernel(transport_beneath(self.transport))
 
 
 def _take(queue: deque[Any], size: int) -> Any:
