@@ -10,6 +10,7 @@ from twisted.web.http_headers import Headers
 
 from ..events import Field
 from ..parser.framing import knows_expectation
+from ..parser.grammar import CR, LF
 
 #: The longest name that Twisted is asked to canonicalize.  Twisted keeps the first 10,000 names,
 #: of any length, for as long as the process lives.
@@ -89,7 +90,7 @@ def headers_of(fields: Iterable[Field]) -> Headers:
     headers = Headers()
     raw = headers._rawHeaders
     for name, value in fields:
-        if b"\n" in value or b"\r" in value:
+        if LF in value or CR in value:  # their numbers: bytes cost six times as much
             value = b" ".join(value.splitlines())  # as Twisted does
         name = _kept(name) if len(name) <= _KEPT_NAME else _canonical(name)
         if name in raw:

@@ -28,6 +28,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..events import Field, RequestHead
 from ..limits import KIB
+from ..parser.grammar import CR, LF
 from .headers import HeadersCache
 
 #: A body up to this size is sent in one piece with its head; copying a larger one costs more.
@@ -41,6 +42,9 @@ _NOT_GIVEN: Final = http._QUEUED_SENTINEL
 _VERSION: Final = _SERVER["version"]
 _NO_CONTENT: Final = Request.content
 _GET_RESOURCE_FOR: Final = Site.getResourceFor
+
+# A byte is looked for as its number: with bytes, `in` first raises a TypeError and catches it.
+_QUESTION_MARK: Final = ord("?")
 
 _CONTENT_TYPE: Final = b"Content-Type"
 _CONTENT_LENGTH: Final = b"Content-Length"
@@ -263,7 +267,7 @@ class LeanRequest(Request):
 
     def _take_target(self, method: bytes, target: bytes, version: bytes) -> None:
         self.method, self.uri, self.clientproto = method, target, version
-        if b"?" in target:
+        if _QUESTION_MARK in target:
             self.path, query = target.split(b"?", 1)
             self.args = parse_qs(query, 1)
         else:
@@ -332,8 +336,8 @@ class LeanRequest(Request):
             name in _CANONICAL
             and value.__class__ is bytes
             and headers.__class__ is Headers
-            and b"\n" not in value
-            and b"\r" not in value
+            and LF not in value
+            and CR not in value
         ):
             headers._rawHeaders[name] = [value]
         else:
