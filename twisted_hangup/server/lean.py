@@ -301,7 +301,8 @@ class LeanRequest(Request):
                     resource = getChildForRequest(resource, self)
             else:
                 resource = lookup(self)
-            if _IEncodingResource.providedBy(resource):
+            # The interface is asked for less often: that takes as long as to find the resource.
+            if hasattr(resource, "getEncoder") and _IEncodingResource.providedBy(resource):
                 encoder = resource.getEncoder(self)
                 if encoder is not None:
                     self._encoder = encoder
@@ -348,7 +349,7 @@ class LeanRequest(Request):
         if self.startedWriting:
             LeanRequest._write_on(self, data)
             return
-        headers = self.responseHeaders
+        headers, code, phrase = self.responseHeaders, self.code, self.code_message
         if (
             self.finished
             or self._disconnected
@@ -358,9 +359,9 @@ class LeanRequest(Request):
             or self.etag is not None
             or self.lastModified is not None
             or self.method == b"HEAD"
-            or self.code in NO_BODY_CODES
+            or code in NO_BODY_CODES
             or data.__class__ is not bytes
-            or self.code_message.__class__ is not bytes
+            or phrase.__class__ is not bytes
             or headers.__class__ is not Headers
             or not self.channel.writes_whole_responses
         ):
@@ -386,12 +387,10 @@ class LeanRequest(Request):
                 self.chunked = 1
             else:
                 self._hangup_body_left = inf  # even if the headers change from now on
-        pieces = [_status_line(self.clientproto, self.code, self.code_message)]
+        pieces = [_status_line(self.clientproto, code, phrase)]
         for name, values in raw.items():
-            if len(values) == 1:
-                pieces.append(b"%b: %b\r\n" % (name, values[0]))
-            else:
-                pieces += [b"%b: %b\r\n" % (name, value) for value in values]
+            for value in values:
+                pieces += name, b": ", value, b"\r\n"
         pieces.append(b"\r\n")
         self.sentLength += len(data)
         if len(data) <= _SMALL_BODY:
