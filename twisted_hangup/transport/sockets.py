@@ -213,10 +213,10 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         """Read what there is, as Twisted does; a failure has its cause."""
         room = LARGEST_READ
         while True:
-            size = self.bufferSize
-            self.in_body = self.expected is not None
-            if self.expected is not None:
-                size += self.expected
+            size, expected = self.bufferSize, self.expected
+            self.in_body = expected is not None
+            if expected is not None:
+                size += expected
                 self.expected = None
             try:
                 data = self.socket.recv(size)
@@ -227,9 +227,11 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             if not data:
                 break
             outcome = self.protocol.dataReceived(data)
+            if self.expected is None:
+                return outcome
             room -= len(data)
             nearly_all = 4 * len(data) < size
-            if self.expected is None or room <= 0 or nearly_all:
+            if room <= 0 or nearly_all:
                 return outcome
         failure = self.failure
         # Linux refuses a write after a FIN and a reset with EPIPE, and after a reset alone not.
@@ -373,7 +375,6 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         poll.register(descriptor, select.POLLOUT)
         return bool(poll.poll(0))
 
-    @property
     def _has_only_to_send(self) -> bool:
         """Whether there is nothing to do but to send the pieces that were written."""
         return not (
@@ -400,7 +401,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             or size > min(self._room, LARGEST_AT_ONCE)
             or self._joint is None
             or self.producer is None
-            or not self._has_only_to_send
+            or not self._has_only_to_send()
             or (self.deliveries is not None and self.deliveries.undelivered)
             or not self._has_room
         ):
@@ -462,7 +463,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         if not (self.sending and self.connected):
             return
         pieces = self._tempDataBuffer
-        if not pieces or self._tempDataLen > self.SEND_LIMIT or not self._has_only_to_send:
+        if not pieces or self._tempDataLen > self.SEND_LIMIT or not self._has_only_to_send():
             self._write_on()
             return
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
