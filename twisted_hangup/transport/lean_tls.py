@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from OpenSSL.SSL import Error, WantReadError, ZeroReturnError
 from twisted.internet.error import ConnectionLost
@@ -180,7 +180,8 @@ class LeanTLS(BufferingTLSTransport):
         """
         if self._lostTLSConnection or (self.disconnecting and self._producer is None):
             return []
-        connection, transport = self._tlsConnection, cast(Any, self.transport)
+        connection = self._tlsConnection
+        transport: Any = self.transport
         view, over, records = memoryview(data), 0, []
         finish: Callable[[], object] | None = None
         while over < len(data) and finish is None:
@@ -191,7 +192,9 @@ class LeanTLS(BufferingTLSTransport):
                 finish = partial(self._bufferedWrite, data[over:])
             except Error:
                 finish = partial(self._tlsShutdownFinished, Failure())
-        if records:
+        if len(records) == 1:
+            transport.write(records[0])
+        elif records:
             transport.writeSequence(records)
         if finish is not None:
             finish()
