@@ -25,7 +25,12 @@ from twisted.python.failure import Failure
 from twisted_hangup.journal.files import LogFile
 from twisted_hangup.service.cores import usable_cores
 from twisted_hangup.service.workers import Channel, Kind, Workers
-from twisted_hangup.service.workers.channel import MOST_WAITING_BYTES, count_in, frame_of
+from twisted_hangup.service.workers.channel import (
+    MOST_COPIES,
+    MOST_WAITING_BYTES,
+    count_in,
+    frame_of,
+)
 from twisted_hangup.service.workers.plan import Plan
 from twisted_hangup.service.workers.process import (
     CUT,
@@ -277,6 +282,28 @@ def test_descriptor_that_finds_no_room() -> None:
     channel.dataReceived(frame_of(23, b""))
     assert problems == [errno.EMFILE]
     assert transport.value() == frame_of(Kind.RECEIVED, b"")
+
+
+def test_rotations_for_a_worker_that_is_stopped(tmp_path: Path) -> None:
+    """They take no more and more files, and what it takes last is true when it goes on."""
+    log = LogFile(tmp_path / "access.log", "access log")
+    view = View(Clock(), access_log=log, error_log=None)
+    sent: list[int] = []
+    channel, transport = connected()
+    transport.sendFileDescriptor = sent.append
+    view.begin("process", channel)
+    for _ in range(20):
+        view.reopen()
+    assert len({*sent}) == MOST_COPIES
+    assert transport.value().endswith(
+        frame_of(Report.APPEND, b"") + frame_of(Report.SEND, b"") * 17
+    )
+    transport.clear()
+    channel.dataReceived(frame_of(Kind.RECEIVED, b"") * MOST_COPIES)
+    view.reopen()
+    assert transport.value() == frame_of(Report.APPEND, b"")
+    channel.connectionLost()
+    log.close()
 
 
 def test_access_log_of_a_first_process_that_is_out_of_files(

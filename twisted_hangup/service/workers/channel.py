@@ -26,6 +26,9 @@ from ...limits import MIB
 #: Most bytes of frames that wait for the other process.  Twisted's transport holds 64 KiB more.
 MOST_WAITING_BYTES: Final = MIB
 
+#: Most copies of descriptors that the other process has not taken yet.  It may be stopped for days.
+MOST_COPIES: Final = 4
+
 _HEAD: Final = struct.Struct(">BI")
 _COUNT: Final = struct.Struct(">Q")
 
@@ -90,9 +93,11 @@ class Channel(Protocol):
         """Send a copy of *descriptor* with a frame, which waits for no other.
 
         Raises:
-            OSError: This process has no room for the copy.
+            OSError: This process has no room for the copy, or `MOST_COPIES` wait already.
         """
         if self._open:
+            if len(self._sent) >= MOST_COPIES:
+                raise BlockingIOError("the other process takes no descriptors")
             # Ours may be closed, and its number used again, before the other process reads.
             self._sent.append(os.dup(descriptor))
             self._transport.sendFileDescriptor(self._sent[-1])

@@ -118,7 +118,8 @@ class View:
             return
         descriptor = self._access_log.descriptor
         if descriptor is not None:
-            with suppress(OSError):  # out of files: the lines come here
+            # Out of files, or the worker is stopped: the lines come here.
+            with suppress(OSError):
                 channel.send_descriptor(Report.APPEND, descriptor)
                 return
         channel.send(Report.SEND)
