@@ -63,6 +63,23 @@ def test_short_writes(expected_errors: Any) -> None:
     assert len(expected_errors.flush()) == 1
 
 
+def test_full_disk_of_several_processes(expected_errors: Any) -> None:
+    """One writes half a line, and no other process's next line is glued to it."""
+    disk = Disk(1000)
+    logs = [LogFile(BytesIO(), "access log") for _ in range(2)]
+    for log in logs:
+        log.go_on_in(disk, is_shared=True)
+    logs[0].write(LINE)
+    disk.room = 3
+    for log in logs:
+        log.write(LINE)
+    disk.room = 1000
+    logs[1].write(LINE)
+    logs[1].write(LINE)
+    assert disk.getvalue() == LINE + LINE[:3] + b"\n" + LINE * 2
+    expected_errors.flush()
+
+
 def test_full_disk_is_told(events: Sequence[LogEvent], expected_errors: Any) -> None:
     """That lines are lost is told when it begins and when it is over, with their number."""
     disk = Disk(0)

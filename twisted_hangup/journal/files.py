@@ -154,9 +154,13 @@ class LogFile:
             return output.fileno()
         return None
 
-    def go_on_in(self, file: BinaryIO) -> None:
-        """Write to *file* from now on, which never blocks and is closed with this log."""
-        old, self._output = self._output, _Direct(file, True)
+    def go_on_in(self, file: BinaryIO, *, is_shared: bool = False) -> None:
+        """Write to *file* from now on, which never blocks and is closed with this log.
+
+        Args:
+            is_shared: Whether other processes append to it, too.
+        """
+        old, self._output = self._output, _Direct(file, True, is_shared)
         if old is not None:
             old.close()
 
@@ -278,9 +282,10 @@ def _open_without_waiting(path: str, flags: int) -> int:
 class _Direct:
     """A file that takes lines in the caller's own turn."""
 
-    def __init__(self, file: BinaryIO, is_ours: bool) -> None:
+    def __init__(self, file: BinaryIO, is_ours: bool, is_shared: bool = False) -> None:
         self._file = file
         self._is_ours = is_ours
+        self._is_shared = is_shared
         self._torn = False
 
     def write(self, lines: bytes) -> None:
@@ -289,8 +294,9 @@ class _Direct:
         Raises:
             OSError: Not all of it could be written; the next line starts a new one.
         """
-        # A full disk takes half a line; the next line must not continue it.
+        # A full disk takes half a line, perhaps one of another process; no line must continue it.
         rest = b"\n" + lines if self._torn else lines
+        self._torn |= self._is_shared
         while rest:
             taken = self._file.write(rest)
             if not taken and not self._wait():

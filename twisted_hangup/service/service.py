@@ -329,7 +329,7 @@ def _append(log: LogFile, channel: Channel) -> None:
     except OSError as error:
         log.stay(error)
     else:
-        log.go_on_in(FileIO(descriptor, "ab"))
+        log.go_on_in(FileIO(descriptor, "ab"), is_shared=True)
 
 
 def _open_log(name: str, path: str, stdout: LogFile | None) -> LogFile:
