@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -841,6 +842,28 @@ async def test_windows(serve_h2: Serve, monkeypatch: pytest.MonkeyPatch) -> None
 
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 10}
     assert (await talk(served.port, run, settings=settings, windows=False)).body == page
+
+
+def _have(pages: list[Stream], size: int) -> bool:
+    return sum(len(page.body) for page in pages) == size
+
+
+@pytest_twisted.ensureDeferred
+async def test_streams_take_turns_at_the_window(serve_h2: Serve) -> None:
+    """If the connection's window does for a few frames, each stream gets some of them."""
+    served = serve_h2(Paths(page=Data(bytes(300_000), "text/plain")))
+
+    def run(client: H2Client) -> list[int]:
+        streams = [client.request(b"/page") for _ in range(10)]
+        pages = [client.stream(stream) for stream in streams]
+        for turn in range(1, 21):  # in each, the connection's window is used up
+            client.until(partial(_have, pages, turn * FIRST_WINDOW))
+            client.send(WindowUpdateFrame(0, window_increment=FIRST_WINDOW))
+        return [len(page.body) for page in pages]
+
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**20}
+    got = await talk(served.port, run, settings=settings, windows=False)
+    assert 2 * min(got) > max(got)
 
 
 @pytest_twisted.ensureDeferred

@@ -15,6 +15,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from math import inf
+from operator import attrgetter
 from typing import Any, Final
 
 from h2 import events
@@ -467,12 +468,17 @@ class HangupHTTP2(H2Connection):
         if event.stream_id:
             self._windows_opened([event.stream_id])
         elif self.conn.outbound_flow_control_window - event.delta < _LEAST_FRAME:
-            self._windows_opened(list(self.streams))  # some may have waited for it
+            self._windows_opened(self._in_turn())  # some may have waited for it
 
     def _settings_changed(self, event: Any) -> None:
         window = event.changed_settings.get(SettingCodes.INITIAL_WINDOW_SIZE)
         if window is not None and window.new_value > window.original_value:
-            self._windows_opened(list(self.streams))
+            self._windows_opened(self._in_turn())
+
+    def _in_turn(self) -> list[int]:
+        """All streams, those first that have waited longest: a window may not do for each."""
+        waiting = sorted(self.streams.values(), key=attrgetter("waiting_since"))
+        return [stream.streamID for stream in waiting]
 
     def _windows_opened(self, stream_ids: list[int]) -> None:
         for stream_id in stream_ids:
@@ -730,10 +736,7 @@ class HangupHTTP2(H2Connection):
 
     def _send_small_frames(self) -> None:
         """Windows had the time to grow: send what fits."""
-        self._ready.update(
-            (stream_id, None) for stream_id, stream in self.streams.items() if stream.queued
-        )
-        self._wake()
+        self._windows_opened(self._in_turn())
 
     def _tryToWriteControlData(self) -> bool:
         """Give the transport what h2 has made, after the frames that wait for it already.
