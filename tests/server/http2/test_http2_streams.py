@@ -951,6 +951,47 @@ async def test_small_writes_wait_together(serve_h2: Serve) -> None:
     assert stream.frames == [16_384, len(stream.body) - 16_384]
 
 
+class Tagged(Resource):
+    """Answers with a large header that differs from all others."""
+
+    isLeaf = True
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.streams: list[Any] = []
+
+    def render(self, request: Request) -> bytes:
+        self.streams.append(request.channel)
+        request.setHeader(b"x-tag", os.urandom(500).hex().encode())
+        return bytes(0 if request.method == b"HEAD" else self.size)
+
+
+@pytest_twisted.ensureDeferred
+async def test_heads_wait_for_a_client_that_reads_late(serve_h2: Serve) -> None:
+    """The heads of a whole page are no flood, though the client reads none for a while."""
+    page, part = Tagged(8_000_000), Tagged(4)
+    served = serve_h2(Paths(page=page, part=part))
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30}
+    client = await in_thread(
+        lambda: H2Client(served.port, settings=settings, windows=False, receive_buffer=2**17)
+    )
+    client.send(WindowUpdateFrame(0, window_increment=2**30))
+    streams = [client.request(b"/page")]
+    await until(lambda: page.streams)
+    connection = page.streams[0]._conn
+    while connection._consumerBlocked is None:  # more than once: the kernel's buffers grow
+        await pause(0.2)
+    streams += [client.request(b"/part", method=b"HEAD" if n % 2 else b"GET") for n in range(90)]
+    await until(lambda: len(part.streams) == 90)
+    assert all(stream.unsent(None) for stream in part.streams)
+    answers = await in_thread(lambda: [client.answer(stream) for stream in streams])
+    assert [len(answer.body) for answer in answers] == [page.size, *[4, 0] * 45]
+    assert len({answer.fields[b"x-tag"] for answer in answers}) == len(streams)
+    assert served.errors == []
+    client.close()
+
+
 @pytest_twisted.ensureDeferred
 async def test_one_stream_stalls(serve_h2: Serve) -> None:
     """Without window for send_seconds, one response is given up where others go on."""

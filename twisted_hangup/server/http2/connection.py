@@ -31,6 +31,7 @@ from twisted.web._http2 import _END_STREAM_SENTINEL, H2Connection
 from twisted.web.http import Request
 
 from ...errors import ClientError, ClientHangUp, HTTP2Error, Phase
+from ...events import Field
 from ...limits import KIB
 from ...parser.refusals import Why
 from ...report.rules import HANG_UP, STALLED
@@ -622,13 +623,32 @@ class HangupHTTP2(H2Connection):
         else:
             log(request, stream)
 
+    def write_head(self, stream: HangupStream, fields: tuple[Field, ...]) -> None:
+        """Send the head of a response, or queue it while the transport takes no more.
+
+        Among the control frames, whose bytes are bounded, the heads of a page's parts would be too
+        many.  In its queue a head goes with its stream.
+        """
+        if self._consumerBlocked is None or fields[0][1] < b"200":  # an interim one is small
+            self.conn.send_response(stream.streamID, fields)
+            self._tryToWriteControlData()
+            stream.output_end = self.output_bytes
+        else:
+            self._outboundStreamQueues[stream.streamID].append(fields)
+            self._ready[stream.streamID] = None
+
+    def head_waits(self, stream_id: int) -> bool:
+        """Whether the head of the stream's response is still in its queue."""
+        queue = self._outboundStreamQueues.get(stream_id, ())
+        return bool(queue) and isinstance(queue[0], tuple)
+
     def writeDataToStream(self, streamID: int, data: bytes) -> None:
         """Queue *data* for the stream; do nothing if the stream has gone."""
         stream = self.streams.get(streamID)
         if stream is None or not data or not self.can_send(streamID):
             return
         queue = self._outboundStreamQueues[streamID]
-        if not queue:
+        if not stream.queued:
             stream.waiting_since = self.context.deadlines.seconds()
             self._watch_windows()
         queue.append(memoryview(data))
@@ -692,6 +712,11 @@ class HangupHTTP2(H2Connection):
     def _send_frame(self, stream_id: int) -> None:
         """Send the next frame of a stream; it comes last again if it has more."""
         stream, queue = self.streams[stream_id], self._outboundStreamQueues[stream_id]
+        if isinstance(queue[0], tuple):
+            self.conn.send_response(stream_id, queue.popleft())
+            stream.output_end = self.output_bytes
+            if not queue:
+                return
         if queue[0] is _END_STREAM_SENTINEL:
             queue.popleft()
             self.conn.end_stream(stream_id)

@@ -226,9 +226,10 @@ class HangupStream(H2Stream):
         return context
 
     def unsent(self, request: Any) -> int:
-        """How many bytes of the response are not sent yet."""
-        unsent: int = self.queued + self._conn.unsent_before(self.output_end)
-        return unsent
+        """How many bytes of the response are not sent yet; one stands for a head that waits."""
+        conn: Any = self._conn
+        unsent: int = self.queued + conn.unsent_before(self.output_end)
+        return unsent + int(conn.head_waits(self.streamID))
 
     def deliver(self, request: Any) -> None:
         """Log *request*, which is over, once its response has been sent."""
@@ -350,9 +351,7 @@ class HangupStream(H2Stream):
             fields = [(b":status", code)]
             for name, values in headers.getAllRawHeaders():
                 fields += [(name, value) for value in values]
-            connection.conn.send_response(self.streamID, tuple(fields))
-            connection._tryToWriteControlData()
-            self.output_end = connection.output_bytes
+            connection.write_head(self, tuple(fields))
 
     def requestDone(self, request: Any) -> None:
         """The response is complete, though perhaps not sent yet."""
