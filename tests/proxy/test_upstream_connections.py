@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,18 @@ from support.certificates import pem, server_context
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, RawServer
-from support.wire import PATIENCE, Client, Fast, Serve, in_thread, settled, statuses, talk, until
+from support.wire import (
+    PATIENCE,
+    Client,
+    Fast,
+    Serve,
+    fill,
+    in_thread,
+    settled,
+    statuses,
+    talk,
+    until,
+)
 from twisted.internet.defer import gatherResults
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.python.usage import UsageError
@@ -158,6 +170,40 @@ async def test_upload_when_all_are_idle(proxied: Callable[..., Proxied]) -> None
     head = b"PUT /up HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
     assert statuses(await talk(there.port, head, bytes(size))) == [200]
     assert len(there.server.connections) == 2
+
+
+@pytest.mark.parametrize("reads", [False, True])
+@pytest.mark.parametrize("close", [b"Connection: close\r\n", b""], ids=["at once", "idle"])
+@pytest.mark.parametrize("tls", [False, True])
+@pytest_twisted.ensureDeferred
+async def test_server_that_never_closes(
+    serve: Serve, tmp_path: Path, tls: bool, close: bytes, reads: bool
+) -> None:
+    """Its connections go all the same, even if it does not read."""
+    over = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(OK.replace(b"\r\n", b"\r\n" + close, 1))
+        over.wait(2 * PATIENCE)
+
+    context = None
+    if tls:
+        (tmp_path / "server.pem").write_bytes(pem())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "server.pem")
+    server = RawServer(script, tls=context)
+    proxy = ProxyResource(
+        f"{'https' if tls else 'http'}://localhost:{server.port}",
+        trust_root=trustRootFromCertificates([Certificate.loadPEM(pem())]) if tls else None,
+        timeouts=OutboundTimeouts(idle_seconds=0.5, silence_seconds=0.5),
+    )
+    assert statuses(await talk(serve(proxy).port, LAST)) == [200]
+    for connection in [] if reads else proxy.pool._all:
+        await fill(connection.transport)
+    await until(lambda: not proxy.pool._all)
+    over.set()
+    server.close()
 
 
 @pytest_twisted.ensureDeferred

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ from support.wire import (
     HandClock,
     Paths,
     Serve,
-    Served,
+    fill,
     in_thread,
     settled,
     until,
@@ -34,7 +33,6 @@ from twisted.web.static import Data
 
 from twisted_hangup import ClientSocket, HangupSite, Limits, Timeouts
 from twisted_hangup.testing import End, RecordingSocket, feed
-from twisted_hangup.transport.layers import transport_beneath
 
 UPLOAD = 8 * 1024 * 1024
 
@@ -118,17 +116,6 @@ async def test_drain_waits_for_no_idle_client(serve: Serve, tls: bool, wire: byt
     client.close()
 
 
-async def fill(served: Served) -> None:
-    """Leave no room in the buffers between a client and the site."""
-    (channel,) = served.site.context.connections
-    connection = transport_beneath(channel.transport).socket
-    for _ in range(20):
-        with suppress(BlockingIOError):
-            while True:
-                connection.send(bytes(64 * 1024))
-        await settled()
-
-
 @pytest.mark.parametrize("tls", [False, True])
 @pytest_twisted.ensureDeferred
 async def test_drain_of_a_client_that_reads_nothing(serve: Serve, tls: bool) -> None:
@@ -137,7 +124,8 @@ async def test_drain_of_a_client_that_reads_nothing(serve: Serve, tls: bool) -> 
     served = serve(tls=server_context() if tls else None, reactor=clock)
     client = await in_thread(lambda: Client(served.port, tls=tls).send(GOOD))
     await in_thread(lambda: client.read_until(b"fast"))
-    await fill(served)
+    (channel,) = served.site.context.connections
+    await fill(channel.transport)
     drained = served.site.drain()
     clock.wait(Timeouts().send_seconds - 1)
     await settled()
@@ -158,7 +146,8 @@ async def test_client_that_leaves_with_everything_and_reads_nothing(serve: Serve
     request.setHeader(b"Content-Length", b"5")
     request.write(b"whole")
     await in_thread(lambda: client.read_until(b"whole"))
-    await fill(served)
+    (channel,) = served.site.context.connections
+    await fill(channel.transport)
     client.end()
     await request.notifyFinish()
     await settled()

@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from twisted_hangup import ClientError, HangupSite
 from twisted_hangup.testing import MemoryClient
+from twisted_hangup.transport.layers import transport_beneath
 
 #: Longest wait of a test for anything, in seconds: how busy the machine is does not count.
 PATIENCE = 60.0
@@ -203,6 +204,16 @@ async def until(true: Callable[[], Any]) -> Any:
             return answer
         assert time.monotonic() < ends, "what a test waits for does not come"
         await pause(0.001)
+
+
+async def fill(transport: Any) -> None:
+    """Leave no room in the kernel's buffers between *transport* and a peer that does not read."""
+    connection = transport_beneath(transport).socket
+    for _ in range(20):
+        with suppress(BlockingIOError):
+            while True:
+                connection.send(bytes(64 * 1024))
+        await settled()
 
 
 def wait_for(true: Callable[[], object]) -> None:

@@ -215,6 +215,15 @@ class OutboundConnection(TwistedProtocol):
             if not self._lost:
                 self._abort()
 
+    def part(self) -> None:
+        """Close it after the last response, whatever the server does.
+
+        TLS would wait for the server's close_notify, and Twisted until the kernel has room.
+        """
+        self.transport.loseConnection()
+        self._send_watch.start()
+        transport_beneath(self.transport).loseConnection()
+
     def close(self) -> None:
         """Close it at once; its request is cancelled."""
         self._fail(RequestCancelled(self.phase))
@@ -430,7 +439,7 @@ class OutboundConnection(TwistedProtocol):
             self._wait(self._idle_seconds)
             self._pool.free(self)
         else:
-            self._abort() if self._sending else self.transport.loseConnection()
+            self._abort() if self._sending else self.part()
         receiver.end(trailers)
 
     def _fail(self, error: Any) -> None:
@@ -439,9 +448,9 @@ class OutboundConnection(TwistedProtocol):
             receiver.failed(error)
 
     def _out_of_time(self) -> None:
-        if self._receiver is None:
+        if self._receiver is None and not self.transport.disconnecting:
             self._pool.retire(self)
-            self.transport.loseConnection()  # it was idle for too long
+            self.part()  # it was idle for too long
             return
         self._hang_up(Failure(ConnectTimeout(string=NO_ANSWER[0])))
         self._abort()

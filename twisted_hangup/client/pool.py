@@ -96,7 +96,7 @@ class OutboundPool:
             connection.transport.abortConnection()
         if self._most and len(self._all) + len(self._opening) >= self._most:
             if self._idle:  # it makes room
-                self._idle.popleft().transport.loseConnection()
+                self._idle.popleft().part()
             return False
         self._connect(exchange)
         return True
@@ -191,7 +191,7 @@ class OutboundPool:
         """*connection* may carry the next request."""
         self._idle.append(connection)
         if len(self._idle) > self._most_idle:
-            self._idle.popleft().transport.loseConnection()
+            self._idle.popleft().part()
         self._next_in_turn()
 
     def retire(self, connection: OutboundConnection) -> None:
