@@ -871,7 +871,7 @@ async def test_each_frame_is_given_back(serve_h2: Serve, tmp_path: Path) -> None
     """What a client gives back in small parts does not become smaller and smaller frames."""
     content = os.urandom(12_000_000)
     (tmp_path / "file").write_bytes(content)
-    served = serve_h2(File(str(tmp_path)))
+    served = serve_h2(File(str(tmp_path)), reactor=HandClock())
     stream = await talk(served.port, lambda client: client.answer(client.request(b"/file")))
     assert stream.body == content and served.codes == []
     written = len(content) // 65_536 + 1  # of which each ends with a frame of any size
@@ -909,8 +909,8 @@ async def test_window_that_stays_small(serve_h2: Serve, of_stream: bool) -> None
     await read(FIRST_WINDOW + 3000)  # nothing has been sent for a moment
     for _ in range(4):
         client.send(WindowUpdateFrame(opened, window_increment=1024))
-    await read(FIRST_WINDOW + 3000 + 4096)
-    assert stream.frames[-3:] == [2000, 1000, 4096]
+    await read(FIRST_WINDOW + 3000 + 4096)  # each is half of what did not come in time
+    assert stream.frames[-6:] == [2000, 1000, 1024, 1024, 1024, 1024]
     client.send(WindowUpdateFrame(opened, window_increment=2**20))
     await in_thread(lambda: client.answer(stream_id))
     client.close()
@@ -918,12 +918,32 @@ async def test_window_that_stays_small(serve_h2: Serve, of_stream: bool) -> None
 
 @pytest_twisted.ensureDeferred
 async def test_window_that_is_small_from_the_first(serve_h2: Serve) -> None:
-    """A client with little room need not wait for each frame."""
-    served = serve_h2(Paths(page=Data(bytes(5_000), "text/plain")), reactor=HandClock())
-    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 1000}
+    """A client with little room need not wait for each frame, and may give back very many."""
+    served = serve_h2(Paths(page=Data(bytes(900_000), "text/plain")), reactor=HandClock())
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 300}
     run = lambda client: client.answer(client.request(b"/page"))  # noqa: E731
     stream = await talk(served.port, run, settings=settings)
-    assert stream.frames == [1000] * 5
+    assert stream.frames == [300] * 3000
+    assert served.codes == []
+
+
+@pytest_twisted.ensureDeferred
+async def test_window_that_is_given_back_when_it_is_used_up(serve_h2: Serve) -> None:
+    """A frame leaves no small rest of a window, for which the next one would wait."""
+    served = serve_h2(Paths(page=Data(bytes(100_000), "text/plain")), reactor=HandClock())
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 20_000}
+
+    def run(client: H2Client) -> Stream:
+        stream_id = client.request(b"/page")
+        stream = client.stream(stream_id)
+        client.send(WindowUpdateFrame(0, window_increment=100_000))
+        for turn in range(1, 5):
+            client.until(partial(_have, [stream], turn * 20_000))
+            client.send(WindowUpdateFrame(stream_id, window_increment=20_000))
+        return client.answer(stream_id)
+
+    stream = await talk(served.port, run, settings=settings, windows=False)
+    assert stream.frames == [10_000] * 8 + [16_384, 3616]
 
 
 @pytest_twisted.ensureDeferred

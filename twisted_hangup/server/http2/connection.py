@@ -65,6 +65,10 @@ _BYTES_A_TURN: Final = 128 * KIB
 _LEAST_FRAME: Final = 4 * KIB
 _GROW_SECONDS: Final = 0.25
 
+#: A frame of so many bytes is none too small: it earns a client the two that open its windows
+#: again, and is not waited for in vain for long.  The three cost us less than a request.
+_FAIR_FRAME: Final = 256
+
 #: Bytes of a response that may wait to be sent; then its producer is paused.
 MOST_QUEUED: Final = 64 * KIB
 
@@ -113,8 +117,8 @@ class HangupHTTP2(H2Connection):
     # Without slots, Python makes a dictionary of 1,500 bytes for so many attributes.
     __slots__ = (
         *("_block_clock", "_came", "_came_at", "_ending", "_grow_clock", "_idle_clock"),
-        *("_idle_frames", "_idle_since", "_inbox", "_last_stream_id", "_meter", "_peer"),
-        *("_ready", "_refusals", "_resets", "_retire_clock", "_send_watch", "_sending"),
+        *("_idle_frames", "_idle_since", "_inbox", "_last_stream_id", "_least", "_meter"),
+        *("_peer", "_ready", "_refusals", "_resets", "_retire_clock", "_send_watch", "_sending"),
         *("_slice_began", "_stage", "_timed_block", "_turn", "_unanswered", "_undelivered"),
         *("_window_clock", "_woken", "_worked_at", "_working"),
         *("at_work", "bodies", "client_error", "context", "default_client_error", "host"),
@@ -173,6 +177,9 @@ class HangupHTTP2(H2Connection):
         self._came_at = -inf
         self._retire_clock: Deadline | None = None
         self._grow_clock: Deadline | None = None
+        #: A window for so many bytes is not given time to grow.  It becomes less for clients that
+        #: keep their windows small.
+        self._least = _LEAST_FRAME
 
     # The state of the connection.
 
@@ -725,14 +732,16 @@ class HangupHTTP2(H2Connection):
             return
         window = self.conn.local_flow_control_window(stream_id)
         size = min(stream.queued, window, self.conn.max_outbound_frame_size, MOST_QUEUED)
-        if size <= 0 or (size < min(stream.queued, _LEAST_FRAME) and self._may_grow(stream, size)):
+        if size <= 0 or (size < min(stream.queued, self._least) and self._may_grow(stream, size)):
             return
+        if size < window < min(size + _LEAST_FRAME, stream.queued):
+            size = window // 2  # two fair frames rather than a small one, for which we may wait
         data = _take(queue, size)
         stream.queued -= size
         last = bool(queue) and queue[0] is _END_STREAM_SENTINEL
         self.conn.send_data(stream_id, data, end_stream=last)
         stream.output_end = self.output_bytes
-        if not stream.queued or size >= KIB:  # no small frames for a client with a small window
+        if not stream.queued or size >= _FAIR_FRAME:
             self._idle_frames.earn(2 + size // KIB)
         stream.waiting_since = self.context.deadlines.seconds()
         if last:
@@ -747,11 +756,15 @@ class HangupHTTP2(H2Connection):
 
         A client may give back the bytes of each frame when it comes.  A small frame would then open
         a small window for the next one, and what is left of other frames makes more of them: the
-        "silly window syndrome" of TCP (RFC 1122, section 4.2.3.4).
+        "silly window syndrome" of TCP (RFC 1122, section 4.2.3.4).  But a client may also keep its
+        windows small: after a wait in vain, half as much will do.
         """
         due = stream.waiting_since + _GROW_SECONDS
         first: int = self.conn.remote_settings.initial_window_size
-        if size >= first // 2 or due <= self.context.deadlines.seconds():
+        if size >= first // 2:
+            return False
+        if due <= self.context.deadlines.seconds():
+            self._least = max(_FAIR_FRAME, self._least // 2)
             return False
         if self._grow_clock is None:
             self._grow_clock = Deadline(self._send_small_frames)
