@@ -15,6 +15,8 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.cleanliness import LoggedErrors
 from support.processes import BIN, free_port
 from support.wire import PATIENCE, Client, wait_for
@@ -32,7 +34,11 @@ from twisted_hangup.service.options import Options
 from twisted_hangup.service.workers import Kind, Workers
 from twisted_hangup.service.workers.channel import frame_of
 from twisted_hangup.service.workers.process import Stage, WorkerProcess
-from twisted_hangup.service.workers.supervisor import KILL_SECONDS, MOST_GENERATIONS
+from twisted_hangup.service.workers.supervisor import (
+    KILL_SECONDS,
+    MOST_GENERATIONS,
+    MOST_REST_SECONDS,
+)
 
 Start = Callable[..., Program]
 
@@ -534,3 +540,83 @@ def test_daemon_of_which_one_worker_cannot_start(tmp_path: Path) -> None:
     assert (shell.returncode, shell.stderr) == (0, "")
     os.kill(int((tmp_path / "twistd.pid").read_text()), signal.SIGTERM)
     wait_for(lambda: not (tmp_path / "twistd.pid").exists())
+
+
+class Lives:
+    """Workers, to which anything happens at any time; nobody sends real signals."""
+
+    def __init__(self, number: int) -> None:
+        self.reactor = Reactor()
+        self.service = workers(self.reactor, number)
+        self.exited: list[WorkerProcess] = []
+
+    @property
+    def running(self) -> list[WorkerProcess]:
+        return [one for one in self.reactor.processes if one.stage is not Stage.GONE]
+
+    def serve(self, index: int) -> None:
+        """One that starts serves."""
+        if booting := [one for one in self.running if one.stage is Stage.BOOTING]:
+            channel = booting[index % len(booting)].channel
+            channel.dataReceived(frame_of(Kind.READY, b""))
+
+    def exit(self, index: int) -> None:
+        """Any process ends."""
+        if running := self.running:
+            self._exit(running[index % len(running)])
+
+    def finish(self, index: int) -> None:
+        """One that finishes has finished."""
+        if finishing := [one for one in self.running if one.stage is Stage.DRAINING]:
+            self._exit(finishing[index % len(finishing)])
+
+    def close(self, index: int) -> None:
+        """The pipes and the channel of one that has ended are closed, too."""
+        if self.exited:
+            process = self.exited.pop(index % len(self.exited))
+            process.channel.connectionLost(Failure(ConnectionDone()))
+            process.processEnded(Failure(ProcessDone(0)))
+
+    def replace(self, index: int) -> None:
+        self.service.replace()
+
+    def wait(self, index: int) -> None:
+        self.reactor.advance(index)
+
+    def settle(self) -> None:
+        """All end that should, and nothing else goes wrong."""
+        for _ in range(20 * len(self.service._slots)):
+            self.finish(0)
+            self.close(0)
+            self.serve(0)
+            self.reactor.advance(MOST_REST_SECONDS)
+
+    def _exit(self, process: WorkerProcess) -> None:
+        process.processExited(Failure(ProcessDone(0)))
+        self.exited.append(process)
+
+
+EVENTS = ["serve", "serve", "serve", "exit", "finish", "close", "close", "replace", "wait"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 9))))
+def test_whatever_happens_to_workers(
+    expected_errors: LoggedErrors, number: int, events: list[tuple[str, int]]
+) -> None:
+    """There is always a row for the next process, and in the end each worker serves."""
+    with pytest.MonkeyPatch.context() as patch, capturedLogs() as logged:
+        patch.setattr(os, "kill", lambda *_: None)
+        lives = Lives(number)
+        lives.serve(0)
+        for event, index in events:
+            getattr(lives, event)(index)
+            assert len(lives.service._row_of) <= len(lives.service.table)
+        lives.settle()
+    os.close(lives.service.table.descriptor)
+    expected_errors.flush()
+    assert not lives.reactor.stopped
+    assert not [event for event in logged if "log_failure" in event]
+    assert lives.service.serving == number
+    assert len(lives.service._row_of) == number
+    assert not lives.service._replaces
