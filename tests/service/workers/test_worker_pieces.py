@@ -21,8 +21,11 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from twisted.web.resource import Resource
 
 from twisted_hangup.journal.files import LogFile
+from twisted_hangup.metrics import WorkerMetrics
+from twisted_hangup.server.site import HangupSite
 from twisted_hangup.service.cores import usable_cores
 from twisted_hangup.service.workers import Channel, Kind, Workers
 from twisted_hangup.service.workers.channel import (
@@ -39,7 +42,7 @@ from twisted_hangup.service.workers.process import (
     environment,
     working_directory,
 )
-from twisted_hangup.service.workers.reports import Report
+from twisted_hangup.service.workers.reports import NUMBER, PageReports, Report
 from twisted_hangup.service.workers.supervisor import rest_seconds
 from twisted_hangup.service.workers.table import Table
 from twisted_hangup.service.workers.view import View
@@ -319,3 +322,41 @@ def test_access_log_of_a_first_process_that_is_out_of_files(
     assert view.received("process", 1, Report.ACCESS, b"a line\n")
     log.close()
     assert (tmp_path / "access.log").read_bytes() == b"a line\n"
+
+
+def test_many_questions_at_once() -> None:
+    """A worker that was stopped finds many; one report answers all, and leaves room for others."""
+    frames: list[tuple[int, bytes]] = []
+    reader, _ = connected(frames)
+    channel, transport = connected()
+    clock = Clock()
+    reports = PageReports(channel, HangupSite(Resource()), clock, lambda: b"all")
+
+    def answers() -> list[bytes]:
+        clock.advance(0)
+        reader.dataReceived(transport.value())
+        transport.clear()
+        return [payload for kind, payload in frames if kind == Report.METRICS]
+
+    for question in range(1, 1001):
+        reports.asked(NUMBER.pack(question))
+    assert answers() == [NUMBER.pack(1000) + b"all"]
+    reports.asked(NUMBER.pack(1001))
+    reports.report()
+    assert answers()[1:] == [NUMBER.pack(1001) + b"all"]
+    reports.close()
+    assert not clock.getDelayedCalls()
+
+
+def test_answer_to_many_questions() -> None:
+    """It is one to those before it, too, but not to a later one."""
+    view = View(Clock(), access_log=None, error_log=None)
+    view.metrics = WorkerMetrics(list, view.ask)
+    channel, _ = connected()
+    view.begin("process", channel)
+    view.metrics.report("process", b"")
+    questions = [view.ask() for _ in range(3)]
+    view.received("process", 1, Report.METRICS, NUMBER.pack(2) + b"[]")
+    assert [question.called for question in questions] == [True, True, False]
+    view.received("process", 1, Report.METRICS, NUMBER.pack(3) + b"[]")
+    assert questions[2].called

@@ -51,7 +51,7 @@ class Report(IntEnum):
     ENTRY = 19
     #: The counts of the journal.
     COUNTS = 20
-    #: The question that this answers, and all metrics.
+    #: The last question that this answers, with those before it, and all metrics.
     METRICS = 21
     #: To the worker: report your counts and metrics now.  The number of the question.
     ASKED = 22
@@ -153,6 +153,8 @@ class PageReports:
         self._counts: dict[str, Any] = {}
         self._reported = 0.0
         self._timer: IDelayedCall | None = None
+        self._question = 0
+        self._answer: IDelayedCall | None = None
         self._unfollow = site.journal.follow(self._follow)
         self._reports = LoopingCall(self.report)
         self._reports.clock = self._clock
@@ -170,14 +172,23 @@ class PageReports:
         self._sleep()
 
     def asked(self, payload: bytes) -> None:
-        """Report at once; *payload* is the number of the question."""
-        self.report(*NUMBER.unpack(payload))
+        """Report soon; *payload* is the number of the question.
 
-    def report(self, question: int = 0) -> None:
+        After a long turn, or a stop, many questions have come.  One report answers all of them: as
+        many as there are questions would leave no room for other records.
+        """
+        (self._question,) = NUMBER.unpack(payload)
+        if self._answer is None:
+            self._answer = self._clock.callLater(0, self.report)
+
+    def report(self) -> None:
         """Report all that is new, and all metrics."""
+        answer, self._answer = self._answer, None
+        if answer is not None and answer.active():
+            answer.cancel()
         self._report_errors()
         if self._metrics is not None:
-            self._channel.send(Report.METRICS, NUMBER.pack(question) + self._metrics())
+            self._channel.send(Report.METRICS, NUMBER.pack(self._question) + self._metrics())
 
     def _follow(self, news: Snapshot | Entry) -> None:
         """Called by the journal while it records an error, so it only takes a note."""

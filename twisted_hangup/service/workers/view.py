@@ -152,4 +152,6 @@ class View:
         if self.metrics is not None:
             (question,) = NUMBER.unpack_from(payload)
             self.metrics.report(source, payload[NUMBER.size :])
-            self._answered(source, question)
+            for asked in [*self._asked]:
+                if asked <= question:
+                    self._answered(source, asked)
