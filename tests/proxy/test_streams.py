@@ -21,17 +21,20 @@ from support.wire import (
     Client,
     HandClock,
     Serve,
+    filled,
     in_thread,
     settled,
     statuses,
+    take_a_little,
     until,
     wait_for,
 )
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from twisted_hangup import Limits, ProxyResource, Timeouts, forward_client_errors
+from twisted_hangup import Limits, OutboundTimeouts, ProxyResource, Timeouts, forward_client_errors
 from twisted_hangup.server.bodies import LARGEST_HELD
+from twisted_hangup.transport.layers import transport_beneath
 
 #: A piece of a body that is too large to be held, and one with which it still is.
 PIECE = b"x" * (LARGEST_HELD + 1)
@@ -534,6 +537,37 @@ async def test_server_that_takes_nothing(proxied: Callable[..., Proxied], front:
     await there.clock.wait_until(lambda: there.upstream_errors)
     assert await answer == 504
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_server_that_takes_little(proxied: Callable[..., Proxied]) -> None:
+    """What it takes of the kernel's counts, although the kernel takes no more for long."""
+    over = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        over.wait(PATIENCE)
+
+    there = proxied(script)
+    there.server.hold_little()
+    upload = Upload(there.port, "tcp", MUCH)
+
+    def run() -> None:
+        with suppress(OSError):
+            upload.send(bytes(MUCH))
+
+    sending = in_thread(run)
+    await until(lambda: there.server.connections and there.server.connections[0].received)
+    (connection,) = there.proxy.pool._all
+    sender = transport_beneath(connection.transport)
+    await filled(sender)
+    for _ in range(4):
+        there.clock.wait(OutboundTimeouts().silence_seconds - 1)
+        await take_a_little(lambda: there.server.connections[0].socket.recv(4096), sender)
+    assert not there.upstream_errors
+    upload.leave()
+    over.set()
+    await sending
 
 
 @pytest_twisted.ensureDeferred

@@ -17,7 +17,7 @@ from support.peers import Peer
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import Connection
-from support.wire import PATIENCE, Client, in_thread, settled, until
+from support.wire import PATIENCE, Client, filled, in_thread, settled, take_a_little, until
 from twisted.internet import reactor
 from twisted.internet.endpoints import SSL4ServerEndpoint, serverFromString
 
@@ -55,9 +55,9 @@ def flooding(connection: Connection) -> None:
     connection.send(bytes(MUCH))
 
 
-async def joined(there: Proxied) -> Client:
+async def joined(there: Proxied, receive_buffer: int | None = None) -> Client:
     """A client that has its tunnel."""
-    client = Client(there.port).send(UPGRADE)
+    client = Client(there.port, receive_buffer=receive_buffer).send(UPGRADE)
     await in_thread(lambda: client.read_until(b"\r\n\r\n"))
     return client
 
@@ -136,7 +136,13 @@ async def test_client_that_takes_nothing(proxied: Callable[..., Proxied]) -> Non
 async def test_client_that_takes_little(proxied: Callable[..., Proxied]) -> None:
     """However long it takes to take all, each byte starts the time anew."""
     there = proxied(flooding, timeouts=TIMEOUTS)
-    client = await joined(there)
+    client = await joined(there, 16 * 1024)
+    await until(lambda: _stuck(there))
+    (channel,) = there.site.context.tunnels
+    await filled(channel.transport)
+    for _ in range(3):
+        there.clock.wait(8)
+        await take_a_little(lambda: client.socket.recv(4096), channel.transport)
 
     def take() -> None:
         """As much as kernels need to be told of room."""

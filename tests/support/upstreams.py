@@ -93,6 +93,10 @@ class RawServer:
         self.ended: list[Connection] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def hold_little(self) -> None:
+        """Let the kernel keep no more than it has to for connections from now on."""
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+
     def close(self) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)

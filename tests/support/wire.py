@@ -27,6 +27,7 @@ from zope.interface import implementer
 from twisted_hangup import ClientError, HangupSite
 from twisted_hangup.testing import MemoryClient
 from twisted_hangup.transport.layers import transport_beneath
+from twisted_hangup.transport.sockets import held_by_kernel
 
 #: Longest wait of a test for anything, in seconds: how busy the machine is does not count.
 PATIENCE = 60.0
@@ -214,6 +215,23 @@ async def fill(transport: Any) -> None:
             while True:
                 connection.send(bytes(64 * 1024))
         await settled()
+
+
+async def filled(sender: Any) -> None:
+    """Wait until the kernel takes no more from *sender*."""
+    taken = None
+    while taken != sender.taken:
+        taken = sender.taken
+        await settled()
+
+
+async def take_a_little(read: Callable[[], object], sender: Any) -> None:
+    """*read* until the kernel holds less of what it took from *sender*, and has taken no more."""
+    taken = held = 0
+    while taken != sender.taken or held_by_kernel(sender) >= held:
+        taken, held = sender.taken, held_by_kernel(sender)
+        await in_thread(read)
+        await settled(2)
 
 
 def wait_for(true: Callable[[], object]) -> None:

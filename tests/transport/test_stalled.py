@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
 from support.certificates import server_context
-from support.wire import BAD, Client, HandClock, Paths, Serve, in_thread, settled, until
+from support.wire import (
+    BAD,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    in_thread,
+    settled,
+    take_a_little,
+    until,
+)
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
 from twisted_hangup import Timeouts
 from twisted_hangup.transport.layers import transport_beneath
+from twisted_hangup.transport.sockets import until_next_look
 
 PAGE = bytes(range(256)) * 65536
 SEND_SECONDS = Timeouts().send_seconds
@@ -27,9 +40,12 @@ LAST = b"GET /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 class Stalled:
     """A site on a clock, whose client takes nothing of what it is sent, or no more."""
 
-    def __init__(self, serve: Serve, root: Paths, tls: bool = False) -> None:
+    def __init__(
+        self, serve: Serve, root: Paths, tls: bool = False, unix: str | None = None
+    ) -> None:
         self.clock = HandClock()
-        self.served = serve(root, reactor=self.clock, tls=server_context() if tls else None)
+        context = server_context() if tls else None
+        self.served = serve(root, reactor=self.clock, tls=context, unix=unix)
 
     async def stuck(self) -> None:
         """Wait until there is no room for anything more."""
@@ -38,10 +54,14 @@ class Stalled:
             before = self._unsent()
             await settled()
 
-    def _unsent(self) -> int:
+    @property
+    def socket(self) -> Any:
+        """The socket of the connection."""
         (channel,) = self.served.site.context.connections
-        beneath = transport_beneath(channel.transport)
-        return int(len(beneath.dataBuffer) - beneath.offset + beneath._tempDataLen)
+        return transport_beneath(channel.transport)
+
+    def _unsent(self) -> int:
+        return int(self.socket.unsent)
 
     async def given_up(self) -> None:
         """Wait until the connection has gone, which takes more than `SEND_SECONDS`."""
@@ -108,6 +128,32 @@ async def test_client_that_reads_slowly(serve: Serve, tls: bool, at_a_time: int)
     await in_thread(lambda: [*iter(read, b"")])
     assert received.endswith(PAGE)
     assert stalled.served.errors == []
+    client.close()
+
+
+@pytest.mark.parametrize("wire", ["TCP", "TLS", "UNIX"])
+@pytest_twisted.ensureDeferred
+async def test_client_that_reads_little(serve: Serve, tmp_path: Path, wire: str) -> None:
+    """What it reads counts, although the kernel had all of it and takes no more for long.
+
+    Once it reads nothing, it has `SEND_SECONDS` from then on: a look is late, and a deadline too.
+    """
+    path = str(tmp_path / "socket") if wire == "UNIX" else None
+    stalled = Stalled(serve, Paths(page=AtOnce()), wire == "TLS", path)
+    port: Any = path or stalled.served.port
+    client = await in_thread(
+        lambda: Client(port, tls=wire == "TLS", receive_buffer=16 * 1024).send(GET)
+    )
+    await stalled.stuck()
+    for _ in range(4):
+        stalled.clock.wait(SEND_SECONDS - 1)
+        await take_a_little(lambda: client.socket.recv(4096), stalled.socket)
+    stalled.clock.wait(SEND_SECONDS - 1)
+    await settled()
+    assert stalled.served.site.open_connections == 1
+    stalled.clock.wait(1 + until_next_look(SEND_SECONDS) + 1)
+    await until(lambda: stalled.served.site.open_connections == 0)
+    assert stalled.served.codes == ["ETIMEDOUT"]
     client.close()
 
 

@@ -91,7 +91,8 @@ class ConnectionBroken(ConnectionLost):
 def held_by_kernel(transport: FileDescriptor) -> int:
     """How many bytes the kernel has taken and the peer has not; 0 if it does not tell.
 
-    Linux counts them until the peer's kernel has them (tcp(7), SIOCOUTQ).
+    Linux counts them until the peer's kernel has them (tcp(7), SIOCOUTQ).  Of a UNIX socket it
+    counts the memory, in pieces of up to 32 KiB which the peer has to read to their end.
     """
     descriptor = transport.fileno()
     if _HELD is None or descriptor < 0:

@@ -34,7 +34,18 @@ from support.http2_client import (
     fields_of,
     talk,
 )
-from support.wire import HandClock, Paths, Serve, Served, in_thread, settled, until, wait_for
+from support.wire import (
+    HandClock,
+    Paths,
+    Serve,
+    Served,
+    filled,
+    in_thread,
+    settled,
+    take_a_little,
+    until,
+    wait_for,
+)
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import SSL4ServerEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -55,6 +66,7 @@ from twisted_hangup import (
     TLSError,
     forward_client_errors,
 )
+from twisted_hangup.transport.layers import transport_beneath
 
 
 @pytest.fixture
@@ -605,6 +617,30 @@ async def test_client_that_takes_nothing(serve_h2: Serve, how: str) -> None:
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
     assert (error.code, error.reason, error.phase) == ("ETIMEDOUT", "write ETIMEDOUT", "response")
+    client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_client_that_takes_little(serve_h2: Serve) -> None:
+    """What it takes of the kernel's counts, although the kernel takes no more for long."""
+    served, clock = on_clock(serve_h2, Paths(page=Data(bytes(8_000_000), "text/plain")))
+
+    def run() -> H2Client:
+        big = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30}
+        client = H2Client(served.port, windows=False, settings=big, receive_buffer=16 * 1024)
+        client.send(WindowUpdateFrame(0, window_increment=2**30))
+        client.request(b"/page")
+        return client
+
+    client = await in_thread(run)
+    await until(lambda: [each.phase for each in served.site.context.open()] == ["response"])
+    (connection,) = served.site.context.connections
+    socket = transport_beneath(connection.transport)
+    await filled(socket)
+    for _ in range(4):
+        clock.wait(Timeouts().send_seconds - 1)
+        await take_a_little(lambda: client.client.socket.recv(4096), socket)
+    assert served.site.open_connections == 1
     client.close()
 
 

@@ -16,7 +16,17 @@ import pytest_twisted
 from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import talk as talk_http2
-from support.wire import Client, HandClock, Serve, Served, in_thread, settled, talk, until
+from support.wire import (
+    Client,
+    HandClock,
+    Serve,
+    Served,
+    in_thread,
+    settled,
+    take_a_little,
+    talk,
+    until,
+)
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import capturedLogs
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -444,6 +454,10 @@ async def test_client_that_takes_nothing(serve: Serve, files: StaticFiles, kerne
     served = serve(files, reactor=clock)
     client = await begun(served, kernel)
     seconds = Timeouts().send_seconds
+    (channel,) = served.site.context.connections
+    for _ in range(2):
+        clock.wait(seconds - 1)
+        await take_a_little(lambda: client.socket.recv(4096), channel.transport)
     for _ in range(2):
         clock.wait(seconds - 1)
         sent = kernel.sent
@@ -476,7 +490,8 @@ async def test_client_without_room_for_the_head(
     ranged = GET.replace(b"\r\n\r\n", b"\r\nRange: bytes=1-%d\r\n\r\n" % size)
     client = await in_thread(lambda: Client(served.port).send(ranged * 120))
     await stuck(kernel)
-    clock.wait(Timeouts().send_seconds - 1)
+    seconds = Timeouts().send_seconds
+    clock.wait(seconds - 1)
     await settled()
     assert served.site.open_connections == 1
 
