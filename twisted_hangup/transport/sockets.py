@@ -10,7 +10,6 @@ one, or a transport gets one when its connection is made or it is watched.
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence, Sized
@@ -43,9 +42,6 @@ LARGEST_READ: Final = 512 * KIB
 #: Most bytes that a connection sends while they are being written, in one turn of the reactor; what
 #: comes after them waits for the next turn.
 LARGEST_WRITE: Final = MIB
-
-#: Most of them in one call.  What the kernel has more of, a slow peer takes without our notice.
-LARGEST_AT_ONCE: Final = 192 * KIB
 
 #: Most pieces in one call; more are joined.
 _PIECES_AT_ONCE: Final = 64
@@ -362,20 +358,6 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             self._tempDataLen += sum(map(len, pieces))
             self.write(last)
 
-    @property
-    def _has_room(self) -> bool:
-        """Whether the kernel has the room for which the reactor would give this a turn to write.
-
-        It takes more than that; but then a slow peer would have to take all of it before we notice
-        that it takes anything.
-        """
-        descriptor = self.fileno()
-        if descriptor < 0 or not hasattr(select, "poll"):
-            return False
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        return bool(poll.poll(0))
-
     def _has_only_to_send(self) -> bool:
         """Whether there is nothing to do but to send the pieces that were written."""
         return not (
@@ -399,12 +381,12 @@ class TellingSocket(WatchedSocket, tcp.Connection):
         pieces, size = self._tempDataBuffer, self._tempDataLen
         if (
             self._reactor_asked  # the peer has to make room
-            or size > min(self._room, LARGEST_AT_ONCE)
+            or size > self._room
             or self._joint is None
             or self.producer is None
             or not self._has_only_to_send()
             or (self.deliveries is not None and self.deliveries.undelivered)
-            or not self._has_room
+            or _HELD is None  # a slow peer would have to take all before we notice
         ):
             return False
         if len(pieces) > _PIECES_AT_ONCE:
