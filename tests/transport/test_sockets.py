@@ -272,6 +272,38 @@ def test_one_turn_sends_no_more() -> None:
     assert writes.transport.unsent == 0
 
 
+@pytest.mark.parametrize("amounts, given_back", [((), 0), ((1,), 1)], ids=["all", "a part"])
+def test_reactor_need_not_forget_what_it_was_not_asked(
+    amounts: tuple[int, ...], given_back: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent in its own turn, to the last byte, is no affair of the reactor's."""
+    writes = Writes(Takes(*amounts))
+    monkeypatch.setattr(type(writes.transport), "_closeWriteConnection", lambda _: None)
+    removed: list[object] = []
+    monkeypatch.setattr(writes.clock, "removeWriter", removed.append)
+    writes.transport.unregisterProducer()
+    writes.transport.write(b"the last")
+    writes.transport.loseWriteConnection()
+    writes.turn()
+    writes.turn()
+    assert b"".join(writes.takes.taken) == b"the last"
+    assert removed == [writes.transport] * given_back
+    assert not writes.transport.sending
+
+
+def test_adopted_with_something_to_send() -> None:
+    """A transport that has asked the reactor for a turn before it was adopted gives that back."""
+    clock = MemoryReactorClock()
+    transport: Any = unconnected(tcp.Server)
+    FileDescriptor.__init__(transport, clock)
+    transport.connected, transport.socket = 1, Takes()
+    transport.write(b"hello of TLS")
+    adopted(transport)
+    transport.join(JointWrites(clock))
+    transport.doWrite()
+    assert not clock.getWriters()
+
+
 @pytest.mark.parametrize(
     "name, value",
     [

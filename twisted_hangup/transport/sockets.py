@@ -433,8 +433,10 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def stopWriting(self) -> None:
         """There are no more bytes to send."""
-        self.sending = self._reactor_asked = False
-        super().stopWriting()
+        self.sending = False
+        if self._reactor_asked:
+            self._reactor_asked = False
+            super().stopWriting()
 
     def send_joined(self) -> None:
         """Send what was written in this turn, and ask the reactor for a turn for the rest.
@@ -646,7 +648,9 @@ def adopted(transport: Any) -> TellingSocket | None:
         port = getattr(transport, "server", None)
         if isinstance(port, tcp.Port) and port.transport is kind:
             port.transport = telling(kind)
-        return transport  # type: ignore[return-value]  # its class was changed
+        socket: TellingSocket = transport  # type: ignore[assignment]  # its class was changed
+        socket._reactor_asked = True  # perhaps: TLS writes before it is adopted
+        return socket
     return None
 
 
