@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ from twisted.web.static import Data
 
 from twisted_hangup import HangupSite
 from twisted_hangup.testing import feed
+from twisted_hangup.transport import sockets
 from twisted_hangup.transport.deadlines import Deadlines
 from twisted_hangup.transport.layers import host_of
 from twisted_hangup.transport.sockets import (
@@ -330,7 +330,7 @@ def test_not_at_once(name: str, value: object) -> None:
 
 def test_at_once_only_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere nobody says what the peer has taken of what the kernel holds."""
-    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(sockets, "_HELD", None)
     writes = Writes(Takes())
     writes.transport.writeSequence([PIECE, PIECE])
     assert writes.takes.taken == []
