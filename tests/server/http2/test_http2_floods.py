@@ -142,8 +142,6 @@ FLOODS = [
         lambda c, n: [_of_closed_stream(c, WindowUpdateFrame, window_increment=1)] * n,
     ),
     Flood("empty DATA", lambda c, n: [DataFrame(_upload(c))] * n),
-    Flood("DATA of one byte", lambda c, n: [DataFrame(_upload(c), b"a")] * n),
-    Flood("DATA of some bytes", lambda c, n: [DataFrame(_upload(c), b"a" * 12)] * n),
     Flood("DATA that is padding", _padding),
     Flood("PRIORITY", lambda _, n: [PriorityFrame(1, depends_on=3)] * n),
     Flood("PRIORITY_UPDATE", lambda _, n: [PriorityUpdate(0)] * n),
@@ -200,6 +198,20 @@ async def test_frames_at_a_human_rate(serve_h2: Serve) -> None:
     stream = await in_thread(lambda: client.data(upload, b"").answer(upload))
     assert (stream.status, served.errors) == (200, [])
     client.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_body_of_small_pieces(serve_h2: Serve) -> None:
+    """A program may write its body a byte at a time, as Node sends it."""
+    served = serve_h2()
+    count = 3 * AT_ONCE
+
+    def run(client: H2Client) -> Stream:
+        upload = _upload(client)
+        return client.send(*[DataFrame(upload, b"a")] * count).data(upload, b"").answer(upload)
+
+    assert (await talk(served.port, run)).status == 200
+    assert served.errors == []
 
 
 class Chatty(Resource):

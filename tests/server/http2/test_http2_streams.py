@@ -732,6 +732,27 @@ async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"abc")]
 
 
+@pytest_twisted.ensureDeferred
+async def test_small_pieces_of_a_paused_upload(serve_h2: Serve) -> None:
+    """They wait together, or their objects would take far more memory than the window allows."""
+    served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
+    client = await in_thread(lambda: H2Client(served.port))
+    pieces = [
+        DataFrame(1, b"%d" % (n % 10), pad_length=n % 2, flags=["PADDED"]) for n in range(6000)
+    ]
+    await in_thread(lambda: _paused(client) and client.send(*pieces).ping())
+    (connection,) = served.site.context.open()
+    stream = connection.streams[1]
+    assert len(stream._inboundDataBuffer) < 10
+    assert stream.unread_bytes == sum(1 + 1 + n % 2 for n in range(6000))
+    await in_thread(lambda: client.data(1, b"").ping())
+    while connection.streams and not asked.requests:
+        stream.resumeProducing()
+        await pause(0)
+    assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"0123456789" * 600)]
+    client.close()
+
+
 def _paused(client: H2Client) -> int:
     stream = client.request(b"/asked", (b"pause", b"1"), end=False)
     client.data(stream, bytes(15000), end=False)

@@ -91,8 +91,8 @@ STREAM_WINDOW: Final = 256 * KIB
 #: Most frames that a client can earn.
 _MOST_EARNED: Final = 4096
 
-#: A DATA or CONTINUATION frame with less content than this counts as useless.  With more, a byte
-#: of it costs less than a byte of a request.
+#: A CONTINUATION frame with less content than this counts as useless.  With more, a byte of it
+#: costs less than a byte of a request; of a DATA frame, a byte does so with any content.
 _SMALL: Final = 16
 
 
@@ -417,7 +417,7 @@ def does_nothing(frame: bytes | bytearray, events: list[Any]) -> bool:
     content = len(frame) - _FRAME_HEADER
     if flags & _PADDED:
         content -= 1 + frame[_FRAME_HEADER]
-    return content < _SMALL and not flags & _END_STREAM
+    return not content and not flags & _END_STREAM
 
 
 class FrameInbox:

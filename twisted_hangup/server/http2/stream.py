@@ -15,6 +15,7 @@ from twisted.web.http_headers import Headers
 
 from ...errors import CLIENT_LEFT, ClientError
 from ...events import Field, RequestHead
+from ...limits import KIB
 from ...parser.framing import unserved_status
 from ...parser.refusals import BODY_TOO_LARGE, Why
 from ...report.rules import HANG_UP, STALLED
@@ -28,6 +29,10 @@ from .head import judge_length, judge_trailers, refusal
 from .refused import RefusedStream
 
 _FIELDS: Final = FieldsOfStreams()
+
+#: Bytes of a body that waits up to which more are added to the same piece: an object for each would
+#: be larger than the window.
+_SMALL_PIECE: Final = KIB
 
 _log = Logger()
 
@@ -285,12 +290,22 @@ class HangupStream(H2Stream):
         elif (error := self._refused_body()) is not None:
             self._conn.openStreamWindow(self.streamID, flowControlledLength)
             self.refuse(error)
+        elif not self.producing:
+            self._keep(data, flowControlledLength)
         else:
             try:
                 super().receiveDataChunk(data, flowControlledLength)
             except Exception:
                 self.request_failed(Failure())
                 self._conn.openStreamWindow(self.streamID, flowControlledLength)
+
+    def _keep(self, data: bytes, length: int) -> None:
+        """Keep some of the body until it is taken, of small pieces no more than their bytes."""
+        waiting = self._inboundDataBuffer
+        if waiting and len(waiting[-1][0]) < _SMALL_PIECE:
+            before, length_before = waiting.pop()
+            data, length = before + data, length_before + length
+        waiting.append((data, length))
 
     def _refused_body(self) -> ClientError | None:
         """Why the body so far is refused, or None."""
