@@ -81,6 +81,7 @@ class H2Client:
         goaways: Code and last stream of each GOAWAY.
         pings: What the server has acknowledged.
         pinged: How many PINGs of its own it has sent.
+        resets: How many RST_STREAM it has sent.
         closed: Whether the server has ended the connection: ``"end"`` with close_notify,
             ``"reset"`` without.
     """
@@ -100,7 +101,7 @@ class H2Client:
         self.goaways: list[tuple[int, int]] = []
         self.settings: dict[int, int] = {}
         self.pings: list[bytes] = []
-        self.pinged = 0
+        self.pinged = self.resets = 0
         #: What was added to the windows for DATA, or sent of it: of each stream, and with 0 of the
         #: connection.
         self.added: dict[int, int] = {}
@@ -212,6 +213,7 @@ class H2Client:
                     update = WindowUpdateFrame(stream_id, window_increment=len(frame.data))
                     self.send(update)
         elif isinstance(frame, RstStreamFrame):
+            self.resets += 1
             if stream.reset is None:  # frames on their way are answered by more of them
                 stream.reset = frame.error_code
         elif isinstance(frame, GoAwayFrame):

@@ -33,6 +33,7 @@ from support.cleanliness import LoggedErrors
 from support.http2_client import (
     CANCEL,
     ENHANCE_YOUR_CALM,
+    NO_ERROR,
     PREFACE,
     REFUSED_STREAM,
     H2Client,
@@ -48,7 +49,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data, File
 
-from twisted_hangup import HangupSite, HTTP2Error
+from twisted_hangup import HangupSite, HTTP2Error, Limits
 from twisted_hangup.server.bodies import MOST_IN_MEMORY
 from twisted_hangup.server.context import MoreStreams
 from twisted_hangup.server.http2.connection import MOST_QUEUED, MOST_REFUSED, SLICE, HangupHTTP2
@@ -212,6 +213,30 @@ async def test_body_of_small_pieces(serve_h2: Serve) -> None:
 
     assert (await talk(served.port, run)).status == 200
     assert served.errors == []
+
+
+@pytest.mark.parametrize("pieces", [2000, 2700])
+@pytest_twisted.ensureDeferred
+async def test_body_under_way_when_its_stream_is_reset(serve: Serve, pieces: int) -> None:
+    """What the client had a window for is no flood, and is not answered; more of it is."""
+    limits = Limits(body_bytes=100, linger_bytes=100)
+    served = serve(tls=server_context(), limits=limits, reactor=HandClock())
+    size = 100
+    under_way = pieces * size <= STREAM_WINDOW
+
+    def run(client: H2Client) -> tuple[H2Client, int]:
+        upload = _upload(client)
+        with suppress(OSError):
+            client.send(*[DataFrame(upload, bytes(size))] * pieces)
+            client.send(*[DataFrame(upload, bytes(size))] * (0 if under_way else AT_ONCE))
+        client.answer(client.request())
+        return client, upload
+
+    client, upload = await talk(served.port, run)
+    stream = client.stream(upload)
+    assert (stream.status, stream.reset) == (413, NO_ERROR)
+    assert (client.goaways == []) is under_way
+    assert (client.resets == 1) is under_way
 
 
 class Chatty(Resource):

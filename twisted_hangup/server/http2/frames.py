@@ -20,9 +20,15 @@ from h2.connection import (
     H2Connection,
     H2ConnectionStateMachine,
 )
-from h2.exceptions import DenialOfServiceError, FrameTooLargeError, ProtocolError
+from h2.errors import ErrorCodes
+from h2.exceptions import (
+    DenialOfServiceError,
+    FrameTooLargeError,
+    ProtocolError,
+    StreamClosedError,
+)
 from h2.settings import SettingCodes, Settings
-from h2.stream import H2Stream, StreamInputs
+from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
 from hpack import Encoder
 
 from ...events import Field
@@ -144,6 +150,9 @@ class _WholeHeaders(_WholeFrame):
     __slots__ = ()
 
 
+#: The states of a stream in which its client has not ended its request.
+_UNENDED: Final = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
+
 #: The frames that h2 gets without hyperframe, by their type and flags.
 _WHOLE: Final[dict[tuple[int, int], tuple[type[_WholeFrame], tuple[str, ...]]]] = {
     (_DATA, 0): (_WholeData, ()),
@@ -151,6 +160,10 @@ _WHOLE: Final[dict[tuple[int, int], tuple[type[_WholeFrame], tuple[str, ...]]]] 
     (_HEADERS, _END_HEADERS): (_WholeHeaders, ()),
     (_HEADERS, _END_HEADERS | _END_STREAM): (_WholeHeaders, ("END_STREAM",)),
 }
+
+
+class DataUnderWay:
+    """The event of DATA that was under way when we reset its stream: there is nothing to do."""
 
 
 class _Connection(H2Connection):
@@ -173,6 +186,8 @@ class _Connection(H2Connection):
         acts[_WholeData] = self._receive_data_frame
         acts[_WholeHeaders] = self._receive_headers_frame
         self.encoder = _Encoder()
+        #: Most bytes of bodies that the client may have sent before it saw our resets.
+        self._under_way = 0
 
     @property
     def waiting(self) -> int:
@@ -195,6 +210,25 @@ class _Connection(H2Connection):
         if stream is not None and stream.closed:
             del self.streams[stream_id]
             self._closed_streams[stream_id] = stream.closed_by
+
+    def reset_stream(self, stream_id: int, error_code: ErrorCodes | int = 0) -> None:
+        """As h2's; the client may have filled the stream's window before it sees the reset."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.state_machine.state in _UNENDED:
+            most = self._under_way + stream.inbound_flow_control_window
+            self._under_way = min(most, MOST_UNREAD)
+        super().reset_stream(stream_id, error_code)
+
+    def _handle_data_on_closed_stream(
+        self, events: list[Any], exc: StreamClosedError, frame: Any
+    ) -> tuple[list[Any], list[Any]]:
+        """As h2's, but what was under way when we reset its stream is ignored (section 5.1)."""
+        frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
+        by = self._stream_closed_by(exc.stream_id)
+        if by is StreamClosedBy.SEND_RST_STREAM and frame.flow_controlled_length <= self._under_way:
+            self._under_way -= frame.flow_controlled_length
+            return frames[:-1], [*events, DataUnderWay()]  # without another reset
+        return frames, events
 
     def receive_data(self, data: Any) -> list[Any]:
         """Take one whole frame, and return its events.
@@ -404,8 +438,9 @@ def does_nothing(frame: bytes | bytearray, events: list[Any]) -> bool:
         events: What h2 has made of it.
 
     Returns:
-        False if it opens, ends or resets a stream, or brings content.  Else True, even for a
-        WINDOW_UPDATE or PING that was due: a client earns those in its `Budget`.
+        False if it opens, ends or resets a stream, or brings content, also for a stream that we
+        have reset while it was under way.  Else True, even for a WINDOW_UPDATE or PING that was
+        due: a client earns those in its `Budget`.
     """
     kind, flags = frame[_TYPE], frame[_FLAGS]
     if kind in (_HEADERS, _CONTINUATION) and not flags & _END_HEADERS:
