@@ -231,6 +231,7 @@ class Writes:
         FileDescriptor.__init__(self.transport, self.clock)
         self.transport.connected = 1
         self.transport.socket = takes
+        self.transport.fileno = lambda: 0
         self.transport.join(JointWrites(self.clock))
         self.producer = Pauses()
         self.transport.registerProducer(self.producer, True)
@@ -317,6 +318,7 @@ def test_adopted_with_something_to_send() -> None:
         ("unwritten", object()),
         ("_joint", None),
         ("_room", 10),
+        ("fileno", lambda: -1),
     ],
 )
 def test_not_at_once(name: str, value: object) -> None:

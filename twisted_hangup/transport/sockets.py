@@ -387,6 +387,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
             or not self._has_only_to_send()
             or (self.deliveries is not None and self.deliveries.undelivered)
             or _HELD is None  # a slow peer would have to take all before we notice
+            or self.fileno() < 0  # in memory
         ):
             return False
         if len(pieces) > _PIECES_AT_ONCE:
