@@ -162,6 +162,35 @@ def test_however_it_is_cut(pair: tuple[Any, Any], data: st.DataObject) -> None:
     assert outcomes[0] == outcomes[1]
 
 
+LONG: Final = st.just(Sent(b"y" * 16_384))
+IN_BODY: Final = st.lists(
+    st.one_of(LONG, LONG, LONG, LONG, WHOLE, PADDED, OF_TLS, BROKEN), min_size=5, max_size=16
+)
+
+
+@given(st.data())
+def test_bodies_however_they_are_cut(data: st.DataObject) -> None:
+    """Of a body, which is read in larger pieces, the protocol gets what it gets from Twisted's."""
+    sent = data.draw(IN_BODY)
+    outcomes = []
+    cuts: list[int] | None = None
+    for ours in (False, True):
+        with Conversation(BufferingTLSTransport, lean=ours) as conversation:
+            records = b"".join(wire(conversation, sent))
+            if cuts is None:
+                cuts = data.draw(st.lists(st.integers(0, len(records)), max_size=3))
+            for piece in cut(records, cuts):
+                if piece and conversation.server._tlsConnection is not None:  # it is not lost
+                    conversation.server.transport.in_body = True
+                    conversation.server.dataReceived(piece)
+                    conversation.turn()
+            conversation.socket.close()
+            conversation.turn()
+            octets = [event for event in conversation.events if isinstance(event, bytes)]
+            outcomes.append((b"".join(octets), conversation.events[len(octets) :]))
+    assert outcomes[0] == outcomes[1]
+
+
 class Case(NamedTuple):
     """Records by reads, what the server's protocol gets, and the records of the answer."""
 
@@ -539,8 +568,14 @@ def test_what_is_no_bytes() -> None:
 # Room.
 
 
-def test_large_reads_are_decrypted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenSSL's buffer would keep the size of the largest read while the connection is open."""
+@pytest.mark.parametrize("in_body", [False, True])
+def test_large_reads_are_decrypted_in_pieces(
+    in_body: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL's buffer would keep the size of the largest read while the connection is open.
+
+    A body is delivered in one piece all the same.
+    """
     sizes: list[int] = []
     with Conversation(lean=True) as conversation:
         write = conversation.server._tlsConnection.bio_write
@@ -552,8 +587,9 @@ def test_large_reads_are_decrypted_in_pieces(monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(connection, "bio_write", bio_write)
         records = b"".join(conversation.protection.record(b"x" * 9000) for _ in range(30))
+        conversation.server.transport.in_body = in_body
         conversation.server.dataReceived(records)
-        assert conversation.events == [b"x" * 9000] * 30
+        assert conversation.events == ([b"x" * 270_000] if in_body else [b"x" * 9000] * 30)
     assert max(sizes) == LARGEST_PIECE and sum(sizes) == len(records)
 
 
