@@ -1110,6 +1110,34 @@ async def test_stream_that_waits_for_its_turn(serve_h2: Serve) -> None:
     client.close()
 
 
+@pytest_twisted.ensureDeferred
+async def test_window_of_the_connection_is_shared(serve_h2: Serve) -> None:
+    """Each response gets its part of it, and none is given up because others got theirs first."""
+    clock = HandClock()
+    served = serve_h2(Paths(page=Data(bytes(500_000), "text/plain")), reactor=clock)
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**20}
+    client = await in_thread(lambda: H2Client(served.port, settings=settings, windows=False))
+    streams = [client.stream(client.request(b"/page")) for _ in range(3)]
+
+    async def read(count: int) -> list[int]:
+        """Read so many bytes of all responses; how many there are then of each."""
+        lengths = lambda: [len(stream.body) for stream in streams]  # noqa: E731
+        await in_thread(lambda: client.until(lambda: sum(lengths()) >= count))
+        return lengths()
+
+    before = after = await read(FIRST_WINDOW)
+    for count in range(1, 7):
+        clock.wait(Timeouts().send_seconds - 2)
+        client.send(WindowUpdateFrame(0, window_increment=16_384))
+        after = await read(FIRST_WINDOW + count * 16_384)
+    assert [more - less for more, less in zip(after, before, strict=True)] == [2 * 16_384] * 3
+    assert served.codes == []
+    clock.wait(Timeouts().send_seconds + 2)
+    await served.emptied()
+    assert {*served.codes} == {"ETIMEDOUT"}
+    client.close()
+
+
 @pytest.mark.parametrize("windows", [(2 * 8192, 0), (8192 + 1, 8192 - 1)])
 @pytest_twisted.ensureDeferred
 async def test_window_that_is_just_filled(serve_h2: Serve, windows: tuple[int, int]) -> None:

@@ -119,8 +119,8 @@ class HangupHTTP2(H2Connection):
         *("_block_clock", "_came", "_came_at", "_ending", "_grow_clock", "_idle_clock"),
         *("_idle_frames", "_idle_since", "_inbox", "_last_stream_id", "_least", "_meter"),
         *("_peer", "_ready", "_refusals", "_resets", "_retire_clock", "_send_watch", "_sending"),
-        *("_slice_began", "_stage", "_timed_block", "_turn", "_unanswered", "_undelivered"),
-        *("_window_clock", "_woken", "_worked_at", "_working"),
+        *("_sent_at", "_slice_began", "_stage", "_timed_block", "_turn", "_unanswered"),
+        *("_undelivered", "_window_clock", "_woken", "_worked_at", "_working"),
         *("at_work", "bodies", "client_error", "context", "default_client_error", "host"),
     )
 
@@ -175,6 +175,8 @@ class HangupHTTP2(H2Connection):
         #: How many bytes the client had at the last look, and when it had got more of them.
         self._came = 0.0
         self._came_at = -inf
+        #: When a frame of a response was last sent.
+        self._sent_at = -inf
         self._retire_clock: Deadline | None = None
         self._grow_clock: Deadline | None = None
         #: A window for so many bytes is not given time to grow.  It becomes less for clients that
@@ -743,7 +745,7 @@ class HangupHTTP2(H2Connection):
         stream.output_end = self.output_bytes
         if not stream.queued or size >= _FAIR_FRAME:
             self._idle_frames.earn(2 + size // KIB)
-        stream.waiting_since = self.context.deadlines.seconds()
+        stream.waiting_since = self._sent_at = self.context.deadlines.seconds()
         if last:
             stream.response_sent()
             return
@@ -973,7 +975,7 @@ class HangupHTTP2(H2Connection):
         stalled = [
             stream
             for stream in waiting
-            if stream.waiting_since <= due
+            if self._waits_since(stream) <= due
             and stream.streamID not in self._ready  # else it waits for its turn
             and (stream.output_end <= came or self._came_at <= due)
         ]
@@ -986,6 +988,15 @@ class HangupHTTP2(H2Connection):
             if self.streams.get(stream.streamID) is stream:  # another stream's end may end it
                 stream.stalled()
         self._watch_windows()
+
+    def _waits_since(self, stream: HangupStream | RefusedStream) -> float:
+        """Since when the client has made no room for more of *stream*.
+
+        Room on the connection may have gone to other streams.
+        """
+        if self.conn.streams[stream.streamID].outbound_flow_control_window > 0:
+            return max(stream.waiting_since, self._sent_at)
+        return stream.waiting_since
 
     @property
     def _bytes_at_client(self) -> float:
