@@ -86,6 +86,29 @@ async def test_idle(proxied: Callable[..., Proxied]) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("leave", [Client.close, Client.reset])
+@pytest_twisted.ensureDeferred
+async def test_request_ends_with_its_tunnel(
+    proxied: Callable[..., Proxied], leave: Callable[[Client], None]
+) -> None:
+    """Who counts the requests that run hears that it is over, once, and not before."""
+    there = proxied(echoing, timeouts=TIMEOUTS)
+    render = there.proxy.render
+    over: list[object] = []
+
+    def noted(request: Any) -> int:
+        request.notifyFinish().addBoth(over.append)
+        return render(request)
+
+    there.proxy.render = noted  # type: ignore[method-assign]
+    client = await joined(there)
+    await in_thread(lambda: client.send(b"x").socket.recv(1))
+    assert over == []
+    leave(client)
+    await until(lambda: not left(there) and not there.site.context.tunnels)
+    assert over == [None]
+
+
 @pytest_twisted.ensureDeferred
 async def test_no_limit(proxied: Callable[..., Proxied]) -> None:
     """0 means that a tunnel may be silent for as long as it likes."""

@@ -730,6 +730,13 @@ class HangupChannel(HTTPChannel):
         self.heir = protocol
         self._protocolUpgradeForWebsockets(protocol)
 
+    def tunnel_lost(self) -> None:
+        """The tunnel has ended, and with it the request that had asked for it."""
+        requests, self.requests = self.requests, []
+        for request in requests:
+            request._hangup_let_go()
+        self.context.tunnel_lost(self)
+
     def streaming(self, request: Any) -> None:
         """The resource of *request* is about to be asked, though its body is still coming.
 

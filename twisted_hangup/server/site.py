@@ -87,7 +87,7 @@ class HangupProtocol(_GenericHTTPChannelProtocol):
         channel: Any = self._channel
         channel.connectionLost(reason)  # Twisted's proxy looks it up by name
         if isinstance(channel, HangupChannel) and channel.heir is not None:
-            channel.context.tunnel_lost(channel)
+            channel.tunnel_lost()
 
     def readConnectionLost(self) -> None:
         """The peer ended its input."""
