@@ -940,11 +940,11 @@ async def test_window_that_stays_small(serve_h2: Serve, of_stream: bool) -> None
 @pytest_twisted.ensureDeferred
 async def test_window_that_is_small_from_the_first(serve_h2: Serve) -> None:
     """A client with little room need not wait for each frame, and may give back very many."""
-    served = serve_h2(Paths(page=Data(bytes(900_000), "text/plain")), reactor=HandClock())
-    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 300}
+    served = serve_h2(Paths(page=Data(bytes(300_000), "text/plain")), reactor=HandClock())
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 100}
     run = lambda client: client.answer(client.request(b"/page"))  # noqa: E731
     stream = await talk(served.port, run, settings=settings)
-    assert stream.frames == [300] * 3000
+    assert stream.frames == [100] * 3000
     assert served.codes == []
 
 

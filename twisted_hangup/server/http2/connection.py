@@ -67,7 +67,7 @@ _GROW_SECONDS: Final = 0.25
 
 #: A frame of so many bytes is none too small: it earns a client the two that open its windows
 #: again, and is not waited for in vain for long.  The three cost us less than a request.
-_FAIR_FRAME: Final = 256
+_FAIR_FRAME: Final = 64
 
 #: Bytes of a response that may wait to be sent; then its producer is paused.
 MOST_QUEUED: Final = 64 * KIB
