@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from itertools import cycle
 from typing import Any, Final, Literal, TypeAlias, get_args
@@ -293,9 +293,6 @@ class _Kernel(_DisconnectSelectableMixin):
             raise BlockingIOError(errno.EWOULDBLOCK, "the client does not read")
         self.received += data
         return len(data)
-
-    def sendmsg(self, pieces: Iterable[bytes]) -> int:
-        return self.send(b"".join(pieces))
 
     def _check(self) -> None:
         if self.error:
