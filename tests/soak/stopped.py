@@ -42,7 +42,7 @@ from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
-from twisted.web.static import Data, File
+from twisted.web.static import File
 
 from twisted_hangup import (
     HangupSite,
@@ -202,21 +202,18 @@ class Stopped:
     def _request(self) -> tuple[bytes, list[tuple[bytes, bytes]], bytes | None]:
         """A target, more fields, and a body."""
         choose = self._choose
-        way = choose.choice([b"echo", b"writes", b"raises", b"late", b"push", b"pull", b"file"])
-        target = b"/%b%b/%b-%d" % (
-            choose.choice([b"", b"", b"proxy/"]),
-            b"answers",
-            choose.choice([way, b"never"]) if choose.random() < 0.1 else way,
-            choose.choice(_SIZES),
-        )
+        ways = (b"echo", b"writes", b"raises", b"late", b"push", b"pull", b"never", b"file")
+        way = choose.choice(ways)
         fields = []
         if way == b"file":
             target = choose.choice([b"/files/large", b"/file/large", b"/files/none"])
             ranges = [b"bytes=5-70000", b"bytes=0-9,99-199999", b"bytes=-2000000"]
             if choose.random() < 0.5:
                 fields.append((b"range", choose.choice(ranges)))
-        elif b"never" in target:
-            target = b"/proxy/answers/never-%d" % choose.choice(_SIZES)
+        else:
+            proxied = way == b"never" or choose.random() < 0.3
+            target = b"/answers/%b-%d" % (way, choose.choice(_SIZES))
+            target = b"/proxy" * proxied + target
         body = _LARGE[: choose.choice(_SIZES)] if way == b"echo" else None
         self.targets.append(target)
         return target, fields, body
@@ -407,7 +404,6 @@ async def batch(reactor: Any, seed: int, count: int, folder: Path) -> list[str]:
         ("answers", answers),
         ("files", StaticFiles(str(folder))),
         ("file", File(str(folder))),
-        ("data", Data(_LARGE, "text/plain")),
         ("proxy", proxy),
     ):
         root.putChild(name.encode(), child)
