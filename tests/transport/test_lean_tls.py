@@ -170,7 +170,7 @@ IN_BODY: Final = st.lists(
 
 @given(st.data())
 def test_bodies_however_they_are_cut(data: st.DataObject) -> None:
-    """Of a body, which is read in larger pieces, the protocol gets what it gets from Twisted's."""
+    """Of a body, which is delivered in larger pieces, it gets what it gets from Twisted's."""
     sent = data.draw(IN_BODY)
     outcomes = []
     cuts: list[int] | None = None
@@ -568,14 +568,8 @@ def test_what_is_no_bytes() -> None:
 # Room.
 
 
-@pytest.mark.parametrize("in_body", [False, True])
-def test_large_reads_are_decrypted_in_pieces(
-    in_body: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """OpenSSL's buffer would keep the size of the largest read while the connection is open.
-
-    A body is delivered in one piece all the same.
-    """
+def test_large_reads_are_decrypted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL's buffer would keep the size of the largest read while the connection is open."""
     sizes: list[int] = []
     with Conversation(lean=True) as conversation:
         write = conversation.server._tlsConnection.bio_write
@@ -587,9 +581,8 @@ def test_large_reads_are_decrypted_in_pieces(
 
         monkeypatch.setattr(connection, "bio_write", bio_write)
         records = b"".join(conversation.protection.record(b"x" * 9000) for _ in range(30))
-        conversation.server.transport.in_body = in_body
         conversation.server.dataReceived(records)
-        assert conversation.events == ([b"x" * 270_000] if in_body else [b"x" * 9000] * 30)
+        assert conversation.events == [b"x" * 9000] * 30
     assert max(sizes) == LARGEST_PIECE and sum(sizes) == len(records)
 
 

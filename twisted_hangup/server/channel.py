@@ -29,7 +29,7 @@ from ..parser.message import END
 from ..parser.refusals import Why
 from ..report.rules import HANG_UP, STALLED
 from ..transport.layers import host_of, protocol_within, transport_beneath
-from ..transport.lean_tls import LARGER_READ, adopt_tls, meter_of
+from ..transport.lean_tls import adopt_tls, meter_of
 from ..transport.preamble import preamble_begun
 from ..transport.sockets import (
     LARGE_READ,
@@ -529,9 +529,10 @@ class HangupChannel(HTTPChannel):
             phase = self._inbox.phase
             self._clock.waiting(phase)
             if self._gathered is not None and self._wire is not None and phase == "body":
-                left = self._inbox.body_left
+                # Over TLS there are copies to make, and of larger blocks malloc may return the
+                # memory after each.
                 plain = self._wire is self.transport
-                self._wire.expect(left if plain else min(left, LARGER_READ))
+                self._wire.expect(self._inbox.body_left if plain else 0)
             if self._ending.due:
                 self._ending.answer()
                 self._end_of_input()

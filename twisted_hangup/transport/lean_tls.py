@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any, Final
 
@@ -44,10 +43,6 @@ _TAKEN_BYTES: Final = 2**15
 #: is open.
 LARGEST_PIECE: Final = 64 * KIB
 
-#: Most bytes by which a read of a body is larger than a usual one.  What is decrypted is copied
-#: twice; of larger blocks malloc returns the memory each time.
-LARGER_READ: Final = 128 * KIB
-
 _log = Logger()
 
 
@@ -81,9 +76,6 @@ class LeanTLS(BufferingTLSTransport):
 
     def dataReceived(self, data: bytes) -> None:
         """Decrypt *data*, in pieces: the buffer of OpenSSL grows with them, and never shrinks."""
-        if len(data) <= LARGEST_PIECE or self._reads_body:
-            self._receive(data)
-            return
         for at in range(0, len(data), LARGEST_PIECE):
             self._receive(data[at : at + LARGEST_PIECE])
             if self._lostTLSConnection or self._aborted:
@@ -101,7 +93,11 @@ class LeanTLS(BufferingTLSTransport):
             or not self._handshakeDone
         ):
             self._follow(data)
-            if self._reads_body:
+            if (
+                getattr(self.transport, "in_body", False)
+                and self._handshakeDone
+                and not (self._appSendBuffer or self._lostTLSConnection)
+            ):
                 self._decrypt(data)
             else:
                 super().dataReceived(data)
@@ -118,26 +114,17 @@ class LeanTLS(BufferingTLSTransport):
             if not self._aborted:
                 self.wrappedProtocol.dataReceived(data)
 
-    @property
-    def _reads_body(self) -> bool:
-        """Whether what was read continues a body, and TLS has nothing else to do."""
-        return (
-            getattr(self.transport, "in_body", False)
-            and self._handshakeDone
-            and not (self._appSendBuffer or self._lostTLSConnection)
-        )
-
     def _decrypt(self, data: bytes) -> None:
         """Decrypt *data* as Twisted does, and deliver what it holds in one piece."""
-        connection, view = self._tlsConnection, memoryview(data)
+        connection = self._tlsConnection
+        connection.bio_write(data)
         pieces: list[bytes] = []
         finish = self._flushSendBIO
         try:
-            for at in range(0, len(data), LARGEST_PIECE):
-                connection.bio_write(view[at : at + LARGEST_PIECE])
-                with suppress(WantReadError):
-                    while True:
-                        pieces.append(connection.recv(_RECORD_BYTES))
+            while True:
+                pieces.append(connection.recv(_RECORD_BYTES))
+        except WantReadError:
+            pass
         except ZeroReturnError:
             finish = self._flushReceiveBIO  # which is told so again
         except Error:
