@@ -538,7 +538,8 @@ class SendWatch:
 
     Each byte that the peer takes starts the time anew, however slowly it reads.  Only a peer that
     takes none for the whole time has stalled.  The kernel may hold megabytes for it, and takes more
-    only when a third of its buffer is free: so what it holds is looked at as well, on Linux.
+    only when a third of its buffer is free: so what it holds is looked at as well, on Linux.  It
+    looks once a second, and so is late by a second at most, never early.
 
     Args:
         transport: A transport.  The file descriptor under it is watched; in memory there is none,
@@ -561,16 +562,16 @@ class SendWatch:
         self._deadline = Deadline(self._look)
         self._seconds = seconds
         self._stalled = stalled
-        #: When the peer last took some bytes, as far as we know, and how many the kernel held then.
-        self._since = 0.0
-        self._held = 0
+        #: When we last saw that the peer had taken some bytes, and how many the kernel held then.
+        self._since = self._held = 0.0
 
     def start(self) -> None:
         """Bytes wait to be sent; harmless if that is known."""
         if self._socket is not None and self._socket._watch is not self:
             self._socket._watch = self
             if self._seconds:
-                self.bytes_taken()
+                self._since = self._deadlines.seconds()
+                self._held = held_by_kernel(self._socket)
                 self._look_later(self._since)
 
     def stop(self) -> None:
@@ -588,9 +589,7 @@ class SendWatch:
 
     def bytes_taken(self) -> None:
         """The kernel has taken some of the bytes that wait, as the peer has made room."""
-        assert self._socket is not None
-        self._since = self._deadlines.seconds()
-        self._held = held_by_kernel(self._socket)
+        self._held = inf  # so that the next look sees it: these calls are many, and looks few
 
     def _look_later(self, now: float) -> None:
         """Look again soon, but not after the peer's time has passed."""
@@ -598,7 +597,7 @@ class SendWatch:
         self._deadlines.set(self._deadline, min(soon, self._since + self._seconds))
 
     def _look(self) -> None:
-        """See whether the peer has taken some of the bytes that the kernel holds."""
+        """See whether the peer has taken some bytes since the last look."""
         assert self._socket is not None
         now, held = self._deadlines.seconds(), held_by_kernel(self._socket)
         if held < self._held:
