@@ -165,6 +165,8 @@ class RequestInbox(RequestParser):
 
     def close(self) -> None:
         """Judge no more, and return no more events."""
+        if self._closed and self._ahead is None:
+            return
         super().close()
         self._ahead = self._last_head = None
         self._messages = self._octets = self._lines = 0

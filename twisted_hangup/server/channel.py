@@ -260,7 +260,8 @@ class HangupChannel(HTTPChannel):
         return bool(self._handlingRequest or self._waitingForTransport)
 
     def _rise(self, stage: Stage) -> None:
-        self._stage = max(self._stage, stage)
+        if stage > self._stage:
+            self._stage = stage
 
     # Called by the transport.
 
@@ -549,9 +550,10 @@ class HangupChannel(HTTPChannel):
 
     def _read_again(self) -> None:
         """Reading is resumed, or there is nothing left to read from."""
-        self.context.paused.remove(self._paused)
-        self._paused = None
-        self._clock.go_on()
+        if self._clock.stood_at is not None:
+            self.context.paused.remove(self._paused)
+            self._paused = None
+            self._clock.go_on()
 
     def _act(self, event: Event) -> None:
         if isinstance(event, RequestHead):

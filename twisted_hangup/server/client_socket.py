@@ -244,7 +244,7 @@ class ClientSocket:
         assert transport is not None
         self._ending = True
         half_close = getattr(transport, "loseWriteConnection", None)
-        if self._input_ended or half_close is None or ISSLTransport.providedBy(transport):
+        if self._input_ended or half_close is None or self.secure:
             # Nothing more can arrive; or it is TLS, which sends close_notify and then reads
             # until the peer has sent it too.  TLS collects small writes, and sends them
             # before it closes only if it is told to close before its producer goes.

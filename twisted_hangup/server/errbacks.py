@@ -167,7 +167,7 @@ class Chain:
         except Exception:
             _log.failure("Could not answer {log_error}", log_error=str(self._error))
             socket.destroy()
-        if socket.ended and self._deadline is not None:
+        if self._deadline is not None and socket.ended:
             self._deadlines.forget(self._deadline)
 
     def _answer(self) -> None:

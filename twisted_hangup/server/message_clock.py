@@ -20,8 +20,8 @@ class MessageClock(Deadline):
     """
 
     __slots__ = (
-        *("_began", "_deadlines", "_first_byte_came", "_idle_since", "_stood_at", "_timeouts"),
-        "in_handshake",
+        *("_began", "_deadlines", "_first_byte_came", "_idle_since", "_timeouts"),
+        *("in_handshake", "stood_at"),
     )
 
     def __init__(
@@ -34,7 +34,8 @@ class MessageClock(Deadline):
         self._began: float | None = deadlines.seconds()
         self._first_byte_came = False
         self._idle_since: float | None = None
-        self._stood_at: float | None = None
+        #: Since when it has stood; None while it runs.
+        self.stood_at: float | None = None
         #: Whether the client was last given time for the TLS handshake.
         self.in_handshake = False
 
@@ -59,12 +60,12 @@ class MessageClock(Deadline):
     def stand(self) -> None:
         """Reading is paused, so the client can do nothing."""
         self.due = inf
-        if self._stood_at is None:
-            self._stood_at = self._deadlines.seconds()
+        if self.stood_at is None:
+            self.stood_at = self._deadlines.seconds()
 
     def go_on(self) -> None:
         """Reading is resumed: the message keeps the time that it had left."""
-        stood_at, self._stood_at = self._stood_at, None
+        stood_at, self.stood_at = self.stood_at, None
         if stood_at is not None and self._began is not None:
             self._began += self._deadlines.seconds() - stood_at
 
