@@ -48,10 +48,11 @@ class HeadersCache:
         """Find out what *fields* expect of us."""
         self.looked_at = fields
         self.passed_on = None
-        # The length first: this is asked of every new header, and few names have it.
-        self.expects = any(
-            len(name) == _EXPECT_BYTES and name.lower() == b"expect" for name, _ in fields
-        )
+        self.expects = False
+        for name, _ in fields:
+            # The length first: this is asked of every new header, and few names have it.
+            if len(name) == _EXPECT_BYTES and name.lower() == b"expect":
+                self.expects = True
         self.expectation_known = not self.expects or knows_expectation(fields)
 
     def headers(self, fields: list[Field]) -> Headers:

@@ -36,9 +36,9 @@ def host_of(transport: Any) -> Any:
     A server has few addresses.  A transport makes an object of 200 bytes each time it is asked,
     which is 5 % of the price of a short connection.
     """
-    while getattr(transport.getHost, "__func__", None) is ProtocolWrapper.getHost:
+    while (ask := getattr(transport.getHost, "__func__", None)) is ProtocolWrapper.getHost:
         transport = transport.transport
-    if getattr(transport.getHost, "__func__", None) is Server.getHost:
+    if ask is Server.getHost:
         return _tcp_address(transport._addressType, *transport.socket.getsockname()[:2])
     return _same_address(transport.getHost())
 
