@@ -244,7 +244,8 @@ class ClientSocket:
         assert transport is not None
         self._ending = True
         half_close = getattr(transport, "loseWriteConnection", None)
-        if self._input_ended or half_close is None or self.secure:
+        # A stream of HTTP/2 over TLS is secure, but no TLS itself: it has an input to read on.
+        if self._input_ended or half_close is None or ISSLTransport.providedBy(transport):
             # Nothing more can arrive; or it is TLS, which sends close_notify and then reads
             # until the peer has sent it too.  TLS collects small writes, and sends them
             # before it closes only if it is told to close before its producer goes.
