@@ -895,8 +895,8 @@ async def test_each_frame_is_given_back(serve_h2: Serve, tmp_path: Path) -> None
     served = serve_h2(File(str(tmp_path)), reactor=HandClock())
     stream = await talk(served.port, lambda client: client.answer(client.request(b"/file")))
     assert stream.body == content and served.codes == []
-    written = len(content) // 65_536 + 1  # of which each ends with a frame of any size
-    assert sum(size < 4096 for size in stream.frames) <= written
+    written = len(content) // 65_536 + 1  # of which each may end with a small frame, or two
+    assert sum(size < 4096 for size in stream.frames) <= 2 * written
 
 
 @pytest.mark.parametrize("of_stream", [False, True])
