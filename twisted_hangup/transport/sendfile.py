@@ -75,7 +75,6 @@ class FilePart:
     def start(self) -> None:
         """Send it, from the end of this turn of the reactor on."""
         self._socket.unwritten = self
-        self._pause()
         self._socket.startWriting()
 
     def drop(self) -> None:
@@ -118,7 +117,7 @@ class FilePart:
             self.left -= count
             self._sent(count)
         if self.left and count:
-            self._pause()
+            self.wait()
             return None
         self.drop()
         if not socket.unsent:
@@ -130,7 +129,7 @@ class FilePart:
         self._over()
         return None
 
-    def _pause(self) -> None:
+    def wait(self) -> None:
         """The peer has to make room; who produces hears of it, and gives the peer its time."""
         producer: Any = self._socket.producer
         if producer is not None and not self._socket.producerPaused:

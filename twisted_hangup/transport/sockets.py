@@ -160,6 +160,9 @@ class Unwritten(Protocol):
     def send(self, write: Callable[[], Any]) -> Any:
         """Do what ``doWrite`` does; *write* sends what was written before."""
 
+    def wait(self) -> None:
+        """The peer may have to make room first; harmless if that is known."""
+
 
 class TellingSocket(WatchedSocket, tcp.Connection):
     """Comes before the class of a transport, of a port or a client.
@@ -430,6 +433,8 @@ class TellingSocket(WatchedSocket, tcp.Connection):
 
     def _ask_reactor(self) -> None:
         self._reactor_asked = True
+        if self.unwritten is not None:
+            self.unwritten.wait()
         super().startWriting()
 
     def stopWriting(self) -> None:
