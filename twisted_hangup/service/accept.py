@@ -222,10 +222,9 @@ class Gate:
             self._look_away(seconds)
         return False
 
-    def _look_away(self, seconds: float) -> bool:
+    def _look_away(self, seconds: float) -> None:
         self._close()
         self._rest = self._clock.callLater(seconds, self._rested)
-        return False
 
     def _count(self, taken: int) -> None:
         """Tell the other workers what this one holds, and that it has *taken* a place more."""

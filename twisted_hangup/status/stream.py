@@ -28,7 +28,7 @@ UPDATE_SECONDS: Final = 0.5
 HEARTBEAT_SECONDS: Final = 5.0
 
 #: How long a first error waits for others that come with it.
-GATHER_SECONDS: Final = 0.05
+_GATHER_SECONDS: Final = 0.05
 
 #: How long a browser waits before it connects again.
 _RETRY: Final = b"retry: 2000\n\n"
@@ -174,7 +174,7 @@ class _Stream:
 
 def seconds_to_update(since: float) -> float:
     """How long a first error waits if the last update was *since* seconds ago."""
-    return max(GATHER_SECONDS, UPDATE_SECONDS - since)
+    return max(_GATHER_SECONDS, UPDATE_SECONDS - since)
 
 
 def _settled_up_to(snapshot: Snapshot | MergedSnapshot) -> int:

@@ -13,7 +13,7 @@ import errno
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence, Sized
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import inf
 from typing import Any, Final, Literal, Protocol
 
@@ -434,7 +434,7 @@ class TellingSocket(WatchedSocket, tcp.Connection):
     def _ask_reactor(self) -> None:
         self._reactor_asked = True
         if self.unwritten is not None:
-            self.unwritten.wait()
+            self.unwritten.wait()  # the reactor may never answer
         super().startWriting()
 
     def stopWriting(self) -> None:
@@ -553,7 +553,7 @@ class SendWatch:
         stalled: Called once when the time has passed.
     """
 
-    __slots__ = ("_deadline", "_deadlines", "_held", "_seconds", "_since", "_socket", "_stalled")
+    __slots__ = ("_deadline", "_deadlines", "_held", "_seconds", "_since", "_socket")
 
     def __init__(
         self,
@@ -564,9 +564,8 @@ class SendWatch:
     ) -> None:
         self._socket = _watched(transport_beneath(transport))
         self._deadlines = deadlines
-        self._deadline = Deadline(self._look)
+        self._deadline = Deadline(partial(self._look, stalled))
         self._seconds = seconds
-        self._stalled = stalled
         #: When we last saw that the peer had taken some bytes, and how many the kernel held then.
         self._since = self._held = 0.0
 
@@ -590,7 +589,6 @@ class SendWatch:
         self.stop()
         self._deadlines.forget(self._deadline)
         self._socket = None
-        self._stalled = _nobody_waits
 
     def bytes_taken(self) -> None:
         """The kernel has taken some of the bytes that wait, as the peer has made room."""
@@ -601,7 +599,7 @@ class SendWatch:
         soon = now + until_next_look(self._seconds)
         self._deadlines.set(self._deadline, min(soon, self._since + self._seconds))
 
-    def _look(self) -> None:
+    def _look(self, stalled: Callable[[], object]) -> None:
         """See whether the peer has taken some bytes since the last look."""
         assert self._socket is not None
         now, held = self._deadlines.seconds(), held_by_kernel(self._socket)
@@ -610,11 +608,7 @@ class SendWatch:
         if now - self._since < self._seconds:
             self._look_later(now)
         else:
-            self._stalled()
-
-
-def _nobody_waits() -> None:
-    """What a forgotten watch calls."""
+            stalled()
 
 
 #: Twisted's classes whose reading and writing `TellingSocket` replaces.
