@@ -544,7 +544,11 @@ async def test_heads_that_are_not_read(serve_h2: Serve) -> None:
     client = await in_thread(run)
     (error,) = served.errors
     assert error.code == "ERR_HTTP2_ENHANCE_YOUR_CALM"
-    assert error.reason == "Too many frames that do nothing"  # requests that are refused
+    # Too many refused requests, or resets of ours: what has been sent before decides.
+    assert error.reason in (
+        "Too many frames that do nothing",
+        "Too many control frames wait to be read",
+    )
     assert root.most == MOST_STREAMS
     await clock.wait_until(lambda: served.site.open_connections == 0)
     client.close()
