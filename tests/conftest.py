@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from hypothesis import settings
+from support.cleanliness import ends_in_time as ends_in_time
 from support.cleanliness import expected_errors as expected_errors
 from support.cleanliness import nothing_left_behind as nothing_left_behind
 from support.outboxes import postgres as postgres

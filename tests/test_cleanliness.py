@@ -1,4 +1,4 @@
-"""The fixture that guards every other test must itself turn red."""
+"""The fixtures that guard every other test must themselves turn red."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.wire import PATIENCE
 
 TESTS = """
 import pytest_twisted
@@ -74,24 +75,43 @@ def test_clean_closed_port():
 
 async def test_clean_after_waiting():
     await task.deferLater(reactor, 0.01)
+
+
+@pytest_twisted.ensureDeferred
+async def test_endless():
+    await defer.Deferred()  # where it waits
+"""
+
+CONFTEST = """
+import support.cleanliness
+from support.cleanliness import *
+
+support.cleanliness.LONGEST_SECONDS = 2.0
 """
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a pytest of its own, guarded by the same fixture, says of each test above."""
+def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a pytest of its own, guarded by the same fixtures, prints of the tests above."""
     folder = tmp_path_factory.mktemp("inner")
     (folder / "test_inner.py").write_text(TESTS)
-    (folder / "conftest.py").write_text("from support.cleanliness import *\n")
+    (folder / "conftest.py").write_text(CONFTEST)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--reactor=default", "-rA", "test_inner.py"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
+        timeout=PATIENCE,
         check=False,
     )
-    lines = [line.split("::") for line in run.stdout.splitlines() if "::" in line]
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def outcomes(output: str) -> dict[str, str]:
+    """What it says of each of them."""
+    lines = [line.split("::") for line in output.splitlines() if "::" in line]
     found: dict[str, str] = {}
     for outcome, name in lines:
         # A test that passes and then fails in its teardown is listed twice.
@@ -101,10 +121,16 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("test", re.findall(r"def (test_\w+)", TESTS))
+@pytest.mark.parametrize("test", re.findall(r"def (test_(?:dirty|clean)\w*)", TESTS))
 def test_only_dirt_turns_a_test_red(test: str, outcomes: dict[str, str]) -> None:
     """Each kind of dirt fails its own test, and never the clean one that follows."""
     assert outcomes[test] == ("ERROR" if "dirty" in test else "PASSED")
+
+
+def test_endless_test_fails_where_it_waits(output: str, outcomes: dict[str, str]) -> None:
+    """What never comes is a failure with its line, and no run of tests without an end."""
+    assert outcomes["test_endless"] == "FAILED"
+    assert ">       await defer.Deferred()  # where it waits\n" in output
 
 
 @pytest.mark.parametrize("parameter", [1, 2])

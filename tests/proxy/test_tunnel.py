@@ -127,10 +127,10 @@ async def test_server_that_takes_nothing(proxied: Callable[..., Proxied]) -> Non
     client = await joined(there)
     client.socket.setblocking(False)
     await until(lambda: _full(client))
-    there.clock.wait(12)
-    await until(lambda: not left(there))
+    await there.clock.wait_until(lambda: not left(there))
+    client.socket.settimeout(PATIENCE)
     with pytest.raises(ConnectionResetError):
-        client.socket.recv(1)
+        await in_thread(lambda: client.socket.recv(1))
     client.close()
     there.server.close()
 
@@ -150,8 +150,7 @@ async def test_client_that_takes_nothing(proxied: Callable[..., Proxied]) -> Non
     there = proxied(flooding, timeouts=TIMEOUTS)
     client = await joined(there)
     await until(lambda: _stuck(there))
-    there.clock.wait(12)
-    await until(lambda: not left(there) and there.server.ended)
+    await there.clock.wait_until(lambda: not left(there) and there.server.ended)
     client.close()
 
 
@@ -193,10 +192,7 @@ async def test_rest_that_is_not_taken(proxied: Callable[..., Proxied]) -> None:
     there = proxied(script, timeouts=TIMEOUTS)
     client = Client(there.port, receive_buffer=4096).send(UPGRADE)
     await until(lambda: there.server.connections and _stuck(there))
-    for _ in range(5):
-        there.clock.wait(12)
-        await settled()
-    await until(lambda: not left(there))
+    await there.clock.wait_until(lambda: not left(there))
     await there.served.emptied()
     client.close()
 

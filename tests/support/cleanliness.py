@@ -1,4 +1,4 @@
-"""What Trial checks after each test and pytest-twisted does not: nothing is left behind.
+"""What Trial does for each test and pytest-twisted does not: it ends, and leaves nothing behind.
 
 A timer, a socket, an error in the log or a lost failure of a Deferred turns the test red
 that left it, and is then cleared away, so that the next test starts clean.
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from functools import wraps
+from inspect import iscoroutine
 from itertools import count
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
@@ -21,6 +24,10 @@ from zope.interface import implementer
 
 #: Turns of the reactor that a closing connection may take before it counts as left open.
 SETTLING_TURNS = 10
+
+#: How long a test may take that waits for the reactor: several times the slowest, on a busy
+#: machine.  Pytest's ``faulthandler_timeout`` ends what this cannot, such as a blocked thread.
+LONGEST_SECONDS = 180.0
 
 #: What lives on after so many tests, in caches and in pytest, is moved out of the garbage
 #: collector's sight: the full collection after each test then takes a fraction of a
@@ -97,6 +104,32 @@ def nothing_left_behind(twisted_greenlet: object, expected_errors: LoggedErrors)
     complaints += [f"logged: {_describe(event)}" for event in expected_errors.flush()]
     if complaints:
         pytest.fail("\n".join(complaints), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def ends_in_time(twisted_greenlet: object, request: pytest.FixtureRequest) -> None:
+    """Fail a test whose Deferred or coroutine waits for what does not come, where it waits."""
+    from twisted.internet import reactor
+
+    test = request.node.obj
+
+    @wraps(test)
+    def run(*args: Any, **kw: Any) -> Any:
+        result = test(*args, **kw)
+        if iscoroutine(result):
+            result = ensureDeferred(result)
+        if isinstance(result, Deferred):
+            result.addTimeout(LONGEST_SECONDS, reactor, _where_it_waits)
+        return result
+
+    request.node.obj = run
+
+
+def _where_it_waits(failure: Failure, seconds: float) -> Failure:
+    """What fails a test: its own `CancelledError`, with the lines that led there."""
+    assert failure.value is not None
+    failure.value.args = (f"what this test waits for has not come in {seconds:g} seconds",)
+    return failure
 
 
 class _Leftovers(frozenset[Any]):
