@@ -18,8 +18,8 @@ import pytest
 import pytest_twisted
 from support.documents import PAGES, run, written_codes
 from support.explaining import broken, log_lines
-from support.processes import BIN, connect, free_port
-from support.wire import BAD, DEFAULT, PATIENCE, Paths, Serve, statuses, talk
+from support.processes import BIN, connect, end, free_port
+from support.wire import BAD, DEFAULT, Paths, Serve, statuses, talk
 from twisted.web.server import Request, Site
 
 from twisted_hangup import HangupSite, forward_client_errors
@@ -352,7 +352,6 @@ def test_tac(tmp_path: Path) -> None:
             assert client.read_all() == DEFAULT
             client.close()
         finally:
-            server.terminate()  # SIGINT is ignored by what a shell starts in the background
-            said, _ = server.communicate(timeout=PATIENCE)
+            said = end(server)
     assert '400 HPE_INVALID_HEADER_TOKEN "Invalid header token" at byte 32' in said
     assert len((tmp_path / "errors.log").read_text().splitlines()) == 1

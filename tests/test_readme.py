@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from support.processes import BIN, connect, free_port
-from support.wire import DEFAULT, PATIENCE
+from support.processes import BIN, connect, end, free_port
+from support.wire import DEFAULT
 
 README: Final = (Path(__file__).parent.parent / "README.md").read_text()
 PROGRAMS: Final = re.findall(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -31,9 +31,9 @@ def serve(command: list[str | Path], port: int, folder: Path, answer: bytes) -> 
             assert client.read_all() == answer
             client.close()
         finally:
-            server.terminate()  # SIGINT is ignored by what a shell starts in the background
-            output, _ = server.communicate(timeout=PATIENCE)
-    return output.splitlines()
+            output = end(server)
+    lines: list[str] = output.splitlines()
+    return lines
 
 
 def without_port(line: str) -> str:

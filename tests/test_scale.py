@@ -10,14 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 from support.documents import PAGES
-from support.processes import BIN, connect, free_port, read_until
+from support.processes import BIN, connect, free_port, read_until, running
 from support.wire import BAD, DEFAULT_PAGE, PATIENCE, Client, statuses, wait_for
 
 PROCESSES: Final = 3
@@ -31,17 +30,6 @@ def block(page: str, name: str) -> str:
     )
     assert len(shown) == 1
     return str(shown[0])
-
-
-@contextmanager
-def running(folder: Path, *command: str | Path, **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A program that is ended in the end."""
-    with subprocess.Popen(command, cwd=folder, **options) as program:
-        try:
-            yield program
-        finally:
-            program.send_signal(signal.SIGTERM)
-            program.wait(PATIENCE)
 
 
 def twistd(number: int, port: str) -> list[str | Path]:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.cookbook import files, running, twistd
-from support.processes import connect, free_port
-from support.wire import BAD, PATIENCE, Paths, Serve, statuses, talk, until
+from support.processes import connect, end, free_port
+from support.wire import BAD, Paths, Serve, statuses, talk, until
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import globalLogPublisher
 from twisted.web.resource import Resource
@@ -190,6 +190,5 @@ class TestOpenTelemetry:
                 client.read_all()
                 client.close()
             finally:
-                server.terminate()
-                printed, _ = server.communicate(timeout=PATIENCE)
+                printed = end(server)
         assert f'"trace_id": "0x{TRACE}"' in printed

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import pytest
-from support.processes import BIN, connect, free_port
-from support.wire import BAD, PATIENCE, wait_for
+from support.processes import BIN, connect, end, free_port
+from support.wire import BAD, wait_for
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger
 
@@ -158,8 +158,7 @@ def served(tmp_path: Path, *command: str, wire: bytes = BAD) -> None:
             client.read_all()
             client.close()
         finally:
-            server.terminate()  # SIGINT is ignored by what a shell starts in the background
-            server.wait(PATIENCE)
+            end(server)
 
 
 def test_json_of_twist(tmp_path: Path) -> None:
@@ -209,8 +208,7 @@ def test_rsyslog_ships_the_error_log(tmp_path: Path) -> None:
         try:
             wait_for(lambda: shipped.exists() and shipped.read_text().endswith("\n"))
         finally:
-            shipper.terminate()
-            shipper.wait(PATIENCE)
+            end(shipper)
     [line] = log.read_text().splitlines()
     [sent] = map(json.loads, shipped.read_text().splitlines())
     assert sent == json.loads(line)

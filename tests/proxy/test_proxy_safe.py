@@ -158,7 +158,7 @@ def nginx_before(url: str) -> Iterator[str]:
                 wait_for(lambda: can_connect(port))
                 yield f"http://127.0.0.1:{port}"
             finally:
-                running.terminate()
+                running.kill()  # SIGTERM is lost on it if it comes just before it waits for events
 
 
 def can_connect(port: int) -> bool:

@@ -7,14 +7,13 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 from support.documents import PAGES
-from support.processes import BIN, connect, free_port
+from support.processes import BIN, connect, free_port, running
 from support.wire import BAD, PATIENCE, statuses, wait_for
 
 CLIENT: Final = "127.0.0.9"
@@ -34,17 +33,6 @@ def block(name: str) -> str:
     pattern = rf"^`{re.escape(name)}`:\n\n```\n(.*?)^```$"
     [shown] = re.findall(pattern, PAGES["balancer"].read_text(), re.S | re.M)
     return str(shown)
-
-
-@contextmanager
-def running(folder: Path, *command: str | Path) -> Iterator[None]:
-    """A program that is ended in the end."""
-    with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as program:
-        try:
-            yield
-        finally:
-            program.terminate()
-            program.wait(PATIENCE)
 
 
 def ask(port: int, wire: bytes) -> bytes:
@@ -114,9 +102,10 @@ def test_client_behind_a_balancer(tmp_path: Path, program: str, field: str, unix
     ]
     options = ["--path=public", "--max-body-size=5", "--access-log=access", "--error-log=errors"]
     make = {"haproxy": haproxy, "nginx": nginx}[program]
+    quiet = {"stderr": subprocess.DEVNULL}
     with (
-        running(tmp_path, *command, *options, trust, f"--forwarded-field={field}"),
-        running(tmp_path, *make(tmp_path, front, server, field)),
+        running(tmp_path, *command, *options, trust, f"--forwarded-field={field}", **quiet),
+        running(tmp_path, *make(tmp_path, front, server, field), **quiet),
     ):
 
         def serves() -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.certificates import pem
-from support.processes import BIN, connect, free_port, read_until, run
+from support.processes import BIN, connect, end, free_port, read_until, run
 from support.wire import BAD, PATIENCE, Client, wait_for
 
 SLOW = '''
@@ -244,8 +244,7 @@ def test_failures_do_not_fill_the_log(folder: Path) -> None:
         while received.count(b"HTTP/1.1 500 ") < 1000:
             received += client.socket.recv(65536)
         client.close()
-        server.terminate()
-        output, _ = server.communicate(timeout=PATIENCE)
+        output = end(server)
     lines = [line for line in output.splitlines() if "#info]" not in line]
     counts = re.findall(r"and ([\d,]+) more failures with ZeroDivisionError", output)
     whole = output.count("Traceback (most recent call last):")
@@ -275,8 +274,7 @@ def test_few_files(folder: Path) -> None:
                 assert client.read_until(b"address.\n").startswith(b"HTTP/1.1 404 ")
                 client.close()
         finally:
-            server.terminate()
-            output, _ = server.communicate(timeout=PATIENCE)
+            output = end(server)
     assert "new clients wait until one ends" in output
     assert output.count("new clients wait") <= time.monotonic() - since + 2
     assert "EMFILE" not in output

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.processes import BIN, connect, free_port, read_until
+from support.processes import BIN, connect, end, free_port, read_until
 from support.upstreams import Connection, RawServer
 from support.wire import PATIENCE, Client
 
@@ -256,8 +256,7 @@ def test_no_standard_output(tmp_path: Path, program: str) -> None:
             assert client.read_until(b"</html>\n").startswith(b"HTTP/1.1 200 ")
             client.close()
         finally:
-            process.terminate()
-            process.wait(PATIENCE)
+            end(process)
 
 
 def test_terminal_that_is_stopped(start: Start) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from . import processes
 from .processes import BIN
 from .wire import PATIENCE
 
@@ -26,22 +27,13 @@ def files(page: str) -> dict[str, str]:
 def running(
     folder: Path, *command: str | Path, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program that works in *folder*, and that is ended in the end."""
+    """A program that works in *folder*, writes into a file there, and is ended in the end."""
+    options["stderr"] = subprocess.STDOUT
     with (
         (folder / f"{Path(command[0]).name}.out").open("ab") as output,
-        subprocess.Popen(
-            command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, **options
-        ) as program,
+        processes.running(folder, *command, stdout=output, **options) as program,
     ):
-        try:
-            yield program
-        finally:
-            program.terminate()
-            try:
-                program.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                raise
+        yield program
 
 
 def twistd(*options: str) -> list[str]:

@@ -6,8 +6,10 @@ import secrets
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .wire import PATIENCE, Client, wait_for
 
@@ -35,6 +37,36 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+@contextmanager
+def running(folder: Path, *command: str | Path, **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A program that works in *folder*, and is ended in the end."""
+    with subprocess.Popen(command, cwd=folder, **options) as program:
+        try:
+            yield program
+        finally:
+            end(program)
+
+
+def end(program: subprocess.Popen[Any]) -> Any:
+    """Ask *program* to end, by SIGTERM, and wait.
+
+    What a shell starts in the background ignores SIGINT.
+
+    Returns:
+        The rest of its output, if that is a pipe.
+
+    Raises:
+        subprocess.TimeoutExpired: It did not end, and was killed.
+    """
+    program.terminate()
+    try:
+        output, _ = program.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        program.kill()
+        raise
+    return output
 
 
 def read_until(words: str, process: subprocess.Popen[str]) -> list[str]:

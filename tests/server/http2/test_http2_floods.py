@@ -916,7 +916,7 @@ async def test_chromium(transfers: Served, tmp_path: Path) -> None:
         await until(lambda: transfers.root.children[b"told"].little)
         assert any(isinstance(one, HangupHTTP2) for one in transfers.site.context.open())
     finally:
-        browser.terminate()
+        browser.kill()
         await in_thread(browser.wait)
     assert transfers.root.children[b"told"].little == [b"%d %d" % (MUCH, MUCH)]
     assert transfers.codes in ([], ["ECONNRESET"])  # as it is ended
