@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from support.processes import BIN, connect, end, free_port, read_until
+from support.processes import BIN, connect, end, free_port, listens, read_until
 from support.upstreams import Connection, RawServer
-from support.wire import PATIENCE, Client
+from support.wire import PATIENCE, Client, wait_for
 
 #: Seconds that an end may take besides its grace: one is promised, the rest is the machine's.
 END: Final = 1 + 4
 
 APPLICATIONS: Final = '''
+import os
 import time
 
+from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -74,6 +76,32 @@ class Blocking(Resource):
         request.channel.transport.socket.send(b"begun")
         time.sleep(60)
         return b""
+
+
+class Shop(Resource):
+    """Has something open that its requests need, and closes it at the reactor's shutdown."""
+
+    isLeaf = True
+    state = b"open"
+
+    def __init__(self):
+        super().__init__()
+        reactor.addSystemEventTrigger("before", "shutdown", self.close)
+
+    def close(self):
+        self.state = b"closed"
+
+    def render_GET(self, request):
+        def look():
+            if os.path.exists("go"):
+                request.write(self.state)
+                request.finish()
+            else:
+                reactor.callLater(0.01, look)
+
+        request.write(b"begun")
+        look()
+        return NOT_DONE_YET
 '''
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -163,6 +191,24 @@ def test_call_whose_client_has_left_has_the_grace_too(start: Start) -> None:
     program.connect().close()
     assert program.seconds_to_end() < 1 + END
     assert Path("done").exists()
+
+
+@pytest.mark.parametrize(
+    "program, options", [("twistd", []), ("twist", []), ("twistd", ["--workers=1"])]
+)
+def test_application_shuts_down_when_its_requests_have_ended(
+    start: Start, program: str, options: list[str]
+) -> None:
+    """What it closes then, as an outbox, its last requests have still had."""
+    running = start("--resource=apps.Shop", "--grace=30", *options, program=program)
+    client = running.connect()
+    running.process.terminate()
+    wait_for(lambda: not listens(running.port))
+    Path("go").touch()
+    last = client.read_until(b"0\r\n\r\n")
+    assert b"open" in last and b"closed" not in last
+    client.close()
+    assert running.process.wait(PATIENCE) in STOPPED
 
 
 def test_second_signal_ends_a_blocked_reactor(start: Start) -> None:

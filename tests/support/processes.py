@@ -79,14 +79,13 @@ def read_until(words: str, process: subprocess.Popen[str]) -> list[str]:
     return lines[1:]
 
 
+def listens(port: int) -> bool:
+    """Whether somebody accepts on that port of this machine."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def connect(port: int) -> Client:
     """Connect to a server that has just been started."""
-
-    def listens() -> bool:
-        with suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return True
-        return False
-
-    wait_for(listens)
+    wait_for(lambda: listens(port))
     return Client(port)

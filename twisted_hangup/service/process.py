@@ -17,6 +17,7 @@ from threading import TIMEOUT_MAX, Thread
 from time import sleep
 from typing import Any, Final, NoReturn
 
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.logfile import LogFile as RotatingFile
@@ -129,6 +130,7 @@ class Program:
         grace_seconds: float,
         end_now: Callable[[], object],
         last_words: str,
+        finish: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -138,6 +140,9 @@ class Program:
             grace_seconds: How long the service may take to stop.
             end_now: Called, in the reactor's thread, if a second signal asks for the end.
             last_words: Logged if the program has to be ended.
+            finish: Called at a signal, in the reactor's thread, before the reactor is stopped; it
+                may return a Deferred.  So what an application does at the reactor's shutdown, it
+                does when no request runs any more.
         """
         self.ends = False
         self.on_terminal = False
@@ -146,6 +151,8 @@ class Program:
         self._reactor = reactor
         self._grace_seconds = grace_seconds
         self._end_now = end_now
+        self._finish = finish
+        self._reactor_stops = False
         self._text = last_words
         self._status_pipe: int | None = None
 
@@ -166,6 +173,7 @@ class Program:
 
     def take_ends(self) -> None:
         """From now on a signal ends the program in any case; Twisted has taken the signals."""
+        self._reactor.addSystemEventTrigger("before", "shutdown", self._before_shutdown)
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
@@ -255,7 +263,7 @@ class Program:
             signal.raise_signal(signal.SIGTERM)
 
     def _signalled(self, handler: Callable[..., object], number: int, frame: object) -> None:
-        """Twisted handles the first signal, if its reactor is not blocked; the next ends the wait.
+        """The first signal finishes, and then Twisted handles it; the next one ends the wait.
 
         For a second signal Twisted logs a traceback and goes on waiting.
         """
@@ -264,7 +272,14 @@ class Program:
             self._reactor.callFromThread(self._end_now)
         else:
             self._end_in_time()
-            handler(number, frame)
+            finish_soon(self._reactor, self._end, partial(handler, number, frame))
+
+    def _end(self, stop_reactor: Callable[[], object]) -> None:
+        finished = maybeDeferred(self._finish)
+        finished.addCallback(lambda _: self._reactor_stops or stop_reactor())
+
+    def _before_shutdown(self) -> None:
+        self._reactor_stops = True
 
     def _end_in_time(self) -> None:
         if not self.ends:
@@ -313,6 +328,38 @@ class DaemonThreads(ThreadPool):
         self.joined = True
         self.started = False
         self._team.quit()
+
+
+def finish_soon(reactor: Any, finish: Callable[..., object], *args: object) -> None:
+    """Call *finish* in the reactor's thread; this may be called in a signal handler.
+
+    As a timed call: the ports that it closes are closed a turn later, and what clients have sent by
+    then is read before it is seen which of their connections are idle.
+    """
+    reactor.callFromThread(reactor.callLater, 0, finish, *args)
+
+
+def once(stop: Callable[[], object]) -> Callable[[], Deferred[None]]:
+    """*stop* for several callers: the first one begins it.
+
+    Args:
+        stop: May return a Deferred.  If it fails, that is logged.
+
+    Returns:
+        A function whose Deferreds fire with None when *stop* is over.
+    """
+    over: Deferred[Any] | None = None
+
+    def begin() -> Deferred[None]:
+        nonlocal over
+        if over is None:
+            over = maybeDeferred(stop)
+            over.addErrback(lambda failure: _log.failure("The service cannot stop", failure))
+        ended: Deferred[None] = Deferred()
+        over.addCallback(lambda _: ended.callback(None))
+        return ended
+
+    return begin
 
 
 def end_within(seconds: float, farewell: Callable[[], object]) -> None:

@@ -24,7 +24,7 @@ from ..transport.addresses import ip_of
 from ..transport.clock import steady
 from .accept import Gate
 from .certificates import LOOK_SECONDS, RenewedEndpoint
-from .process import Program, StandardOutput
+from .process import Program, StandardOutput, once
 from .systemd import READY, STOPPING, notify, notify_reloading
 
 #: How long threads may take to notice that their clients were hung up on.
@@ -303,7 +303,9 @@ class CommandLineService(HangupService):
             grace_seconds=self._grace_seconds,
             end_now=self.end_grace,
             last_words="The grace is over: ended with work still to do",
+            finish=self.stopService,
         )
+        self._stop_once = once(self._stop)
 
     def startService(self) -> None:
         """As in `HangupService`; from now on a signal ends the program in any case."""
@@ -313,7 +315,10 @@ class CommandLineService(HangupService):
         self._reactor.callWhenRunning(self._take_over)
 
     def stopService(self) -> Deferred[None]:
-        """As in `HangupService`, within the grace and `END_SECONDS`."""
+        """As in `HangupService`, within the grace and `END_SECONDS`; twice is harmless."""
+        return self._stop_once()
+
+    def _stop(self) -> Deferred[None]:
         self._program.stop()
         return super().stopService()
 

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from support.processes import BIN, connect, free_port
+from support.processes import BIN, connect, free_port, listens
 from support.wire import PATIENCE, wait_for
 from support.workers import APPLICATION, STOPPED, Program, is_worker
 from support.workers import start as start
@@ -24,11 +24,6 @@ def stopped(pid: int) -> bool:
     return "(stopped)" in Path(f"/proc/{pid}/status").read_text()
 
 
-def refused(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) != 0
-
-
 def test_life(start: Start) -> None:
     """Both workers serve, a running request is finished, and nothing is left."""
     program = start("--grace=20").started()
@@ -36,7 +31,7 @@ def test_life(start: Start) -> None:
     assert int(program.get("/pid")) in pids.values()
     client = program.begin()
     program.process.terminate()
-    wait_for(lambda: refused(program.port))
+    wait_for(lambda: not listens(program.port))
     (program.log.parent / "go").touch()
     assert client.read_until(b"finished.").endswith(b"finished.")
     client.close()
@@ -104,7 +99,7 @@ def test_first_process_is_killed(start: Start) -> None:
     program.process.kill()
     program.process.wait()
     wait_for(lambda: [pid for pid in pids if is_worker(pid)] == [busy])
-    wait_for(lambda: refused(program.port))
+    wait_for(lambda: not listens(program.port))
     # The reader of all that a worker could print has gone.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", program.port)).close()
@@ -127,7 +122,7 @@ def test_first_process_is_killed_during_import(start: Start, tmp_path: Path) -> 
     since = time.monotonic()
     wait_for(lambda: not any(is_worker(int(child)) for child in children))
     assert time.monotonic() - since < 30
-    wait_for(lambda: refused(program.port))
+    wait_for(lambda: not listens(program.port))
 
 
 def has_connection(pid: int, port: int) -> bool:
@@ -167,7 +162,7 @@ def test_second_signal(start: Start) -> None:
     program = start("--grace=60").started()
     client = program.begin()
     program.process.terminate()
-    wait_for(lambda: refused(program.port))
+    wait_for(lambda: not listens(program.port))
     program.end()
     wait_for(lambda: not any(map(is_worker, program.pids().values())))
     client.close()
@@ -178,7 +173,7 @@ def test_interrupt_of_the_terminal(start: Start) -> None:
     program = start("--grace=20").started()
     client = program.begin()
     os.killpg(os.getpgid(program.process.pid), signal.SIGINT)
-    wait_for(lambda: refused(program.port))
+    wait_for(lambda: not listens(program.port))
     (program.log.parent / "go").touch()
     assert client.read_until(b"finished.").endswith(b"finished.")
     client.close()

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 from twisted.application.service import IService
 from twisted.internet import endpoints
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
@@ -42,7 +42,7 @@ from ...server.site import HangupSite
 from ...transport.clock import steady
 from ..accept import Gate
 from ..ports import endpoint
-from ..process import END_SECONDS, end_within
+from ..process import END_SECONDS, end_within, finish_soon, once
 from ..serving import CannotListen, HangupService
 from .channel import Channel, Kind, frame_of
 from .places import SharedPlaces
@@ -217,12 +217,13 @@ class _Process:
     def __init__(self, plan: Plan, log: _ChannelLog, booted: Event, reactor: Any) -> None:
         self._reactor = reactor
         self._worker = worker = Worker(plan, reactor)
-        self._ends = False
+        self._ends = self._reactor_stops = False
         self._log = log
         self._booted = booted
-        self._service = IService(namedAny(plan.make)(worker))
-        self._service.privilegedStartService()
-        self._service.startService()
+        service = IService(namedAny(plan.make)(worker))
+        self._stop_service = once(service.stopService)
+        service.privilegedStartService()
+        service.startService()
 
     def run(self) -> None:
         reactor = self._reactor
@@ -262,7 +263,7 @@ class _Process:
         """SIGTERM, which ends the process in any case."""
         if not self._ends:
             self._end_in_time()
-            self._reactor.callFromThread(self._reactor.stop)
+            finish_soon(self._reactor, self._finish)
         else:
             self._reactor.callFromThread(self._hasten)
 
@@ -275,17 +276,28 @@ class _Process:
         self._ends = True
         end_within(self._worker.grace_seconds + END_SECONDS, lambda: None)
 
+    def _finish(self) -> Deferred[None]:
+        """Finish, and only then stop the reactor.
+
+        So what the application does at the reactor's shutdown, it does when no request runs.
+        """
+        self._worker.row.accepts = False
+        return self._stop_service().addCallback(
+            lambda _: self._reactor_stops or self._reactor.stop()
+        )
+
     def _stop(self) -> Deferred[Any]:
+        self._reactor_stops = True
         if not self._ends:  # the application has stopped the reactor
             self._end_in_time()
         self._worker.row.accepts = False
-        return maybeDeferred(self._service.stopService).addBoth(self._cb_flush)
+        return self._stop_service().addCallback(self._cb_flush)
 
-    def _cb_flush(self, result: object) -> Deferred[Any]:
+    def _cb_flush(self, _: object) -> Deferred[Any]:
         flushed = Deferred[None]()
         self._worker.channel.close().chainDeferred(flushed)
         flushed.addTimeout(_FLUSH_SECONDS, steady(self._reactor))
-        return flushed.addBoth(lambda _: result)
+        return flushed.addErrback(lambda _: None)
 
 
 @implementer(ILogObserver)
