@@ -97,6 +97,7 @@ class Broken(NamedTuple):
     name: str
     number: int
     phase: str = "idle"
+    last_stream: int = 0
 
 
 def _raw(*frames: Frame) -> bytes:
@@ -107,6 +108,13 @@ def _unended(client: H2Client) -> HeadersFrame:
     frame = client.headers(fields_of())
     frame.flags.discard("END_HEADERS")
     return frame
+
+
+def _answered(client: H2Client) -> int:
+    """A stream whose response has come."""
+    stream = client.request()
+    client.answer(stream)
+    return stream
 
 
 BROKEN = [
@@ -159,6 +167,13 @@ BROKEN = [
         11,
         "head",
     ),
+    Broken(
+        "CONTINUATION after the response",
+        lambda c: _raw(ContinuationFrame(_answered(c), flags=["END_HEADERS"])),
+        "PROTOCOL_ERROR",
+        1,
+        last_stream=1,
+    ),
     Broken("garbage", lambda _: b"*" * 100, "FRAME_SIZE_ERROR", 6),
 ]
 
@@ -180,7 +195,7 @@ async def test_connection_error(serve_h2: Serve, broken: Broken) -> None:
     assert (error.status, error.raw_packet, error.bytes_parsed) == (None, None, None)
     assert " " in error.reason and "<" not in error.reason
     assert error.peer.host == "127.0.0.1"
-    assert (client.goaways, client.closed) == ([(broken.number, 0)], "end")
+    assert (client.goaways, client.closed) == ([(broken.number, broken.last_stream)], "end")
     await served.emptied()
 
 

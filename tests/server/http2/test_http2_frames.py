@@ -113,6 +113,10 @@ def test_block_begins_with_its_frame_header() -> None:
             PREFACE + PING + b"\0\0\6\4\1\0\0\0\0",
             "An acknowledgement of SETTINGS that has content",
         ),
+        (
+            PREFACE + PING + b"\0\0\0\x09\4\0\0\0\1",
+            "A CONTINUATION frame that continues nothing",
+        ),
     ],
 )
 def test_refused(wire: bytes, words: str) -> None:

@@ -546,6 +546,8 @@ class FrameInbox:
             self._refused = FrameTooLargeError("An acknowledgement of SETTINGS that has content")
         elif kind == _SETTINGS and length > _SETTING * _MOST_SETTINGS:
             self._refused = DenialOfServiceError("Too many settings in one frame")
+        elif kind == _CONTINUATION and not self.in_block:  # section 6.10, whatever its stream is
+            self._refused = ProtocolError("A CONTINUATION frame that continues nothing")
         if kind == _HEADERS:
             self.in_block = True
             self.block_bytes = 0
