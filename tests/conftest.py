@@ -13,6 +13,7 @@ from hypothesis import settings
 from support.cleanliness import ends_in_time as ends_in_time
 from support.cleanliness import expected_errors as expected_errors
 from support.cleanliness import nothing_left_behind as nothing_left_behind
+from support.http2_client import serve_h2 as serve_h2
 from support.outboxes import postgres as postgres
 from support.wire import Paths, Served
 from twisted.internet import defer

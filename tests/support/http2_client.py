@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
     DataFrame,
@@ -20,7 +21,8 @@ from hyperframe.frame import (
 )
 from twisted.internet.defer import Deferred
 
-from .wire import Client, in_thread
+from .certificates import server_context
+from .wire import Client, HandClock, Serve, in_thread
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER = 9
@@ -43,6 +45,14 @@ def fields_of(
         (b":path", path),
         *more,
     ]
+
+
+@pytest.fixture
+def serve_h2(serve: Serve) -> Serve:
+    """Serve over TLS, where HTTP/2 can be negotiated, on a clock that stands or on another one."""
+    return lambda what=None, **arguments: serve(
+        what, tls=server_context(), **{"reactor": HandClock(), **arguments}
+    )
 
 
 #: RFC 9113, section 6.9.2.

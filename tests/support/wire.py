@@ -225,6 +225,27 @@ async def filled(sender: Any) -> None:
         await settled()
 
 
+def taken_by_peer(sender: Any) -> int:
+    """How much of what was written to *sender* its peer has, as far as the kernel says."""
+    return int(sender.taken) - held_by_kernel(sender)
+
+
+async def take_some(read: Callable[[], object], sender: Any) -> None:
+    """*read*, and wait until the kernel says that the peer of *sender* has taken some more."""
+    before = taken_by_peer(sender)
+    await in_thread(read)
+    await until(lambda: taken_by_peer(sender) > before)
+
+
+def has_left(connection: Any) -> bool:
+    """Whether the kernel knows that the peer of *connection*, a socket, has ended or reset it."""
+    if connection.fileno() < 0:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
 async def take_a_little(read: Callable[[], object], sender: Any) -> None:
     """*read* until the kernel holds less of what it took from *sender*, and has taken no more."""
     taken = held = 0

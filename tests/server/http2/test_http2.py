@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -34,6 +32,7 @@ from support.http2_client import (
     fields_of,
     talk,
 )
+from support.processes import run
 from support.wire import (
     HandClock,
     Paths,
@@ -67,12 +66,6 @@ from twisted_hangup import (
     forward_client_errors,
 )
 from twisted_hangup.transport.layers import transport_beneath
-
-
-@pytest.fixture
-def serve_h2(serve: Serve) -> Serve:
-    """Serve over TLS, where HTTP/2 can be negotiated."""
-    return lambda what=None, **arguments: serve(what, tls=server_context(), **arguments)
 
 
 @pytest_twisted.ensureDeferred
@@ -343,7 +336,6 @@ async def test_what_was_sent_before_is_not_lost(serve_h2: Serve) -> None:
 def _notify(client: H2Client) -> None:
     assert isinstance(client.client.socket, ssl.SSLSocket)
     with suppress(OSError):
-        client.client.socket.settimeout(0.2)
         client.client.socket.unwrap()
 
 
@@ -543,8 +535,7 @@ async def test_no_preface(serve_h2: Serve, sent: bytes, phase: str) -> None:
     served, clock = on_clock(serve_h2)
     client = await in_thread(lambda: H2Client(served.port, preface=False).raw(sent))
     (channel,) = served.site.context.open()
-    await until(lambda: channel.phase != "handshake")
-    await settled()
+    await until(lambda: channel.phase == phase)
     await clock.wait_until(lambda: served.errors)
     await in_thread(client.to_the_end)
     client.close()
@@ -580,7 +571,8 @@ async def test_header_block_across_the_idle_deadline(serve_h2: Serve) -> None:
     client = await in_thread(lambda: H2Client(served.port))
     data = _raw(client.headers(fields_of(b"/a b")))
     await in_thread(lambda: client.raw(data[:15]))
-    await settled()
+    (channel,) = served.site.context.open()
+    await until(lambda: channel.phase == "head")
     clock.wait(50)
     await in_thread(lambda: client.raw(data[15:]).answer(1))
     assert client.stream(1).status == 400
@@ -840,8 +832,7 @@ async def test_client_that_ignores_the_close(serve_h2: Serve) -> None:
     assert codes == ["ERR_HTTP2_PROTOCOL_ERROR"]
     clock.wait(Timeouts().linger_silence_seconds - 1)
     assert served.site.open_connections == 1
-    clock.wait(2)
-    await until(lambda: served.site.open_connections == 0)
+    await clock.wait_until(lambda: served.site.open_connections == 0)
     client.close()
 
 
@@ -859,4 +850,4 @@ def test_without_the_extra() -> None:
         "import sys; sys.modules['h2'] = None; import twisted_hangup; "
         "sys.exit('twisted_hangup.server.http2.connection' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    assert run("python", "-c", program).returncode == 0

@@ -16,7 +16,6 @@ from typing import Any, Final, NamedTuple
 import pytest
 import pytest_twisted
 from oracle import node
-from support.certificates import server_context
 from support.wire import PATIENCE, Serve, Served, in_thread
 
 from twisted_hangup import ClientSocket, Limits
@@ -51,8 +50,8 @@ ASKS: Final = [
 ]
 
 
-def refusing(serve: Serve, text: bytes) -> Served:
-    served = serve(tls=server_context(), limits=Limits(body_bytes=1_000_000))
+def refusing(serve_h2: Serve, text: bytes) -> Served:
+    served = serve_h2(limits=Limits(body_bytes=1_000_000))
 
     @served.site.on_client_error
     def answer(failure: Any, socket: ClientSocket) -> Any:
@@ -188,9 +187,9 @@ def client(request: pytest.FixtureRequest, tmp_path: Path) -> Client:
     "client", ["curl", "node's fetch", "node's http2", "chromium"], indirect=True
 )
 @pytest_twisted.ensureDeferred
-async def test_answer_is_read(serve: Serve, client: Client, text: bytes, ask: Ask) -> None:
+async def test_answer_is_read(serve_h2: Serve, client: Client, text: bytes, ask: Ask) -> None:
     """Status and text arrive whole, and the client sees no error."""
-    served = refusing(serve, text)
+    served = refusing(serve_h2, text)
     assert await in_thread(lambda: client(served.port, ask)) == [ask.status, text.decode()]
     (error,) = (error for error in served.errors if error.status)
     assert error.request is not None and error.request.version == b"2"
@@ -198,9 +197,9 @@ async def test_answer_is_read(serve: Serve, client: Client, text: bytes, ask: As
 
 @pytest.mark.parametrize("client", ["curl", "node's http2"], indirect=True)
 @pytest_twisted.ensureDeferred
-async def test_answer_to_an_upload_that_is_no_error(serve: Serve, client: Client) -> None:
+async def test_answer_to_an_upload_that_is_no_error(serve_h2: Serve, client: Client) -> None:
     """An expectation that nobody knows is answered before the body has come."""
-    served = serve(tls=server_context())
+    served = serve_h2()
     ask = Ask("expectation", 417, fields={"expect": "x"}, body=UPLOAD)
     assert await in_thread(lambda: client(served.port, ask)) == [417, ""]
     assert served.codes == [] and served.root.fast.ran == []

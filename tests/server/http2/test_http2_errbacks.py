@@ -48,12 +48,6 @@ from twisted_hangup.server.http2.frames import MOST_STREAMS
 BAD_PATH = fields_of(b"/a b")
 
 
-@pytest.fixture
-def serve_h2(serve: Serve) -> Serve:
-    """Serve over TLS, where HTTP/2 can be negotiated."""
-    return lambda what=None, **arguments: serve(what, tls=server_context(), **arguments)
-
-
 def answers_of(served: Served) -> list[int | None]:
     answers: list[int | None] = []
     served.site.journal.watch_settled(lambda error, status: answers.append(status))
@@ -295,7 +289,8 @@ async def test_request_that_had_begun(
     serve_h2: Serve, run: Callable[[H2Client], Stream], kind: type, phase: str, status: int
 ) -> None:
     """It never reaches its resource, and the handlers answer it."""
-    served = serve_h2(limits=Limits(body_bytes=1000), timeouts=Timeouts(request_seconds=1))
+    clock = HandClock()
+    served = serve_h2(limits=Limits(body_bytes=1000), reactor=clock)
     seen: list[ClientError] = []
 
     @served.site.on_client_error
@@ -303,7 +298,11 @@ async def test_request_that_had_begun(
         seen.append(failure.value)
         socket.respond(failure.value.status, b"mine")
 
-    answer = await talk(served.port, run)
+    done = talk(served.port, run)
+    if kind is RequestTimeout:
+        await until(lambda: [each.phase for each in served.site.context.open()] == ["body"])
+        await clock.wait_until(lambda: seen)
+    answer = await done
     assert (answer.status, answer.body) == (status, b"mine")
     assert served.errors == seen
     assert (type(seen[0]), seen[0].phase) == (kind, phase)
@@ -314,8 +313,10 @@ class Begins(Resource):
     """Begins a response before the request is complete, and never ends it."""
 
     isLeaf = True
+    begun = False
 
     def render(self, request: Request) -> int:
+        self.begun = True
         request.write(bytes(100_000))
         return NOT_DONE_YET
 
@@ -323,7 +324,8 @@ class Begins(Resource):
 @pytest_twisted.ensureDeferred
 async def test_response_that_nobody_takes(serve_h2: Serve) -> None:
     """The handlers see that nothing can be added to it, nor reach its client."""
-    served = serve_h2(Paths(begins=Begins()), timeouts=Timeouts(send_seconds=1))
+    clock = HandClock()
+    served = serve_h2(Paths(begins=(begins := Begins())), reactor=clock)
     answers = answers_of(served)
     seen: list[tuple[type, bool, bool]] = []
 
@@ -336,7 +338,10 @@ async def test_response_that_nobody_takes(serve_h2: Serve) -> None:
         client.request(b"/slow")
         return client.answer(client.request(b"/begins"))
 
-    answer = await talk(served.port, run, windows=False)
+    done = talk(served.port, run, windows=False)
+    await until(lambda: begins.begun)
+    await clock.wait_until(lambda: seen)
+    answer = await done
     assert (answer.status, answer.reset) == (200, CANCEL)
     assert (seen[0], answers[0]) == ((ClientHangUp, True, False), None)
     await served.emptied()
@@ -461,9 +466,14 @@ async def test_client_that_does_not_wait(serve_h2: Serve, lost: bool) -> None:
 @pytest_twisted.ensureDeferred
 async def test_handler_that_never_ends(serve_h2: Serve) -> None:
     """After ``handler_seconds`` it is cancelled, and the default answer goes out."""
-    served = serve_h2(timeouts=Timeouts(handler_seconds=0.5))
+    clock = HandClock()
+    served = serve_h2(reactor=clock)
     answers = answers_of(served)
     gate, _, done = await waiting(served, refused(BAD_PATH))
+    await settled()  # the handler is called before its time begins
+    clock.wait(Timeouts().handler_seconds - 1)
+    assert not gate.called
+    clock.wait(2)
     answer = await done
     assert (answer.status, answer.body, answers) == (400, b"", [400])
     assert served.site.context.errbacks.outcomes == {"cancelled": 1}
@@ -482,7 +492,8 @@ async def test_answer_larger_than_the_window(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_answer_that_nobody_takes(serve_h2: Serve) -> None:
     """A client without a window for it is given up after ``send_seconds``."""
-    served = serve_h2(timeouts=Timeouts(send_seconds=1, linger_silence_seconds=0.3))
+    clock = HandClock()
+    served = serve_h2(reactor=clock)
     served.site.on_client_error(lambda failure, socket: socket.respond(400, b"text"))
 
     def run(client: H2Client) -> Stream:
@@ -494,6 +505,8 @@ async def test_answer_that_nobody_takes(serve_h2: Serve) -> None:
 
     done = talk(served.port, run, settings={4: 0})
     request = await served.root.slow.started
+    await until(lambda: served.codes == ["HPE_INVALID_URL"])
+    await clock.wait_until(lambda: done.called)
     answer = await done
     assert (answer.status, answer.body, answer.reset) == (400, b"", PROTOCOL_ERROR)
     request.notifyFinish().addErrback(lambda _: None)

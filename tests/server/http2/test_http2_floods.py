@@ -28,7 +28,6 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import (
     CANCEL,
@@ -41,7 +40,8 @@ from support.http2_client import (
     fields_of,
     talk,
 )
-from support.wire import HandClock, Paths, Serve, Served, Slow, in_thread, until
+from support.processes import running
+from support.wire import PATIENCE, Paths, Serve, Served, Slow, in_thread, until
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -58,12 +58,6 @@ from twisted_hangup.server.http2.stream import HangupStream
 
 #: Frames that a client may send for nothing.
 AT_ONCE, PER_SECOND = 1000, 33
-
-
-@pytest.fixture
-def serve_h2(serve: Serve) -> Serve:
-    """Serve over TLS, where HTTP/2 can be negotiated, on a clock that stands."""
-    return lambda what=None: serve(what, tls=server_context(), reactor=HandClock())
 
 
 class Flood(NamedTuple):
@@ -217,10 +211,10 @@ async def test_body_of_small_pieces(serve_h2: Serve) -> None:
 
 @pytest.mark.parametrize("pieces", [2000, 2700])
 @pytest_twisted.ensureDeferred
-async def test_body_under_way_when_its_stream_is_reset(serve: Serve, pieces: int) -> None:
+async def test_body_under_way_when_its_stream_is_reset(serve_h2: Serve, pieces: int) -> None:
     """What the client had a window for is no flood, and is not answered; more of it is."""
     limits = Limits(body_bytes=100, linger_bytes=100)
-    served = serve(tls=server_context(), limits=limits, reactor=HandClock())
+    served = serve_h2(limits=limits)
     size = 100
     under_way = pieces * size <= STREAM_WINDOW
 
@@ -440,7 +434,7 @@ async def test_answered_requests_need_no_place(serve_h2: Serve) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_request_that_cannot_be_made_gives_its_place_back(
-    serve: Serve, expected_errors: LoggedErrors
+    serve_h2: Serve, expected_errors: LoggedErrors
 ) -> None:
     """And takes none where it is malformed."""
 
@@ -449,7 +443,7 @@ async def test_request_that_cannot_be_made_gives_its_place_back(
             raise MemoryError
         return Request(channel, queued)
 
-    served = serve(tls=server_context(), requestFactory=made)
+    served = serve_h2(requestFactory=made)
 
     def run(client: H2Client) -> int:
         client.request(b"/slow")
@@ -872,14 +866,14 @@ SCRIPT = b"""<script>
 
 
 @pytest.fixture
-def transfers(serve: Serve, tmp_path: Path) -> Served:
+def transfers(serve_h2: Serve, tmp_path: Path) -> Served:
     """A site that gives and takes 100 MB."""
     big = tmp_path / "big"
     with big.open("wb") as file:
         file.truncate(MUCH)
     pages = {"big": File(str(big)), "counts": Counts(), "told": Counts()}
     pages["page"] = Data(SCRIPT, "text/html")
-    return serve(Paths(**pages), tls=server_context())
+    return serve_h2(Paths(**pages))
 
 
 @pytest.mark.skipif(CURL is None, reason="curl is not installed")
@@ -888,7 +882,8 @@ async def test_curl(transfers: Served, tmp_path: Path) -> None:
     """100 MB go down and up through curl, by the windows that it gives."""
 
     def curl(*arguments: str) -> bytes:
-        command = [str(CURL), "-sk", "--http2", "--fail", "--max-time", "60", *arguments]
+        command = [str(CURL), "-sk", "--http2", "--fail", *arguments]
+        command += ["--speed-limit", "1", "--speed-time", f"{PATIENCE:g}"]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     url = f"https://localhost:{transfers.port}"
@@ -907,17 +902,13 @@ async def test_chromium(transfers: Served, tmp_path: Path) -> None:
     """The same through a browser."""
     switches = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage"]
     switches += ["--ignore-certificate-errors", f"--user-data-dir={tmp_path / 'profile'}"]
-    browser = subprocess.Popen(
-        [str(CHROMIUM), *switches, f"https://localhost:{transfers.port}/page"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        await until(lambda: transfers.root.children[b"told"].little)
+    answered: list[bytes] = []
+    transfers.site.log = lambda request: answered.append(request.path)  # type: ignore[method-assign]
+    command = [str(CHROMIUM), *switches, f"https://localhost:{transfers.port}/page"]
+    with running(tmp_path, *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        for path in (b"/page", b"/big", b"/counts", b"/told"):  # each takes its time
+            await until(partial(answered.count, path))
         assert any(isinstance(one, HangupHTTP2) for one in transfers.site.context.open())
-    finally:
-        browser.kill()
-        await in_thread(browser.wait)
     assert transfers.root.children[b"told"].little == [b"%d %d" % (MUCH, MUCH)]
     assert transfers.codes in ([], ["ECONNRESET"])  # as it is ended
     await transfers.emptied()

@@ -21,7 +21,6 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from support.certificates import server_context
 from support.cleanliness import LoggedErrors
 from support.http2_client import (
     CANCEL,
@@ -33,7 +32,18 @@ from support.http2_client import (
     fields_of,
     talk,
 )
-from support.wire import HandClock, Paths, Serve, Served, in_thread, pause, settled, until, wait_for
+from support.wire import (
+    HandClock,
+    Paths,
+    Serve,
+    Served,
+    filled,
+    in_thread,
+    settled,
+    take_some,
+    until,
+    wait_for,
+)
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IPushProducer
 from twisted.python.failure import Failure
@@ -54,20 +64,19 @@ from twisted_hangup.transport.layers import transport_beneath
 
 INTERNAL_ERROR = 2
 
-#: A client that has been refused and is silent is waited for no longer than that.
-QUIET_SOON = Timeouts(linger_silence_seconds=0.2)
-
-
-@pytest.fixture
-def serve_h2(serve: Serve) -> Serve:
-    """Serve over TLS, where HTTP/2 can be negotiated."""
-    return lambda what=None, **arguments: serve(what, tls=server_context(), **arguments)
-
 
 def settled_of(served: Served) -> list[tuple[ClientError, int | None]]:
     settled: list[tuple[ClientError, int | None]] = []
     served.site.journal.watch_settled(lambda error, status: settled.append((error, status)))
     return settled
+
+
+async def silence(served: Served, client: H2Client, refused: Stream) -> None:
+    """Let the time pass for which a client may be silent whose only stream has been refused."""
+    (connection,) = served.site.context.open()
+    clock: Any = served.site.reactor
+    await clock.wait_until(lambda: not connection.streams)
+    await in_thread(lambda: client.until(lambda: refused.reset is not None))
 
 
 class Bad(NamedTuple):
@@ -399,18 +408,14 @@ async def test_refused_without_an_error(
     serve_h2: Serve, fields: list[tuple[bytes, bytes]], status: int, end: bool
 ) -> None:
     """CONNECT and unknown expectations are answered as over HTTP/1.1: well-formed, not run."""
-    served = serve_h2(timeouts=QUIET_SOON)
-
-    def run(client: H2Client) -> Stream:
-        head = client.headers(fields, end=end)
-        client.send(head)
-        refused = client.answer(head.stream_id)
-        if not end:
-            client.until(lambda: refused.reset is not None)
-        assert client.answer(client.request()).status == 200
-        return refused
-
-    refused = await talk(served.port, run)
+    served = serve_h2()
+    client = await in_thread(lambda: H2Client(served.port))
+    head = client.headers(fields, end=end)
+    refused = await in_thread(lambda: client.send(head).answer(head.stream_id))
+    if not end:
+        await silence(served, client, refused)
+    assert (await in_thread(lambda: client.answer(client.request()))).status == 200
+    client.close()
     assert (refused.status, refused.reset) == (status, None if end else NO_ERROR)
     assert served.errors == [] and served.root.fast.ran == [b"/fast"]
 
@@ -451,18 +456,25 @@ async def test_100_continue(serve_h2: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_body_too_large(serve_h2: Serve, length: bytes | None, sent: int) -> None:
     """413 as soon as it is known; the rest of the body is not wanted and harms nobody."""
-    served = serve_h2(limits=Limits(body_bytes=10), timeouts=QUIET_SOON)
+    served = serve_h2(limits=Limits(body_bytes=10))
 
-    def run(client: H2Client) -> list[Stream]:
+    def begin() -> tuple[H2Client, int]:
+        client = H2Client(served.port)
         more = [] if length is None else [(b"content-length", length)]
         stream = client.request(b"/fast", *more, end=False, method=b"POST")
-        client.data(stream, bytes(sent), end=False)
-        refused = client.until(lambda: client.stream(stream).reset is not None).stream(stream)
+        client.data(stream, bytes(sent), end=False).answer(stream)
+        return client, stream
+
+    def go_on() -> Any:
         for _ in range(10):  # more than the window of the connection, were it not given back
             client.data(stream, bytes(16000), end=False).ping()
-        return [refused, client.answer(client.request())]
+        return client.answer(client.request())
 
-    refused, good = await talk(served.port, run)
+    client, stream = await in_thread(begin)
+    refused = client.stream(stream)
+    await silence(served, client, refused)
+    good = await in_thread(go_on)
+    client.close()
     assert (refused.status, refused.ended, refused.reset) == (413, True, NO_ERROR)
     assert good.status == 200
     assert served.codes == ["ERR_HTTP_BODY_TOO_LARGE"]
@@ -522,7 +534,7 @@ def body_frames(client: H2Client, head: HeadersFrame, body: Body) -> list[Frame]
 @pytest_twisted.ensureDeferred
 async def test_body_and_its_length(serve_h2: Serve, body: Body, at_once: bool) -> None:
     """A body that is not as long as announced costs its own request, and no other."""
-    served = serve_h2(timeouts=QUIET_SOON)
+    served = serve_h2()
     settled = settled_of(served)
 
     def run(client: H2Client) -> list[int | None]:
@@ -724,9 +736,7 @@ async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     await in_thread(lambda: client.data(_paused(client), b"abc").ping())
     (connection,) = served.site.context.open()
     assert asked.requests == []
-    while connection.streams and not asked.requests:
-        connection.streams[1].resumeProducing()
-        await pause(0)
+    await until(partial(goes_on, connection.streams[1], asked))
     assert (await in_thread(lambda: client.answer(1))).status == 200
     client.close()
     assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"abc")]
@@ -746,11 +756,16 @@ async def test_small_pieces_of_a_paused_upload(serve_h2: Serve) -> None:
     assert len(stream._inboundDataBuffer) < 10
     assert stream.unread_bytes == sum(1 + 1 + n % 2 for n in range(6000))
     await in_thread(lambda: client.data(1, b"").ping())
-    while connection.streams and not asked.requests:
-        stream.resumeProducing()
-        await pause(0)
+    await until(partial(goes_on, stream, asked))
     assert asked.requests == [(b"GET", b"/asked", bytes(15000) + b"0123456789" * 600)]
     client.close()
+
+
+def goes_on(stream: Any, asked: Asked) -> bool:
+    """Let a paused upload go on, for a turn; whether it has reached its resource."""
+    if not asked.requests:
+        stream.resumeProducing()
+    return bool(asked.requests)
 
 
 def _paused(client: H2Client) -> int:
@@ -872,7 +887,9 @@ def _have(pages: list[Stream], size: int) -> bool:
 @pytest_twisted.ensureDeferred
 async def test_streams_take_turns_at_the_window(serve_h2: Serve) -> None:
     """If the connection's window does for a few frames, each stream gets some of them."""
-    served = serve_h2(Paths(page=Data(bytes(300_000), "text/plain")))
+    from twisted.internet import reactor  # whose time moves: who has waited longest is the next
+
+    served = serve_h2(Paths(page=Data(bytes(300_000), "text/plain")), reactor=reactor)
 
     def run(client: H2Client) -> list[int]:
         streams = [client.request(b"/page") for _ in range(10)]
@@ -1011,18 +1028,20 @@ class Tagged(Resource):
 @pytest_twisted.ensureDeferred
 async def test_heads_wait_for_a_client_that_reads_late(serve_h2: Serve) -> None:
     """The heads of a whole page are no flood, though the client reads none for a while."""
-    page, part = Tagged(8_000_000), Tagged(4)
+    page, part = Tagged(2_000_000), Tagged(4)
     served = serve_h2(Paths(page=page, part=part))
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**30}
     client = await in_thread(
         lambda: H2Client(served.port, settings=settings, windows=False, receive_buffer=2**17)
     )
     client.send(WindowUpdateFrame(0, window_increment=2**30))
+    (connection,) = served.site.context.open()
+    sender = transport_beneath(connection.transport)
+    # A size that is set does not grow, and so there is no room once there is none.
+    sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**17)
     streams = [client.request(b"/page")]
-    await until(lambda: page.streams)
-    connection = page.streams[0]._conn
-    while connection._consumerBlocked is None:  # more than once: the kernel's buffers grow
-        await pause(0.2)
+    await until(lambda: connection._consumerBlocked is not None)
+    await filled(sender)
     streams += [client.request(b"/part", method=b"HEAD" if n % 2 else b"GET") for n in range(90)]
     await until(lambda: len(part.streams) == 90)
     assert all(stream.unsent(None) for stream in part.streams)
@@ -1044,7 +1063,7 @@ async def test_one_stream_stalls(serve_h2: Serve) -> None:
     client.request(b"/slow")
     stalled = client.stream(client.request(b"/page"))
     await in_thread(lambda: client.until(lambda: stalled.body))
-    clock.wait(Timeouts().send_seconds + 1)
+    await clock.wait_until(lambda: last_words)
     good = await in_thread(lambda: client.answer(3, client.request()))
     client.close()
     assert (stalled.reset, good.status) == (CANCEL, 200)
@@ -1070,7 +1089,7 @@ async def slow_reader(served: Served, count: int, held: int) -> tuple[H2Client, 
     for _ in range(count):
         client.request(b"/page")
     await until(lambda: len(connection.streams) == count)
-    await settled(100)
+    await filled(transport_beneath(connection.transport))
     return client, connection
 
 
@@ -1080,12 +1099,14 @@ async def test_client_that_reads_slowly(serve_h2: Serve) -> None:
     """It opens a window once it has what the server has sent, which may take a while."""
     clock = HandClock()
     served = serve_h2(Paths(page=Data(bytes(500_000), "text/plain")), reactor=clock)
-    client, _ = await slow_reader(served, 1, 2**20)
+    client, connection = await slow_reader(served, 1, 2**20)
     stream = client.stream(1)
     for count in range(1, 6):
         clock.wait(Timeouts().send_seconds - 2)
-        await in_thread(lambda: client.until(lambda: len(stream.body) >= count * 40_000))  # noqa: B023
-        await settled()
+        await take_some(
+            lambda: client.until(lambda: len(stream.body) >= count * 45_000),  # noqa: B023
+            transport_beneath(connection.transport),
+        )
     clock.wait(Timeouts().send_seconds - 2)
     client.send(WindowUpdateFrame(1, window_increment=2**20))
     await in_thread(lambda: client.answer(1))
@@ -1102,8 +1123,10 @@ async def test_stream_that_waits_for_its_turn(serve_h2: Serve) -> None:
     for count in range(1, 5):
         clock.wait(Timeouts().send_seconds / 2)
         total = lambda: sum(len(stream.body) for stream in client.streams.values())  # noqa: E731
-        await in_thread(lambda: client.until(lambda: total() >= count * 40_000))  # noqa: B023
-        await settled()
+        await take_some(
+            lambda: client.until(lambda: total() >= count * 60_000),  # noqa: B023
+            transport_beneath(connection.transport),
+        )
     connection.resumeProducing()
     connection._look_for_stalled()
     assert len(connection.streams) == 20 and served.codes == []
@@ -1132,8 +1155,7 @@ async def test_window_of_the_connection_is_shared(serve_h2: Serve) -> None:
         after = await read(FIRST_WINDOW + count * 16_384)
     assert [more - less for more, less in zip(after, before, strict=True)] == [2 * 16_384] * 3
     assert served.codes == []
-    clock.wait(Timeouts().send_seconds + 2)
-    await served.emptied()
+    await clock.wait_until(lambda: served.site.open_connections == 0)
     assert {*served.codes} == {"ETIMEDOUT"}
     client.close()
 
@@ -1152,8 +1174,7 @@ async def test_window_that_is_just_filled(serve_h2: Serve, windows: tuple[int, i
         await in_thread(lambda: client.until(lambda: len(client.stream(stream).body) == first))
         client.send(WindowUpdateFrame(stream, window_increment=more))
     await in_thread(lambda: client.until(lambda: len(client.stream(stream).body) == first + more))
-    clock.wait(Timeouts().send_seconds + 1)
-    await until(lambda: unending.stopped)
+    await clock.wait_until(lambda: unending.stopped)
     await served.emptied()
     assert served.codes == ["ETIMEDOUT"]
     client.close()
