@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
 import time
@@ -29,6 +30,7 @@ from support.wire import (
     settled,
     talk,
     until,
+    wait_for,
 )
 from twisted.internet.endpoints import (
     TCP4ServerEndpoint,
@@ -86,15 +88,16 @@ async def test_reset_has_its_errno(serve: Serve, kind: str, wire: bytes, phase: 
     """Whenever a client resets, over TLS too, it is one hang-up with phase and errno."""
     served = serve(endpoint=ENDPOINTS[kind]())
 
-    def run() -> None:
-        client = Client(served.port, tls=kind == "tls")
-        client.send(wire)
+    def begin() -> Client:
+        client = Client(served.port, tls=kind == "tls").send(wire)
         if wire == GOOD:
             client.read_until(b"fast")
-        time.sleep(0.05)
-        client.reset()
+        return client
 
-    await in_thread(run)
+    client = await in_thread(begin)
+    await until(lambda: [each.phase for each in served.site.context.open()] == [phase])
+    await settled()  # it has been sent its session tickets, if any
+    client.reset()
     await until(lambda: served.errors)
     (error,) = served.errors
     assert isinstance(error, ClientHangUp)
@@ -131,7 +134,7 @@ async def test_reset_over_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     client.sendall(GOOD)
-    await settled()
+    await until(lambda: select.select([client], [], [], 0)[0])
     client.close()
     await until(lambda: served.errors)
     await port.stopListening()
@@ -144,10 +147,9 @@ async def test_reset_while_reading_is_paused(serve: Serve) -> None:
     """Where nobody reads, poll() tells of the reset, and the socket of its number."""
     served = serve(endpoint=tcp(), limits=Limits(backlog_bytes=100), reactor=(clock := HandClock()))
     client = await in_thread(lambda: Client(served.port).send(SLOW + GOOD * 100))
-    await settled()
+    await until(lambda: served.site.context.paused._gone)
     client.reset()
-    await settled()
-    clock.wait(1)
+    await clock.wait_until(lambda: served.errors)
     (error,) = served.errors
     assert (error.phase, error.errno) == ("response", errno.ECONNRESET)
     assert served.root.fast.ran == []
@@ -218,19 +220,17 @@ async def test_end_of_input_over_tls(
         client.send(wire)
         if wire == GOOD:
             client.read_until(b"fast")
-        time.sleep(0.05)
         assert isinstance(client.socket, ssl.SSLSocket)
         if notify:
-            client.socket.settimeout(0.2)
             with suppress(OSError):
                 client.socket.unwrap()
         # Unread session tickets would make a reset of a plain close.
-        socket.socket.shutdown(client.socket, socket.SHUT_WR)
-        time.sleep(0.1)
+        with suppress(OSError):
+            socket.socket.shutdown(client.socket, socket.SHUT_WR)
+        wait_for(lambda: served.site.open_connections == 0)
         client.close()
 
     await in_thread(run)
-    await until(lambda: served.site.open_connections == 0)
     found = [(type(error), error.code, error.phase) for error in served.errors]
     assert found == ([] if expected is None else [expected])
 
@@ -245,7 +245,7 @@ async def test_handshake_is_abandoned(serve: Serve, wire: bytes, reset: bool) ->
     """A client that leaves during the handshake is a hang-up, not a failure of TLS."""
     served = serve(endpoint=tls())
     client = await in_thread(lambda: Client(served.port).send(wire))
-    await pause(0.05)
+    await until(lambda: served.site.open_connections)
     client.reset() if reset else client.close()
     await until(lambda: served.errors)
     (error,) = served.errors
@@ -299,7 +299,8 @@ async def test_time_for_the_request_after_the_handshake(serve: Serve) -> None:
     timeouts = Timeouts(handshake_seconds=10, head_seconds=30)
     served = serve(endpoint=tls(), timeouts=timeouts, reactor=clock)
     client = await in_thread(lambda: Client(served.port, tls=True))
-    await settled()
+    (channel,) = served.site.context.open()
+    await until(lambda: channel.phase == "idle")
     clock.wait(29)
     assert served.errors == []
     clock.wait(2)
@@ -313,7 +314,8 @@ async def test_time_for_the_request_after_the_handshake(serve: Serve) -> None:
 
 def refusing_certificate(port: int) -> None:
     context = ssl.create_default_context()
-    with socket.create_connection(("127.0.0.1", port)) as connection, suppress(ssl.SSLError):
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    with connection, suppress(ssl.SSLError):
         context.wrap_socket(connection, server_hostname="localhost")
 
 
@@ -321,7 +323,8 @@ def no_common_version(port: int) -> None:
     context = ssl.create_default_context()
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("AES128-SHA")
-    with socket.create_connection(("127.0.0.1", port)) as connection, suppress(OSError):
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    with connection, suppress(OSError):
         context.wrap_socket(connection, server_hostname="localhost")
 
 
@@ -365,6 +368,7 @@ async def test_corrupt_record(serve: Serve) -> None:
         client = Client(served.port, tls=True).send(GOOD)
         client.read_until(b"fast")
         raw = socket.socket(fileno=client.socket.detach())
+        raw.settimeout(PATIENCE)
         raw.sendall(b"\x17\x03\x03\x00\x20" + b"?" * 32)
         with suppress(OSError):
             while raw.recv(4096):
@@ -401,7 +405,7 @@ async def test_plain_http_is_answered_in_plain(serve: Serve, wire: bytes, fin: b
 @pytest_twisted.ensureDeferred
 async def test_upload_over_plain_http_is_answered(serve: Serve) -> None:
     """The answer is read even by a client that sends eight megabytes before it looks."""
-    served = serve(endpoint=tls())
+    served = serve(endpoint=tls(), reactor=HandClock())
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8000000\r\n\r\n"
     assert (await talk(served.port, head, b"x" * 8_000_000)).startswith(b"HTTP/1.1 400 ")
 
@@ -550,13 +554,15 @@ async def test_sockets_behind_the_proxy_protocol_are_closed(serve: Serve, wire: 
         client.read_all()
         client.close()
 
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
     await in_thread(run)
-    await pause()
-    before = len(os.listdir("/proc/self/fd"))
+    await served.emptied()
+    before = files()
     for _ in range(3):
         await in_thread(run)
-    await pause()
-    assert len(os.listdir("/proc/self/fd")) == before
+    await until(lambda: files() <= before)
 
 
 @pytest_twisted.ensureDeferred
@@ -601,6 +607,7 @@ async def test_another_protocol_is_served_as_ever() -> None:
     """What is not ours behind TLS or PROXY notices nothing but better reasons."""
     echo: Factory[Echo] = Factory.forProtocol(Echo)
     Echo.lost.clear()
+    ended: list[IStreamServerEndpoint] = []
     for endpoint, wire, answer in (
         (tls(), GOOD, b""),
         (proxyEndpoint(tcp()), V1 + b"hello", b"hello"),
@@ -613,11 +620,12 @@ async def test_another_protocol_is_served_as_ever() -> None:
         with suppress(ConnectionResetError):
             received = await in_thread(lambda: client.read_until(b"hello"))  # noqa: B023
         assert received.endswith(answer) and b"400" not in received
-        client.end()
-        await pause(0.05)
+        with suppress(OSError):
+            client.end()
+        ended.append(endpoint)
+        await until(lambda: len(Echo.lost) == len(ended))
         client.close()
         await port.stopListening()
-    assert len(Echo.lost) == 4
 
 
 @pytest.mark.filterwarnings("ignore:X509.:DeprecationWarning")  # Twisted 26.10 on pyOpenSSL 26

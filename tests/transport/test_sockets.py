@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, Paths, statuses
+from support.wire import BAD, Paths, has_left, statuses, wait_for
 from twisted.internet import tcp, unix
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -397,6 +397,7 @@ def reset_transport(protocol: Protocol, reactor: Any) -> Any:
     transport = telling(tcp.Server)(accepted, protocol, address, None, 0, reactor)
     protocol.makeConnection(transport)
     client.close()
+    wait_for(lambda: has_left(accepted))
     return transport
 
 

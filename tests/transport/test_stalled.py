@@ -19,6 +19,8 @@ from support.wire import (
     in_thread,
     settled,
     take_a_little,
+    take_some,
+    taken_by_peer,
     until,
 )
 from twisted.web.resource import Resource
@@ -49,8 +51,10 @@ class Stalled:
 
     async def stuck(self) -> None:
         """Wait until there is no room for anything more."""
+        await until(lambda: self.served.site.context.connections)
+        await until(self._unsent)
         before = None
-        while not before or before != self._unsent():
+        while before != self._unsent():
             before = self._unsent()
             await settled()
 
@@ -123,7 +127,7 @@ async def test_client_that_reads_slowly(serve: Serve, tls: bool, at_a_time: int)
 
     for _ in range(6):
         stalled.clock.wait(SEND_SECONDS - 1)
-        await in_thread(read_some)
+        await take_some(read_some, stalled.socket)
         await stalled.stuck()
     await in_thread(lambda: [*iter(read, b"")])
     assert received.endswith(PAGE)
@@ -148,11 +152,17 @@ async def test_client_that_reads_little(serve: Serve, tmp_path: Path, wire: str)
     for _ in range(4):
         stalled.clock.wait(SEND_SECONDS - 1)
         await take_a_little(lambda: client.socket.recv(4096), stalled.socket)
+    sender = stalled.socket
+    seen = taken_by_peer(sender)
     stalled.clock.wait(SEND_SECONDS - 1)
     await settled()
     assert stalled.served.site.open_connections == 1
     stalled.clock.wait(1 + until_next_look(SEND_SECONDS) + 1)
-    await until(lambda: stalled.served.site.open_connections == 0)
+    await settled()
+    while stalled.served.site.open_connections:
+        assert seen < (seen := taken_by_peer(sender))  # only more of it starts the time anew
+        stalled.clock.wait(SEND_SECONDS + until_next_look(SEND_SECONDS) + 1)
+        await settled()
     assert stalled.served.codes == ["ETIMEDOUT"]
     client.close()
 

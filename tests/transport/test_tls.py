@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -13,7 +12,20 @@ import pytest
 import pytest_twisted
 from OpenSSL import SSL
 from support.certificates import server_context
-from support.wire import BAD, DEFAULT, GOOD, Client, Serve, Served, in_thread, pause, talk
+from support.wire import (
+    BAD,
+    DEFAULT,
+    GOOD,
+    PATIENCE,
+    Client,
+    HandClock,
+    Serve,
+    Served,
+    in_thread,
+    talk,
+    until,
+    wait_for,
+)
 from twisted.internet.endpoints import TCP4ServerEndpoint, wrapServerTLS
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.threads import deferToThread
@@ -39,13 +51,13 @@ from twisted_hangup.transport.sockets import TellingSocket
 @pytest_twisted.ensureDeferred
 async def test_refused_request_is_never_run(serve: Serve, records: tuple[bytes, ...]) -> None:
     """Records that arrive after the 400 are not parsed; stock Twisted runs the request."""
-    served = serve(tls=server_context())
+    served = serve(tls=server_context(), reactor=HandClock())
 
     def run() -> bytes:
         client = Client(served.port, tls=True)
         for record in records:
             client.send(record)
-            time.sleep(0.1)
+            wait_for(lambda: served.errors)
         try:
             return client.read_all()
         finally:
@@ -71,15 +83,13 @@ async def test_handler_over_tls(serve: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_client_that_ignores_close_notify(serve: Serve) -> None:
     """A client that never closes is aborted when the lingering time is over."""
-    served = serve(tls=server_context(), timeouts=Timeouts(linger_silence_seconds=0.3))
+    clock = HandClock()
+    served = serve(tls=server_context(), reactor=clock)
     client = await in_thread(lambda: Client(served.port, tls=True).send(BAD))
     assert await in_thread(client.read_all) == DEFAULT
-    time.sleep(0.01)
-    for _ in range(30):
-        if served.site.open_connections == 0:
-            break
-        await in_thread(lambda: time.sleep(0.1))
-    assert served.site.open_connections == 0
+    clock.wait(Timeouts().linger_silence_seconds - 1)
+    assert served.site.open_connections == 1
+    await clock.wait_until(lambda: served.site.open_connections == 0)
     client.close()
 
 
@@ -102,7 +112,7 @@ async def test_failed_handshake(serve: Serve, wire: bytes, code: str) -> None:
         client.close()
 
     await in_thread(run)
-    await in_thread(lambda: time.sleep(0.1))
+    await until(lambda: served.errors)
     (error,) = served.errors
     assert isinstance(error, TLSError)
     assert (error.code, error.phase, error.status) == (code, "handshake", None)
@@ -121,7 +131,7 @@ async def test_end_of_input_over_tls_knows_its_request(serve: Serve) -> None:
         client.close()
 
     await in_thread(run)
-    await pause(0.2)
+    await until(lambda: served.errors)
     (error,) = served.errors
     assert error.code == "HPE_INVALID_EOF_STATE"
     assert error.request is not None
@@ -206,7 +216,7 @@ async def test_session_is_resumed(serve: Serve, listen: Listen, version: ssl.TLS
 
     def get(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None, bool | None]:
         with (
-            socket.create_connection(("127.0.0.1", served.port)) as connection,
+            socket.create_connection(("127.0.0.1", served.port), PATIENCE) as connection,
             context.wrap_socket(connection, session=session) as client,
         ):
             client.sendall(GOOD)
