@@ -10,7 +10,6 @@ import random
 import socket
 import ssl
 import struct
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import Final, NamedTuple
 from hyperframe.frame import DataFrame, PingFrame, PriorityFrame, RstStreamFrame, SettingsFrame
 from oracle.fuzz import mutants
 from support.http2_client import ENHANCE_YOUR_CALM, H2Client
-from support.wire import Client
+from support.wire import PATIENCE, Client, wait_for
 
 from .application import ANNOUNCED, HANDLERS, SHORT
 
@@ -27,6 +26,8 @@ _FLOOD_FRAMES: Final = 4000  # the server bears 1,000 at once, and 33 a second
 _RESETS: Final = 20
 _MUTANTS: Final = 20
 _MOST_FIELDS: Final = 1000
+#: The first byte of ``struct tcp_info``, while neither side has ended the connection.
+_ESTABLISHED: Final = b"\x01"
 _WAITING_MOST: Final = 64 * 1024 * 1024
 
 
@@ -132,17 +133,22 @@ def handlers(ports: Ports, sent: Sent, chance: random.Random) -> None:
 def slow_heads(ports: Ports, sent: Sent, chance: random.Random) -> None:
     """A byte now and then, until the deadline."""
     client = _either(ports, chance).send(_head("/slow-head")[:-2])
-    client.socket.settimeout(0.3)
     answer = b""
-    while not answer:
+
+    def answered() -> bool:
+        nonlocal answer
         try:
-            client.send(b"x")
             answer = client.socket.recv(65536)
         except TimeoutError:
-            continue
-        except OSError:
-            break
-    client.close()
+            client.send(b"x")
+            return False
+        return True
+
+    client.socket.settimeout(0.3)
+    with suppress(ConnectionError, ssl.SSLError):  # an answer may have come all the same
+        wait_for(answered)
+    client.socket.settimeout(PATIENCE)
+    answer += _answer(client)
     sent.error("ERR_HTTP_REQUEST_TIMEOUT", "/slow-head")
     sent.expect(answer.startswith(b"HTTP/1.1 408 "), f"slow head: {answer[:40]!r}")
 
@@ -181,9 +187,11 @@ def never_readers(ports: Ports, sent: Sent, chance: random.Random) -> None:
 
 def _wait_for_end(client: Client) -> None:
     """Wait, and read nothing, until the server has given the connection up."""
-    state = struct.Struct("B")
-    while state.unpack(client.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1))[0] == 1:
-        time.sleep(0.05)
+
+    def given_up() -> bool:
+        return client.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) != _ESTABLISHED
+
+    wait_for(given_up)
 
 
 @kind

@@ -29,9 +29,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from support import certificates
+from support import certificates, processes
 from support.processes import BIN, free_port
-from support.wire import wait_for
+from support.wire import PATIENCE, wait_for
 
 from .application import BUG
 from .bad import AT_ONCE, KINDS, Ports, Sent
@@ -43,19 +43,21 @@ SETTLING: Final = 60.0
 MOST_MEMORY_GROWTH: Final = 16 * 1024 * 1024
 #: Clients of each thread in the first round, which fills what has a bound: pools and caches.
 WARM: Final = 2
-#: How long the process may take to end when it is told to, in seconds.
-END: Final = 15.0
+#: How long the process may take to end when it is told to, in seconds: its grace, and much more.
+END: Final = 60.0
 _SHOWN: Final = 5
 
+#: Those times are short that a client waits for on purpose.  No other is to pass where the machine
+#: stops for seconds, or a client would be told of it that has done nothing wrong.
 _OPTIONS: Final = {
-    "headers-timeout": 3,
-    "request-timeout": 20,
-    "handshake-timeout": 3,
-    "keep-alive-timeout": 5,
+    "headers-timeout": 8,
+    "request-timeout": 40,
+    "handshake-timeout": 8,
+    "keep-alive-timeout": 40,
     "handler-timeout": 1,
-    "send-timeout": 3,
-    "linger-timeout": 5,
-    "linger-silence": 1,
+    "send-timeout": 8,
+    "linger-timeout": 20,
+    "linger-silence": 8,
     "error-log-per-second": 0,
     "grace": 5,
     "resource": "soak.application.root",
@@ -158,11 +160,10 @@ def good_clients(ports: Ports, result: dict[str, Any]) -> Iterator[None]:
     """Run the good clients meanwhile; *result* is filled at the end."""
     command = [sys.executable, "-m", "soak.good", *map(str, ports)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-    ) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with processes.running(Path(), *command, **pipes, env=environment) as process:
         yield
-        output, _ = process.communicate(b"")
+        output, _ = process.communicate(b"", timeout=2 * PATIENCE)
     result.update(json.loads(output))
 
 

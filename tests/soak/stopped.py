@@ -30,6 +30,7 @@ from h2.connection import H2Connection
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from support.certificates import server_context
+from support.wire import PATIENCE
 from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
@@ -59,9 +60,12 @@ from twisted_hangup.service.files import StaticFiles
 
 #: Every time that a client has; and that a server behind the proxy has.
 SECONDS: Final = 0.5
-#: Seconds in which a client may do something, and in which all is over after that.
+#: Seconds in which a client may do something, and in which all is over after that: a few, where
+#: the machine does not stop.
 ACTIVE: Final = 1.5
-OVER: Final = 12.0
+OVER: Final = PATIENCE
+#: The longest wait of the clients for each other, in seconds.
+TURN: Final = 0.05
 
 _TIMEOUTS: Final = Timeouts(
     head_seconds=SECONDS,
@@ -355,18 +359,20 @@ def _judged(received: bytes, count: int) -> str:
 
 
 def _drive(clients: list[Stopped]) -> None:
-    """Let *clients* do what they may, for `ACTIVE` seconds."""
+    """Let *clients* do what they may, for `ACTIVE` seconds in which the machine goes on."""
     for client in clients:
         client.connect()
-    ends = time.monotonic() + ACTIVE
-    while time.monotonic() < ends:
+    left = ACTIVE
+    while left > 0:
+        began = time.monotonic()
         with selectors.DefaultSelector() as selector:
             for client in clients:
                 if events := client.wants():
                     selector.register(client.socket, events, client)
-            for key, events in selector.select(0.05) if selector.get_map() else ():
+            for key, events in selector.select(TURN) if selector.get_map() else ():
                 key.data.act(events)
         time.sleep(0.001)
+        left -= min(time.monotonic() - began, TURN)
 
 
 def _read_on(clients: list[Stopped]) -> list[str]:

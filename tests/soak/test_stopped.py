@@ -24,6 +24,8 @@ async def test_batch(
     if not watched:
         monkeypatch.setattr(SendWatch, "start", lambda watch: None)
         monkeypatch.setattr(stopped, "OVER", 6.0)
-    wrong: list[Any] = await stopped.batch(reactor, 1, 30, tmp_path)
+    wrong: list[Any] = []
+    for seed in range(1, 2 if watched else 10):  # a machine that stops may leave a batch little
+        wrong = wrong or await stopped.batch(reactor, seed, 30, tmp_path)
     expected_errors.flush(ZeroDivisionError)
     assert bool(wrong) != watched, wrong
