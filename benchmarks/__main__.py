@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import faulthandler
 import os
 import platform
 import re
@@ -75,6 +76,9 @@ CHECKED: Final = {
     "http2": [""],
     "proxy": ["proxy, small"],
 }
+
+#: After how many seconds the check counts as hanging, and is ended: many times what it takes.
+LONGEST_CHECK: Final = 1200.0
 
 #: What the check needs.
 NEEDED: Final = ("wrk", "h2load", "openssl", "nginx", "curl")
@@ -309,6 +313,7 @@ def check() -> None:
     if lacking:
         print(f"skipped: no {', '.join(lacking)} here")
         return
+    faulthandler.dump_traceback_later(LONGEST_CHECK, exit=True)
     missed = []
     for name, loads in CHECKED.items():
         rows = import_module(name).rows
@@ -316,10 +321,11 @@ def check() -> None:
             show(row)
             share = SHARES.get(row.load, SHARE)
             if row.missed(share):
-                again = next(iter(rows(Options(rounds=5, only=[row.load], peers=False))))
+                again = next(iter(rows(Options(rounds=9, only=[row.load], peers=False))))
                 show(again)
                 if again.missed(share):
                     missed.append(f"{again.load} (less than {share} of {again.least})")
+    faulthandler.cancel_dump_traceback_later()
     if missed:
         sys.exit(f"dearer than it may be: {', '.join(missed)}")
 

@@ -66,8 +66,9 @@ PACKAGES = {"h2load": "nghttp2-client", "nginx": "nginx-light"}
 _READ = re.compile(r"(\d+) requests in [^,]+, ([\d.]+)([KMG]?)B read")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
-#: How long memory has to stay the same, and how long that is waited for, in seconds.
-STILL, PATIENCE = 0.5, 30.0
+#: How long memory has to stay the same, in seconds; and how long anything is waited for, on a
+#: machine that may stop for seconds.
+STILL, PATIENCE = 0.5, 60.0
 
 NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/log crit;
@@ -176,7 +177,7 @@ def started(command: Sequence[str], root: Path = ROOT) -> Iterator[Server]:
         finally:
             process.stdin.close()
             try:
-                process.wait(10)
+                process.wait(PATIENCE)
             finally:
                 process.kill()
 
@@ -201,7 +202,10 @@ def nginx(server: str, outside: str = "", listen: str = "") -> Iterator[Server]:
                 yield Server(port, process.pid)
             finally:
                 process.terminate()
-                process.wait(10)
+                try:
+                    process.wait(PATIENCE)
+                finally:
+                    process.kill()
 
 
 def free_port() -> int:
@@ -212,7 +216,7 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int, seconds: float = 5.0) -> None:
+def wait_for(port: int, seconds: float = PATIENCE) -> None:
     """Wait until somebody listens on *port*."""
     deadline = time.monotonic() + seconds
     while True:
@@ -252,7 +256,7 @@ def wrk(
     Args:
         strict: Whether to exit as well if a connection has failed.
     """
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={PATIENCE:g}s"]
     command += [word for pair in fields.items() for word in ("-H", "{}: {}".format(*pair))]
     command += ["-s", str(script)] if script else []
     output = subprocess.run([*command, address], capture_output=True, text=True).stdout
@@ -288,6 +292,14 @@ def node() -> str | None:
     return os.environ.get("NODE") or shutil.which("node")
 
 
+def answered(ask: Callable[[int], float], port: int) -> float:
+    """What comes of *ask*; once more where nothing did, as the machine has stopped meanwhile."""
+    for _ in range(5):
+        if done := ask(port):
+            return done
+    sys.exit(f"nothing is answered on port {port}")
+
+
 def compare(
     load: str,
     servers: Mapping[str, Server],
@@ -312,7 +324,7 @@ def compare(
     for number in range(rounds):
         for peer in list(servers) if number % 2 else reversed(list(servers)):
             used, began = servers[peer].cpu_seconds(), time.monotonic()
-            done = ask(servers[peer].port)
+            done = answered(ask, servers[peer].port)
             rates[peer].append(done / (time.monotonic() - began))
             costs[peer].append((servers[peer].cpu_seconds() - used) / done * scale)
     return Row(load, unit, costs, rates)
