@@ -574,10 +574,7 @@ async def test_slow_client_slows_the_server(proxied: Callable[..., Proxied], tls
 
     def read() -> int:
         client.read_until(b"\r\n\r\n")
-        count = 0
-        while count < total:
-            count += len(client.socket.recv(1 << 20))
-        return count
+        return len(client.read(total))
 
     assert await in_thread(read) == total
     client.close()
@@ -607,14 +604,8 @@ async def test_upgrade_is_a_tunnel(proxied: Callable[..., Proxied]) -> None:
         client = Client(there.port).send(UPGRADE + b"early")
         head = client.read_until(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 Go\r\n") and b"Upgrade: echo\r\n" in head
-        got = b""
-        while len(got) < 10:
-            got += client.socket.recv(10)
-        assert got == b"helloearly"
-        client.send(b"x" * 1_000_000)
-        count = 0
-        while count < 1_000_000:
-            count += len(client.socket.recv(1 << 20))
+        assert client.read(10) == b"helloearly"
+        assert len(client.send(b"x" * 1_000_000).read(1_000_000)) == 1_000_000
         client.close()
 
     await in_thread(run)

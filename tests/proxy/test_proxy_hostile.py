@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -15,7 +14,7 @@ from support.http2_client import H2Client
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, always
-from support.wire import PATIENCE, Client, Served, in_thread, settled, statuses, talk, until
+from support.wire import PATIENCE, Client, Served, arrived, in_thread, statuses, talk, until
 
 from twisted_hangup import Limits, OutboundTimeouts, ProxyResource, ServerHangUp, UpstreamError
 
@@ -206,7 +205,7 @@ async def test_what_waits_unread_is_no_answer(proxied: Callable[..., Proxied]) -
     (kept,) = there.proxy.pool._idle
     kept.transport.pauseProducing()  # as if the reactor had not come to it yet
     there.server.connections[0].send(EVIL)
-    await settled()
+    await arrived(kept.transport.socket)
     received = await talk(there.port, LAST)
     assert statuses(received) == [200] and received.endswith(b"ok")
     assert len(there.server.connections) == 2
@@ -238,10 +237,10 @@ async def test_stale_connection_is_noticed_before_a_post(proxied: Callable[..., 
     there = proxied(script)
     post = LAST.replace(b"GET", b"POST")
     await talk(there.port, post)
-    for kept in there.proxy.pool._idle:
-        kept.transport.pauseProducing()
+    (kept,) = there.proxy.pool._idle
+    kept.transport.pauseProducing()
     close.set()
-    await until(lambda: there.server.ended)
+    await arrived(kept.transport.socket)
     assert statuses(await talk(there.port, post)) == [200]
 
 
@@ -249,23 +248,31 @@ async def test_stale_connection_is_noticed_before_a_post(proxied: Callable[..., 
 @pytest_twisted.ensureDeferred
 async def test_slow_head(proxied: Callable[..., Proxied], part: bytes) -> None:
     """A head that comes byte by byte has as long as a head that comes at once."""
-    drops: list[bytes] = []
+    going_on = threading.Semaphore(0)
 
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(part)
-        while True:  # until the proxy has enough
+        for _ in range(3):
+            going_on.acquire(timeout=PATIENCE)
             connection.send(b"x" if part else head(status=b"102 Processing"))
-            drops.append(part)
-            time.sleep(0.005)
+        connection.read_all()
 
     there = proxied(script)
     received = talk(there.port, LAST)
-    await until(lambda: drops)
-    there.clock.wait(HEAD_SECONDS / 2 + 1)
-    await until(lambda: len(drops) > 10)
-    await settled()
-    there.clock.wait(HEAD_SECONDS / 2 + 1)
+    (connection,) = await until(lambda: there.proxy.pool._all)
+
+    async def drop() -> None:
+        came = connection.bytes_received
+        going_on.release()
+        await until(lambda: connection.bytes_received > came)
+
+    for _ in range(2):
+        await drop()
+        there.clock.wait(HEAD_SECONDS / 2 - 1)
+    await drop()
+    assert not there.upstream_errors
+    there.clock.wait(3)
     assert statuses(await received)[-1] == 504
     assert [error.code for error in there.upstream_errors] == ["ERR_UPSTREAM_TIMEOUT"]
     await until(lambda: there.server.ended)

@@ -113,10 +113,7 @@ class Upload:
 
     def _answer(self, head: bytes) -> tuple[int, bytes]:
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-        body = b""
-        while length and len(body) < int(length[1]):
-            body += self.client.socket.recv(65536)
-        return int(head.split()[1]), body
+        return int(head.split()[1]), self.client.read(int(length[1]) if length else 0)
 
     def leave(self) -> None:
         """Hang up, or over HTTP/2 give the stream up."""
@@ -472,9 +469,7 @@ async def test_response_while_the_body_comes(proxied: Callable[..., Proxied], fr
         else:
             assert b"103 Early Hints" in upload.client.read_until(b"\r\n\r\n")
             assert b"200 OK" in upload.client.read_until(b"\r\n\r\n")
-            first = b""
-            while len(first) < len(PIECE):
-                first += upload.client.socket.recv(65536)
+            first = upload.client.read(len(PIECE))
             upload.send(PIECE)
             answer = 200, first + upload.client.read_all()  # it is the last on its connection
         upload.close()

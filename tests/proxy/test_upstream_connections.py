@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.certificates import pem, server_context
+from support.peers import Peer
 from support.proxying import Proxied
 from support.proxying import proxied as proxied
 from support.upstreams import OK, Connection, RawServer
@@ -21,7 +21,6 @@ from support.wire import (
     Serve,
     fill,
     in_thread,
-    settled,
     statuses,
     talk,
     until,
@@ -109,15 +108,15 @@ async def test_most_connections(proxied: Callable[..., Proxied]) -> None:
     """Others wait in order; what is too much is a 503 that says when to come again."""
     gate = Gate()
     there = proxied(gate, most_connections=2)
+    waiting = there.proxy.pool._waiting
     answers = []
     for number in range(4):
         answers.append(talk(there.port, GET % number))
-        await until(lambda: there.site.open_connections == len(answers))
-        await settled()
+        await until(lambda: len(gate.asked) + len(waiting) == len(answers))
     refused = await talk(there.port, GET % 4)
     assert statuses(refused) == [503]
     assert b"\r\nRetry-After: 1\r\n" in refused
-    assert sorted(gate.asked) == [b"/0", b"/1"]
+    assert gate.asked == [b"/0", b"/1"]
     gate.opened.set()
     assert [statuses(answer) for answer in await gatherResults(answers)] == [[200]] * 4
     assert len(there.server.connections) == 2
@@ -174,36 +173,34 @@ async def test_upload_when_all_are_idle(proxied: Callable[..., Proxied]) -> None
 
 @pytest.mark.parametrize("reads", [False, True])
 @pytest.mark.parametrize("close", [b"Connection: close\r\n", b""], ids=["at once", "idle"])
-@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("over", ["TCP", "TLS"])
 @pytest_twisted.ensureDeferred
 async def test_server_that_never_closes(
-    serve: Serve, tmp_path: Path, tls: bool, close: bytes, reads: bool
+    proxied: Callable[..., Proxied], over: str, close: bytes, reads: bool
 ) -> None:
     """Its connections go all the same, even if it does not read."""
-    over = threading.Event()
+    answer = OK.replace(b"\r\n", b"\r\n" + close, 1)
+    full, over_now = threading.Event(), threading.Event()
 
     def script(connection: Connection) -> None:
-        connection.read_head()
-        connection.send(OK.replace(b"\r\n", b"\r\n" + close, 1))
-        over.wait(2 * PATIENCE)
+        peer = Peer(connection.socket, tls="server" if over == "TLS" else None)
+        peer.read_until(b"\r\n\r\n")
+        peer.send(answer[:-1])
+        full.wait(PATIENCE)
+        peer.send(answer[-1:])
+        over_now.wait(PATIENCE)
 
-    context = None
-    if tls:
-        (tmp_path / "server.pem").write_bytes(pem())
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(tmp_path / "server.pem")
-    server = RawServer(script, tls=context)
-    proxy = ProxyResource(
-        f"{'https' if tls else 'http'}://localhost:{server.port}",
-        trust_root=trustRootFromCertificates([Certificate.loadPEM(pem())]) if tls else None,
-        timeouts=OutboundTimeouts(idle_seconds=0.5, silence_seconds=0.5),
-    )
-    assert statuses(await talk(serve(proxy).port, LAST)) == [200]
-    for connection in [] if reads else proxy.pool._all:
+    there = proxied(script, over=over)
+    received = talk(there.port, LAST)
+    connections = there.proxy.pool._all
+    await until(lambda: [one for one in connections if one.bytes_received])
+    for connection in [] if reads else [*connections]:
         await fill(connection.transport)
-    await until(lambda: not proxy.pool._all)
-    over.set()
-    server.close()
+    full.set()
+    assert statuses(await received) == [200]
+    at_once = close and reads
+    await (until if at_once else there.clock.wait_until)(lambda: not connections)
+    over_now.set()
 
 
 @pytest_twisted.ensureDeferred

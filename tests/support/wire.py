@@ -101,6 +101,13 @@ class Client:
             data += more
         return data
 
+    def read(self, count: int) -> bytes:
+        """Read so many bytes, or to the end of the connection."""
+        data = bytearray()
+        while len(data) < count and (more := self.socket.recv(count - len(data))):
+            data += more
+        return bytes(data)
+
     def send_until(self, end: bytes, data: bytes) -> bytes:
         """Send *data*, and read up to and including *end*, after which nothing more is sent.
 
@@ -253,6 +260,11 @@ async def take_a_little(read: Callable[[], object], sender: Any) -> None:
         taken, held = sender.taken, held_by_kernel(sender)
         await in_thread(read)
         await settled(2)
+
+
+async def arrived(connection: socket.socket) -> None:
+    """Wait until *connection* has something to read, or an end: the kernel may be late."""
+    await until(lambda: select.select([connection], [], [], 0)[0])
 
 
 def wait_for(true: Callable[[], object]) -> None:
