@@ -8,11 +8,13 @@ import os
 import re
 import socket
 import ssl
+import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +25,7 @@ import treq
 import treq.client
 from support.certificates import pem
 from support.upstreams import OK, Connection, RawServer, always
-from support.wire import PATIENCE, settled, talk, until
+from support.wire import PATIENCE, HandClock, settled, talk, until, wait_for
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.defer import TimeoutError as DeferredTimeout
@@ -83,6 +85,7 @@ class Way:
         host: What it is called.
         body: How long a body the request has.
         full: Whether it lets nobody connect.
+        begins: Whether no time passes before its answer has begun.
     """
 
     script: Callable[[Connection], object] | None
@@ -92,6 +95,7 @@ class Way:
     host: str = "localhost"
     body: int = 0
     full: bool = False
+    begins: bool = False
 
 
 def all_read() -> None:
@@ -110,7 +114,8 @@ def sends(data: bytes = b"", *, end: str) -> Callable[[Connection], None]:
             connection.read_head()
         if data:
             connection.send(data)
-            all_read()
+            if end != "stop":
+                all_read()
         if end == "reset":
             connection.reset()
         elif end == "stop":
@@ -174,7 +179,9 @@ WAYS: Final = {
     "resets in the middle of the body": Way(sends(HEAD + b"half", end="reset")),
     "takes the request too slowly": Way(takes_nothing, {"silence_seconds": SHORT}, body=LARGE),
     "does not answer in time": Way(sends(end="stop"), STOPS),
-    "stops in the middle of the head": Way(sends(HEAD[:-5], end="stop"), STOPS),
+    "stops in the middle of the head": Way(
+        sends(HEAD[:-5], end="stop"), {**STOPS, "connect_seconds": 0}, begins=True
+    ),
     "stops in the middle of the body": Way(
         sends(HEAD + b"half", end="stop"), {"silence_seconds": SHORT}
     ),
@@ -223,7 +230,22 @@ def full_port(cleanup: ExitStack) -> int:
         waiting = cleanup.enter_context(socket.socket())
         waiting.setblocking(False)
         waiting.connect_ex(full.getsockname())
+    wait_for(lambda: _is_full(full))
     return int(full.getsockname()[1])
+
+
+def _is_full(listener: socket.socket) -> bool:
+    """Whether more wait in the queue of *listener* than it has room for."""
+    information = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    waiting, room = struct.unpack_from("II", information, 24)  # tcpi_unacked, tcpi_sacked
+    return bool(waiting > room)
+
+
+class HandReactor(HandClock):
+    """Connects as the reactor does, and has a time that a test alone moves."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
 
 
 class Ends:
@@ -247,10 +269,11 @@ class Ends:
         self.url = f"{scheme}://{way.host}:{port or 80}/".encode()
         trust = BrowserLikePolicyForHTTPS(Certificate.loadPEM(pem()) if way.trusted else None)
         self._close: Callable[[], Deferred[Any]]
+        self._clock = HandReactor() if way.begins else None
         if kind == "own":
             seconds = {"connect_seconds": LONG, "head_seconds": LONG, "silence_seconds": LONG}
             agent = HangupAgent.from_reactor(
-                reactor,
+                self._clock or reactor,
                 policy=trust,
                 timeouts=OutboundTimeouts(**{**seconds, **way.timeouts}),
                 endpoint=self.unix and OverUnix(self.unix).endpointForURI,  # type: ignore[arg-type]
@@ -267,6 +290,21 @@ class Ends:
         self._agent = agent
 
     async def error(self) -> Any:
+        asking = Deferred.fromCoroutine(self._error())
+        if self._clock is not None:
+            await until(partial(self._has_begun, self._clock))
+            await self._clock.wait_until(lambda: asking.called)
+        return await asking
+
+    def _has_begun(self, clock: HandClock) -> bool:
+        """Whether the agent has some of the answer."""
+        pools = self._agent._sender._pools.values()  # type: ignore[union-attr]
+        connections = [connection for pool in pools for connection in pool._all]
+        if not connections:
+            clock.wait(0.25)  # before it tries another address of the host
+        return any(connection.bytes_received for connection in connections)
+
+    async def _error(self) -> Any:
         body: Any = FileBodyProducer(BytesIO(b"x" * self._way.body)) if self._way.body else None
         try:
             method = b"POST" if body else b"GET"
@@ -373,11 +411,13 @@ async def test_tls_of_ones_own(kind: str, tmp_path: Path) -> None:
     endpoint, heard = ENDPOINTS[kind]
     whole = RawServer(always(OK), tls=_server_context(tmp_path))
     silent = RawServer(lambda connection: connection.read_all())
-    for server, seconds in ((whole, LONG), (silent, SHORT)):
+    long = {"connect_seconds": LONG, "head_seconds": LONG}
+    short = {"connect_seconds" if heard else "head_seconds": SHORT}
+    for server, seconds in ((whole, long), (silent, {**long, **short})):
         agent = HangupAgent.from_reactor(
             reactor,
             endpoint=lambda uri: endpoint(uri.port),
-            timeouts=OutboundTimeouts(connect_seconds=seconds, head_seconds=seconds),
+            timeouts=OutboundTimeouts(**seconds),
         )
         asking = agent.request(b"GET", b"https://localhost:%d/" % server.port)
         if server is whole:

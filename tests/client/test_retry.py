@@ -11,9 +11,10 @@ import pytest
 import pytest_twisted
 from support.cleanliness import LoggedErrors
 from support.upstreams import OK, Connection, RawServer
+from support.wire import HandClock, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
-from twisted.internet.task import Clock, Cooperator, deferLater
+from twisted.internet.task import Clock, Cooperator
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, RedirectAgent, readBody
@@ -22,7 +23,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer, provider
 
 from twisted_hangup import ServerHangUp, log_attempts
-from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy, backoff, retry
+from twisted_hangup.client import Attempt, HangupAgent, RetryAgent, RetryPolicy, retry
 from twisted_hangup.client.backoff import Discard
 
 REFUSED = ServerHangUp("connect ECONNREFUSED", code="ECONNREFUSED", phase="connecting")
@@ -355,19 +356,19 @@ async def test_close_closes_the_agent_beneath() -> None:
 @pytest_twisted.ensureDeferred
 async def test_time_for_an_attempt_that_connects() -> None:
     """What was not sent is sent again, whatever its method: TLS was not set up in time."""
-    answered: list[int] = []
-
-    def script(connection: Connection) -> None:
-        answered.append(len(answered))
-        connection.read_all()
-
-    server = RawServer(script)
+    server = RawServer(lambda connection: connection.read_all())
     agent = HangupAgent.from_reactor(reactor)
-    policy = RetryPolicy(attempts=2, attempt_seconds=0.2, first_delay_seconds=0)
+    clock = HandClock()
+    policy = RetryPolicy(attempts=2, attempt_seconds=2, first_delay_seconds=0)
     url = server.url.replace("http", "https").encode()
+    asking = RetryAgent(agent, policy, clock=clock).request(b"POST", url)
+    await until(lambda: len(server.connections) == 1)
+    clock.wait(2)
+    await until(lambda: len(server.connections) == 2)
+    clock.wait(2)
     with pytest.raises(ServerHangUp) as raised:
-        await RetryAgent(agent, policy).request(b"POST", url)
-    assert not raised.value.acted_on and len(answered) == 2
+        await asking
+    assert not raised.value.acted_on and len(server.connections) == 2
     await agent.close()
     server.close()
 
@@ -583,35 +584,31 @@ def drip(connection: Connection) -> None:
 @pytest.mark.parametrize("stock", [False, True])
 @pytest.mark.parametrize("cancelled", [False, True])
 @pytest_twisted.ensureDeferred
-async def test_unwanted_bodies_that_drip(
-    monkeypatch: pytest.MonkeyPatch, stock: bool, cancelled: bool
-) -> None:
+async def test_unwanted_bodies_that_drip(stock: bool, cancelled: bool) -> None:
     """Their connections are closed in time; at once where the request is cancelled."""
-    from twisted.internet import reactor
-
-    monkeypatch.setattr(backoff, "DISCARD_SECONDS", 60.0 if cancelled else 0.5)
     server = RawServer(drip)
     own = Agent(reactor) if stock else HangupAgent.from_reactor(reactor)
-    agent = RetryAgent(own, RetryPolicy(first_delay_seconds=0.02))
+    clock, attempts = HandClock(), list[Attempt]()
+    agent = RetryAgent(
+        own, RetryPolicy(deadline_seconds=0), clock=clock, on_attempt=attempts.append
+    )
     waiting = [agent.request(b"GET", server.url.encode()) for _ in range(5)]
     if cancelled:
-        agent._uniform = lambda least, most: 20.0
-        await deferLater(reactor, 0.5, lambda: None)
+        await until(lambda: len(attempts) == 5)
         for one in waiting:
             one.cancel()
             with pytest.raises(CancelledError):
                 await one
+        await until(lambda: len(server.ended) == 5)
     else:
+        await clock.wait_until(lambda: all(one.called for one in waiting))
         for one in waiting:
             response = await one
-            discard = Discard(reactor)
+            discard = Discard(clock)
             response.deliverBody(discard)
             discard.stop()
-    for _ in range(100):
-        await deferLater(reactor, 0.05, lambda: None)
-        if len(server.ended) == len(server.connections):
-            break
-    assert len(server.ended) == len(server.connections) == (5 if cancelled else 15)
+        await clock.wait_until(lambda: len(server.ended) == 15)
+    assert len(server.connections) == (5 if cancelled else 15)
     server.close()
 
 
