@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from support.outboxes import postgres as postgres
 from support.wire import Paths, Served
 from twisted.internet import defer
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.plugin import getCache
 from twisted.web.server import Site
 
+import twisted.plugins
 import twisted_hangup
 from twisted_hangup import HangupSite, hangup_endpoint
 
@@ -31,10 +34,14 @@ settings.load_profile("busy machine")
 def pytest_configure(config: pytest.Config) -> None:
     """Compile the package, once for all of the processes that tests start.
 
-    Each of them would do it, where Python may write no bytecode.
+    Each of them would do it, where Python may write no bytecode.  And let Twisted write what
+    plugins it has: to find that out it imports them all, and to import one warns.
     """
     if not hasattr(config, "workerinput"):  # once, and not in every worker of xdist
         compileall.compile_dir(Path(twisted_hangup.__file__).parent, quiet=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getCache(twisted.plugins)
 
 
 @pytest.hookimpl(wrapper=True)

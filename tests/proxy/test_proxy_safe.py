@@ -25,6 +25,7 @@ from oracle import fuzz, node, ours, pages
 from oracle.node import Message
 from support.certificates import server_context
 from support.http2_client import H2Client
+from support.processes import free_port
 from support.recording import Recorder, value
 from support.wire import Client, Serve, in_thread, settled, until, wait_for
 from twisted.web.server import Site
@@ -139,9 +140,8 @@ class Behind:
 @contextmanager
 def nginx_before(url: str) -> Iterator[str]:
     """An nginx before *url* that passes bodies on while they come; its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as probe, TemporaryDirectory() as folder:
-        port = probe.getsockname()[1]
-        probe.close()
+    port = free_port()
+    with TemporaryDirectory() as folder:
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         settings = Path(folder, "nginx.conf")
         settings.write_text(

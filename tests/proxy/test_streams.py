@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -488,10 +489,14 @@ async def test_client_that_reads_when_it_has_sent(
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % MUCH)
-        sender = threading.Thread(target=connection.send, args=(bytes(MUCH),))
+        sender = threading.Thread(target=send_much, args=(connection,), daemon=True)
         sender.start()
         connection.read(MUCH)
-        sender.join()
+        sender.join(PATIENCE)
+
+    def send_much(connection: Connection) -> None:
+        with suppress(OSError):
+            connection.send(bytes(MUCH))
 
     there = proxied(script, tls=tls_of(front))
 
@@ -560,9 +565,9 @@ async def test_server_that_takes_little(proxied: Callable[..., Proxied]) -> None
         there.clock.wait(OutboundTimeouts().silence_seconds - 1)
         await take_a_little(lambda: there.server.connections[0].socket.recv(4096), sender)
     assert not there.upstream_errors
-    upload.leave()
     over.set()
     await sending
+    upload.close()
 
 
 @pytest_twisted.ensureDeferred
@@ -641,14 +646,19 @@ async def test_hang_up_while_the_server_takes_nothing(
 
     there = proxied(script, tls=tls_of(front))
 
-    def begin() -> Upload:
-        upload = Upload(there.port, front, MUCH)
-        upload.client.socket.settimeout(0.5)
-        with suppress(TimeoutError):
-            upload.send(bytes(MUCH))
-        return upload
+    upload = await in_thread(lambda: Upload(there.port, front, MUCH))
+    upload.client.socket.setblocking(False)
 
-    upload = await in_thread(begin)
+    def stuck() -> bool:
+        """Send what there is room for; whether there is none, and nothing is read."""
+        try:
+            upload.client.socket.send(bytes(1 << 16))
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            (channel,) = there.site.context.connections
+            return bool(transport_beneath(channel.transport).reading_paused)
+        return False
+
+    await until(stuck)
     await until(lambda: there.server.connections and there.server.connections[0].received)
     upload.leave()
     await until(lambda: there.served.errors)

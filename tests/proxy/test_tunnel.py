@@ -349,8 +349,9 @@ async def test_half_closed_and_silent(
     await settled()
     assert left(joined.there) == 1
     joined.there.clock.wait(2)
-    await settled()
-    joined.there.clock.wait(12)  # for a close_notify that does not come
+    await until(lambda: first in joined.got)
+    # The other's close_notify does not come.
+    await joined.there.clock.wait_until(lambda: not left(joined.there))
     over_now.set()
     assert await joined.over() == {"client": b"", "server": b""}
 
@@ -409,13 +410,11 @@ async def test_reset_by_the_other_after_a_half_close(
 @pytest_twisted.ensureDeferred
 async def test_silent_reset_after_a_half_close(proxied: Callable[..., Proxied]) -> None:
     """It is noticed though nothing is written to the peer, and its connection is not read."""
-    there = proxied(echoing_late, timeouts=TIMEOUTS)
+    there = proxied(echoing_late, timeouts=OutboundTimeouts(silence_seconds=0))
     client = (await joined(there)).send(b"x").end()
     await until(lambda: there.proxy.ended._gone)
     client.reset()
-    await settled()
-    there.clock.wait(1)
-    await until(lambda: not left(there))
+    await there.clock.wait_until(lambda: not left(there))
 
 
 def echoing_late(connection: Connection) -> None:
