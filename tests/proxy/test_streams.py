@@ -660,6 +660,9 @@ async def test_hang_up_while_the_server_takes_nothing(
 
     await until(stuck)
     await until(lambda: there.server.connections and there.server.connections[0].received)
+    (connection,) = there.proxy.pool._all
+    await filled(transport_beneath(connection.transport))
+    await until(stuck)
     upload.leave()
     await until(lambda: there.served.errors)
     let_go.set()

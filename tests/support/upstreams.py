@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from .processes import free_port
 from .wire import PATIENCE, close_with_reset
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -82,8 +83,9 @@ class RawServer:
         self._tls = tls
         self.port = 0
         if unix is None:
-            self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
-            self.port = self._listener.getsockname()[1]
+            # Once it is closed, no kernel gives its port away to another test.
+            self.port = free_port()
+            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
         else:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(unix)
