@@ -350,6 +350,7 @@ async def test_half_closed_and_silent(
     assert left(joined.there) == 1
     joined.there.clock.wait(2)
     await until(lambda: first in joined.got)
+    assert joined.got == {first: b""}
     # The other's close_notify does not come.
     await joined.there.clock.wait_until(lambda: not left(joined.there))
     over_now.set()
