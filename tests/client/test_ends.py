@@ -38,6 +38,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.task import Clock
 from twisted.internet.threads import blockingCallFromThread
 from twisted.python.failure import Failure
 from twisted.web.client import (
@@ -629,14 +630,19 @@ async def test_timeout_of_another_agent() -> None:
 @pytest_twisted.ensureDeferred
 async def test_deadline_while_connecting(inner: Any, secured: bool) -> None:
     """A deadline of `RetryAgent` says where the request was: with ours in TLS, too."""
-    server = RawServer(lambda connection: connection.read_all())
-    agent = RetryAgent(inner, RetryPolicy(deadline_seconds=0.2))
+    server = RawServer(lambda connection: (connection.read(1), connection.read_all()))
+    clock = Clock()
+    agent = RetryAgent(inner, clock=clock)
     with ExitStack() as cleanup:
         cleanup.callback(server.close)
         port = server.port if secured else full_port(cleanup)
         scheme = b"https" if secured else b"http"
+        asking = agent.request(b"POST", b"%b://localhost:%d/" % (scheme, port))
+        if secured:
+            await until(lambda: any(connection.received for connection in server.connections))
+        clock.advance(RetryPolicy().deadline_seconds)
         with pytest.raises(ServerHangUp) as raised:
-            await agent.request(b"POST", b"%b://localhost:%d/" % (scheme, port))
+            await asking
     known = isinstance(inner, HangupAgent) or not secured
     assert raised.value.code == "ETIMEDOUT"
     assert raised.value.acted_on is not known
