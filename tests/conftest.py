@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile the package, once for all of the processes that tests start.
 
     Each of them would do it, where Python may write no bytecode.  And let Twisted write what
-    plugins it has: to find that out it imports them all, and to import one warns.
+    plugins it has: to find that out it imports them all, and one of them warns.
     """
     if not hasattr(config, "workerinput"):  # once, and not in every worker of xdist
         compileall.compile_dir(Path(twisted_hangup.__file__).parent, quiet=1)
