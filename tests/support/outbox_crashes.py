@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -35,6 +35,15 @@ _LONGEST_LIFE_SECONDS: Final = 0.3
 
 #: The slowest answer of the server.
 _SLOW_SECONDS: Final = 0.02
+
+#: How long an attempt may take, and how much longer a claim lasts.  What is not killed comes again
+#: after that, so that a machine which stops for some seconds must not use it up; what is killed
+#: waits for it in the end.
+_ATTEMPT_SECONDS: Final = 8.0
+_SETTLE_SECONDS: Final = 2.0
+
+#: The longest that anything may take, and all that is left in the end.
+_PATIENCE_SECONDS: Final = 60.0
 
 
 @dataclass
@@ -101,18 +110,38 @@ class Crashes:
 
 
 def crash(
-    database: str, requests: int, processes: int, *, seed: int, most_kills: int | None = None
+    database: str,
+    requests: int,
+    processes: int,
+    *,
+    seed: int,
+    least_kills: int = 0,
+    most_kills: int | None = None,
 ) -> Crashes:
-    """Let *processes* send *requests* together, kill them all the time (or so often); then wait."""
+    """Let *processes* send *requests* together, kill them all the time, and then wait.
+
+    Args:
+        database: The outbox that they share.
+        requests: How many they send.
+        processes: How many there are at a time.
+        seed: Of what is random.
+        least_kills: Kill so often, also when all is sent: while this process does not run, the
+            others send on.
+        most_kills: Kill no more often.
+
+    Raises:
+        RuntimeError: A process has ended by itself, or sends nothing.
+    """
     draw = random.Random(seed)
     result = Crashes()
-    with _Server(result) as server, closing(_Nursery()) as nursery:
+    with _Server(result) as server, closing(_Nursery()) as nursery, ExitStack() as ends:
         share = requests // processes
-        senders = [
-            _Process(nursery, [database, server.url, f"p{n}"], share, result)
-            for n in range(processes)
-        ]
-        while any(sender.left for sender in senders):
+        senders = []
+        for number in range(processes):
+            name = f"p{number}"
+            senders.append(_Process(nursery, [database, server.url, name], share, result))
+            ends.callback(senders[-1].kill)
+        while any(sender.left for sender in senders) or result.kills < least_kills:
             ready = [sender for sender in senders if sender.ready]
             if not ready or result.kills == most_kills:
                 for sender in senders:
@@ -125,11 +154,9 @@ def crash(
             result.kills += 1
             result.queued[victim.pid] = _queued(database)
             victim.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while _queued(database) and time.monotonic() < deadline:
             time.sleep(0.02)
-        for sender in senders:
-            sender.kill()
     return result
 
 
@@ -147,24 +174,28 @@ class _Process:
 
     def start(self) -> None:
         self.ready = False
+        self._heard_at = time.monotonic()
         self.pid, output = self._nursery.fork([*self._arguments, self._number, self.left])
         self._output = os.fdopen(output)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def check(self) -> None:
-        """Raises RuntimeError if it has ended by itself."""
+        """Raises RuntimeError if it has ended by itself, or stores nothing more."""
         if not self._reader.is_alive():
             raise RuntimeError(f"process {self.pid} ended by itself")
+        if self.left and time.monotonic() - self._heard_at > _PATIENCE_SECONDS:
+            raise RuntimeError(f"process {self.pid} stores nothing")
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
-        self._reader.join()
+        self._reader.join(_PATIENCE_SECONDS)
         self._output.close()
 
     def _read(self) -> None:
         for line in self._output:
             self.ready = True
+            self._heard_at = time.monotonic()
             if line.endswith("\n") and line != "ready\n":
                 key, process, number = line.split()
                 self._result.stored[key] = (process, int(number))
@@ -177,6 +208,7 @@ class _Nursery:
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(_PATIENCE_SECONDS)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
@@ -191,7 +223,11 @@ class _Nursery:
 
     def close(self) -> None:
         self._socket.close()
-        self._process.wait()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
 
 
 def _fork_for(orders: socket.socket) -> None:
@@ -281,7 +317,9 @@ def _run(database: str, url: str, name: str, first: int, count: int) -> None:
     from twisted_hangup.outbox import DeliveryPolicy, Outbox, OutboxLimits
 
     reactor: Any = installed
-    policy = DeliveryPolicy(attempt_seconds=2, settle_seconds=1, base_seconds=0.1)
+    policy = DeliveryPolicy(
+        attempt_seconds=_ATTEMPT_SECONDS, settle_seconds=_SETTLE_SECONDS, base_seconds=0.1
+    )
     agent: Any = _Signing(HangupAgent.from_reactor(reactor))
     outbox = Outbox(database, agent=agent, policy=policy, limits=OutboxLimits(poll_seconds=0.1))
 
