@@ -17,7 +17,7 @@ from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 from support.outboxes import start as start
 from support.postgres_server import PostgresServer
-from support.wire import Paths, pause, settled, until
+from support.wire import PATIENCE, Paths, settled, until
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.task import Clock
@@ -361,12 +361,18 @@ async def test_a_locked_file_is_not_waited_for_for_ever(
     name = str(tmp_path / "outbox")
     with mock.patch("twisted_hangup.outbox.service.LOCK_SECONDS", 0.05):
         await start(name, deliver=False).send("POST", URL)  # which takes longer
-        outbox = start(name, deliver=False, limits=OutboxLimits(store_seconds=0.2))
+        clock = Clock()
+        outbox = start(name, deliver=False, clock=clock)
         other = sqlite3.connect(name, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
+        sending = outbox.send("POST", URL)
+        clock.advance(0)
+        await until(lambda: expected_errors.events)
+        clock.advance(OutboxLimits().store_seconds)
         with pytest.raises(OutboxUnavailable, match="database is locked"):
-            await outbox.send("POST", URL)
+            await sending
         other.close()
+        await outbox.stopService()
         expected_errors.flush()
 
 
@@ -413,7 +419,8 @@ async def test_a_lost_connection(
 ) -> None:
     """A server that restarts keeps requests waiting; all are delivered, none twice stored."""
     agent = FakeAgent()
-    outbox = start(postgres_dsn, agent=agent)
+    limits = OutboxLimits(store_seconds=2 * PATIENCE)  # in which the server is back
+    outbox = start(postgres_dsn, agent=agent, limits=limits)
     await outbox.send("POST", URL, None, b"0")
     with import_module("psycopg").connect(postgres.dsn, autocommit=True) as connection:
         connection.execute(
@@ -421,10 +428,10 @@ async def test_a_lost_connection(
         )
     await gatherResults([outbox.send("POST", URL, None, b"%d" % n) for n in range(1, 10)])
     await until(lambda: {*agent.bodies} == {b"%d" % n for n in range(10)})
-    postgres.stop()
-    sending = [outbox.send("POST", URL, None, b"%d" % n) for n in range(10, 20)]
-    await pause(0.2)
-    postgres.start()
+    known = len(expected_errors.events)
+    with postgres.away():
+        sending = [outbox.send("POST", URL, None, b"%d" % n) for n in range(10, 20)]
+        await until(lambda: len(expected_errors.events) > known)
     keys = await gatherResults(sending)
     await until(lambda: {*agent.bodies} == {b"%d" % n for n in range(20)})
     await emptied(outbox)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -14,13 +13,15 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
+from support.awake import Awake
+from support.awake import awake as awake
 from support.cleanliness import LoggedErrors
 from support.outboxes import URL, FakeAgent, Start
 from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 from support.outboxes import start as start
 from support.postgres_server import PostgresServer
-from support.wire import until
+from support.wire import PATIENCE, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -35,7 +36,7 @@ from twisted_hangup.outbox.thread import DatabaseThread, NoAnswer
 STORE_SECONDS: Final = 2.0
 GRACE_SECONDS: Final = 0.5
 
-#: What a busy machine may add.
+#: What a busy machine may add while the reactor runs.
 SLACK: Final = 2.0
 
 
@@ -46,7 +47,7 @@ def locked(database: str) -> Iterator[None]:
         connection = import_module("psycopg").connect(database)
         connection.execute("LOCK TABLE hangup_outbox_requests IN ACCESS EXCLUSIVE MODE")
     else:
-        connection = sqlite3.connect(database, isolation_level=None)
+        connection = sqlite3.connect(database, PATIENCE, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
     with closing(connection):
         yield
@@ -83,12 +84,16 @@ def begin(start: Start, database: str, **options: Any) -> Outbox:
     return start(database, limits=limits, grace_seconds=GRACE_SECONDS, **options)
 
 
-async def failed(sending: Deferred[str], began: float) -> OutboxUnavailable:
-    """How a ``send()`` fails, which it must in time."""
-    with pytest.raises(OutboxUnavailable) as caught:
-        await sending
-    assert time.monotonic() - began < STORE_SECONDS + SLACK
-    return caught.value
+async def failed(awake: Awake, *sendings: Deferred[str]) -> list[OutboxUnavailable]:
+    """How each ``send()`` fails that has just begun, which it must in time."""
+    began = awake.seconds
+    errors = []
+    for sending in sendings:
+        with pytest.raises(OutboxUnavailable) as caught:
+            await sending
+        errors.append(caught.value)
+    assert awake.seconds - began < STORE_SECONDS + SLACK
+    return errors
 
 
 async def sent_again(outbox: Outbox, body: bytes, key: str) -> str:
@@ -100,16 +105,25 @@ async def sent_again(outbox: Outbox, body: bytes, key: str) -> str:
             pass
 
 
-async def stopped(outbox: Outbox) -> None:
+async def stopped(outbox: Outbox, awake: Awake) -> None:
     """The service ends in time."""
-    began = time.monotonic()
+    began = awake.seconds
     await outbox.stopService()
-    assert time.monotonic() - began < GRACE_SECONDS + 1.0 + SLACK
+    assert awake.seconds - began < GRACE_SECONDS + 1.0 + SLACK
+
+
+def assert_told_once(lines: list[str]) -> None:
+    """Each time that the database is away is told once, and its end; at the end it is back.
+
+    More than one is where the machine stops for so long that nothing answers in time.
+    """
+    assert lines and len(lines) % 2 == 0
+    assert [line.endswith(" is back") for line in lines] == [False, True] * (len(lines) // 2)
 
 
 @pytest_twisted.ensureDeferred
 async def test_locked(
-    database: str, start: Start, lines: list[str], expected_errors: LoggedErrors
+    database: str, start: Start, lines: list[str], awake: Awake, expected_errors: LoggedErrors
 ) -> None:
     """send() fails in time; the log says so once, and once that it is over; all goes on."""
     agent = FakeAgent()
@@ -117,14 +131,12 @@ async def test_locked(
     await sent_again(outbox, b"first", "first")
     lines.clear()
     with locked(database):
-        began = time.monotonic()
         sending = [outbox.send("POST", URL, None, b"%d" % n, key=f"k{n}") for n in range(3)]
-        for one in sending:
-            await failed(one, began)
+        await failed(awake, *sending)
     keys = [await sent_again(outbox, b"%d" % n, f"k{n}") for n in range(3)]
     await until(lambda: {*agent.bodies} == {b"first", b"0", b"1", b"2"})
     assert keys == ["k0", "k1", "k2"]
-    assert len(lines) == 2 and lines[1].endswith(" is back")
+    assert_told_once(lines)
     expected_errors.flush()
 
 
@@ -138,7 +150,7 @@ async def test_a_time_without_end(seconds: float, database: str, start: Start) -
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_while_locked(
-    database: str, start: Start, expected_errors: LoggedErrors
+    database: str, start: Start, awake: Awake, expected_errors: LoggedErrors
 ) -> None:
     """The service ends, and what waits to be stored fails."""
     agent = FakeAgent(lambda sent: answer)
@@ -149,8 +161,8 @@ async def test_stopping_while_locked(
     with locked(database):
         answer.callback(200)
         sending = outbox.send("POST", URL)
-        await stopped(outbox)
-        await failed(sending, time.monotonic())
+        await stopped(outbox, awake)
+        await failed(awake, sending)
     expected_errors.flush()
 
 
@@ -160,6 +172,7 @@ async def test_a_server_that_is_stopped(
     postgres_dsn: str,
     start: Start,
     lines: list[str],
+    awake: Awake,
     expected_errors: LoggedErrors,
 ) -> None:
     """It keeps its connections and says nothing: nobody waits for it, and nothing is lost."""
@@ -168,19 +181,23 @@ async def test_a_server_that_is_stopped(
     await sent_again(outbox, b"first", "first")
     lines.clear()
     with frozen(postgres):
-        error = await failed(outbox.send("POST", URL, None, b"1", key="k"), time.monotonic())
+        (error,) = await failed(awake, outbox.send("POST", URL, None, b"1", key="k"))
         assert error.stored is None
-        await failed(outbox.send("POST", URL, None, b"2"), time.monotonic())
+        await failed(awake, outbox.send("POST", URL, None, b"2"))
         await until(lambda: lines)
     assert await sent_again(outbox, b"1", "k") == "k"
     await until(lambda: {*agent.bodies} >= {b"first", b"1"})
-    assert len(lines) == 2 and lines[1].endswith(" is back")
+    assert_told_once(lines)
     expected_errors.flush()
 
 
 @pytest_twisted.ensureDeferred
 async def test_stopping_with_a_server_that_is_stopped(
-    postgres: PostgresServer, postgres_dsn: str, start: Start, expected_errors: LoggedErrors
+    postgres: PostgresServer,
+    postgres_dsn: str,
+    start: Start,
+    awake: Awake,
+    expected_errors: LoggedErrors,
 ) -> None:
     """The service ends, whether or not somebody asks for the state of the queue."""
     outbox = begin(start, postgres_dsn, agent=FakeAgent())
@@ -188,7 +205,7 @@ async def test_stopping_with_a_server_that_is_stopped(
     with frozen(postgres):
         asking = outbox.stats()
         sending = outbox.send("POST", URL)
-        await stopped(outbox)
+        await stopped(outbox, awake)
         for one in (asking, sending):
             with pytest.raises(OutboxUnavailable):
                 await one
@@ -197,13 +214,17 @@ async def test_stopping_with_a_server_that_is_stopped(
 
 @pytest_twisted.ensureDeferred
 async def test_starting_with_a_server_that_is_stopped(
-    postgres: PostgresServer, postgres_dsn: str, start: Start, expected_errors: LoggedErrors
+    postgres: PostgresServer,
+    postgres_dsn: str,
+    start: Start,
+    awake: Awake,
+    expected_errors: LoggedErrors,
 ) -> None:
     """There is not even a connection: the same."""
     with frozen(postgres):
         outbox = begin(start, postgres_dsn, agent=FakeAgent())
-        error = await failed(outbox.send("POST", URL), time.monotonic())
-        await stopped(outbox)
+        (error,) = await failed(awake, outbox.send("POST", URL))
+        await stopped(outbox, awake)
     assert error.stored is None
     expected_errors.flush()
 
@@ -213,12 +234,20 @@ async def test_refused_is_not_stored(
     postgres: PostgresServer, postgres_dsn: str, start: Start, expected_errors: LoggedErrors
 ) -> None:
     """Where nothing can have been stored the error says so."""
-    postgres.stop()
-    outbox = begin(start, postgres_dsn, agent=FakeAgent())
-    error = await failed(outbox.send("POST", URL), time.monotonic())
-    await stopped(outbox)
-    postgres.start()
-    assert error.stored is False
+    clock = Clock()
+    with postgres.away():
+        outbox: Any = begin(start, postgres_dsn, agent=FakeAgent(), clock=clock)
+        sending = outbox.send("POST", URL)
+        clock.advance(0)
+        while not sending.called:
+            await until(lambda: not outbox._writer._thread.busy)
+            # One timer at a time: while somebody asks the server, nobody knows.
+            clock.advance(clock.getDelayedCalls()[0].getTime() - clock.seconds())
+        with pytest.raises(OutboxUnavailable) as caught:
+            await sending
+        await outbox.stopService()
+    assert clock.seconds() == STORE_SECONDS
+    assert caught.value.stored is False
     expected_errors.flush()
 
 
@@ -235,7 +264,7 @@ class Stuck(SQLite):
 
     def connect(self) -> Any:
         self.asked += 1
-        self.let_go.wait()
+        self.let_go.wait(PATIENCE)
         return super().connect()
 
 

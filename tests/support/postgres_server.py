@@ -9,13 +9,17 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 _FOLDERS: Final = "/usr/lib/postgresql/*/bin"  # Debian keeps them out of PATH
+
+#: The longest wait for the server, or for a program of its: it may be busy with something else.
+_PATIENCE_SECONDS: Final = 60.0
 
 #: Who runs the server where we are root, which it refuses to be.
 _USERS: Final = ("postgres", "nobody")
@@ -77,15 +81,25 @@ class PostgresServer:
             **self._as_user(),
         )
         connect = import_module("psycopg").connect
-        for _ in range(600):
+        ends = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < ends:
             try:
-                connect(self.dsn).close()
+                connect(self.dsn, connect_timeout=int(_PATIENCE_SECONDS)).close()
                 return
             except Exception as problem:
                 reason = problem
                 time.sleep(0.05)
         self.stop()
         raise NoPostgres(f"the server does not answer: {reason}")
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Stop it, and start it again in the end, whatever happens meanwhile."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def freeze(self) -> None:
         """Let it answer nobody: connections stay, and the kernel takes what is sent."""
@@ -95,16 +109,22 @@ class PostgresServer:
         """Let it go on."""
         self._signal(signal.SIGCONT)
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         server = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        # First the one that makes the others: a process that it makes meanwhile would be missed.
+        _send(server, number)
         children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        for process in (server, *map(int, children)):
+        for process in map(int, children):
             with suppress(ProcessLookupError):  # it may just have ended
-                os.kill(process, number)
+                _send(process, number)
 
     def stop(self) -> None:
         """Stop it at once; every connection is lost."""
-        self._server.communicate(b"stop\n")
+        try:
+            self._server.communicate(b"stop\n", timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            raise
 
     def close(self) -> None:
         """Stop it and delete everything."""
@@ -118,6 +138,7 @@ class PostgresServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            timeout=_PATIENCE_SECONDS,
             **self._as_user(),
         )
         if done.returncode:
@@ -130,6 +151,24 @@ class PostgresServer:
             return shared
         group = pwd.getpwnam(self._run_as).pw_gid
         return {**shared, "user": self._run_as, "group": group, "extra_groups": []}
+
+
+def _send(process: int, number: signal.Signals) -> None:
+    """Send a signal; one that stops has done so when this returns."""
+    os.kill(process, number)
+    ends = time.monotonic() + _PATIENCE_SECONDS
+    while number == signal.SIGSTOP and _state(process) not in "TZ":
+        assert time.monotonic() < ends, "the server does not stop"
+        time.sleep(0.001)
+
+
+def _state(process: int) -> str:
+    """One letter (see proc(5)); that of a process that has ended if there is none."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+    return status.rpartition(")")[2].split()[0]
 
 
 def _binaries() -> Path:
