@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 import pytest
 import pytest_twisted
-from support.status_pages import Pair, Serve, ask
-from support.wire import Client, in_thread, pause, until
+from support.status_pages import Answer, Pair, Serve, ask
+from support.wire import Client, HandClock, in_thread, until
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import capturedLogs, formatEvent
 
-from twisted_hangup.status import access
+from twisted_hangup.status.access import GUESS_SECONDS, GUESSED_SECONDS
 from twisted_hangup.status.site import MOST_STRANGERS
 
 TOKEN = "a-token-of-the-operators"
@@ -50,26 +48,31 @@ async def test_places_for_the_operator(serve: Serve, wire: bytes) -> None:
         client.close()
 
 
-@pytest_twisted.ensureDeferred
-async def test_guesses_take_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a wrong token each is looked at a while later, the right one too; then none is."""
-    monkeypatch.setattr(access, "GUESSED_SECONDS", 1.5)
-    pair = Pair(serve, token=TOKEN)
+async def looked_at_late(pair: Pair, clock: HandClock, asking: Deferred[Answer]) -> Answer:
+    """The answer to a request whose token is looked at in its time, and not before."""
+    await until(lambda: pair.site._status._guessing)
+    clock.advance(GUESS_SECONDS - 0.01)
+    assert pair.site._status._guessing
+    clock.advance(0.02)
+    assert not pair.site._status._guessing
+    return await asking
 
-    async def timed(*fields: str, **options: Any) -> tuple[int, float]:
-        began = time.monotonic()
-        answer = await pair.ask("snapshot", *fields, **options)
-        return answer.status, time.monotonic() - began
+
+@pytest_twisted.ensureDeferred
+async def test_guesses_take_time(serve: Serve) -> None:
+    """After a wrong token each is looked at a while later, the right one too; then none is."""
+    clock = HandClock()
+    pair = Pair(serve, token=TOKEN, clock=clock)
 
     with capturedLogs() as events:
-        assert (await timed(RIGHT))[1] < 0.5
-        assert (await timed(WRONG))[0] == 401
-        for fields, expected in ((WRONG, 401), (RIGHT, 200)):
-            status, seconds = await timed(fields)
-            assert status == expected and 0.9 < seconds < 1.5
-        assert (await timed())[1] < 0.5  # without any
-        await pause(1.6)
-        assert (await timed(RIGHT))[1] < 0.5
+        assert (await pair.ask("snapshot", RIGHT)).status == 200
+        assert (await pair.ask("snapshot", WRONG)).status == 401
+        for field, expected in ((WRONG, 401), (RIGHT, 200)):
+            asking = ensureDeferred(pair.ask("snapshot", field))
+            assert (await looked_at_late(pair, clock, asking)).status == expected
+        assert (await pair.ask("snapshot")).status == 401  # without any
+        clock.advance(GUESSED_SECONDS)
+        assert (await pair.ask("snapshot", RIGHT)).status == 200
     lines = [str(formatEvent(event)) for event in events]
     warnings = [line for line in lines if line.startswith("A wrong token for the status page")]
     assert len(warnings) == 1 and "127.0.0.1:" in warnings[0]
@@ -80,20 +83,20 @@ async def test_guesses_take_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
 @pytest_twisted.ensureDeferred
 async def test_sign_ins_take_time(serve: Serve, right: bool) -> None:
     """A token in a form is one as well."""
-    pair = Pair(serve, token=TOKEN)
+    clock = HandClock()
+    pair = Pair(serve, token=TOKEN, clock=clock)
     await pair.ask("snapshot", WRONG)
-    began = time.monotonic()
     body = f"token={TOKEN if right else 'another'}"
-    answer = await ask(pair.status.port, "sign-in", method="POST", body=body)
+    asking = ensureDeferred(ask(pair.status.port, "sign-in", method="POST", body=body))
+    answer = await looked_at_late(pair, clock, asking)
     assert answer.status == (303 if right else 401)
     assert int(answer.fields["Content-Length"]) == len(answer.body)
-    assert 0.9 < time.monotonic() - began < 1.5
 
 
 @pytest_twisted.ensureDeferred
 async def test_guesser_that_leaves(serve: Serve) -> None:
     """Nothing is left of it, and nothing is logged."""
-    pair = Pair(serve, token=TOKEN)
+    pair = Pair(serve, token=TOKEN, clock=HandClock())
     await pair.ask("snapshot", WRONG)
     client = Client(pair.status.port)
     client.send(f"GET /snapshot HTTP/1.1\r\nHost: localhost\r\n{WRONG}\r\n\r\n".encode())

@@ -33,12 +33,15 @@ class Pair:
         from twisted.internet import reactor
 
         masking = arguments.pop("masking", MaskingPolicy())
+        clock = arguments.pop("clock", reactor)
         self.shown = serve(Paths(), masking=masking)
-        self.site = StatusSite(self.shown.site, reactor, **arguments)
+        self.site = StatusSite(self.shown.site, clock, **arguments)
         self.status = serve(self.site)
 
     async def break_something(self, wire: bytes = BAD) -> None:
+        """Let a client err, and leave; all is told when it has."""
         await talk(self.shown.port, wire)
+        await self.shown.emptied()
 
     async def ask(
         self, path: str = "", *fields: str, method: str = "GET", host: str = "localhost"
