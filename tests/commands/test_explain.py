@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import pages
 from support.explaining import broken, broken_by, log_lines
+from support.processes import running
 from support.wire import PATIENCE
 
 from twisted_hangup.__main__ import main
@@ -400,8 +401,7 @@ def on_a_terminal(data: bytes, **environment: str) -> str:
     variables = {**os.environ, "TERM": "xterm", **environment}
     if "NO_COLOR" not in environment:
         variables.pop("NO_COLOR", None)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=its, env=variables) as program:
-        program.communicate(data, timeout=PATIENCE)
+    subprocess.run(command, input=data, stdout=its, env=variables, timeout=PATIENCE, check=False)
     os.close(its)
     output = b""
     with suppress(OSError):  # the end
@@ -429,12 +429,13 @@ def test_empty_no_color_is_none() -> None:
     assert "\x1b" in on_a_terminal(BROKEN, NO_COLOR="")
 
 
-def test_lines_are_explained_as_they_come() -> None:
+def test_lines_are_explained_as_they_come(tmp_path: Path) -> None:
     """``tail -f errors.log | ... explain`` shows a line without waiting for the end."""
     line = log_lines(broken(BROKEN))
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "twisted_hangup", "explain", "--json"],
+    with running(
+        tmp_path,
+        *(sys.executable, "-m", "twisted_hangup", "explain", "--json"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -445,8 +446,8 @@ def test_lines_are_explained_as_they_come() -> None:
             program.stdin.flush()
             assert select.select([program.stdout], [], [], PATIENCE)[0]
             assert json.loads(program.stdout.readline())["code"] == "HPE_INVALID_HEADER_TOKEN"
-        program.stdin.close()
-        assert program.wait(PATIENCE) == 1
+        program.communicate(timeout=PATIENCE)  # the end of its input
+        assert program.returncode == 1
 
 
 @given(st.integers(0, 400), st.none() | st.integers(0, 450), st.integers(0, 1 << 30), st.randoms())

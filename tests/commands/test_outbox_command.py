@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
+from support.processes import running
+from support.wire import PATIENCE
 
 from twisted_hangup.__main__ import main
 from twisted_hangup.outbox.database import database_named
@@ -303,9 +305,10 @@ def test_a_reader_that_has_enough(tmp_path: Path) -> None:
         connection.commit()
     command = [sys.executable, "-m", "twisted_hangup", "outbox", str(tmp_path / "outbox"), "list"]
     command += ["--queued", "--limit", "2000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout and process.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with running(tmp_path, *command, **pipes) as process:
+        assert process.stdout
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 0
+        assert process.communicate(timeout=PATIENCE)[1] == b""
+        assert process.returncode == 0

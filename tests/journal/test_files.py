@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
+import select
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from threading import active_count
 from typing import Any
 
 import pytest
-from support.wire import wait_for
+from support.processes import running
+from support.wire import PATIENCE, wait_for
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from twisted_hangup.journal.files import QUEUE_BYTES, LogFile
@@ -159,6 +161,17 @@ def pipe() -> Iterator[tuple[Any, Any]]:
         yield source, file
 
 
+def read(source: Any, count: int) -> bytes:
+    """The next *count* bytes of a pipe, which come in pieces of any length."""
+    received = b""
+    while len(received) < count:
+        assert select.select([source], [], [], PATIENCE)[0], "nothing comes"
+        more = source.read(count - len(received))
+        assert more, "it has ended"
+        received += more
+    return received
+
+
 def test_full_pipe(pipe: tuple[Any, Any], events: Sequence[LogEvent], expected_errors: Any) -> None:
     """The queue has a bound; what is beyond it is counted, and told at once and at the end."""
     reader, file = pipe
@@ -168,11 +181,8 @@ def test_full_pipe(pipe: tuple[Any, Any], events: Sequence[LogEvent], expected_e
         log.write(line)
     assert QUEUE_BYTES - 1000 <= 1000 * (2000 - log.lost_lines) <= QUEUE_BYTES + 70_000
     lost = log.lost_lines
-    received = 0
-    while received < 1000 * (2000 - lost):
-        data = reader.read(1000)
-        assert data == line
-        received += len(data)
+    for _ in range(2000 - lost):
+        assert read(reader, 1000) == line
     wait_for(lambda: len(events) == 2)
     assert texts(events) == [
         "Cannot write the access log: its reader is too slow; "
@@ -196,8 +206,9 @@ def test_what_nobody_has_read_is_counted_at_the_end(
     log.write(LINE)
     (text,) = texts(events)
     lost = re.fullmatch(r"The access log is closed; (\d+) lines are lost", text)
-    assert lost is not None and 100 < int(lost[1]) < 200
-    assert sum(len(reader.read(1000)) for _ in range(200)) == 200_000
+    # All, where the thread has not begun before nobody waited any more.
+    assert lost is not None and 100 < int(lost[1]) <= 200
+    assert len(read(reader, 200_000)) == 200_000
     wait_for(lambda: active_count() <= threads)
 
 
@@ -209,10 +220,7 @@ def test_pipe_that_somebody_has_made_not_block(pipe: tuple[Any, Any]) -> None:
     line = b"x" * 9_999 + b"\n"  # more than a pipe promises to take in one piece
     for _ in range(50):
         log.write(line)
-    received = b""
-    while len(received) < 50 * len(line):
-        received += reader.read(4096)
-    assert received == 50 * line
+    assert read(reader, 50 * len(line)) == 50 * line
     log.close()
     assert log.lost_lines == 0
 
@@ -266,25 +274,30 @@ os.write(int(sys.argv[1]), b"no line end")
 def test_fed_by_other_processes(tmp_path: Path, fifo: bool) -> None:
     """What two processes write comes in whole lines, between those of our own."""
     path = tmp_path / "log"
-    if fifo:
-        os.mkfifo(path)
-        reader = subprocess.Popen(["sh", "-c", "cat log > copy"], cwd=tmp_path)
-    log = LogFile(path, "access log")
-    writers = []
-    for name in ("a", "b"):
-        intake = log.intake()
-        command = [sys.executable, "-c", WRITER, str(intake), name]
-        writers.append(subprocess.Popen(command, pass_fds=[intake]))
-        os.close(intake)
-    for number in range(1000):
-        log.write(b"c %d\n" % number)
-    for writer in writers:
-        assert writer.wait() == 0
-    log.close()
-    if fifo:
-        assert reader.wait() == 0
-        path = tmp_path / "copy"
-    lines = path.read_text().splitlines()
+    copy = tmp_path / "copy" if fifo else path
+    with ExitStack() as programs:
+        if fifo:
+            os.mkfifo(path)
+            copying = running(tmp_path, "sh", "-c", "exec cat log > copy")
+            reader = programs.enter_context(copying)
+        log = LogFile(path, "access log")
+        writers = []
+        for name in ("a", "b"):
+            intake = log.intake()
+            command = (sys.executable, "-c", WRITER, str(intake), name)
+            writing = running(tmp_path, *command, pass_fds=[intake])
+            writers.append(programs.enter_context(writing))
+            os.close(intake)
+        for number in range(1000):
+            log.write(b"c %d\n" % number)
+        for writer in writers:
+            assert writer.wait(PATIENCE) == 0
+        # The close waits for nobody for long.
+        wait_for(lambda: copy.exists() and copy.read_bytes().count(b"\n") == 3002)
+        log.close()
+        if fifo:
+            assert reader.wait(PATIENCE) == 0
+    lines = copy.read_text().splitlines()
     assert log.lost_lines == 0
     for name in ("a", "b", "c"):
         numbers = [line.split()[1] for line in lines if line.split()[0] == name]
@@ -300,6 +313,7 @@ def test_intake_that_never_ends_a_line(tmp_path: Path) -> None:
     with open(intake, "wb", buffering=0) as file:
         for _ in range(100):
             file.write(b"x" * 10_000)
+    wait_for(lambda: len((tmp_path / "log").read_bytes().replace(b"\n", b"")) == 1_000_000)
     log.close()
     lines = (tmp_path / "log").read_bytes().splitlines()
     assert b"".join(lines) == b"x" * 1_000_000

@@ -6,13 +6,12 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 import pytest
-from support.processes import BIN, connect, end, free_port
+from support.processes import BIN, connect, free_port, running
 from support.wire import BAD, wait_for
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, Logger
@@ -151,14 +150,11 @@ def test_line_of_the_error_log_is_bounded() -> None:
 
 def served(tmp_path: Path, *command: str, wire: bytes = BAD) -> None:
     """Run a server in *tmp_path* while a client sends it a bad request."""
-    with subprocess.Popen(command, cwd=tmp_path) as server:
-        try:
-            port = int(next(word for word in command if word.startswith("--port=")).split("=")[1])
-            client = connect(port).send(wire)
-            client.read_all()
-            client.close()
-        finally:
-            end(server)
+    with running(tmp_path, *command):
+        port = int(next(word for word in command if word.startswith("--port=")).split("=")[1])
+        client = connect(port).send(wire)
+        client.read_all()
+        client.close()
 
 
 def test_json_of_twist(tmp_path: Path) -> None:
@@ -204,11 +200,8 @@ def test_rsyslog_ships_the_error_log(tmp_path: Path) -> None:
         wire=LONGEST,
     )
     command = ["rsyslogd", "-n", "-f", "rsyslog.conf", "-i", str(tmp_path / "pid")]
-    with subprocess.Popen(command, cwd=tmp_path) as shipper:
-        try:
-            wait_for(lambda: shipped.exists() and shipped.read_text().endswith("\n"))
-        finally:
-            end(shipper)
+    with running(tmp_path, *command):
+        wait_for(lambda: shipped.exists() and shipped.read_text().endswith("\n"))
     [line] = log.read_text().splitlines()
     [sent] = map(json.loads, shipped.read_text().splitlines())
     assert sent == json.loads(line)
