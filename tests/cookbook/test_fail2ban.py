@@ -152,5 +152,5 @@ def test_fail2ban_bans(tmp_path: Path) -> None:
         innocent = [from_client("192.0.2.51", wire) for wire in HARMLESS]
         attacks = [from_client("192.0.2.66", BROKEN), from_client("2001:db8::66", RDP)] * 4
         serve_and_send(tmp_path, [*innocent, *attacks, from_client("192.0.2.66", BROKEN)])
-        wait_for(banned.exists)
+        wait_for(lambda: banned.exists() and banned.read_text().endswith("\n"))
     assert banned.read_text().split() == ["192.0.2.66"]

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 from support.cookbook import COOKBOOK, check, files, running, twistd
 from support.processes import BIN, connect, free_port
-from support.wire import BAD, GOOD, wait_for
+from support.wire import BAD, GOOD, PATIENCE, wait_for
 
 FILES: Final = files("grafana")
 DASHBOARD: Final = json.loads((COOKBOOK / "grafana-dashboard.json").read_text())
@@ -152,7 +152,7 @@ def test_panels_fill_the_screen() -> None:
 
 def ask(port: int, path: str, **query: str) -> Any:
     url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-    with urllib.request.urlopen(url, timeout=10) as response:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as response:
         answer = json.load(response)
     assert answer["status"] == "success"
     return answer["data"]

@@ -8,8 +8,10 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.request import urlopen
 
 import pytest
 from support.certificates import certificate_and_key
@@ -72,10 +74,24 @@ root = Site()
 """
 
 
+#: What the server waits for when a client leaves, where the proxy lets it know of the client.
+LEAVES_IN: Final = {
+    "half a body, and leaves": "body",
+    "a request, and leaves before the response": "response",
+}
+
+
 class Ports(NamedTuple):
     server: int
     plain: int
     tls: int
+    status: int
+
+    def has_reached(self, phase: str) -> bool:
+        """Whether the server has a connection in that phase."""
+        url = f"http://127.0.0.1:{self.status}/metrics"
+        with urlopen(url, timeout=PATIENCE) as metrics:
+            return f'hangup_open_connections{{phase="{phase}"}} ' in metrics.read().decode()
 
 
 def changed(config: str, changes: dict[str, str]) -> str:
@@ -144,8 +160,11 @@ PROXIES: Final[dict[str, Callable[[Path, Ports], list[str]]]] = {
 }
 
 
-def send(port: int, wire: bytes, *, leave: bool = False) -> bytes:
-    """What comes for *wire*, from an address that is nobody else's here."""
+def send(port: int, wire: bytes, *, leave: Callable[[], object] | None = None) -> bytes:
+    """What comes for *wire*, from an address that is nobody else's here.
+
+    With *leave* the client does when that is true.
+    """
     with socket.socket() as client:
         client.settimeout(PATIENCE)
         client.bind((CLIENT, 0))
@@ -154,22 +173,23 @@ def send(port: int, wire: bytes, *, leave: bool = False) -> bytes:
             client.sendall(wire)
         received = b""
         if leave:
-            client.settimeout(0.3)  # until the proxy has passed on what it has
+            wait_for(leave)
+            client.settimeout(0.3)  # in which an answer would come
         with suppress(ConnectionResetError, TimeoutError):
             while more := client.recv(65536):
                 received += more
     return received
 
 
-def command(page: str, port: int) -> list[str]:
-    """The server that the page starts first, on *port*."""
+def command(page: str, ports: Ports) -> list[str]:
+    """The server that the page starts first, on its port, with a status page."""
     [line] = re.findall(
         r"^    twistd -n hangup (--port tcp:.*)$", (COOKBOOK / page).read_text(), re.M
     )
-    line = line.replace("tcp:8000", f"tcp:{port}").replace(
+    line = line.replace("tcp:8000", f"tcp:{ports.server}").replace(
         "--path ./public", "--resource mysite.root"
     )
-    return twistd(*line.split())
+    return twistd(*line.split(), f"--status={ports.status}")
 
 
 @contextmanager
@@ -183,9 +203,9 @@ def served(folder: Path, name: str) -> Iterator[Ports]:
     (folder / "privkey.pem").write_bytes(key)
     (folder / "certs").mkdir()
     (folder / "certs" / "example.org.pem").write_bytes(certificate + key)
-    ports = Ports(free_port(), free_port(), free_port())
+    ports = Ports(*(free_port() for _ in Ports._fields))
     with ExitStack() as programs:
-        server = programs.enter_context(running(folder, *command(f"{name}.md", ports.server)))
+        server = programs.enter_context(running(folder, *command(f"{name}.md", ports)))
         connect(ports.server).close()
         programs.enter_context(running(folder, *PROXIES[name](folder, ports)))
         wait_for(lambda: answer(ports.plain).endswith(b" http\n"))
@@ -226,7 +246,11 @@ def test_what_reaches_the_server(tmp_path: Path, name: str) -> None:
             assert text == f"127.0.0.1 127.0.0.1:{ports.tls} https\n2"
         for sent, (gets, logged) in shown.items():
             before = len(errors(log))
-            received = send(ports.plain, WIRES[sent], leave="leaves" in sent)
+            leave = None
+            if "leaves" in sent:
+                phase = LEAVES_IN.get(sent) if logged != "nothing" else None
+                leave = partial(ports.has_reached, phase) if phase else lambda: True
+            received = send(ports.plain, WIRES[sent], leave=leave)
             assert of_whom(received) == gets.split(": ")[0], sent
             assert [*map(str, statuses(received))] == re.findall(r"\d+", gets), sent
             if logged == "nothing":

@@ -9,14 +9,13 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
-from support.cookbook import check, files, running
+from support.cookbook import check, files, running, status
 from support.processes import BIN, connect, free_port
 from support.wire import BAD, PATIENCE, Client, statuses, wait_for
 
@@ -83,7 +82,7 @@ def test_service(tmp_path: Path) -> None:
 
     (tmp_path / "certificates").mkdir()
     (tmp_path / "certificates" / "localhost.pem").write_bytes(pem())
-    plain, tls, status = free_port(), free_port(), free_port()
+    plain, tls, page = free_port(), free_port(), free_port()
     words = command(
         "hangup.service",
         **places(tmp_path),
@@ -91,7 +90,7 @@ def test_service(tmp_path: Path) -> None:
             "--port 80 ": f"--port {plain} ",
             "port=443": f"port={tls}",
             "/etc/hangup/certificates": str(tmp_path / "certificates"),
-            "--status 9000": f"--status {status}",
+            "--status 9000": f"--status {page}",
         },
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -232,7 +231,7 @@ def unshared(*words: str) -> list[str]:
     wrapped = ["unshare", "--mount", "--pid", "--fork", "--kill-child=TERM"]
     wrapped += ["--mount-proc", "sh", "-c", mount, "sh"]
     with suppress(OSError):
-        if subprocess.run([*wrapped, "true"], capture_output=True, check=False).returncode == 0:
+        if status(Path.cwd(), *wrapped, "true") == 0:
             return [*wrapped, *words]
     return [*words]
 
@@ -247,7 +246,7 @@ def test_entry_point(tmp_path: Path) -> None:
     words[words.index("--path") : words.index("--path") + 2] = ["--resource", "mysite.root"]
     health = in_a_container(json.loads(instructions("HEALTHCHECK")[0].partition(" CMD ")[2]), port)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    assert subprocess.run(health, capture_output=True, check=False).returncode == 1
+    assert status(tmp_path, *health) == 1
     with running(tmp_path, *unshared(*words), env=environment) as server:
         connect(port).close()
         check(tmp_path, *health)

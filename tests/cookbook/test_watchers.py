@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from support.cookbook import files, running, twistd
-from support.processes import connect, end, free_port
+from support.processes import connect, free_port
 from support.wire import BAD, Paths, Serve, statuses, talk, until
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.logger import globalLogPublisher
@@ -183,12 +182,9 @@ class TestOpenTelemetry:
         text = files("opentelemetry")["serve_with_traces.py"].replace("tcp:8000", f"tcp:{port}")
         (tmp_path / "serve_with_traces.py").write_text(text)
         (tmp_path / "public").mkdir()
-        command = [sys.executable, "serve_with_traces.py"]
-        with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
-            try:
-                client = connect(port).send(GET % (b"/", PARENT))
-                client.read_all()
-                client.close()
-            finally:
-                printed = end(server)
+        with running(tmp_path, sys.executable, "serve_with_traces.py"):
+            client = connect(port).send(GET % (b"/", PARENT))
+            client.read_all()
+            client.close()
+        printed = (tmp_path / f"{Path(sys.executable).name}.out").read_text()
         assert f'"trace_id": "0x{TRACE}"' in printed

@@ -41,9 +41,8 @@ def twistd(*options: str) -> list[str]:
     return [str(BIN / "twistd"), "-n", "--pidfile=", "--logfile=server.log", "hangup", *options]
 
 
-def check(folder: Path, *command: str | Path) -> str:
-    """What *command* prints, which succeeds."""
-    done = subprocess.run(
+def _run(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         cwd=folder,
         capture_output=True,
@@ -52,5 +51,15 @@ def check(folder: Path, *command: str | Path) -> str:
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+def status(folder: Path, *command: str | Path) -> int:
+    """How *command* ends."""
+    return _run(folder, *command).returncode
+
+
+def check(folder: Path, *command: str | Path) -> str:
+    """What *command* prints, which succeeds."""
+    done = _run(folder, *command)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
