@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from support.outboxes import start as start
 from support.wire import (
     BAD,
     GOOD,
+    PATIENCE,
     SLOW,
     Client,
     HandClock,
@@ -36,7 +38,6 @@ from support.wire import (
     Served,
     in_thread,
     pause,
-    settled,
     statuses,
     talk,
     until,
@@ -112,16 +113,16 @@ async def test_client_errors(serve: Serve) -> None:
 async def test_error_after_a_slow_request(serve: Serve) -> None:
     """It lasts from when the error is found to when it can be answered."""
     served, metrics = counted(serve)
+    began = time.monotonic()
     client = await in_thread(lambda: Client(served.port).send(SLOW + BAD))
     await until(lambda: served.errors)
-    found = time.monotonic()
     await pause(0.1)
     assert values(metrics, "hangup_client_error_duration_seconds_count") == {}
     served.root.slow.requests[0].finish()
     assert statuses(await in_thread(client.read_all)) == [200, 400]
     client.close()
     (seconds,) = values(metrics, "hangup_client_error_duration_seconds_sum").values()
-    assert 0.1 <= seconds <= time.monotonic() - found + 0.1
+    assert 0.1 <= seconds <= time.monotonic() - began
 
 
 @pytest_twisted.ensureDeferred
@@ -236,7 +237,7 @@ async def test_access_log_goes_on(serve: Serve) -> None:
 @pytest_twisted.ensureDeferred
 async def test_open_connections(serve: Serve) -> None:
     """Connections are counted by what they wait for, also those that are being closed."""
-    served, metrics = counted(serve)
+    served, metrics = counted(serve, reactor=HandClock())  # no time of a client's is over
     wires = [b"", GOOD, b"GET / HT", SLOW, BAD, BAD]
     clients = await in_thread(lambda: [Client(served.port).send(wire) for wire in wires])
     phases = {("idle",): 2, ("head",): 1, ("response",): 1, ("closing",): 2}
@@ -524,7 +525,13 @@ def test_not_needed() -> None:
         "import sys; sys.modules['prometheus_client'] = None;"
         "import twisted_hangup, twisted_hangup.service, twisted_hangup.outbox"
     )
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, timeout=PATIENCE).returncode == 0
+
+
+def has_read(served: Served, count: int) -> bool:
+    """Whether the server has read so many bytes after its answer, or waits for no more."""
+    return all(one._ending.socket._lingered_bytes >= count for one in served.site.context.open())
 
 
 @pytest.mark.parametrize("end", ["client", "silence", "bytes", "time"])
@@ -542,9 +549,9 @@ async def test_lingering_closes(serve: Serve, end: str) -> None:
     elif end == "silence":
         clock.wait(Timeouts().linger_silence_seconds + 1)
     else:
-        for _ in range(int(Timeouts().linger_seconds) + 1):
+        for sent in range(int(Timeouts().linger_seconds) + 1):
             client.send(b"x")
-            await settled()
+            await until(partial(has_read, served, sent + 1))
             clock.wait(1)
     await served.emptied()
     client.close()

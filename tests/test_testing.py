@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 import pytest_twisted
 from support.documents import run, written_codes
-from support.wire import BAD, DEFAULT, GOOD, SLOW, Paths, Serve, statuses, talk
+from support.wire import (
+    BAD,
+    DEFAULT,
+    GOOD,
+    PATIENCE,
+    SLOW,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    Served,
+    in_thread,
+    statuses,
+    talk,
+    until,
+)
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -36,6 +53,8 @@ from twisted_hangup import (
 from twisted_hangup.events import RequestHead
 from twisted_hangup.report import DEFAULT_POLICY
 from twisted_hangup.testing import MemoryClient, RecordingSocket, client_error, feed
+from twisted_hangup.transport.layers import transport_beneath
+from twisted_hangup.transport.sockets import held_by_kernel
 
 # The tests in docs/testing.md.
 globals().update(
@@ -73,14 +92,38 @@ CHUNKED: Final = b"POST /fast HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\
 async def test_the_same_as_on_a_socket(serve: Serve, pieces: list[bytes], fin: bool) -> None:
     """A client in memory reads what a real one reads, and the errors are the same."""
     times = Timeouts(head_seconds=0.2, request_seconds=0.2, keep_alive_seconds=0.2)
-    served = serve(timeouts=times)
-    real = await talk(served.port, *pieces, fin=fin)
+    served = serve(timeouts=times, reactor=(clock := HandClock()))
+    real = await over_a_socket(served, clock, pieces, fin)
     client = feed(paths(timeouts=times), *pieces, fin=fin).advance(10)
     assert without_date(client.received) == without_date(real)
     assert client.ended == "fin"
     assert [str(error) for error in client.errors] == [str(error) for error in served.errors]
     assert [error.offset for error in client.errors] == [error.offset for error in served.errors]
     assert client.clock.getDelayedCalls() == []
+
+
+async def over_a_socket(served: Served, clock: HandClock, pieces: list[bytes], fin: bool) -> bytes:
+    """What a real client reads, whose time is over once the server has read all that it sent."""
+    client = await in_thread(lambda: Client(served.port).send(*pieces))
+    if fin:
+        client.end()
+    received = in_thread(client.read_all)
+    if not fin:
+        await until(lambda: received.called or served.site.open_connections)
+        await until(lambda: received.called or not unread(served, client))
+        await clock.wait_until(lambda: received.called)
+    data: bytes = await received
+    client.close()
+    return data
+
+
+def unread(served: Served, client: Any) -> int:
+    """How many bytes two kernels have from *client* for the server."""
+    held = held_by_kernel(client.socket)
+    for channel in served.site.context.open():
+        server = transport_beneath(channel.transport).socket
+        held += int.from_bytes(fcntl.ioctl(server, termios.FIONREAD, bytes(4)), sys.byteorder)
+    return held
 
 
 def without_date(received: bytes) -> list[bytes]:
@@ -240,7 +283,7 @@ def test_no_reactor_is_installed() -> None:
         "client = feed(HangupSite(Resource(), reactor=Clock()), b'GET / HT').advance(61)\n"
         "sys.exit('twisted.internet.reactor' in sys.modules or len(client.errors) != 1)"
     )
-    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 0
 
 
 # Errors.
