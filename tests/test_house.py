@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from support.wire import PATIENCE
 
 ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = "twisted_hangup"
@@ -162,7 +163,8 @@ def test_no_method_waits_for_an_heir() -> None:
 def test_import_installs_no_reactor(module: str) -> None:
     """Whoever imports the package may still choose a reactor."""
     program = f"import sys, {PACKAGE}{module}; sys.exit('twisted.internet.reactor' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, timeout=PATIENCE).returncode == 0
 
 
 def test_plugin_imports_nothing_of_ours() -> None:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.wire import PATIENCE
 
 import twisted_hangup
 
@@ -44,7 +45,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (tree / stray).parent.mkdir(exist_ok=True)
         (tree / stray).write_text("not for others")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", "../archives", "."]
-    subprocess.run(build, cwd=tree, check=True, capture_output=True)
+    subprocess.run(build, cwd=tree, check=True, capture_output=True, timeout=2 * PATIENCE)
     return tree.parent / "archives"
 
 

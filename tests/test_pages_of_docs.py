@@ -6,7 +6,6 @@ import io
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -16,9 +15,10 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
+from support.cookbook import running
 from support.documents import PAGES, run, written_codes
 from support.explaining import broken, log_lines
-from support.processes import BIN, connect, end, free_port
+from support.processes import BIN, connect, free_port
 from support.wire import BAD, DEFAULT, Paths, Serve, statuses, talk
 from twisted.web.server import Request, Site
 
@@ -346,12 +346,10 @@ def test_tac(tmp_path: Path) -> None:
     (tmp_path / "public").mkdir()
     (tmp_path / "server.tac").write_text(program.replace("tcp:8000", f"tcp:{port}"))
     command = [str(BIN / "twistd"), "-ny", "server.tac", "--pidfile="]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            client = connect(port).send(BAD)
-            assert client.read_all() == DEFAULT
-            client.close()
-        finally:
-            said = end(server)
+    with running(tmp_path, *command):
+        client = connect(port).send(BAD)
+        assert client.read_all() == DEFAULT
+        client.close()
+    said = (tmp_path / "twistd.out").read_text()
     assert '400 HPE_INVALID_HEADER_TOKEN "Invalid header token" at byte 32' in said
     assert len((tmp_path / "errors.log").read_text().splitlines()) == 1

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from support.processes import BIN, connect, end, free_port
+from support.cookbook import running
+from support.processes import BIN, connect, free_port
 from support.wire import DEFAULT
 
 README: Final = (Path(__file__).parent.parent / "README.md").read_text()
@@ -23,17 +23,11 @@ MYSITE, LIBRARY = PROGRAMS
 
 def serve(command: list[str | Path], port: int, folder: Path, answer: bytes) -> list[str]:
     """Send the broken request to what *command* starts; the lines that came from the server."""
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as server:
-        try:
-            client = connect(port).send(SENT.encode().decode("unicode_escape").encode())
-            assert client.read_all() == answer
-            client.close()
-        finally:
-            output = end(server)
-    lines: list[str] = output.splitlines()
-    return lines
+    with running(folder, *command):
+        client = connect(port).send(SENT.encode().decode("unicode_escape").encode())
+        assert client.read_all() == answer
+        client.close()
+    return (folder / f"{Path(command[0]).name}.out").read_text().splitlines()
 
 
 def without_port(line: str) -> str:

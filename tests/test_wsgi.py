@@ -309,6 +309,8 @@ async def test_error_after_that(
         yield b""
 
     await leave(serve, pool, App(body))
+    await until(lambda: expected_errors.events)
+    await settled()
     assert len(expected_errors.flush(KeyError)) == 1
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
+from support.wire import PATIENCE
 
 ROOT: Final = Path(__file__).parents[2]
 FOLDER: Final = ROOT / "benchmarks"
@@ -38,11 +39,17 @@ def row(load: Any, name: str, stock: float, ours: float) -> Any:
     return load("measure").Row(name, "us", {"stock": [stock] * 3, "hangup": [ours] * 3})
 
 
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
 def test_every_script_is_listed() -> None:
     """Each is a part of the comparison, or runs by its name, and nothing is lost."""
     command = [sys.executable, "-m", "benchmarks", "--list"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    names = {line.split()[0] for line in listed.splitlines() if line.startswith("  ")}
+    listed = run(*command)
+    names = {line.split()[0] for line in listed.stdout.splitlines() if line.startswith("  ")}
     shared = {"__main__", "flood", "measure", "servers"}
     assert names == {path.stem for path in FOLDER.glob("*.py")} - shared
 
@@ -50,8 +57,8 @@ def test_every_script_is_listed() -> None:
 def test_a_script_runs_by_its_name() -> None:
     """It gets what follows, and its exit status is the command's."""
     command = [sys.executable, "-m", "benchmarks", "curves", "--help"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0 and "curves.py" in run.stdout
+    helped = run(*command)
+    assert helped.returncode == 0 and "curves.py" in helped.stdout
 
 
 def test_ratios_are_of_the_same_round(load: Any) -> None:

@@ -122,7 +122,7 @@ PROGRAMS: Final = [
 def test_programs_of_the_api(program: str) -> None:
     """The programs at the top of the pages run; without ``reactor.run()`` they end."""
     program = program.replace("tcp:8000", "tcp:0:interface=127.0.0.1")
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], timeout=PATIENCE, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
+        timeout=3 * PATIENCE,  # it has much to do
         check=False,
     )
     assert built.returncode == 0, built.stderr

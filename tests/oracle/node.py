@@ -18,6 +18,9 @@ OLDEST: Final = 24
 _JUDGE: Final = Path(__file__).with_name("judge.js")
 _BATCH: Final = 500
 
+#: The longest that Node may take for a batch, or to say who it is.
+PATIENCE_SECONDS: Final = 120.0
+
 
 class Error(NamedTuple):
     """A refusal; *offset* counts from the stream's first byte, None at the end of input."""
@@ -62,8 +65,14 @@ def find_node(path: str | None = None) -> str | None:
     if node is None:
         return None
     try:
-        version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        version = subprocess.run(
+            [node, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
         return None
     major = re.match(r"v(\d+)\.", version.stdout)
     return node if major and int(major[1]) >= OLDEST else None
@@ -84,7 +93,11 @@ def judge(
     for start in range(0, len(streams), _BATCH):
         lines = [b" ".join(map(b64encode, reads)) for reads in streams[start : start + _BATCH]]
         done = subprocess.run(
-            command, input=b"\n".join(lines) + b"\n", capture_output=True, check=True
+            command,
+            input=b"\n".join(lines) + b"\n",
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=True,
         )
         verdicts += [_verdict(json.loads(line)) for line in done.stdout.splitlines()]
     return verdicts

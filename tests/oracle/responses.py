@@ -28,7 +28,7 @@ from twisted_hangup.limits import Limits
 from twisted_hangup.parser.response import ResponseParser
 
 from . import fuzz
-from .node import Error, find_node
+from .node import PATIENCE_SECONDS, Error, find_node
 from .response_cases import CASES
 
 RECORDING: Final = Path(__file__).parent.parent / "cases" / "responses.json"
@@ -142,6 +142,7 @@ def node(command: str, streams: Sequence[Stream]) -> list[Verdict]:
             [command, "--expose-internals", "--no-warnings", str(_JUDGE)],
             input="\n".join(lines).encode() + b"\n",
             capture_output=True,
+            timeout=PATIENCE_SECONDS,
             check=True,
         )
         verdicts += [read_verdict(json.loads(line)) for line in done.stdout.splitlines()]
