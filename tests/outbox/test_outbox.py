@@ -17,7 +17,7 @@ from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 from support.outboxes import start as start
 from support.postgres_server import PostgresServer
-from support.wire import PATIENCE, Paths, settled, until
+from support.wire import PATIENCE, HandClock, Paths, settled, until
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.error import ConnectError
 from twisted.internet.task import Clock
@@ -255,14 +255,17 @@ async def test_stopping_lets_attempts_finish(database: str, start: Start) -> Non
 async def test_stopping_gives_back_the_rest(database: str, start: Start) -> None:
     """An attempt that does not end is cancelled, and the next process begins with it."""
     cancelled: list[object] = []
+    clock = HandClock()
     agent = FakeAgent(lambda sent: Deferred(cancelled.append))
-    outbox = start(database, agent=agent, grace_seconds=0.05)
+    outbox = start(database, agent=agent, clock=clock, grace_seconds=5)
     key = await outbox.send("POST", URL)
     await until(lambda: agent.sent)
-    await outbox.stopService()
+    stopping = outbox.stopService()
+    clock.advance(5)
+    await stopping
     assert len(cancelled) == 1
     agent = FakeAgent()
-    start(database, agent=agent)
+    start(database, agent=agent, clock=clock)
     await until(lambda: agent.sent)
     assert agent.sent[0].key == key
 
@@ -383,7 +386,7 @@ async def test_a_full_disk(tmp_path: Path, start: Start, expected_errors: Logged
     agent = FakeAgent()
     outbox = start(name, agent=agent)
     await outbox.send("POST", URL)
-    await until(lambda: agent.sent)
+    await emptied(outbox)
     _set_most_pages(outbox, 1)
     with pytest.raises(OutboxUnavailable, match="full"):
         await outbox.send("POST", URL, None, b"x" * 1_000_000)

@@ -20,7 +20,7 @@ from support.outboxes import database as database
 from support.outboxes import postgres_dsn as postgres_dsn
 from support.outboxes import start as start
 from support.postgres_server import PostgresServer
-from support.wire import until
+from support.wire import PATIENCE, until
 from twisted.internet.defer import Deferred
 
 from twisted_hangup import Outbox, OutboxUnavailable
@@ -250,14 +250,20 @@ async def test_tables_that_go(database: str, start: Start, expected_errors: Logg
     agent = FakeAgent()
     outbox = start(database, agent=agent, limits=OutboxLimits(poll_seconds=0.05))
     await outbox.send("POST", URL)
-    await until(lambda: agent.sent)
+
+    async def delivered() -> bool:
+        return not (await outbox.stats()).queued
+
+    await until(delivered)
     connection: Any = (
         import_module("psycopg").connect(database)
         if "://" in database
-        else sqlite3.connect(database)
+        else sqlite3.connect(database, PATIENCE)
     )
     with closing(connection):
-        for table in ("requests", "lanes", "destinations", "version"):
+        if "://" not in database:
+            connection.execute("BEGIN IMMEDIATE")  # all of them go at once
+        for table in ("lanes", "requests", "destinations", "version"):
             connection.execute(f"DROP TABLE hangup_outbox_{table}")
         connection.commit()
     await until(lambda: expected_errors.events)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pytest
 import pytest_twisted
+from support.processes import free_port
 from support.wire import BAD, PATIENCE, Client, Paths, Serve, in_thread, pause
 from twisted.internet.defer import Deferred, maybeDeferred
 
@@ -408,9 +409,13 @@ async def test_reconnect(pair: Pair, browser: Browser) -> None:
     from twisted.internet import reactor as installed
 
     reactor: Any = installed
+    number = free_port()  # which nobody else takes while the server is away
+
+    def listen() -> Any:
+        return reactor.listenTCP(number, pair.site, interface="127.0.0.1")
 
     def opened() -> None:
-        browser.open(pair.url)
+        browser.open(f"http://127.0.0.1:{number}/")
         browser.until(browser.is_live)
         pair.send(BAD)
         browser.until(browser.has_rows(1))
@@ -427,16 +432,13 @@ async def test_reconnect(pair: Pair, browser: Browser) -> None:
         codes = [button.text for button in browser.all(".error .code button")]
         assert codes == ["HPE_INVALID_CHUNK_SIZE", "HPE_INVALID_HEADER_TOKEN"]
 
-    await use(opened)
-    for port in [
-        port for port in reactor.getReaders() if getattr(port, "factory", None) is pair.site
-    ]:
-        if hasattr(port, "stopListening"):
-            await maybeDeferred(port.stopListening)
-    pair.site.hang_up_all()
-    await use(lost)
-    port = reactor.listenTCP(pair.served.port, pair.site, interface="127.0.0.1")
+    port = listen()
     try:
+        await use(opened)
+        await maybeDeferred(port.stopListening)
+        pair.site.hang_up_all()
+        await use(lost)
+        port = listen()
         await use(back)
     finally:
         await use(lambda: browser.driver.get("about:blank"))

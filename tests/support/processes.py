@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,16 +17,27 @@ from .wire import PATIENCE, Client, wait_for
 
 BIN = Path(sys.executable).parent
 
+#: The number of this worker of xdist.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+#: The last ports that `free_port` has given away.
+_given: deque[int] = deque(maxlen=100)
+
 
 def free_port() -> int:
     """A port that nobody has now, and that no kernel gives away as one of its own choice.
 
-    Nor has anybody had it a moment ago (TIME_WAIT), which a server may not be ready for.
+    Nor has anybody had it a moment ago (TIME_WAIT), which a server may not be ready for.  And
+    nobody else gets it here, neither in this process nor in another worker of xdist, though no
+    server may listen there yet.
     """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 10_000 + 16 * secrets.randbelow(1250) + _WORKER % 16
+        if port in _given:
+            continue
         with suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))  # without SO_REUSEADDR
+            _given.append(port)
             return port
 
 
