@@ -206,7 +206,7 @@ def test_what_nobody_has_read_is_counted_at_the_end(
     log.write(LINE)
     (text,) = texts(events)
     lost = re.fullmatch(r"The access log is closed; (\d+) lines are lost", text)
-    # All, where the thread has not begun before nobody waited any more.
+    # All of them, where its thread is slow to begin.
     assert lost is not None and 100 < int(lost[1]) <= 200
     assert len(read(reader, 200_000)) == 200_000
     wait_for(lambda: active_count() <= threads)
