@@ -279,10 +279,11 @@ async def test_idle_tls_connection_runs_nothing_after_its_close(serve: Serve) ->
     served = serve(tls=server_context(), reactor=(clock := HandClock()))
     client = await in_thread(lambda: Client(served.port, tls=True).send(GOOD))
     await in_thread(lambda: client.read_until(b"fast"))
+    (channel,) = served.site.context.open()
     clock.wait(Timeouts().keep_alive_seconds + 1)
-    await settled()
+    assert channel.over
     await in_thread(lambda: client.send(GOOD))
-    await settled()
+    await served.has_read(client)
     assert served.root.fast.ran == [b"/fast"]
     clock.wait(Timeouts().linger_silence_seconds + 1)
     await until(lambda: served.site.open_connections == 0)
@@ -339,7 +340,7 @@ async def test_drain_finishes_an_upload(serve: Serve) -> None:
     served = serve()
     head = b"POST /fast HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
     client = await in_thread(lambda: Client(served.port).send(head + b"ab"))
-    await settled()
+    await until(lambda: served.site.context.phases()["body"])
     drained = served.site.drain()
     received = await in_thread(lambda: client.send(b"cd").read_all())
     client.close()

@@ -20,7 +20,18 @@ import pytest_twisted
 from hyperframe.frame import GoAwayFrame, RstStreamFrame
 from support.certificates import server_context
 from support.http2_client import CANCEL, PROTOCOL_ERROR, H2Client, fields_of
-from support.wire import GOOD, Client, Paths, Serve, Served, in_thread, settled, until
+from support.wire import (
+    GOOD,
+    PATIENCE,
+    Client,
+    HandClock,
+    Paths,
+    Serve,
+    Served,
+    in_thread,
+    settled,
+    until,
+)
 from twisted.internet import reactor as installed
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import SSL4ServerEndpoint
@@ -31,7 +42,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from twisted.web.static import Data
 
-from twisted_hangup import ClientError, HangupSite, Timeouts
+from twisted_hangup import ClientError, HangupSite
 from twisted_hangup.cancel import cancel_on_hangup
 from twisted_hangup.journal.access_log import refused_line
 from twisted_hangup.testing import feed
@@ -56,6 +67,9 @@ PHASES: Final[dict[str, tuple[bytes, bytes]]] = {
 
 #: More than any two socket buffers hold.
 MUCH: Final = bytes(16 * 1024 * 1024)
+
+#: Seconds: longer than any of `Timeouts`.
+LONG: Final = 600.0
 
 
 class Answers(Resource):
@@ -193,7 +207,7 @@ def test_table_is_whole() -> None:
     assert {cell.over for cell in cells} == {"TCP", "UNIX", "TLS", "HTTP/2"}
 
 
-def serve_over(serve: Serve, over: str, directory: Path, silence: bool) -> Served:
+def serve_over(serve: Serve, over: str, directory: Path, clock: HandClock) -> Served:
     much = Answers(MUCH, length=True, finishes=True)
     root = Paths(
         running=Answers(b""),
@@ -201,15 +215,7 @@ def serve_over(serve: Serve, over: str, directory: Path, silence: bool) -> Serve
         queued=much,
         delivered=Answers(b"hello", length=True),
     )
-    seconds = 1.0 if silence else 60.0
-    timeouts = Timeouts(
-        head_seconds=seconds,
-        request_seconds=seconds,
-        keep_alive_seconds=seconds,
-        send_seconds=seconds,
-        linger_silence_seconds=0.5,
-    )
-    site = Site(root, timeouts=timeouts)
+    site = Site(root, reactor=clock)
     if over == "UNIX":
         return serve(site, unix=str(directory / "socket"))
     if over == "TCP":
@@ -232,7 +238,8 @@ def told(served: Served, site: Site, phase: str) -> str:
 @pytest_twisted.ensureDeferred
 async def test_end(serve: Serve, tmp_path: Path, cell: Cell) -> None:
     """What handlers hear, the access log and notifyFinish() is what the table says."""
-    served = serve_over(serve, cell.over, tmp_path, cell.way == "silence" or cell.told == "stays")
+    clock = HandClock()
+    served = serve_over(serve, cell.over, tmp_path, clock)
     site: Any = served.site
 
     def start() -> Any:
@@ -246,19 +253,21 @@ async def test_end(serve: Serve, tmp_path: Path, cell: Cell) -> None:
 
     client: Any = await in_thread(start)
     raw: Client = client.client if cell.over == "HTTP/2" else client
-    await settled()
+    await served.has_read(raw)
     if cell.way == "closed by us":
         site.hang_up_all()
     await in_thread(lambda: WAYS[cell.way](client if cell.way in FRAMES else raw))
     expected = cell.told
-    if cell.told == "stays":
-        # Another one, which was idle later, has been closed by then: the line is its own.
-        expected = "-, 200, -"
-        other = await in_thread(
-            lambda: Client(served.port, tls=cell.over in ("TLS", "HTTP/2")).send(GOOD)
-        )
-        await until(lambda: site.open_connections == 1)
-        await in_thread(other.close)
+    if expected == "stays":
+        expected = "-, -, -"
+        await served.has_read(raw)
+        clock.wait(LONG)
+        await settled()
+        assert site.open_connections == 1
+    elif cell.way in ("silence", "GOAWAY"):
+        if cell.way == "GOAWAY":  # not before it has come
+            await until(lambda: served.errors or not site.open_connections)
+        await clock.wait_until(lambda: site.open_connections == 0)
     elif cell.way == "RST_STREAM":
         await until(lambda: site.lines)
     else:
@@ -286,12 +295,12 @@ async def test_bytes_of_a_lost_response(
 
     Whether its client leaves or we abort it, and whether it was finished or not.
     """
-    served = serve_over(serve, over, tmp_path, False)
+    served = serve_over(serve, over, tmp_path, HandClock())
     site: Any = served.site
     site.resource.putChild(b"queued", Answers(MUCH, length=True, finishes=finished))
     client = await in_thread(lambda: Client(served.port, tls=over == "TLS"))
     head = await in_thread(lambda: begin(client, "all queued"))
-    await settled()
+    await served.has_read(client)
     (channel,) = site.context.open()
     wire = transport_beneath(channel.transport)
     if status == "200":
@@ -417,7 +426,7 @@ async def test_wsgi_goes_on_after_its_last_byte(serve: Serve) -> None:
     def application(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [("Content-Length", "5")])
         yield b"hello"
-        left.wait(60)
+        left.wait(PATIENCE)
         worked.set()
 
     pool = ThreadPool(1, 1)
@@ -491,5 +500,5 @@ reactor.run()
 def test_unix_client_that_closes_in_order(tmp_path: Path, name: str, listens: str) -> None:
     """It is no error, whatever the reactor makes of it."""
     command = [sys.executable, "-c", CLOSES, name, str(tmp_path / "socket"), listens]
-    done = subprocess.run(command, capture_output=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
     assert (done.stdout, done.returncode) == (b"", 0), done.stderr

@@ -16,6 +16,7 @@ from support.certificates import server_context
 from support.wire import (
     BAD,
     DEFAULT,
+    PATIENCE,
     Client,
     HandClock,
     Paths,
@@ -40,6 +41,7 @@ transports = pytest.mark.parametrize("transport", ["tcp", "unix", "tls"])
 
 
 def served_over(serve: Serve, directory: Path, transport: str, **arguments: Any) -> Served:
+    arguments.setdefault("reactor", HandClock())  # which stands, unless the test moves it
     root = Paths()
     for size in (1, 4):
         page = Data(PAGE[: size * MIB], "application/octet-stream")
@@ -58,7 +60,7 @@ def send_what_goes(client: Client, wire: bytes) -> None:
     with suppress(BlockingIOError, ssl.SSLWantWriteError):
         while wire:
             wire = wire[client.socket.send(wire[:4096]) :]
-    client.socket.settimeout(10)
+    client.socket.settimeout(PATIENCE)
 
 
 @transports
@@ -139,11 +141,12 @@ async def test_ends_after_silence(serve: Serve, tmp_path: Path, transport: str) 
     clock = HandClock()
     served = served_over(serve, tmp_path, transport, reactor=clock)
     client = await in_thread(lambda: Client(served.port, tls=transport == "tls").send(BAD))
-    await settled()
+    await served.has_read(client)
     clock.wait(LINGER.linger_silence_seconds - 1)
     assert served.site.open_connections == 1
-    clock.wait(2)
+    clock.wait(2)  # nothing is on its way that could start the time anew
     await until(lambda: served.site.open_connections == 0)
+    assert served.site.context.lingered["silence"] == 1
     assert await in_thread(client.read_all) == DEFAULT
     await in_thread(client.close)
 
@@ -185,7 +188,7 @@ async def test_ends_after_linger_seconds(serve: Serve, tmp_path: Path, transport
     assert await in_thread(lambda: client.read_until(DEFAULT)) == DEFAULT
     for _ in range(int(LINGER.linger_seconds) - 1):
         await in_thread(lambda: client.send(b"x"))
-        await settled()
+        await served.has_read(client)
         clock.wait(1)
     assert served.site.open_connections == 1
     clock.wait(2)

@@ -292,7 +292,7 @@ async def test_leaves_while_the_error_waits(
         lambda: Client(served.port, tls=transport == "tls").send(SLOW + GOOD + BAD)
     )
     request = await started
-    await settled()
+    await served.has_read(client)
     assert served.codes == ["HPE_INVALID_HEADER_TOKEN"]
     assert chain.seen == []
     await in_thread(getattr(client, leave))

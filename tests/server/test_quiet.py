@@ -198,11 +198,9 @@ def connected(serve: Serve, watched: Callable[..., Logs], tmp_path: Path) -> Cal
 
         logs = watched(served, log_idle)
         client = await in_thread(run)
-        await until(lambda: served.site.open_connections)
-        await settled()
+        await served.has_read(client)
         if GOOD in case.wire:
             assert (await in_thread(lambda: client.read_until(b"fast"))).endswith(b"fast")
-            await settled()
             logs.events.clear()  # the request is in Twisted's own log
         return Connected(served, clock, client, logs, asked)
 
@@ -220,6 +218,8 @@ async def ended(case: Quiet, connected: Connected) -> bytes:
         client.reset()
     else:  # unread session tickets would make a reset of a plain close
         socket.socket.shutdown(client.socket, socket.SHUT_WR)
+    # No time passes before the server has noticed.
+    await until(lambda: client_was_closed_on(served))
     await clock.wait_until(lambda: served.site.open_connections == 0)
     await settled()
     client.close()

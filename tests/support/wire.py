@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import select
 import socket
 import ssl
 import struct
+import sys
+import termios
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -192,7 +195,10 @@ def pause(seconds: float = 0.05) -> Deferred[None]:
 
 
 async def settled(turns: int = 10) -> None:
-    """Let the reactor do all that it can do now: what it has been sent, it has read after this."""
+    """Let the reactor do all that it can do now.
+
+    What a client has sent may still be on its way: see `Served.has_read`.
+    """
     for _ in range(turns):
         await pause(0.0005)  # and the kernel, where a busy machine lets it be late
 
@@ -265,6 +271,15 @@ async def take_a_little(read: Callable[[], object], sender: Any) -> None:
 async def arrived(connection: socket.socket) -> None:
     """Wait until *connection* has something to read, or an end: the kernel may be late."""
     await until(lambda: select.select([connection], [], [], 0)[0])
+
+
+def unread(transport: Any) -> int:
+    """How many bytes the kernel keeps for *transport* to read."""
+    descriptor = transport.fileno()
+    if descriptor < 0:
+        return 0
+    count = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
 
 
 def wait_for(true: Callable[[], object]) -> None:
@@ -365,6 +380,20 @@ class Served:
     @property
     def codes(self) -> list[str]:
         return [error.code for error in self.errors]
+
+    async def has_read(self, *clients: Client) -> None:
+        """Let the reactor run until it has read all that *clients* have sent, and acted on it."""
+        sockets: list[Any] = [client.socket for client in clients]
+
+        def all_read() -> bool:
+            connections = self.site.context.open()
+            return len(connections) >= len(clients) and not (
+                any(held_by_kernel(connection) for connection in sockets)
+                or any(unread(transport_beneath(one.transport)) for one in connections)
+            )
+
+        await until(all_read)
+        await settled()
 
     async def emptied(self) -> None:
         """Let the reactor run until no connection is left."""
