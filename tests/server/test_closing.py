@@ -13,6 +13,7 @@ from support.wire import (
     BAD,
     DEFAULT,
     GOOD,
+    PATIENCE,
     SLOW,
     Client,
     HandClock,
@@ -42,7 +43,7 @@ SIZE = 16 * 1024 * 1024
 
 def upload_with_http_client(port: int) -> int:
     """POST 8 MiB with the standard library, which reads only when it has sent everything."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.putrequest("POST", "/fast")
         connection.putheader("Content-Length", str(UPLOAD))
@@ -59,7 +60,7 @@ def upload_with_http_client(port: int) -> int:
 @pytest_twisted.ensureDeferred
 async def test_http_client_reads_an_early_answer(serve: Serve) -> None:
     """http.client learns why its 8 MiB upload was refused, every time."""
-    served = serve()
+    served = serve(reactor=HandClock())
     for _ in range(5):
         assert await in_thread(lambda: upload_with_http_client(served.port)) == 400
 
@@ -69,11 +70,11 @@ async def test_treq_reads_an_early_answer(serve: Serve) -> None:
     """treq learns why its 8 MiB upload was refused, every time."""
     from twisted.internet import reactor
 
-    served = serve(limits=Limits(body_bytes=1))
+    served = serve(limits=Limits(body_bytes=1), reactor=HandClock())
     agent = Agent(reactor)
     for _ in range(5):
         url = f"http://127.0.0.1:{served.port}/fast"
-        response = await treq.post(url, data=bytes(UPLOAD), agent=agent, timeout=20)
+        response = await treq.post(url, data=bytes(UPLOAD), agent=agent, timeout=PATIENCE)
         assert response.code == 413
         await response.content()
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+import socket
 from typing import Any
 
 import pytest
 import pytest_twisted
 from support.certificates import server_context
-from support.processes import free_port
-from support.wire import BAD, DEFAULT, Client, Paths, Serve, in_thread, talk
+from support.wire import BAD, DEFAULT, Client, HandClock, Paths, Serve, Served, in_thread, talk
 from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 
 from twisted_hangup import HangupWSGIResource, Limits, ProxyResource, Timeouts
 from twisted_hangup.server.pages import SENTENCES, ErrorPages, wants_html
 from twisted_hangup.service.files import StaticFiles
+
+#: Seconds: longer than a request may take.
+LONG = 600.0
 
 BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
@@ -84,14 +87,30 @@ def site(serve: Serve, tmp_path: Any, expected_errors: Any) -> Any:
     root.putChild(b"nobytes", NoBytes())
     root.putChild(b"begun", Begun())
     root.putChild(b"slow", Paths().slow)
-    root.putChild(b"proxy", ProxyResource(f"http://127.0.0.1:{free_port()}", reactor=reactor))
+    deaf = socket.socket()
+    deaf.bind(("127.0.0.1", 0))  # and does not listen: nobody else can have this port meanwhile
+    host, port = deaf.getsockname()
+    root.putChild(b"proxy", ProxyResource(f"http://{host}:{port}", reactor=reactor))
     root.putChild(b"wsgi", HangupWSGIResource(reactor, threads, application))
-    timeouts = Timeouts(head_seconds=0.3, request_seconds=0.4)
-    served = serve(root, limits=Limits(head_bytes=1000, body_bytes=100), timeouts=timeouts)
+    limits = Limits(head_bytes=1000, body_bytes=100)
+    served = serve(root, limits=limits, reactor=HandClock())
     served.site.context.pages = ErrorPages()
     yield served
+    deaf.close()
     threads.stop()
     expected_errors.flush()
+
+
+async def answer(site: Served, wire: bytes, status: int) -> bytes:
+    """What *site* answers *wire*, which is complete unless the *status* is 408."""
+    client = await in_thread(lambda: Client(site.port).send(wire))
+    if status == 408:
+        await site.has_read(client)
+        clock: Any = site.site.reactor
+        clock.wait(LONG)
+    received: bytes = await in_thread(client.read_all)
+    client.close()
+    return received
 
 
 def parts(response: bytes) -> tuple[int, bytes, str]:
@@ -110,7 +129,7 @@ async def test_page(site: Any, wire: bytes, method: bytes, target: bytes, status
         data = wire % (method, target, accept)
         if b"Content-Length" not in wire:
             data = data.replace(b"Host: a\r\n", b"Host: a\r\nConnection: close\r\n")
-        got, head, body = parts(await talk(site.port, data))
+        got, head, body = parts(await answer(site, data, status))
         assert got == status
         assert b"\r\nVary: Accept" in head
         assert "SECRET" not in body
@@ -127,7 +146,7 @@ async def test_page(site: Any, wire: bytes, method: bytes, target: bytes, status
 @pytest_twisted.ensureDeferred
 async def test_before_accept(site: Any, wire: bytes, status: int) -> None:
     """Who has not come to say what he reads gets the sentence."""
-    got, _, body = parts(await talk(site.port, wire))
+    got, _, body = parts(await answer(site, wire, status))
     assert (got, body) == (status, SENTENCES[status] + "\n")
 
 

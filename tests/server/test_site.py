@@ -13,13 +13,14 @@ from support.wire import (
     GOOD,
     SLOW,
     Client,
+    HandClock,
     Paths,
     Serve,
     codes,
     in_thread,
-    settled,
     statuses,
     talk,
+    until,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.internet.task import Clock
@@ -85,7 +86,8 @@ async def test_channel_of_ones_own(serve: Serve, make: Any) -> None:
 @pytest_twisted.ensureDeferred
 async def test_site_of_ones_own(serve: Serve) -> None:
     """forward_client_errors gives a plain Site the same chain, and keeps its timeout."""
-    site = Site(Paths(), timeout=0.3)
+    clock = HandClock()
+    site = Site(Paths(), timeout=20, reactor=clock)
     errors = forward_client_errors(site)
     assert isinstance(errors, SiteErrors) and isinstance(errors.errbacks, ClientErrbacks)
     seen: list[Failure] = []
@@ -98,7 +100,15 @@ async def test_site_of_ones_own(serve: Serve) -> None:
     served = serve(site)
     assert await talk(served.port, BAD) == DEFAULT
     assert [code_of(failure) for failure in seen] == ["HPE_INVALID_HEADER_TOKEN"]
-    assert statuses(await talk(served.port, GOOD)) == [200]
+    client = await in_thread(lambda: Client(served.port).send(GOOD))
+    assert statuses(await in_thread(lambda: client.read_until(b"fast"))) == [200]
+    await until(lambda: errors.open_connections == 1)  # the other one has gone
+    clock.wait(19)
+    assert not any(channel.over for channel in errors.context.open())
+    clock.wait(2)
+    assert await in_thread(client.read_all) == b""
+    client.close()
+    await until(lambda: errors.open_connections == 0)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +352,7 @@ async def test_hang_up_all(serve: Serve) -> None:
     """hang_up_all() aborts what is left, and that is nobody's client error."""
     served = serve(Never())
     client = await in_thread(lambda: Client(served.port).send(GOOD))
-    await settled()
+    await until(lambda: served.site.context.phases()["response"])
     served.site.hang_up_all()
     await served.site.drain()
     with pytest.raises(ConnectionResetError):

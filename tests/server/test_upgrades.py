@@ -120,6 +120,8 @@ def autobahn_resource(chats: list[Chat]) -> Any:
 
     factory = websocket.WebSocketServerFactory()
     factory.protocol = Protocol
+    # Seconds of a real clock, in which a client on a busy machine may have done nothing.
+    factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
     return resource.WebSocketResource(factory)
 
 
@@ -356,7 +358,7 @@ async def test_upgrade_that_takes_time(
         return b"".join(received)
 
     received = in_thread(run)
-    await until(lambda: upgraded.served.site.open_connections)
+    await until(lambda: upgraded.served.site.context.phases()["response"])
     await settled()
     finding.callback(found)
     assert await received == b"one" + b"0123456789" * 2000
