@@ -6,7 +6,7 @@ import io
 from base64 import encodebytes
 from itertools import count, pairwise
 from pathlib import Path
-from time import process_time, thread_time
+from time import thread_time
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -447,15 +447,15 @@ COSTLY: Final[dict[str, tuple[bytes, bytes]]] = {
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_costly_forms(name: str) -> None:
-    """None takes half a second of CPU, and none many times its size in memory."""
+    """None takes a second of CPU, and none many times its size in memory."""
     content_type, body = COSTLY[name]
     wire = post(content_type, body)
     client = feed(HangupSite(Paths(take=Takes())))
-    began = process_time()
+    began = thread_time()
     client.feed(wire)
     while not client.received:
         client.advance(0.001)
-    assert process_time() - began < 0.5
+    assert thread_time() - began < 1.0  # the dearest takes a sixth of that
 
 
 @pytest_twisted.ensureDeferred

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.cleanliness import LoggedErrors
-from support.wire import BAD, DEFAULT, SLOW, Paths, codes
+from support.wire import BAD, DEFAULT, PATIENCE, SLOW, Paths, codes
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
@@ -26,7 +26,8 @@ LEAKS = Path(__file__).parents[2] / "benchmarks" / "leaks.py"
 
 def test_nothing_leaks() -> None:
     """Descriptors, timers, objects and memory are back where they were after each kind."""
-    done = subprocess.run([sys.executable, LEAKS, "100", "2"], capture_output=True, text=True)
+    command: list[str | Path] = [sys.executable, LEAKS, "100", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.endswith("nothing has grown\n"), done.stdout + done.stderr
     assert done.returncode == 0
 

@@ -14,7 +14,7 @@ import pytest_twisted
 from hypothesis import given
 from hypothesis import strategies as st
 from support.cleanliness import LoggedErrors
-from support.wire import Client, Paths, Serve, in_thread, until
+from support.wire import PATIENCE, Client, Paths, Serve, in_thread, until
 from twisted.web import http, server
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
@@ -265,7 +265,8 @@ def test_replaced_before_us() -> None:
         "from twisted_hangup.server import lean\n"
         "print(lean.is_stock())\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    command = [sys.executable, "-c", code]
+    answer = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE)
     assert answer.stdout == b"False\n"
 
 
