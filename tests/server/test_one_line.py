@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from io import BytesIO
+from threading import Event
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -440,20 +441,17 @@ async def test_one_line_over_http2(name: str, serve: Serve, expected_errors: Log
     site = Site(Paths(**ROOT, aborts2=aborts), **end.site)
     served = serve(site, tls=server_context())
 
+    has_asked = Event()
+
     def run(client: H2Client) -> None:
         end.run(client)
+        has_asked.set()
         if end.hang_up:
             client.to_the_end()
 
     talking = h2_talk(served.port, run)
     if end.hang_up:
-        await until(
-            lambda: any(
-                channel.streams for channel in site.context.open() if hasattr(channel, "streams")
-            )
-        )
-        await until(lambda: site.context.phases()["body"] or site.context.phases()["response"])
-        await settled()
+        await until(lambda: has_asked.is_set() or talking.called)
         site.hang_up_all()
     await talking
     await served.emptied()
