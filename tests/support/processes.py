@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from .wire import PATIENCE, Client, wait_for
@@ -82,19 +83,47 @@ def end(program: subprocess.Popen[Any]) -> Any:
     return output
 
 
+@contextmanager
+def ended_in_time(program: subprocess.Popen[Any]) -> Iterator[None]:
+    """Kill *program* if this takes longer than `PATIENCE`: nobody waits for its output for ever."""
+    end_of_patience = Timer(PATIENCE, program.kill)
+    end_of_patience.start()
+    try:
+        yield
+    finally:
+        end_of_patience.cancel()
+
+
 def read_until(words: str, process: subprocess.Popen[str]) -> list[str]:
     """The lines that *process* prints up to the one with these *words*."""
     assert process.stdout is not None
     lines = [""]
-    while words not in lines[-1]:
-        lines.append(process.stdout.readline())
-        assert lines[-1], lines
+    with ended_in_time(process):
+        while words not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
     return lines[1:]
+
+
+def read_lines(fifo: int, number: int) -> list[str]:
+    """The next lines of an open *fifo*, so many."""
+    os.set_blocking(fifo, False)
+    data = b""
+
+    def has_come() -> bool:
+        nonlocal data
+        with suppress(BlockingIOError):
+            data += os.read(fifo, 65536)
+        return data.count(b"\n") >= number
+
+    wait_for(has_come)
+    return data.decode().splitlines(keepends=True)[:number]
 
 
 def listens(port: int) -> bool:
     """Whether somebody accepts on that port of this machine."""
     with socket.socket() as client:
+        client.settimeout(PATIENCE)
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
@@ -102,3 +131,8 @@ def connect(port: int) -> Client:
     """Connect to a server that has just been started."""
     wait_for(lambda: listens(port))
     return Client(port)
+
+
+def refuses(port: int) -> bool:
+    """Whether nobody listens on *port* any more."""
+    return not listens(port)

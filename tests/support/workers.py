@@ -48,7 +48,7 @@ class Root(Resource):
         return b"%d" % os.getpid()
 
     def block(self, request):
-        time.sleep(60)
+        time.sleep(600)
 
     def slow(self, request):
         def look():
@@ -85,6 +85,13 @@ print([signal.getsignal(one).name for one in (signal.SIGHUP, signal.SIGUSR1)])
         command = [sys.executable, "-c", program]
         return subprocess.check_output(command, close_fds=False)
 '''
+
+#: Lets what comes after it be imported when there is a file ``go``.
+WAITING: Final = """
+import os, time
+while not os.path.exists("go"):
+    time.sleep(0.01)
+"""
 
 
 @pytest.fixture
@@ -134,9 +141,9 @@ class Program:
             )
 
     def lines(self, words: str = "") -> list[str]:
-        """The lines of the log with these *words*."""
-        text = self.log.read_text(errors="replace")
-        return [line for line in text.splitlines() if words in line]
+        """The lines of the log with these *words*; one is not there before it is whole."""
+        whole, _, _ = self.log.read_text(errors="replace").rpartition("\n")
+        return [line for line in whole.splitlines() if words in line]
 
     def wait_for(self, words: str, times: int = 1) -> str:
         """Wait until a line with *words* is in the log, so often; returns the last one."""
@@ -182,10 +189,15 @@ class Program:
     def kill(self) -> None:
         """End it and its workers in any case."""
         self.process.kill()
-        self.process.wait()
+        self.process.wait(PATIENCE)
         for pid in re.findall(r"\(pid (\d+)\)", self.log.read_text(errors="replace")):
             if is_worker(int(pid)):
                 os.kill(int(pid), signal.SIGKILL)
+
+
+def prlimit(pid: int, limit: str) -> None:
+    """Set a *limit* of the process *pid*."""
+    subprocess.run(["prlimit", f"--pid={pid}", limit], check=True, timeout=PATIENCE)
 
 
 def is_worker(pid: int) -> bool:
