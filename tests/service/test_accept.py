@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ class Others:
 
     @property
     def excess(self) -> float:
-        return self.held + self.theirs - 2
+        return -inf if self.most is None else self.held + self.theirs - self.most
 
     def wait_seconds(self) -> float:
         return self.waits.pop(0) if self.waits else 0.0
