@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.cleanliness import LoggedErrors
 from support.processes import BIN, free_port
 from support.wire import PATIENCE, Client, wait_for
-from support.workers import APPLICATION, STOPPED, Program, is_worker
+from support.workers import APPLICATION, STOPPED, WAITING, Program, is_worker
 from support.workers import start as start
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone, ProcessDone, ProcessTerminated
@@ -306,7 +306,8 @@ def test_module_that_takes_long(start: Start, tmp_path: Path) -> None:
     program = start("--worker-timeout=2", number=1).started()
     assert program.get() == b"version 1"
     assert program.end() in STOPPED
-    assert not program.lines("stuck")
+    before, serves, _ = "\n".join(program.lines()).partition(" serves, ")
+    assert serves and "stuck" not in before
 
 
 def test_worker_that_crashes(start: Start, tmp_path: Path) -> None:
@@ -334,12 +335,13 @@ def test_worker_that_is_asked_to_end(start: Start) -> None:
     assert program.end() in STOPPED
 
 
-IMPORTING = "import os, time\nopen(f'importing-{os.getpid()}', 'w').close()\n"
+IMPORTING = "import os\nwith open('importing', 'a') as file:\n    print(os.getpid(), file=file)\n"
 
 
 def importing(directory: Path) -> list[int]:
-    """The pids of the workers that import `IMPORTING`."""
-    return [int(file.name.partition("-")[2]) for file in directory.glob("importing-*")]
+    """The pids of the workers that import `IMPORTING`, the last one last."""
+    file = directory / "importing"
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def test_program_that_a_module_starts(start: Start, tmp_path: Path) -> None:
@@ -361,18 +363,20 @@ def test_program_that_a_module_starts(start: Start, tmp_path: Path) -> None:
 
 def test_signals_during_a_start(start: Start, tmp_path: Path) -> None:
     """Three SIGHUPs are a replacement and one more, and none is lost."""
-    (tmp_path / "app.py").write_text(f"{IMPORTING}time.sleep(1)\n{APPLICATION}")
+    (tmp_path / "app.py").write_text(f"{IMPORTING}{WAITING}{APPLICATION}")
     program = start(number=1)
     wait_for(lambda: importing(tmp_path))
     for number in range(1, 4):
         program.process.send_signal(signal.SIGHUP)
         program.wait_for("The logs are reopened", times=number)
+    (tmp_path / "go").touch()
     program.started()
     wait_for(lambda: len(importing(tmp_path)) == 3)
     program.wait_for(") has ended", times=2)
-    wait_for(lambda: program.lines(f"(pid {max(importing(tmp_path))}) serves"))
+    wait_for(lambda: program.lines(f"(pid {importing(tmp_path)[-1]}) serves"))
     assert program.get() == b"version 1"
     assert program.end() in STOPPED
+    assert len(importing(tmp_path)) == 3
 
 
 def test_first_process_that_is_stopped(start: Start) -> None:
@@ -414,7 +418,7 @@ def test_socket_file_of_a_first_process_that_was_killed(start: Start, tmp_path: 
     """The next start takes it over, and removes it in the end."""
     program = start("--port=unix:web.sock", number=1).started()
     program.process.kill()
-    program.process.wait()
+    program.process.wait(PATIENCE)
     wait_for(lambda: not any(map(is_worker, program.pids().values())))
     assert (tmp_path / "web.sock").exists()
     program = start("--port=unix:web.sock", number=1).started()

@@ -16,7 +16,7 @@ from threading import Event, Thread
 import pytest
 from support.processes import connect
 from support.wire import PATIENCE, Client, wait_for
-from support.workers import APPLICATION, STOPPED, Program, is_worker
+from support.workers import APPLICATION, STOPPED, WAITING, Program, is_worker, prlimit
 from support.workers import start as start
 
 Start = Callable[..., Program]
@@ -29,7 +29,7 @@ class Load:
         self.answers: list[bytes] = []
         self._program = program
         self._stopped = Event()
-        self._thread = Thread(target=self._run)
+        self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -38,15 +38,17 @@ class Load:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
 
 
 def test_replacement(start: Start, tmp_path: Path) -> None:
     """New connections are served all the time, by new code in the end; a slow request ends."""
-    program = start("--grace=20").started()
+    program = start("--grace=600").started()
     before = program.pids()
     slow = program.begin()
     load = Load(program)
+    wait_for(lambda: b"version 1" in load.answers)
     (tmp_path / "app.py").write_text(APPLICATION.replace('VERSION = b"1"', 'VERSION = b"two"'))
     program.process.send_signal(signal.SIGHUP)
     program.wait_for("serves", times=4)
@@ -57,6 +59,7 @@ def test_replacement(start: Start, tmp_path: Path) -> None:
     slow.close()
     wait_for(lambda: not any(map(is_worker, before.values())))
     assert program.get() == b"version two"
+    wait_for(lambda: b"version two" in load.answers)
     load.stop()
     assert {*load.answers} == {b"version 1", b"version two"}
     assert program.end() in STOPPED
@@ -81,14 +84,16 @@ def test_new_code_that_does_not_start(start: Start, tmp_path: Path) -> None:
     assert program.end() in STOPPED
 
 
-def test_many_signals(start: Start) -> None:
+def test_many_signals(start: Start, tmp_path: Path) -> None:
     """However many come while workers are replaced, one more replacement follows."""
     program = start().started()
+    (tmp_path / "app.py").write_text(f"{WAITING}{APPLICATION}")
     program.process.send_signal(signal.SIGHUP)
     program.wait_for("The logs are reopened")
     for number in range(2, 6):
         program.process.send_signal(signal.SIGHUP)
         program.wait_for("The logs are reopened", times=number)
+    (tmp_path / "go").touch()
     program.wait_for("serves", times=6)
     program.wait_for(") has ended", times=4)
     assert program.end() in STOPPED
@@ -97,7 +102,7 @@ def test_many_signals(start: Start) -> None:
 
 def test_two_generations_finish(start: Start, tmp_path: Path) -> None:
     """A third replacement waits for the workers of the first."""
-    program = start("--grace=40", number=1).started()
+    program = start("--grace=600", number=1).started()
     clients = []
     for number in (2, 3):
         clients.append(program.begin())
@@ -120,7 +125,7 @@ def test_two_generations_finish(start: Start, tmp_path: Path) -> None:
 def test_end_during_a_replacement(start: Start, tmp_path: Path) -> None:
     """The new worker that still starts is ended, too."""
     program = start("--grace=1").started()
-    (tmp_path / "app.py").write_text("import time\nopen('imports', 'w').close()\ntime.sleep(60)\n")
+    (tmp_path / "app.py").write_text("import time\nopen('imports', 'w').close()\ntime.sleep(600)\n")
     program.process.send_signal(signal.SIGHUP)
     wait_for((tmp_path / "imports").exists)
     assert program.end() in STOPPED
@@ -167,11 +172,15 @@ def test_log_that_is_renamed(start: Start, tmp_path: Path) -> None:
     (tmp_path / "access.log").rename(tmp_path / "old.log")
     program.process.send_signal(signal.SIGUSR1)
     program.wait_for("The logs are reopened")
-    requests, before, after = 1, "", ""
-    while len(after.splitlines()) < 20:  # workers hear of it a moment after the first process
+    requests = 1
+
+    def is_gone_on_with() -> bool:  # workers hear of it a moment after the first process
+        nonlocal requests
         program.get()
         requests += 1
-        before, after = ((tmp_path / name).read_text() for name in ("old.log", "access.log"))
+        return len((tmp_path / "access.log").read_text().splitlines()) >= 20
+
+    wait_for(is_gone_on_with)
     assert program.end() in STOPPED
     before, after = ((tmp_path / name).read_text() for name in ("old.log", "access.log"))
     assert len(before.splitlines()) + len(after.splitlines()) == requests
@@ -220,11 +229,12 @@ def test_watchdog_of_systemd(
     start: Start, systemd: socket.socket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """It hears that the service is alive as long as one worker serves."""
-    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    # Twice a second: the kernel keeps ten that are not heard yet, and drops what comes then.
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
     program = start(number=1)
     heard(systemd, "READY=1")
     assert [systemd.recv(100) for _ in range(3)] == [b"WATCHDOG=1"] * 3
-    (tmp_path / "app.py").write_text("import time\ntime.sleep(60)\n")
+    (tmp_path / "app.py").write_text("import time\ntime.sleep(600)\n")
     os.kill(program.pids()[1], signal.SIGKILL)
     heard(systemd, "STATUS=0 of 1 workers serve")
     systemd.settimeout(1.0)
@@ -258,7 +268,8 @@ def test_mode_of_a_unix_socket(start: Start, tmp_path: Path) -> None:
 
 def backlog(path: Path) -> str:
     """The backlog of the UNIX socket at *path*, as ss(8) reads it."""
-    output = subprocess.check_output(["ss", "-xlH", "src", str(path)], text=True)
+    command = ["ss", "-xlH", "src", str(path)]
+    output = subprocess.check_output(command, text=True, timeout=PATIENCE)
     return output.split()[3]
 
 
@@ -267,11 +278,11 @@ def test_replacement_that_the_system_refuses(start: Start) -> None:
     program = start(number=1).started()
     pid = program.process.pid
     limit = f"--nofile={len(os.listdir(f'/proc/{pid}/fd')) - 2}:"
-    subprocess.run(["prlimit", f"--pid={pid}", limit], check=True)
+    prlimit(pid, limit)
     program.process.send_signal(signal.SIGHUP)
     program.wait_for("The replacement has ended early: the new worker 1 cannot be started")
     assert program.get() == b"version 1"
-    subprocess.run(["prlimit", f"--pid={pid}", "--nofile=1000:"], check=True)
+    prlimit(pid, "--nofile=1000:")
     program.process.send_signal(signal.SIGHUP)
     program.wait_for("serves", times=2)
     assert program.end() in STOPPED
