@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final
 
 import pytest
-from support.processes import BIN, connect, free_port
+from support.processes import BIN, connect, free_port, listens
 from support.wire import BAD, PATIENCE, Client, wait_for
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -108,12 +108,12 @@ class Load:
         self.answers = 0
         self._stopped = Event()
         self._client = connect(port)
-        self._thread = Thread(target=self._run)
+        self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._client.send(GET).read_until(b"</html>")
+            assert self._client.send(GET).read_until(b"</html>").endswith(b"</html>")
             self.answers += 1
 
     def more(self) -> None:
@@ -123,7 +123,8 @@ class Load:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
         self._client.close()
 
 
@@ -151,7 +152,7 @@ def test_logrotate(start: Start, program: str, name: str, how: str) -> None:
     for _ in range(3):
         server.get(BAD, b"\r\n\r\n").close()
         load.more()
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
         for log in ("access.log", "program.log"):
             wait_for(partial(has_lines, log))
         load.more()
@@ -215,16 +216,11 @@ def test_terminal_that_goes(start: Start) -> None:
     server.process.send_signal(signal.SIGHUP)  # it is there as yet
     written = b""
     while b"logs are reopened" not in written:
+        assert select.select([terminal], [], [], PATIENCE)[0], written
         written += os.read(terminal, 1000)
     os.close(terminal)
 
-    def refuses() -> bool:
-        with suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.port)).close()
-            return False
-        return True
-
-    wait_for(refuses)
+    wait_for(lambda: not listens(server.port))
     server.process.send_signal(signal.SIGHUP)
     Path("go").touch()
     assert b"finished" in client.read_all()

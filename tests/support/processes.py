@@ -131,8 +131,3 @@ def connect(port: int) -> Client:
     """Connect to a server that has just been started."""
     wait_for(lambda: listens(port))
     return Client(port)
-
-
-def refuses(port: int) -> bool:
-    """Whether nobody listens on *port* any more."""
-    return not listens(port)

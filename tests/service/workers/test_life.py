@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.processes import BIN, connect, free_port, listens
 from support.wire import PATIENCE, wait_for
-from support.workers import APPLICATION, STOPPED, Program, is_worker
+from support.workers import APPLICATION, STOPPED, Program, is_worker, prlimit
 from support.workers import start as start
 
 Start = Callable[..., Program]
@@ -26,7 +25,7 @@ def stopped(pid: int) -> bool:
 
 def test_life(start: Start) -> None:
     """Both workers serve, a running request is finished, and nothing is left."""
-    program = start("--grace=20").started()
+    program = start("--grace=600").started()
     pids = program.pids()
     assert int(program.get("/pid")) in pids.values()
     client = program.begin()
@@ -59,10 +58,14 @@ def test_worker_that_is_stuck(start: Start) -> None:
     """Its stacks are in the log before it is killed; a request of the other one goes on."""
     program = start("--worker-timeout=2").started()
     client = program.begin("/block", b"")
-    line = program.wait_for("stuck for")
-    number = 1 if "Worker 1" in line else 2
-    program.wait_for("SIGKILL, because it was stuck; the next one starts now")
-    assert any("in block" in one and f"worker {number}: " in one for one in program.lines("app.py"))
+    pids = program.pids()
+    # On a busy machine the other one may count as stuck, too.
+    line = program.wait_for("in block")
+    number = 1 if "worker 1: " in line else 2
+    assert program.lines(f"Worker {number} (pid {pids[number]}) is stuck for")
+    program.wait_for(f"Worker {number} (pid {pids[number]}) has ended")
+    [line] = program.lines(f"Worker {number} (pid {pids[number]}) has ended")
+    assert line.endswith("SIGKILL, because it was stuck; the next one starts now")
     program.wait_for("serves", times=3)
     client.close()
     assert program.end() in STOPPED
@@ -79,11 +82,11 @@ def test_worker_that_is_stopped(start: Start) -> None:
 
 def test_all_are_stopped(start: Start) -> None:
     """After Ctrl-Z and fg nobody is taken for stuck."""
-    program = start("--worker-timeout=2").started()
+    program = start("--worker-timeout=5").started()
     group = os.getpgid(program.process.pid)
     os.killpg(group, signal.SIGSTOP)
     wait_for(lambda: all(map(stopped, program.pids().values())))
-    time.sleep(3)  # more than the timeout: nothing but time can pass here
+    time.sleep(6)  # more than the timeout: nothing but time can pass here
     os.killpg(group, signal.SIGCONT)
     time.sleep(2)
     assert not program.lines("stuck")
@@ -92,12 +95,12 @@ def test_all_are_stopped(start: Start) -> None:
 
 def test_first_process_is_killed(start: Start) -> None:
     """Its workers close their ports at once, finish what they have begun, and end."""
-    program = start("--grace=20").started()
+    program = start("--grace=600").started()
     pids = [*program.pids().values()]
     client = program.begin()
     (busy,) = [pid for pid in pids if has_connection(pid, program.port)]
     program.process.kill()
-    program.process.wait()
+    program.process.wait(PATIENCE)
     wait_for(lambda: [pid for pid in pids if is_worker(pid)] == [busy])
     wait_for(lambda: not listens(program.port))
     # The reader of all that a worker could print has gone.
@@ -111,17 +114,15 @@ def test_first_process_is_killed(start: Start) -> None:
 
 def test_first_process_is_killed_during_import(start: Start, tmp_path: Path) -> None:
     """A worker that still starts ends at once: it would hold the port, and accept nothing."""
-    text = "import time\nopen('imports', 'w').close()\ntime.sleep(60)\n"
+    text = "import time\nopen('imports', 'w').close()\ntime.sleep(600)\n"
     (tmp_path / "app.py").write_text(text)
     program = start()
     wait_for((tmp_path / "imports").exists)
     pid = program.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     program.process.kill()
-    program.process.wait()
-    since = time.monotonic()
+    program.process.wait(PATIENCE)
     wait_for(lambda: not any(is_worker(int(child)) for child in children))
-    assert time.monotonic() - since < 30
     wait_for(lambda: not listens(program.port))
 
 
@@ -153,13 +154,15 @@ def test_worker_that_does_not_end(start: Start) -> None:
     program = start("--grace=1").started()
     os.kill(program.pids()[1], signal.SIGSTOP)
     assert program.end() in STOPPED
-    assert program.lines("Worker 1 (pid")[-1].endswith("has not ended in its grace: killed")
-    assert not is_worker(program.pids()[1])
+    # Where the first process is late itself, by a second, nothing but its own end is sure.
+    killed = program.lines("Worker 1 (pid")[-1].endswith("has not ended in its grace: killed")
+    assert killed or program.lines("The grace is over: ")
+    wait_for(lambda: not is_worker(program.pids()[1]))
 
 
 def test_second_signal(start: Start) -> None:
     """It ends all at once."""
-    program = start("--grace=60").started()
+    program = start("--grace=600").started()
     client = program.begin()
     program.process.terminate()
     wait_for(lambda: not listens(program.port))
@@ -170,7 +173,7 @@ def test_second_signal(start: Start) -> None:
 
 def test_interrupt_of_the_terminal(start: Start) -> None:
     """Ctrl-C comes to all of the group: it is the graceful end, without a traceback."""
-    program = start("--grace=20").started()
+    program = start("--grace=600").started()
     client = program.begin()
     os.killpg(os.getpgid(program.process.pid), signal.SIGINT)
     wait_for(lambda: not listens(program.port))
@@ -184,7 +187,7 @@ def test_interrupt_of_the_terminal(start: Start) -> None:
 
 def test_interrupt_during_import(start: Start, tmp_path: Path) -> None:
     """A worker that still starts is ended, too, and says nothing."""
-    text = "import time\nopen('imports', 'w').close()\ntime.sleep(60)\n"
+    text = "import time\nopen('imports', 'w').close()\ntime.sleep(600)\n"
     (tmp_path / "app.py").write_text(text)
     program = start("--grace=1")
     wait_for((tmp_path / "imports").exists)
@@ -240,8 +243,8 @@ def test_what_a_start_that_fails_has_logged(start: Start, tmp_path: Path) -> Non
 
 def test_application_that_takes_too_long(start: Start, tmp_path: Path) -> None:
     """Its stacks say where it stays."""
-    (tmp_path / "app.py").write_text("import time\ntime.sleep(60)\n")
-    program = start("--worker-boot-timeout=10")
+    (tmp_path / "app.py").write_text("import time\ntime.sleep(600)\n")
+    program = start("--worker-boot-timeout=20")  # in which it comes to that
     assert program.process.wait(PATIENCE) == 1
     assert program.lines('app.py", line 2')
     (line,) = program.lines("hangup: no worker can start: worker")
@@ -263,14 +266,14 @@ def test_worker_that_cannot_start_any_more(start: Start, tmp_path: Path) -> None
 
 
 def test_out_of_files(start: Start) -> None:
-    """A worker that the system refuses is tried again; its line says what is missing."""
+    """A worker that the system listens is tried again; its line says what is missing."""
     program = start().started()
     pid = program.process.pid
     limit = f"--nofile={len(os.listdir(f'/proc/{pid}/fd')) - 2}:"
-    subprocess.run(["prlimit", f"--pid={pid}", limit], check=True)
+    prlimit(pid, limit)
     os.kill(program.pids()[1], signal.SIGKILL)
     program.wait_for("Worker 1 cannot be started: [Errno 24] Too many open files")
-    subprocess.run(["prlimit", f"--pid={pid}", "--nofile=1000:"], check=True)
+    prlimit(pid, "--nofile=1000:")
     program.wait_for("serves", times=3)
     assert program.end() in STOPPED
 
@@ -327,11 +330,9 @@ def test_file_named_like_a_module(start: Start, tmp_path: Path) -> None:
 
 def test_one_idle_connection(start: Start) -> None:
     """It does not hold up the end."""
-    program = start().started()
+    program = start("--grace=600").started()
     with closing(connect(program.port)):
-        since = time.monotonic()
         assert program.end() in STOPPED
-        assert time.monotonic() - since < 20
 
 
 def test_daemon(start: Start, tmp_path: Path) -> None:

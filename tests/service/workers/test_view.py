@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -19,10 +18,12 @@ from typing import Any, Final
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from support.processes import connect, free_port
-from support.wire import BAD, wait_for
-from support.workers import APPLICATION, STOPPED, Program
+from support.processes import connect, free_port, read_lines
+from support.wire import BAD, PATIENCE, wait_for
+from support.workers import APPLICATION, STOPPED, Program, prlimit
 from support.workers import start as start
+
+from twisted_hangup.service.workers.view import ASK_SECONDS
 
 Start = Callable[..., Program]
 
@@ -30,7 +31,7 @@ ROOT: Final = Path(__file__).parents[3]
 
 
 def fetch(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://localhost:{port}/{path}") as response:
+    with urllib.request.urlopen(f"http://localhost:{port}/{path}", timeout=PATIENCE) as response:
         text: str = response.read().decode()
         return text
 
@@ -41,10 +42,19 @@ def snapshot(port: int) -> dict[str, Any]:
 
 
 def metrics(port: int) -> dict[str, float]:
-    """The value of each sample, by its name and its labels."""
+    """The value of each sample, by its name and its labels; all workers were asked for them."""
+    text = ""
+
+    def all_answer() -> bool:  # in time, or the page would have waited for them
+        nonlocal text
+        since = time.monotonic()
+        text = fetch(port, "metrics")
+        return time.monotonic() - since < ASK_SECONDS
+
+    wait_for(all_answer)
     return {
         f"{sample.name}{sorted(sample.labels.values())}": sample.value
-        for family in parse(fetch(port, "metrics"))
+        for family in parse(text)
         for sample in family.samples
     }
 
@@ -74,17 +84,22 @@ def test_one_view(start: Start, tmp_path: Path) -> None:
     program = start(f"--status={status}", "--error-log=errors.log").started()
     assert len(program.lines("The status page is on")) == 1
     sent = 0
-    while workers_of(records(tmp_path / "errors.log")) != {1, 2}:
+
+    def both_have_errors() -> bool:
+        nonlocal sent
         break_http(program, 8)
         sent += 8
+        return workers_of(records(tmp_path / "errors.log")) == {1, 2}
+
+    wait_for(both_have_errors)
     program.get()
-    wait_for(lambda: len(snapshot(status)["entries"]) == min(sent, 100))
+    wait_for(lambda: snapshot(status)["by_code"] == {"HPE_INVALID_HEADER_TOKEN": sent})
     wait_for(lambda: all(entry["settled"] for entry in snapshot(status)["entries"]))
     before = snapshot(status)
     assert workers_of(before["entries"]) == {1, 2}
     numbers = [entry["number"] for entry in before["entries"]]
     assert numbers == sorted(set(numbers))
-    assert before["by_code"] == {"HPE_INVALID_HEADER_TOKEN": sent}
+    assert len(numbers) == min(sent, 100)
     assert before["by_status"] == {"400": sent}
     names = {"number", "pid", "up", "connections", "lost_records"}
     assert all(one.keys() == names for one in before["workers"])
@@ -147,15 +162,15 @@ def test_one_flood_gate(start: Start, tmp_path: Path) -> None:
     program = start("--error-log=errors.log", "--error-log-per-second=5").started()
     sent = 0
     begun = time.monotonic()
-    while time.monotonic() - begun < 2:
-        break_http(program)
-        sent += 1
+    while time.monotonic() - begun < 2 or sent < 100:
+        break_http(program, 10)
+        sent += 10
     assert program.end() in STOPPED
     lines = records(tmp_path / "errors.log")
     assert sum(line.get("suppressed", 1) for line in lines) == sent
-    seconds = Counter(line["time"][:19] for line in lines if "reason" in line)
-    # Times are the workers', and the seconds of the gate are not those of the wall clock.
-    assert sum(seconds.values()) <= 5 * (len(seconds) + 1)
+    # The gate has passed seconds of its own, the first and the last of them in part.
+    passed = time.monotonic() - begun
+    assert sum("reason" in line for line in lines) <= 5 * (passed + 2)
 
 
 def test_long_line_on_standard_output(start: Start) -> None:
@@ -173,12 +188,13 @@ def test_fifo(start: Start, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     program = start("--access-log=fifo").started()
     # Opened for writing, too: that waits for nobody.
-    with open(os.open(tmp_path / "fifo", os.O_RDWR)) as reader:
-        for _ in range(3):
-            program.get("/" + "a" * 6000)
-        lines = [reader.readline() for _ in range(3)]
-        assert all(re.search(r'"GET /a{6000} HTTP/1.0" 500 .*\n$', line) for line in lines)
-        assert program.end() in STOPPED
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+    for _ in range(3):
+        program.get("/" + "a" * 6000)
+    lines = read_lines(fifo, 3)
+    assert all(re.search(r'"GET /a{6000} HTTP/1.0" 500 .*\n$', line) for line in lines)
+    assert program.end() in STOPPED
+    os.close(fifo)
 
 
 def python_of_everybody() -> tuple[str, str]:
@@ -193,6 +209,7 @@ def python_of_everybody() -> tuple[str, str]:
             env={"PYTHONPATH": path},
             stderr=subprocess.DEVNULL,
             cwd="/",
+            timeout=PATIENCE,
         )
         if text.split() == [b"%d" % one for one in minor]:
             return interpreter, path
@@ -207,7 +224,7 @@ def test_rotation_while_a_worker_is_out_of_files(start: Start, tmp_path: Path) -
     with closing(connect(program.port)) as client:
         client.send(b"GET /?first HTTP/1.1\r\nHost: a\r\n\r\n")
         client.read_until(b"version 1")
-        subprocess.run(["prlimit", f"--pid={pid}", "--nofile=3:"], check=True)
+        prlimit(pid, "--nofile=3:")
         log.rename(tmp_path / "old.log")
         program.process.send_signal(signal.SIGUSR1)
         line = program.wait_for("Cannot reopen the access log: ")
@@ -281,7 +298,13 @@ def test_records_that_are_dropped(start: Start, tmp_path: Path) -> None:
     program = start(f"--status={status}").started()
     assert program.get("/talk") == program.get("/talk") == b"talked"
     wait_for(lambda: sum(one["lost_records"] for one in snapshot(status)["workers"]) > 100)
-    lost = sum(one["lost_records"] for one in snapshot(status)["workers"])
+
+    def lost_records() -> int:
+        lost: int = sum(one["lost_records"] for one in snapshot(status)["workers"])
+        return lost
+
+    wait_for(lambda: len(program.lines("xxxx")) == 200 - lost_records())
+    lost = lost_records()
     counted = metrics(status)
     assert sum(counted[f"hangup_worker_lost_records_total['{one}']"] for one in (1, 2)) == lost
     assert len(program.lines("had to drop")) == 1
@@ -299,6 +322,6 @@ def test_page_on_an_endpoint(start: Start) -> None:
         f"http://127.0.0.1:{status}/metrics", headers={"Authorization": f"Bearer {token}"}
     )
     for _ in range(4):
-        with urllib.request.urlopen(request) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             assert response.status == 200
     assert program.end() in STOPPED
