@@ -106,7 +106,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     yield make
     for one in programs:
         one.process.kill()
-        one.process.communicate()
+        one.process.communicate(timeout=PATIENCE)
         one.server.close()
 
 
@@ -133,7 +133,7 @@ def test_failures_in_the_logs(running: Callable[..., Running]) -> None:
     there.server.close()
     there.get(b"gone?token=secret")
     lines = there.stop()
-    hasty = running(by_path, "--proxy-timeout=0.5")  # which counts for every request
+    hasty = running(by_path, "--proxy-timeout=3")  # which counts for every request
     hasty.get(b"slow")
     console = [line for line in lines + hasty.stop() if "console" in line]
     expected = [

@@ -218,6 +218,7 @@ async def test_probe(run: Run, tmp_path: Path, asked: list[str], lines: int) -> 
         await until(lambda: running.service.site.open_connections)
         client.reset()
         await until(lambda: running.service.site.journal.quiet)
+        await until(lambda: len(access.read_text().splitlines()) >= lines)
         await settled()
     assert [event["code"] for event in events] == ["ECONNRESET"] * lines
     assert [len(log.read_text().splitlines()) for log in (access, errors)] == [lines] * 2
@@ -267,7 +268,14 @@ async def test_access_log_format(run: Run, tmp_path: Path) -> None:
 async def test_standard_output(run: Run, log: str, capfd: pytest.CaptureFixture[str]) -> None:
     """``-`` is the standard output of the process, past whatever replaced sys.stdout."""
     await talk(run(log, "-").port, BAD)
-    assert "HPE_INVALID_HEADER_TOKEN" in (output := capfd.readouterr().out) or " 400 " in output
+    output = ""
+
+    def is_there() -> bool:
+        nonlocal output
+        output += capfd.readouterr().out
+        return "HPE_INVALID_HEADER_TOKEN" in output or " 400 " in output
+
+    await until(is_there)
 
 
 def one(failure: object) -> None: ...
