@@ -124,7 +124,8 @@ def test_program_hears_of_client_errors(application: str, tmp_path: Path) -> Non
     (tmp_path / "mysite.py").write_text(ASGI)
     (tmp_path / how.name).write_text(program(application) + how.more)
     if how.first:
-        subprocess.run(words(how.first), cwd=tmp_path, capture_output=True, check=True)
+        made = {"cwd": tmp_path, "capture_output": True, "timeout": PATIENCE}
+        subprocess.run(words(how.first), check=True, **made)  # type: ignore[call-overload]
     for path in tmp_path.iterdir():
         if path.suffix in (".py", ".cfg", ".yaml"):
             path.write_text(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 from support.documents import PAGES
-from support.processes import connect, free_port
+from support.processes import connect, ended_in_time, free_port, running
 from support.upstreams import Connection, RawServer
 from support.wire import BAD, PATIENCE, wait_for
 
@@ -30,14 +30,8 @@ def started(name: str, folder: Path, *arguments: str) -> Iterator[tuple[Any, int
     program = folder / f"{name}.py"
     program.write_text(EXAMPLES[name].read_text().replace("tcp:8000", f"tcp:{port}"))
     command = [sys.executable, "-u", str(program), *arguments]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as running:
-        end = threading.Timer(PATIENCE, running.kill)  # no test waits for its output for ever
-        end.start()
-        try:
-            yield running, port
-        finally:
-            end.cancel()
-            running.kill()
+    with running(folder, *command, stdout=subprocess.PIPE, text=True) as one, ended_in_time(one):
+        yield one, port
 
 
 def ask(port: int, wire: bytes) -> bytes:
@@ -55,10 +49,10 @@ def test_a_page_shows_it(name: str) -> None:
 
 def test_client_errors(tmp_path: Path) -> None:
     """Broken bytes are reported on standard output and answered as JSON, cookies in a sentence."""
-    with started("client_errors", tmp_path) as (running, port):
+    with started("client_errors", tmp_path) as (program, port):
         answer = ask(port, BAD)
         assert answer.endswith(b'{"code": "HPE_INVALID_HEADER_TOKEN", "offset": 32}')
-        assert running.stdout.readline().startswith("HPE_INVALID_HEADER_TOKEN: ")
+        assert program.stdout.readline().startswith("HPE_INVALID_HEADER_TOKEN: ")
         large = GOOD.replace(b"\r\n\r\n", b"\r\nCookie: " + b"a" * 20_000 + b"\r\n\r\n")
         assert ask(port, large).endswith(b"Clear them and try again.\n")
         assert ask(port, GOOD).endswith(b"hello\n")
@@ -75,9 +69,9 @@ def test_quiet_channel(tmp_path: Path) -> None:
 
 def test_cancelled_report(tmp_path: Path) -> None:
     """The report ends long before its last page."""
-    with started("cancelled_report", tmp_path) as (running, port):
+    with started("cancelled_report", tmp_path) as (program, port):
         connect(port).send(GOOD).close()
-        line = running.stdout.readline()
+        line = program.stdout.readline()
     made = re.fullmatch(r"(\d+) of 50 pages were made\n", line)
     assert made and int(made[1]) < 50
 
@@ -92,9 +86,9 @@ def test_patient_fetch(tmp_path: Path) -> None:
             connection.send(answer)
 
     server = RawServer(hang_up_once)
-    with started("patient_fetch", tmp_path, server.url) as (running, _):
-        assert running.stdout.read() == "{'euro': 1.5}\n"
-        assert running.wait(PATIENCE) == 0
+    with started("patient_fetch", tmp_path, server.url) as (program, _):
+        assert program.stdout.read() == "{'euro': 1.5}\n"
+        assert program.wait(PATIENCE) == 0
     assert len(server.connections) == 2
     server.close()
 
@@ -112,11 +106,11 @@ def test_queued_orders(tmp_path: Path) -> None:
         closed.set()
 
     server = RawServer(take)
-    with started("queued_orders", tmp_path, f"{server.url}/paid", "7", "8") as (running, _):
-        assert [running.stdout.readline() for _ in range(2)] == ["stored 7\n", "stored 8\n"]
+    with started("queued_orders", tmp_path, f"{server.url}/paid", "7", "8") as (program, _):
+        assert [program.stdout.readline() for _ in range(2)] == ["stored 7\n", "stored 8\n"]
         assert closed.wait(PATIENCE)
-        running.terminate()  # SIGINT is ignored by what a shell starts in the background
-        assert running.wait(PATIENCE) == 0
+        program.terminate()  # SIGINT is ignored by what a shell starts in the background
+        assert program.wait(PATIENCE) == 0
     open_again.set()
     with started("queued_orders", tmp_path, f"{server.url}/paid"):
         wait_for(lambda: len(taken) == 2)

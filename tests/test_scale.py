@@ -184,12 +184,13 @@ def test_units_are_systemds(tmp_path: Path) -> None:
         (tmp_path / unit).write_text(shown)
     units = [tmp_path / one for one in ("hangup.socket", "hangup@1.service", "hangup.service")]
     command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert not [line for line in checked.stderr.splitlines() if "hangup" in line]
     (tmp_path / "hangup.service.d").mkdir()
     (tmp_path / "hangup.service.d" / "reload.conf").write_text(block("scale", "reload.conf"))
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    version = subprocess.check_output(["systemd-analyze", "--version"], text=True).split()[1]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    asked = subprocess.check_output(["systemd-analyze", "--version"], text=True, timeout=PATIENCE)
+    version = asked.split()[1]
     # Before version 253 it knows no notify-reload, which is ignored.
     unknown = ["Failed to parse service type"] if int(version) < 253 else []
     lines = [line for line in checked.stderr.splitlines() if "reload.conf" in line]

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from .processes import BIN, free_port
+from .processes import BIN, end, free_port
 from .wire import PATIENCE, wait_for
 
 _BLOCK: Final = re.compile(
@@ -173,8 +173,7 @@ class Reader:
     def _stop(self, port: int) -> None:
         server = self._servers.pop(port, None)
         if server is not None:
-            server.terminate()
-            server.wait(PATIENCE)
+            end(server)
 
     def _compare(self, text: str) -> None:
         lines = same_everywhere(text)
