@@ -194,12 +194,18 @@ def is_open(client: Client) -> bool:
 def test_held_connections(start: Start, clients: Clients) -> None:
     """Of a burst, four workers take about the same numbers."""
     program = start("--max-connections-per-address=0", number=4).started()
-    burst = [clients(program, "/pid") for _ in range(64)]
     pids = {b"%d" % pid for pid in program.pids().values()}
-    wait_for(lambda: all(received(burst)))
-    held = Counter(answer.rpartition(b"\r\n")[2] for answer in received(burst))
-    assert {*held} == pids
-    assert max(held.values()) <= 24
+
+    def is_even() -> bool:
+        burst = [clients(program, "/pid") for _ in range(64)]
+        wait_for(lambda: all(received(burst)))
+        held = Counter(answer.rpartition(b"\r\n")[2] for answer in received(burst))
+        for client in burst:
+            client.close()
+        return {*held} == pids and max(held.values()) <= 20
+
+    # A worker that does not run for a moment is not waited for, and chance makes none even.
+    assert any(is_even() for _ in range(5))
     assert program.end() in STOPPED
 
 
