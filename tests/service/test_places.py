@@ -89,7 +89,7 @@ class Places:
         address = client.getsockname()
         return not bytes_held(client, termios.TIOCOUTQ) and any(
             isinstance(reader, Connection)
-            and reader.socket.getpeername() == address
+            and (reader.getPeer().host, reader.getPeer().port) == address
             and not bytes_held(reader.socket, termios.FIONREAD)
             for reader in reactor.getReaders()
         )

@@ -52,13 +52,12 @@ Start = Callable[..., "Program"]
 
 
 class Program:
-    """A server in a process of its own, which listens."""
+    """A server in a process of its own."""
 
     def __init__(self, command: list[str], **options: Any) -> None:
         self.port = free_port()
         arguments = [f"--port={self.port}", "--access-log=access.log", "--error-log=error.log"]
         self.process = subprocess.Popen([*command, *arguments], **options)
-        connect(self.port).close()
 
     def get(self, wire: bytes = GET, until: bytes = b"</html>") -> Client:
         client = connect(self.port).send(wire)
@@ -77,7 +76,7 @@ class Program:
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Start a program, its logs in the working directory; it is killed in the end."""
+    """Start a program, its logs in the working directory; it listens, and is killed in the end."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "slow.py").write_text(SLOW)
     with ExitStack() as stack:
@@ -87,6 +86,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
             started = Program(program.split(), env={**os.environ, "PATH": path}, **options)
             stack.enter_context(started.process)
             stack.callback(started.process.kill)
+            connect(started.port).close()
             return started
 
         yield run
