@@ -25,6 +25,7 @@ import os
 import time
 
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -91,9 +92,13 @@ class Shop(Resource):
 
     def close(self):
         self.state = b"closed"
+        return deferLater(reactor, 0.1)
 
     def render_GET(self, request):
         def look():
+            if os.path.exists("stop"):
+                os.remove("stop")
+                reactor.stop()
             if os.path.exists("go"):
                 request.write(self.state)
                 request.finish()
@@ -211,6 +216,24 @@ def test_application_shuts_down_when_its_requests_have_ended(
     assert b"open" in last and b"closed" not in last
     client.close()
     assert running.process.wait(PATIENCE) in STOPPED
+
+
+@pytest.mark.parametrize("options", [[], ["--workers=1"]])
+def test_application_that_stops_the_reactor_meanwhile(start: Start, options: list[str]) -> None:
+    """Its last request is finished all the same, and nobody stops the reactor twice."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    running = start("--resource=apps.Shop", "--grace=30", *options, **pipes)
+    client = running.connect()
+    running.process.terminate()
+    wait_for(lambda: not listens(running.port))
+    Path("stop").touch()
+    wait_for(lambda: not Path("stop").exists())
+    Path("go").touch()
+    assert client.read_until(b"0\r\n\r\n").endswith(b"0\r\n\r\n")
+    client.close()
+    output, _ = running.process.communicate(timeout=PATIENCE)
+    assert running.process.returncode in STOPPED
+    assert "Traceback" not in output
 
 
 def test_second_signal_ends_a_blocked_reactor(start: Start) -> None:

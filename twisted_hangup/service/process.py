@@ -140,9 +140,7 @@ class Program:
             grace_seconds: How long the service may take to stop.
             end_now: Called, in the reactor's thread, if a second signal asks for the end.
             last_words: Logged if the program has to be ended.
-            finish: Called at a signal, in the reactor's thread, before the reactor is stopped; it
-                may return a Deferred.  So what an application does at the reactor's shutdown, it
-                does when no request runs any more.
+            finish: Called at the first signal, as `finish_first` does.
         """
         self.ends = False
         self.on_terminal = False
@@ -152,7 +150,6 @@ class Program:
         self._grace_seconds = grace_seconds
         self._end_now = end_now
         self._finish = finish
-        self._reactor_stops = False
         self._text = last_words
         self._status_pipe: int | None = None
 
@@ -173,7 +170,6 @@ class Program:
 
     def take_ends(self) -> None:
         """From now on a signal ends the program in any case; Twisted has taken the signals."""
-        self._reactor.addSystemEventTrigger("before", "shutdown", self._before_shutdown)
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
@@ -272,14 +268,7 @@ class Program:
             self._reactor.callFromThread(self._end_now)
         else:
             self._end_in_time()
-            finish_soon(self._reactor, self._end, partial(handler, number, frame))
-
-    def _end(self, stop_reactor: Callable[[], object]) -> None:
-        finished = maybeDeferred(self._finish)
-        finished.addCallback(lambda _: self._reactor_stops or stop_reactor())
-
-    def _before_shutdown(self) -> None:
-        self._reactor_stops = True
+            finish_first(self._reactor, self._finish, partial(handler, number, frame))
 
     def _end_in_time(self) -> None:
         if not self.ends:
@@ -330,13 +319,23 @@ class DaemonThreads(ThreadPool):
         self._team.quit()
 
 
-def finish_soon(reactor: Any, finish: Callable[..., object], *args: object) -> None:
-    """Call *finish* in the reactor's thread; this may be called in a signal handler.
+def finish_first(
+    reactor: Any, finish: Callable[[], object], stop_reactor: Callable[[], object]
+) -> None:
+    """Call *finish*, which may return a Deferred, and then *stop_reactor*, if nobody else did.
 
-    As a timed call: the ports that it closes are closed a turn later, and what clients have sent by
-    then is read before it is seen which of their connections are idle.
+    So what an application does at the reactor's shutdown, it does when no request runs any more.
+    This may be called in a signal handler.
     """
-    reactor.callFromThread(reactor.callLater, 0, finish, *args)
+
+    def begin() -> None:
+        stops: list[None] = []
+        reactor.addSystemEventTrigger("before", "shutdown", stops.append, None)
+        maybeDeferred(finish).addCallback(lambda _: stops or stop_reactor())
+
+    # As a timed call: the ports that it closes are closed a turn later, and what clients have sent
+    # by then is read before it is seen which of their connections are idle.
+    reactor.callFromThread(reactor.callLater, 0, begin)
 
 
 def once(stop: Callable[[], object]) -> Callable[[], Deferred[None]]:
@@ -354,7 +353,9 @@ def once(stop: Callable[[], object]) -> Callable[[], Deferred[None]]:
         nonlocal over
         if over is None:
             over = maybeDeferred(stop)
-            over.addErrback(lambda failure: _log.failure("The service cannot stop", failure))
+            over.addErrback(
+                lambda failure: _log.failure("Stopping the service has failed", failure)
+            )
         ended: Deferred[None] = Deferred()
         over.addCallback(lambda _: ended.callback(None))
         return ended

@@ -42,7 +42,7 @@ from ...server.site import HangupSite
 from ...transport.clock import steady
 from ..accept import Gate
 from ..ports import endpoint
-from ..process import END_SECONDS, end_within, finish_soon, once
+from ..process import END_SECONDS, end_within, finish_first, once
 from ..serving import CannotListen, HangupService
 from .channel import Channel, Kind, frame_of
 from .places import SharedPlaces
@@ -217,7 +217,7 @@ class _Process:
     def __init__(self, plan: Plan, log: _ChannelLog, booted: Event, reactor: Any) -> None:
         self._reactor = reactor
         self._worker = worker = Worker(plan, reactor)
-        self._ends = self._reactor_stops = False
+        self._ends = False
         self._log = log
         self._booted = booted
         service = IService(namedAny(plan.make)(worker))
@@ -263,7 +263,7 @@ class _Process:
         """SIGTERM, which ends the process in any case."""
         if not self._ends:
             self._end_in_time()
-            finish_soon(self._reactor, self._finish)
+            finish_first(self._reactor, self._finish, self._reactor.stop)
         else:
             self._reactor.callFromThread(self._hasten)
 
@@ -277,21 +277,13 @@ class _Process:
         end_within(self._worker.grace_seconds + END_SECONDS, lambda: None)
 
     def _finish(self) -> Deferred[None]:
-        """Finish, and only then stop the reactor.
-
-        So what the application does at the reactor's shutdown, it does when no request runs.
-        """
         self._worker.row.accepts = False
-        return self._stop_service().addCallback(
-            lambda _: self._reactor_stops or self._reactor.stop()
-        )
+        return self._stop_service()
 
     def _stop(self) -> Deferred[Any]:
-        self._reactor_stops = True
         if not self._ends:  # the application has stopped the reactor
             self._end_in_time()
-        self._worker.row.accepts = False
-        return self._stop_service().addCallback(self._cb_flush)
+        return self._finish().addCallback(self._cb_flush)
 
     def _cb_flush(self, _: object) -> Deferred[Any]:
         flushed = Deferred[None]()
