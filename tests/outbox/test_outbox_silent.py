@@ -47,7 +47,7 @@ def locked(database: str) -> Iterator[None]:
         connection = import_module("psycopg").connect(database)
         connection.execute("LOCK TABLE hangup_outbox_requests IN ACCESS EXCLUSIVE MODE")
     else:
-        connection = sqlite3.connect(database, PATIENCE, isolation_level=None)
+        connection = sqlite3.connect(database, timeout=PATIENCE, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
     with closing(connection):
         yield

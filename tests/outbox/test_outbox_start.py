@@ -258,7 +258,7 @@ async def test_tables_that_go(database: str, start: Start, expected_errors: Logg
     connection: Any = (
         import_module("psycopg").connect(database)
         if "://" in database
-        else sqlite3.connect(database, PATIENCE)
+        else sqlite3.connect(database, timeout=PATIENCE)
     )
     with closing(connection):
         if "://" not in database:
