@@ -61,6 +61,7 @@ from twisted_hangup.server.headers import FieldsOfStreams, headers_of
 from twisted_hangup.server.http2.connection import HangupHTTP2
 from twisted_hangup.server.http2.head import judge_head
 from twisted_hangup.transport.layers import transport_beneath
+from twisted_hangup.transport.sockets import held_by_kernel
 
 INTERNAL_ERROR = 2
 
@@ -1107,7 +1108,10 @@ async def test_client_that_reads_slowly(serve_h2: Serve) -> None:
             lambda: client.until(lambda: len(stream.body) >= count * 45_000),  # noqa: B023
             transport_beneath(connection.transport),
         )
-    clock.wait(Timeouts().send_seconds - 2)
+    transport = transport_beneath(connection.transport)
+    await in_thread(lambda: client.until(lambda: len(stream.body) == 256 * 1024))
+    await until(lambda: not held_by_kernel(transport))
+    clock.wait(Timeouts().send_seconds - 2)  # of which the last bytes have only just come
     client.send(WindowUpdateFrame(1, window_increment=2**20))
     await in_thread(lambda: client.answer(1))
     client.close()

@@ -960,10 +960,7 @@ class HangupHTTP2(H2Connection):
             self._set(self._window_clock, until_next_look(seconds))
 
     def _look_for_stalled(self) -> None:
-        """End the streams whose windows stay closed; end the connection if all of them do.
-
-        A client that reads slowly opens a window only once it has some of what the kernel holds.
-        """
+        """End the streams whose windows stay closed; end the connection if all of them do."""
         waiting = [stream for stream in self.streams.values() if stream.queued]
         if not waiting:
             return
@@ -975,9 +972,8 @@ class HangupHTTP2(H2Connection):
         stalled = [
             stream
             for stream in waiting
-            if self._waits_since(stream) <= due
+            if self._closed_since(stream) <= due
             and stream.streamID not in self._ready  # else it waits for its turn
-            and (stream.output_end <= came or self._came_at <= due)
         ]
         if self._consumerBlocked is not None:
             stalled = []  # the transport waits, which has a watch of its own
@@ -989,14 +985,21 @@ class HangupHTTP2(H2Connection):
                 stream.stalled()
         self._watch_windows()
 
-    def _waits_since(self, stream: HangupStream | RefusedStream) -> float:
-        """Since when the client has made no room for more of *stream*.
+    def _closed_since(self, stream: HangupStream | RefusedStream) -> float:
+        """Since when the client could have made room for more of *stream*, and has not.
 
+        A client that reads slowly opens a window only once it has some of what the kernel holds.
         Room on the connection may have gone to other streams.
         """
+        since = stream.waiting_since
         if self.conn.streams[stream.streamID].outbound_flow_control_window > 0:
-            return max(stream.waiting_since, self._sent_at)
-        return stream.waiting_since
+            since = max(since, self._sent_at)
+        if stream.output_end > self._came:
+            stream.arrived_at = inf
+            return max(since, self._came_at)
+        if stream.arrived_at == inf:
+            stream.arrived_at = self.context.deadlines.seconds()
+        return max(since, stream.arrived_at)
 
     @property
     def _bytes_at_client(self) -> float:

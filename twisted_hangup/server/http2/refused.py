@@ -8,6 +8,7 @@ its time to read.
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Final
 
 from h2.errors import ErrorCodes
@@ -80,6 +81,7 @@ class RefusedStream:
         queued: Bytes of the answer that wait to be sent.
         waiting_since: When the client last took some of them, or the first were queued.
         output_end: Where its last frame so far ends in the connection's output.
+        arrived_at: When we first saw that the client has it; inf until then, if the kernel held it.
         sent: Whether the connection's transport has a complete response.
     """
 
@@ -103,6 +105,7 @@ class RefusedStream:
         self.queued = 0
         self.waiting_since = 0.0
         self.output_end = 0
+        self.arrived_at = -inf
         self.complete = complete
         self.sent = False
         self.context: SiteContext = connection.context

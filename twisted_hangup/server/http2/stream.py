@@ -49,6 +49,7 @@ class HangupStream(H2Stream):
         queued: Bytes of the response that wait to be sent.
         waiting_since: When the client last took some of them, or the first were queued.
         output_end: Where its last frame so far ends in the connection's output.
+        arrived_at: When we first saw that the client has it; inf until then, if the kernel held it.
     """
 
     _conn: Any
@@ -67,6 +68,7 @@ class HangupStream(H2Stream):
         self.queued = 0
         self.waiting_since = 0.0
         self.output_end = 0
+        self.arrived_at = -inf
         #: A request that is over, until it is logged or waits for its last bytes to be sent.
         self._over: Any = None
         self._bodiless = bodiless
