@@ -126,7 +126,8 @@ async def test_server_that_takes_nothing(proxied: Callable[..., Proxied]) -> Non
     there = proxied(deaf, timeouts=TIMEOUTS)
     client = await joined(there)
     client.socket.setblocking(False)
-    await until(lambda: _full(client))
+    (channel,) = there.site.context.tunnels
+    await until(lambda: _full(client) and transport_beneath(channel.transport).reading_paused)
     await there.clock.wait_until(lambda: not left(there))
     client.socket.settimeout(PATIENCE)
     with pytest.raises(ConnectionResetError):
