@@ -21,8 +21,10 @@ from hyperframe.frame import (
 )
 from twisted.internet.defer import Deferred
 
+from twisted_hangup.server.http2.connection import HangupHTTP2
+
 from .certificates import server_context
-from .wire import Client, HandClock, Serve, in_thread
+from .wire import Client, HandClock, Serve, Served, in_thread, until
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME_HEADER = 9
@@ -240,6 +242,16 @@ class H2Client:
                 self.send(PingFrame(0, frame.opaque_data, flags=["ACK"]))
         if "END_STREAM" in frame.flags:
             stream.ended = True
+
+
+async def connection_of(served: Served) -> Any:
+    """The `HangupHTTP2` of the only connection, whose handshake may still be under way."""
+
+    def all_speak() -> list[HangupHTTP2]:
+        return [one for one in served.site.context.open() if isinstance(one, HangupHTTP2)]
+
+    (connection,) = await until(all_speak)
+    return connection
 
 
 def talk(port: int, run: Callable[[H2Client], Any], **kwargs: Any) -> Deferred[Any]:

@@ -29,6 +29,7 @@ from support.http2_client import (
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     H2Client,
+    connection_of,
     fields_of,
     talk,
 )
@@ -534,8 +535,7 @@ async def test_no_preface(serve_h2: Serve, sent: bytes, phase: str) -> None:
     """A client that agrees on HTTP/2 and never begins is a RequestTimeout without HTTP/1."""
     served, clock = on_clock(serve_h2)
     client = await in_thread(lambda: H2Client(served.port, preface=False).raw(sent))
-    (channel,) = served.site.context.open()
-    await until(lambda: channel.phase == phase)
+    await until(lambda: [each.phase for each in served.site.context.open()] == [phase])
     await clock.wait_until(lambda: served.errors)
     await in_thread(client.to_the_end)
     client.close()
@@ -571,7 +571,7 @@ async def test_header_block_across_the_idle_deadline(serve_h2: Serve) -> None:
     client = await in_thread(lambda: H2Client(served.port))
     data = _raw(client.headers(fields_of(b"/a b")))
     await in_thread(lambda: client.raw(data[:15]))
-    (channel,) = served.site.context.open()
+    channel = await connection_of(served)
     await until(lambda: channel.phase == "head")
     clock.wait(50)
     await in_thread(lambda: client.raw(data[15:]).answer(1))
@@ -641,7 +641,7 @@ async def test_client_that_takes_little(serve_h2: Serve) -> None:
 
     client = await in_thread(run)
     await until(lambda: [each.phase for each in served.site.context.open()] == ["response"])
-    (connection,) = served.site.context.connections
+    connection = await connection_of(served)
     socket = transport_beneath(connection.transport)
     await filled(socket)
     for _ in range(4):
@@ -777,7 +777,7 @@ async def test_retire_without_an_acknowledgement(serve_h2: Serve) -> None:
     served.site.retire()
     await settled()
     clock.wait(4)
-    (connection,) = served.site.context.open()
+    connection = await connection_of(served)
     assert not connection.closing
     clock.wait(2)
     assert connection.closing
@@ -799,7 +799,7 @@ async def test_control_frames_are_sent_once(serve_h2: Serve) -> None:
 
     client = await in_thread(lambda: H2Client(served.port).until(lambda: True))
     await in_thread(lambda: client.answer(client.request()))
-    (connection,) = served.site.context.open()
+    connection = await connection_of(served)
     connection.pauseProducing()
     client.send(PingFrame(0, opaque_data=b"12345678"))
     await settled()

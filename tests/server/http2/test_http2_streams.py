@@ -29,6 +29,7 @@ from support.http2_client import (
     PROTOCOL_ERROR,
     H2Client,
     Stream,
+    connection_of,
     fields_of,
     talk,
 )
@@ -74,7 +75,7 @@ def settled_of(served: Served) -> list[tuple[ClientError, int | None]]:
 
 async def silence(served: Served, client: H2Client, refused: Stream) -> None:
     """Let the time pass for which a client may be silent whose only stream has been refused."""
-    (connection,) = served.site.context.open()
+    connection = await connection_of(served)
     clock: Any = served.site.reactor
     await clock.wait_until(lambda: not connection.streams)
     await in_thread(lambda: client.until(lambda: refused.reset is not None))
@@ -735,7 +736,7 @@ async def test_paused_upload_goes_on(serve_h2: Serve) -> None:
     served = serve_h2(Paths(asked=(asked := Asked())), requestFactory=Pauses)
     client = await in_thread(lambda: H2Client(served.port))
     await in_thread(lambda: client.data(_paused(client), b"abc").ping())
-    (connection,) = served.site.context.open()
+    connection = await connection_of(served)
     assert asked.requests == []
     await until(partial(goes_on, connection.streams[1], asked))
     assert (await in_thread(lambda: client.answer(1))).status == 200
@@ -752,7 +753,7 @@ async def test_small_pieces_of_a_paused_upload(serve_h2: Serve) -> None:
         DataFrame(1, b"%d" % (n % 10), pad_length=n % 2, flags=["PADDED"]) for n in range(6000)
     ]
     await in_thread(lambda: _paused(client) and client.send(*pieces).ping())
-    (connection,) = served.site.context.open()
+    connection = await connection_of(served)
     stream = connection.streams[1]
     assert len(stream._inboundDataBuffer) < 10
     assert stream.unread_bytes == sum(1 + 1 + n % 2 for n in range(6000))
@@ -1036,7 +1037,7 @@ async def test_heads_wait_for_a_client_that_reads_late(serve_h2: Serve) -> None:
         lambda: H2Client(served.port, settings=settings, windows=False, receive_buffer=2**17)
     )
     client.send(WindowUpdateFrame(0, window_increment=2**30))
-    (connection,) = served.site.context.open()
+    connection = await connection_of(served)
     sender = transport_beneath(connection.transport)
     # A size that is set does not grow, and so there is no room once there is none.
     sender.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**17)
@@ -1083,7 +1084,7 @@ async def slow_reader(served: Served, count: int, held: int) -> tuple[H2Client, 
         return client.send(WindowUpdateFrame(0, window_increment=2**30)).ping()
 
     client = await in_thread(run)
-    (connection,) = served.site.context.connections
+    connection = await connection_of(served)
     transport_beneath(connection.transport).socket.setsockopt(
         socket.SOL_SOCKET, socket.SO_SNDBUF, held
     )
