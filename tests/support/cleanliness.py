@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import wraps
 from inspect import iscoroutine
 from itertools import count
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, global
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: Turns of the reactor that a closing connection may take before it counts as left open.
+#: Turns of the reactor that a timer may take to end by itself; and seconds that a connection may
+#: take which is closing, on a machine that stops meanwhile.
 SETTLING_TURNS = 10
+SETTLING_SECONDS = 5.0
 
 #: How long a test may take that waits for the reactor: several times the slowest, on a busy
 #: machine.  Pytest's ``faulthandler_timeout`` ends what this cannot, such as a blocked thread.
@@ -94,11 +97,13 @@ def nothing_left_behind(twisted_greenlet: object, expected_errors: LoggedErrors)
 
     before = _Leftovers(reactor)
     yield
-    for _ in range(SETTLING_TURNS):
+    ends = monotonic() + SETTLING_SECONDS
+    for turn in count():
         left = _Leftovers(reactor).since(before)
-        if not left:
+        open_still = any(not hasattr(thing, "cancel") for thing in left) and monotonic() < ends
+        if not left or (turn >= SETTLING_TURNS and not open_still):
             break
-        pytest_twisted.blockon(deferLater(reactor, 0))
+        pytest_twisted.blockon(deferLater(reactor, 0 if turn < SETTLING_TURNS else 0.001))
     complaints = [f"left in the reactor: {thing}" for thing in left]
     _clear_away(reactor, left)
     complaints += [f"logged: {_describe(event)}" for event in expected_errors.flush()]
