@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,7 +24,7 @@ from oracle import fuzz, node, ours, pages
 from oracle.node import Message
 from support.certificates import server_context
 from support.http2_client import H2Client
-from support.processes import free_port
+from support.processes import free_port, listens
 from support.recording import Recorder, value
 from support.wire import Client, Serve, in_thread, settled, until, wait_for
 from twisted.web.server import Site
@@ -155,16 +154,10 @@ def nginx_before(url: str) -> Iterator[str]:
         command = ["nginx", "-e", "stderr", "-c", str(settings)]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
             try:
-                wait_for(lambda: can_connect(port))
+                wait_for(lambda: listens(port))
                 yield f"http://127.0.0.1:{port}"
             finally:
                 running.kill()  # SIGTERM is lost on it if it comes just before it waits for events
-
-
-def can_connect(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 @pytest.fixture(params=["held", "streamed"])

@@ -447,7 +447,7 @@ COSTLY: Final[dict[str, tuple[bytes, bytes]]] = {
 
 @pytest.mark.parametrize("name", COSTLY)
 def test_costly_forms(name: str) -> None:
-    """None takes a second of CPU, and none many times its size in memory."""
+    """None takes half a second of CPU, and none many times its size in memory."""
     content_type, body = COSTLY[name]
     wire = post(content_type, body)
     client = feed(HangupSite(Paths(take=Takes())))
@@ -455,7 +455,7 @@ def test_costly_forms(name: str) -> None:
     client.feed(wire)
     while not client.received:
         client.advance(0.001)
-    assert thread_time() - began < 1.0  # the dearest takes a sixth of that
+    assert thread_time() - began < 0.5  # the dearest takes a third of that
 
 
 @pytest_twisted.ensureDeferred

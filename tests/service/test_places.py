@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import sys
-import termios
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,7 +13,7 @@ import pytest_twisted
 from prometheus_client import CollectorRegistry
 from support.certificates import server_context
 from support.http2_client import H2Client
-from support.wire import PATIENCE, Serve, in_thread, settled, until
+from support.wire import PATIENCE, Serve, in_thread, settled, unread, until
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection
@@ -29,6 +26,7 @@ from twisted_hangup.server.site import HangupSite
 from twisted_hangup.service import Options, makeService
 from twisted_hangup.service.accept import Gate
 from twisted_hangup.testing import feed
+from twisted_hangup.transport.sockets import held_by_kernel
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 BODY = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx"
@@ -81,26 +79,21 @@ class Places:
             await until(lambda: self.has_read(client))
         return client, answer
 
-    def has_read(self, client: socket) -> bool:
-        """Whether the server has read all that *client* has sent."""
+    def has_read(self, client: Any) -> bool:
+        """Whether the server has read all that *client*, a socket, has sent."""
         from twisted.internet import reactor as installed
 
         reactor: Any = installed
         address = client.getsockname()
-        return not bytes_held(client, termios.TIOCOUTQ) and any(
+        return not held_by_kernel(client) and any(
             isinstance(reader, Connection)
             and (reader.getPeer().host, reader.getPeer().port) == address
-            and not bytes_held(reader.socket, termios.FIONREAD)
+            and not unread(reader)
             for reader in reactor.getReaders()
         )
 
 
 TCP = "tcp:0:interface=127.0.0.1"
-
-
-def bytes_held(connection: socket, which: int) -> int:
-    """How many bytes the kernel holds for *connection*, in one direction."""
-    return int.from_bytes(fcntl.ioctl(connection, which, bytes(4)), sys.byteorder)
 
 
 def sent(client: socket, data: bytes = GET) -> bytes:

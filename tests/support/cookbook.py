@@ -28,12 +28,10 @@ def running(
     folder: Path, *command: str | Path, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program that works in *folder*, writes into a file there, and is ended in the end."""
-    options["stderr"] = subprocess.STDOUT
-    with (
-        (folder / f"{Path(command[0]).name}.out").open("ab") as output,
-        processes.running(folder, *command, stdout=output, **options) as program,
-    ):
-        yield program
+    with (folder / f"{Path(command[0]).name}.out").open("ab") as output:
+        pipes = {"stdout": output, "stderr": subprocess.STDOUT}
+        with processes.running(folder, *command, **pipes, **options) as program:
+            yield program
 
 
 def twistd(*options: str) -> list[str]:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from .processes import BIN, end, free_port
+from .processes import BIN, end, free_port, listens
 from .wire import PATIENCE, wait_for
 
 _BLOCK: Final = re.compile(
@@ -161,14 +160,11 @@ class Reader:
                 stderr=log,
             )
 
-        def listens() -> bool:
+        def serves() -> bool:
             assert server.poll() is None, self._logs[port].read_text()
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", self._ports[port])).close()
-                return True
-            return False
+            return listens(self._ports[port])
 
-        wait_for(listens)
+        wait_for(serves)
 
     def _stop(self, port: int) -> None:
         server = self._servers.pop(port, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import socket
 import ssl
 import time
@@ -25,6 +24,7 @@ from support.wire import (
     HandClock,
     Paths,
     Serve,
+    arrived,
     in_thread,
     pause,
     settled,
@@ -134,7 +134,7 @@ async def test_reset_over_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)
     client.sendall(GOOD)
-    await until(lambda: select.select([client], [], [], 0)[0])
+    await arrived(client)
     client.close()
     await until(lambda: served.errors)
     await port.stopListening()
