@@ -905,10 +905,12 @@ async def test_chromium(transfers: Served, tmp_path: Path) -> None:
     answered: list[bytes] = []
     transfers.site.log = lambda request: answered.append(request.path)  # type: ignore[method-assign]
     command = [str(CHROMIUM), *switches, f"https://localhost:{transfers.port}/page"]
-    with running(tmp_path, *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with running(tmp_path, *command, **quiet) as browser:
         for path in (b"/page", b"/big", b"/counts", b"/told"):  # each takes its time
             await until(partial(answered.count, path))
         assert any(isinstance(one, HangupHTTP2) for one in transfers.site.context.open())
+        browser.kill()  # how it would end by itself is not looked at here
     assert transfers.root.children[b"told"].little == [b"%d %d" % (MUCH, MUCH)]
     assert transfers.codes in ([], ["ECONNRESET"])  # as it is ended
     await transfers.emptied()
